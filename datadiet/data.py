@@ -52,6 +52,15 @@ class Dataset:
     def image_shape(self) -> tuple[int, ...]:
         return self.train_images.shape[1:]
 
+    def identity(self) -> dict[str, object]:
+        """What a score file says of its data."""
+        ids = [str(i) for i in self.example_ids]
+        return {"dataset": self.name, "fingerprint": self.fingerprint, "example_ids": ids}
+
+    def subset_digest(self, ids: np.ndarray) -> str:
+        """sha256 (hex) of a subset of the training examples, whatever the order of `ids` [M]."""
+        return hashlib.sha256(self.fingerprint.encode() + np.sort(ids).astype("<i4").tobytes()).hexdigest()
+
 
 class Splits(NamedTuple):
     """What a loader returns: arrays as published, and the names of the training examples."""
@@ -202,8 +211,8 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
         mean, std = (np.asarray(values, np.float32) for values in entry.statistics)
     else:
         mean, std = pixel_statistics(splits.train_images)
-    print_ = fingerprint(splits.example_ids, splits.train_labels, splits.train_images)
-    return Dataset(name, *splits, entry.num_classes, mean, std, print_)
+    digest = fingerprint(splits.example_ids, splits.train_labels, splits.train_images)
+    return Dataset(name, *splits, entry.num_classes, mean, std, digest)
 
 
 def fit_images(dataset: Dataset, shape: tuple[int, ...]) -> Dataset:
@@ -234,6 +243,21 @@ def fit_images(dataset: Dataset, shape: tuple[int, ...]) -> Dataset:
 def normalize(images: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
     """uint8 [..., D] -> float32 [..., D]: (x / 255 - mean) / std."""
     return (images.astype(jnp.float32) / 255.0 - mean) / std
+
+
+@dataclass(frozen=True)
+class Normalizer:
+    """`normalize` with the constants of a dataset; hashable, so that it can be a static argument of jit."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> Normalizer:
+        return cls(tuple(dataset.mean.tolist()), tuple(dataset.std.tolist()))
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        return normalize(images, jnp.array(self.mean), jnp.array(self.std))
 
 
 def augment(key: jax.Array, images: jax.Array, ids: jax.Array) -> jax.Array:

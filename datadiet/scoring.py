@@ -1,0 +1,154 @@
+"""Scoring a checkpoint of a run, and averaging scores over runs, mirrored and tracked."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datadiet import config as options
+from datadiet import data, scores, store, tracking
+from datadiet.config import UserError
+from datadiet.pipeline import Place
+from datadiet.store import StoredRun
+
+QUANTILES = (5, 25, 50, 75, 95)  # per cent
+
+
+def statistics(values: np.ndarray) -> dict[str, float]:
+    """Mean, spread and quantiles of scores [N], NaN left out, as score/<name>."""
+    found = values[~np.isnan(values)]
+    if not len(found):
+        return {}
+    summary = {"mean": found.mean(), "std": found.std(), "min": found.min(), "max": found.max()}
+    summary |= {f"q{q:02}": np.percentile(found, q) for q in QUANTILES}
+    return {f"score/{name}": float(value) for name, value in summary.items()}
+
+
+def check_replaceable(path: Path, provenance: dict[str, Any], overwrite: bool) -> None:
+    """Refuse to replace a score file that was made otherwise; making the same one again loses nothing."""
+    if not path.exists() or overwrite:
+        return
+    sidecar = path.with_suffix(".json")
+    record = store.read_json(sidecar) if sidecar.exists() else {}
+    differing = [f"{k}: {record.get(k)} there, {v} asked for" for k, v in provenance.items() if record.get(k) != v]
+    if differing:
+        raise UserError(f"{path} holds other scores ({'; '.join(differing)}). Replace them with -P overwrite=true.")
+
+
+def find_run(place: Place, exp: str, run: int) -> StoredRun:
+    """The run `run_<run>` of an experiment.
+
+    Raises:
+        UserError: there is none, with the command that trains it.
+    """
+    path = place.layout.experiment(exp) / f"run_{run}"
+    if not (path / "args.json").exists():
+        raise UserError(f"No run in {path}. Train it: mlflow run . -e full_data -P run={run} -P exp={exp}")
+    return store.open_run(path)
+
+
+def _record(kind: str, path: Path, values: np.ndarray, identity: dict, provenance: dict, seconds: float,
+            exp: str, place: Place, entry_point: str) -> Path:  # fmt: skip
+    """Write a score file and its MLflow run."""
+    name = place.layout.name(path.with_suffix(""))
+    told = {k: v for k, v in provenance.items() if k != "labels"}
+    note = f"{kind} of {len(values):,} examples of {identity['dataset']}: {told}\n\n    {place.command}"
+    with tracking.open_run(entry_point, exp, name, params=told, note=note, parent=place.parent) as tracked:
+        store.save_scores(path, values, identity, provenance)
+        tracked.log_input(identity["dataset"], identity["fingerprint"], "scoring", num_rows=len(values))
+        tracked.log_metrics(statistics(values) | {"time/total_seconds": seconds}, provenance["step"])
+    place.progress.say(f"{kind} at step {provenance['step']}: mean {np.nanmean(values):.4f} in {seconds:.1f} s -> {path}")
+    return path
+
+
+def score_run(kind: str, run: int, step: int | None, batch_size: int, source_exp: str, exp: str, place: Place) -> Path:
+    """Score every training example with one checkpoint of one run.
+
+    Args:
+        kind: A name in scores.SCORES.
+        run: Index of the run in `source_exp`.
+        step: Checkpoint; None: the first after a tenth of training.
+        batch_size: Examples on the device at once; no value depends on it.
+        source_exp: Experiment that holds the run.
+        exp: Experiment that the scores are written to.
+    Returns:
+        The score file.
+    Raises:
+        UserError: no such run, checkpoint or score type, changed data, or other scores in the way.
+    """
+    scores.check_score(kind)
+    stored = find_run(place, source_exp, run)
+    config = stored.config
+    step = options.default_score_step(config) if step is None else step
+    path = store.score_file(place.layout.experiment(exp) / f"run_{run}", kind, step)
+    labels_from = {"fraction": config.random_label_fraction, "seed": config.random_label_seed}
+    provenance = {
+        "type": kind, "step": step, "runs": [run], "source": place.layout.name(stored.path),
+        "random_labels": labels_from if config.random_label_fraction else None,
+    }  # fmt: skip
+    check_replaceable(path, provenance, place.overwrite)
+    variables = stored.variables(step)
+    dataset = data.fit_images(data.load(config.dataset, config.data_dir), stored.network.image_shape)
+    if dataset.fingerprint != stored.arguments["data"]["fingerprint"]:
+        raise UserError(f"{dataset.name} has changed since {stored.path} was trained on it; train the run again.")
+    labels, _ = data.randomize_labels(dataset.train_labels, config.random_label_fraction, config.random_label_seed)
+    start = time.perf_counter()
+    with place.progress.counter(dataset.num_examples, f"{kind} of {place.layout.name(stored.path)}") as advance:
+        values = scores.compute_many(
+            [kind], stored.network, variables, dataset.train_images, labels, batch_size,
+            prepare=data.Normalizer.of(dataset), progress=advance,
+        )[kind]  # fmt: skip
+    seconds = time.perf_counter() - start
+    return _record(kind, path, values, dataset.identity(), provenance, seconds, exp, place, "score")
+
+
+def mean_run(kind: str, n_runs: int, step: int | None, source_exp: str, exp: str, place: Place) -> Path:
+    """Mean over runs 0 … n_runs - 1 of the scores of one type and step.
+
+    Args:
+        kind: A name in scores.SCORES or TRAINING_SCORES.
+        n_runs: How many runs.
+        step: As for `score_run`.
+        source_exp: Experiment that holds the runs' scores.
+        exp: Experiment that the mean is written to.
+    Returns:
+        The score file.
+    Raises:
+        UserError: a run without such scores (with the command that makes them), or runs on different data.
+    """
+    scores.check_score(kind, (*scores.SCORES, *scores.TRAINING_SCORES))
+    if n_runs < 1:
+        raise UserError(f"n_runs={n_runs}: expected at least 1.")
+    start = time.perf_counter()
+    step = options.default_score_step(find_run(place, source_exp, 0).config) if step is None else step
+    folder = place.layout.experiment(source_exp)
+    paths = [store.score_file(folder / f"run_{run}", kind, step) for run in range(n_runs)]
+    if missing := [run for run, path in enumerate(paths) if not path.exists()]:
+        raise UserError("\n".join([
+            f"{len(missing)} of {n_runs} runs have no {kind} scores at step {step}; the first is {paths[missing[0]]}. Make them:",
+            *(f"  {_command(kind, step, run, source_exp)}" for run in missing),
+        ]))  # fmt: skip
+    loaded = [store.load_scores(path) for path in paths]
+    records = [record for _, record in loaded]
+    for path, record in zip(paths, records):
+        if record is None or record["fingerprint"] != (records[0] or {}).get("fingerprint"):
+            raise UserError(f"{path} was not made from the same data as {paths[0]}; score those runs again.")
+    values = scores.mean_over_runs(np.stack([values for values, _ in loaded]))
+    identity = {name: records[0][name] for name in ("dataset", "fingerprint", "example_ids")}
+    provenance = {
+        "type": kind, "step": step, "runs": list(range(n_runs)), "source": source_exp,
+        "random_labels": records[0].get("random_labels"),
+    }  # fmt: skip
+    path = store.score_file(place.layout.experiment(exp), kind, step)
+    check_replaceable(path, provenance, place.overwrite)
+    return _record(kind, path, values, identity, provenance, time.perf_counter() - start, exp, place, "mean_score")
+
+
+def _command(kind: str, step: int, run: int, exp: str) -> str:
+    """The command that gives a run its scores."""
+    if kind in scores.TRAINING_SCORES:
+        return f"mlflow run . -e full_data -P run={run} -P exp={exp} -P save_steps={step}"
+    return f"mlflow run . -e score -P run={run} -P score_exp={exp} -P type={kind} -P step={step}"

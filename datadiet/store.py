@@ -1,0 +1,333 @@
+"""The filesystem mirror: where things lie below exps/, written whole or not at all.
+
+The only module that knows Orbax.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import datadiet
+from datadiet import data
+from datadiet.config import TrainConfig, UserError, from_dict
+from datadiet.models import Network, Variables, build_model
+from datadiet.train import TrainState
+from datadiet.trajectory import Forgetting
+
+SCORE_FOLDERS = {"l2_error": "error_l2_norm_scores"}  # of every other type: <type>_scores
+logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every save as a warning
+
+
+# --- places -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ExperimentLayout:
+    """Paths below <root>/exps. Nothing here reads or writes."""
+
+    root: Path
+
+    @property
+    def exps(self) -> Path:
+        return self.root / "exps"
+
+    def experiment(self, exp: str) -> Path:
+        """Raises UserError where `exp` would lead out of the mirror or is no plain name."""
+        parts = exp.split("/")
+        if not all(re.fullmatch(r"[\w][\w.+-]*", part) for part in parts):
+            raise UserError(f"exp={exp!r}: expected a name of letters, digits, '_', '-', '.' (parts joined by '/').")
+        return self.exps.joinpath(*parts)
+
+    def run(self, exp: str, config: TrainConfig) -> Path:
+        """Folder of a training run."""
+        folder = self.experiment(exp)
+        if config.selector != "all":
+            window = f".offset_{config.offset}" if config.selector == "offset" else ""
+            folder /= f"size_{config.size}{window}"
+        return folder / f"run_{config.run}"
+
+    def name(self, path: Path) -> str:
+        """Path below exps, with '/': the name of a run."""
+        return path.relative_to(self.exps).as_posix()
+
+
+def score_file(folder: Path, kind: str, step: int) -> Path:
+    """Score file of a type and step below a run's or an experiment's folder."""
+    return folder / SCORE_FOLDERS.get(kind, f"{kind}_scores") / f"ckpt_{step}.npy"
+
+
+# --- whole files ------------------------------------------------------------------------------
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old one or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Raises UserError where the file is missing or no JSON."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"No file {path}.") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not readable as JSON ({error}); it is damaged.") from error
+
+
+def npy_bytes(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def write_csv(path: Path, header: str, rows: Iterable[tuple]) -> None:
+    write_text(path, "\n".join([header, *(",".join(map(str, row)) for row in rows)]) + "\n")
+
+
+# --- scores -----------------------------------------------------------------------------------
+
+
+def save_scores(path: Path, values: np.ndarray, identity: dict[str, Any], provenance: dict[str, Any]) -> None:
+    """Write scores [N] as .npy and, beside it, a .json that ties them to their data.
+
+    Args:
+        identity: Of the dataset: see `Dataset.identity`.
+        provenance: type, step, runs and what else tells how they were made.
+    """
+    content = npy_bytes(values)
+    made = {"package_version": datadiet.__version__, "sha256": hashlib.sha256(content).hexdigest()}
+    record = {**provenance, **made, **identity}
+    write_bytes(path, content)
+    write_json(path.with_suffix(".json"), record)
+
+
+def load_scores(path: Path, num_examples: int | None = None) -> tuple[np.ndarray, dict[str, Any] | None]:
+    """Scores [N] of a file, and the record beside it (None where there is none).
+
+    Raises:
+        UserError: missing, not a 1-D .npy of numbers, of another length, or changed since it was written.
+    """
+    try:
+        content = path.read_bytes()
+        values = np.load(io.BytesIO(content), allow_pickle=False)
+    except FileNotFoundError:
+        raise UserError(f"No score file {path}.") from None
+    except (ValueError, EOFError, OSError) as error:
+        raise UserError(f"{path}: not readable as a .npy array of numbers ({error}).") from error
+    if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "fiu":
+        raise UserError(f"{path}: expected one real number per example, got {getattr(values, 'dtype', type(values))} "
+                        f"of shape {np.shape(values)}.")  # fmt: skip
+    if num_examples is not None and len(values) != num_examples:
+        raise UserError(f"{path}: {len(values)} scores, but the training set has {num_examples} examples.")
+    sidecar = path.with_suffix(".json")
+    if not sidecar.exists():
+        return values, None
+    record = read_json(sidecar)
+    if record.get("sha256") != hashlib.sha256(content).hexdigest():
+        raise UserError(f"{path}: its content is not what {sidecar.name} was written for; make the scores again.")
+    return values, record
+
+
+# --- checkpoints ------------------------------------------------------------------------------
+
+
+def _leaf_hashes(tree: Any) -> dict[str, str]:
+    """sha256 (hex) of dtype, shape and bytes of every leaf, by its path."""
+    hashes = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.ascontiguousarray(leaf)
+        digest = hashlib.sha256(f"{array.dtype}{array.shape}".encode())
+        digest.update(array)
+        hashes[jax.tree_util.keystr(path)] = digest.hexdigest()
+    return hashes
+
+
+def _checkpointer():
+    import orbax.checkpoint as ocp
+
+    return ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+
+
+def save_checkpoint(run_dir: Path, state: TrainState) -> None:
+    """Write ckpts/<step>/ with two items (variables, training) and the hash of every leaf.
+
+    Returns when all is on disk.
+    """
+    import orbax.checkpoint as ocp
+
+    state = jax.device_get(state)
+    training = {"step": state.step, "opt_state": jax.tree.leaves(state.opt_state)}
+    if state.forgetting:
+        training["forgetting"] = state.forgetting._asdict()
+    items = {"variables": state.variables, "training": training}
+    hashes = {name: _leaf_hashes(item) for name, item in items.items()}
+    arguments = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+    path = (run_dir / "ckpts" / str(int(state.step))).absolute()
+    _checkpointer().save(path, args=ocp.args.Composite(**arguments, hashes=ocp.args.JsonSave(hashes)))
+
+
+def checkpoint_steps(run_dir: Path) -> list[int]:
+    """Steps that have a checkpoint, ascending."""
+    folder = run_dir / "ckpts"
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+
+
+def _load_item(run_dir: Path, step: int, item: str) -> Any:
+    import orbax.checkpoint as ocp
+
+    path = (run_dir / "ckpts" / str(step)).absolute()
+    if not path.is_dir():
+        known = ", ".join(map(str, checkpoint_steps(run_dir))) or "none"
+        raise UserError(f"No checkpoint of step {step} in {run_dir / 'ckpts'}; there is: {known}.")
+    arguments = {item: ocp.args.StandardRestore(), "hashes": ocp.args.JsonRestore()}
+    try:
+        restored = _checkpointer().restore(path, args=ocp.args.Composite(**arguments))
+        tree, expected = restored[item], restored["hashes"][item]
+    except Exception as error:  # Orbax and its storage raise many kinds for a damaged folder
+        raise UserError(f"{path}: this checkpoint is incomplete or damaged ({error}); train the run again.") from error
+    found = _leaf_hashes(tree)
+    if damaged := [name for name in expected if found.get(name) != expected[name]]:
+        raise UserError(f"{path}: {item}{damaged[0]} is not what was saved (its hash differs); train the run again.")
+    return tree
+
+
+def load_variables(run_dir: Path, step: int) -> Variables:
+    """Network variables saved at a step, verified leaf by leaf.
+
+    Raises:
+        UserError: no such checkpoint (with those there are), or a damaged one.
+    """
+    return _load_item(run_dir, step, "variables")
+
+
+def load_state(run_dir: Path, step: int, like: TrainState) -> TrainState:
+    """The whole state saved at a step, in the structure of `like`; verified leaf by leaf."""
+    variables, training = load_variables(run_dir, step), _load_item(run_dir, step, "training")
+    restored = TrainState(
+        step=training["step"],
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
+        opt_state=jax.tree.unflatten(jax.tree.structure(like.opt_state), training["opt_state"]),
+        forgetting=Forgetting(**training["forgetting"]) if like.forgetting else None,
+    )
+    return jax.tree.map(jnp.array, restored)
+
+
+# --- runs -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A training run as it lies on disk."""
+
+    path: Path
+
+    @cached_property
+    def arguments(self) -> dict[str, Any]:
+        """args.json: options, and under "data" what was trained on."""
+        return read_json(self.path / "args.json")
+
+    @cached_property
+    def config(self) -> TrainConfig:
+        return from_dict(self.arguments)
+
+    @cached_property
+    def summary(self) -> dict[str, Any] | None:
+        """summary.json; None while the run is not finished."""
+        path = self.path / "summary.json"
+        return read_json(path) if path.exists() else None
+
+    @cached_property
+    def network(self) -> Network:
+        facts = self.arguments["data"]
+        return build_model(self.config.model, facts["num_classes"], facts["image_shape"], self.config.width)
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps that have a checkpoint, ascending."""
+        return checkpoint_steps(self.path)
+
+    def variables(self, step: int) -> Variables:
+        """Network variables at a step; see `load_variables`."""
+        return load_variables(self.path, step)
+
+    def logits(self, images: np.ndarray | jax.Array, step: int) -> jax.Array:
+        """Logits float32 [B, C] in evaluation mode at a step.
+
+        Args:
+            images: [B, H, W, D], normalised float32; or uint8, which are normalised as in training.
+        """
+        images = jnp.asarray(images)
+        if images.dtype == jnp.uint8:
+            facts = self.arguments["data"]
+            images = data.normalize(images, *(jnp.asarray(facts[name], jnp.float32) for name in ("mean", "std")))
+        return self.network.apply(self.variables(step), images)
+
+
+def open_run(path: str | Path) -> StoredRun:
+    """A training run's folder.
+
+    Raises:
+        UserError: there is no training run in it.
+    """
+    path = Path(path)
+    if not (path / "args.json").is_file():
+        raise UserError(f"{path} holds no training run (no args.json). Train one: mlflow run . -e full_data -P run=0")
+    return StoredRun(path)
+
+
+def claim(path: Path, overwrite: bool) -> None:
+    """Make an empty run folder; an existing one is replaced only with `overwrite`.
+
+    Raises:
+        UserError: it exists already.
+    """
+    if path.exists() and any(path.iterdir()):
+        if not overwrite:
+            state = "a finished" if (path / "summary.json").exists() else "an unfinished"
+            raise UserError(
+                f"{path} holds {state} run, which would be lost. Choose another -P run or -P exp, "
+                "or replace it with -P overwrite=true."
+            )
+        shutil.rmtree(path)
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def append_line(path: Path, value: dict[str, Any]) -> None:
+    """Append one JSON line, on disk when this returns."""
+    with open(path, "a") as file:
+        file.write(json.dumps(value) + "\n")
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,307 @@
+"""Training: a generator of reports over a jitted loop of steps.
+
+Everything that happens in a step (batch, augmentation, gradient, update, forgetting) runs on
+the device; the host sends ids and fetches metrics once per report.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from datadiet import data, trajectory
+from datadiet.config import TrainConfig, UserError, saved_steps
+from datadiet.data import Dataset
+from datadiet.models import Network, Variables
+
+CHUNK_STEPS = 128  # at most so many steps per call of the device
+CHUNK_SECONDS = 0.5  # and about so long, so that progress shows and an interrupt is heard
+
+# The options that shape the compiled program; all others are data or bookkeeping.
+PROGRAM_FIELDS = (
+    "num_steps", "lr", "beta", "nesterov", "weight_decay", "decay_factor", "decay_steps", "lr_vitaly", "augment",
+)  # fmt: skip
+
+
+class TrainState(NamedTuple):
+    """All that the future of a run depends on, apart from its config."""
+
+    step: jax.Array  # int32 []: optimizer steps done
+    params: Any
+    batch_stats: Any
+    opt_state: optax.OptState
+    forgetting: trajectory.Forgetting | None
+
+    @property
+    def variables(self) -> Variables:
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+class DeviceData(NamedTuple):
+    """A split on the device."""
+
+    images: jax.Array  # uint8 [N, H, W, D]
+    labels: jax.Array  # int32 [N]
+    mean: jax.Array  # float32 [D]
+    std: jax.Array  # float32 [D]
+
+    def batch(self, images: jax.Array) -> jax.Array:
+        """Images of this split, normalised."""
+        return data.normalize(images, self.mean, self.std)
+
+
+class Report(NamedTuple):
+    """What `fit` yields. The state's buffers are reused: take what you need before the next report."""
+
+    step: int
+    state: TrainState
+    metrics: dict[str, float]  # empty where the step is a checkpoint only
+    save: bool  # whether a checkpoint was asked for at this step
+
+
+def on_device(dataset: Dataset, split: str, labels: np.ndarray | None = None) -> DeviceData:
+    """A split ('train' or 'test') on the default device, with other labels where given."""
+    images = getattr(dataset, f"{split}_images")
+    labels = getattr(dataset, f"{split}_labels") if labels is None else labels
+    return DeviceData(*map(jnp.asarray, (images, labels.astype(np.int32), dataset.mean, dataset.std)))
+
+
+def learning_rate(config: TrainConfig, step: jax.Array | int) -> jax.Array:
+    """Learning rate of optimizer step t = 1, 2, …, float32.
+
+    Step decay: lr * decay_factor ** (number of decay steps before t). With lr_vitaly: linear
+    to 2 * lr over the first 15 % of the steps, then linear to 0 at num_steps (as in Feldman &
+    Zhang 2020, whose peak is 0.2 at batch 128).
+    """
+    step = jnp.asarray(step, jnp.float32)
+    if config.lr_vitaly:
+        peak = max(1, round(0.15 * config.num_steps))
+        rest = max(1, config.num_steps - peak)
+        return 2 * config.lr * jnp.minimum(step / peak, (config.num_steps - step) / rest)
+    decays = sum(step > boundary for boundary in config.decay_steps)
+    return config.lr * jnp.float32(config.decay_factor) ** decays
+
+
+def optimizer(config: TrainConfig) -> optax.GradientTransformation:
+    """SGD with (Nesterov) momentum; weight decay is coupled: added to the gradient of every parameter."""
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_decay),
+        optax.sgd(lambda count: learning_rate(config, count + 1), config.beta, config.nesterov),
+    )
+
+
+def initial_state(network: Network, config: TrainConfig, num_examples: int) -> TrainState:
+    """The untrained state: step 0, weights from model_seed."""
+    variables = network.init(jax.random.key(config.model_seed))
+    return TrainState(
+        step=jnp.int32(0),
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
+        opt_state=optimizer(config).init(variables["params"]),
+        forgetting=trajectory.start_forgetting(num_examples) if config.track_forgetting else None,
+    )
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Per-example loss, float32 [B]."""
+    return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def train_step(
+    network: Network, config: TrainConfig, key: jax.Array, train: DeviceData, state: TrainState, ids: jax.Array
+) -> tuple[TrainState, jax.Array]:
+    """One optimizer step on the examples `ids` [B].
+
+    Returns:
+        The new state, and float32 [2]: mean loss and accuracy of the batch before the update.
+    """
+    key = jax.random.fold_in(key, state.step + 1)
+    images = train.batch(data.augment(key, train.images, ids) if config.augment else train.images[ids])
+    labels = train.labels[ids]
+
+    def loss(params):
+        logits, batch_stats = network.apply_training({"params": params, "batch_stats": state.batch_stats}, images)
+        return cross_entropy(logits, labels).mean(), (logits, batch_stats)
+
+    (value, (logits, batch_stats)), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+    updates, opt_state = optimizer(config).update(grads, state.opt_state, state.params)
+    correct = logits.argmax(-1) == labels
+    forgetting = state.forgetting and trajectory.update_forgetting(state.forgetting, ids, correct)
+    params = optax.apply_updates(state.params, updates)
+    new = TrainState(state.step + 1, params, batch_stats, opt_state, forgetting)
+    return new, jnp.stack([value, correct.mean()])
+
+
+def _run_step(network, config, key, train, state, sums, ids):
+    """One step on ids [B]; `sums` accumulates its metrics."""
+    state, values = train_step(network, config, key, train, state, ids)
+    return state, sums + values
+
+
+def _run_chunk(network, config, key, train, state, sums, ids, num_steps):
+    """The first `num_steps` rows of ids [CHUNK_STEPS, B]; a dynamic count, so one program serves all."""
+
+    def body(i, carry):
+        return _run_step(network, config, key, train, *carry, ids[i])
+
+    return jax.lax.fori_loop(0, num_steps, body, (state, sums))
+
+
+def _evaluate(network: Network, batch_size: int, variables: Variables, split: DeviceData) -> jax.Array:
+    """float32 [2]: mean loss and accuracy over the whole split; the last batch is filled and masked."""
+    count = len(split.labels)
+
+    def body(i, sums):
+        index = i * batch_size + jnp.arange(batch_size)
+        ids, counted = jnp.minimum(index, count - 1), index < count
+        logits, labels = network.apply(variables, split.batch(split.images[ids])), split.labels[ids]
+        values = jnp.stack([cross_entropy(logits, labels), logits.argmax(-1) == labels])
+        return sums + jnp.where(counted, values, 0).sum(1)
+
+    return jax.lax.fori_loop(0, -(-count // batch_size), body, jnp.zeros(2)) / count
+
+
+@lru_cache(maxsize=8)
+def _compiled(function: Callable, static: tuple, shapes: Any, donate: tuple[int, ...]) -> Callable:
+    leaves, treedef = shapes
+    arguments = jax.tree.unflatten(treedef, leaves)
+    return jax.jit(partial(function, *static), donate_argnums=donate).lower(*arguments).compile()
+
+
+class Clock:
+    """Seconds spent, by name."""
+
+    def __init__(self) -> None:
+        self.begin = time.perf_counter()
+        self.seconds = dict.fromkeys(("train", "eval", "compile"), 0.0)
+
+    def timed(self, name: str, call: Callable, *arguments: Any) -> Any:
+        start = time.perf_counter()
+        result = jax.block_until_ready(call(*arguments))
+        self.seconds[name] += time.perf_counter() - start
+        return result
+
+    def metrics(self) -> dict[str, float]:
+        spent = {f"time/{name}_seconds": value for name, value in self.seconds.items()}
+        return spent | {"time/total_seconds": time.perf_counter() - self.begin}
+
+
+def _program(clock: Clock, function: Callable, static: tuple, arguments: tuple, donate: tuple[int, ...] = ()):
+    """A compiled function, from memory where a run before has compiled it; compiling is timed apart."""
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.asarray(x).dtype), arguments)
+    leaves, treedef = jax.tree.flatten(shapes)
+    start = time.perf_counter()
+    program = _compiled(function, static, (tuple(leaves), treedef), donate)
+    clock.seconds["compile"] += time.perf_counter() - start
+    return program
+
+
+def _loops_on_device(state: TrainState) -> bool:
+    """Whether the loop over steps is best compiled.
+
+    XLA's CPU backend runs the gradient of a convolution inside a loop some 30 times slower
+    than outside (0.10.2, seen with simple_cnn_0 at batch 128); everything else is faster in it.
+    """
+    has_convolution = any(jnp.ndim(leaf) == 4 for leaf in jax.tree.leaves(state.params))
+    return jax.default_backend() != "cpu" or not has_convolution
+
+
+def _stepper(clock: Clock, static: tuple, key, train: DeviceData, state: TrainState, batch_size: int) -> Callable:
+    """A compiled (state, sums, ids [n, B]) -> (state, sums) for n up to CHUNK_STEPS; consumes state and sums."""
+    ids, sums = np.zeros((CHUNK_STEPS, batch_size), np.int32), jnp.zeros(2)
+    if _loops_on_device(state):
+        chunk = _program(clock, _run_chunk, static, (key, train, state, sums, ids, np.int32(0)), donate=(2, 3))
+
+        def run(state, sums, rows):
+            ids[: len(rows)] = rows
+            return chunk(key, train, state, sums, ids, np.int32(len(rows)))
+
+        return run
+
+    step = _program(clock, _run_step, static, (key, train, state, sums, ids[0]), donate=(2, 3))
+
+    def run_one_by_one(state, sums, rows):
+        for row in rows:
+            state, sums = step(key, train, state, sums, row)
+        return state, sums
+
+    return run_one_by_one
+
+
+def fit(
+    network: Network,
+    train: DeviceData,
+    test: DeviceData,
+    kept: np.ndarray,
+    config: TrainConfig,
+    state: TrainState,
+    progress: Callable[[int], Any] = lambda steps: None,
+) -> Iterator[Report]:
+    """Train from `state` to num_steps.
+
+    Args:
+        network: What is trained.
+        train, test: The full splits; train's labels are the ones trained on.
+        kept: ids of the training examples, int32 [M].
+        config: Resolved options.
+        state: Where to begin: `initial_state`, or one restored. Consumed.
+        progress: Called with the number of steps just done.
+    Yields:
+        A report at each logging and checkpoint step, and at step 0 when beginning there.
+    Raises:
+        UserError: the loss is no longer finite (with the steps between which it happened).
+    """
+    clock, began = Clock(), int(state.step)
+    step = began
+    key = jax.random.key(config.train_seed)
+    saves = frozenset(saved_steps(config))
+    stops = sorted(saves | set(range(0, config.num_steps, config.log_steps)) | {config.num_steps})
+    static = (network, replace(TrainConfig(), **{name: getattr(config, name) for name in PROGRAM_FIELDS}))
+    batch_size = min(config.train_batch_size, len(kept))
+    run_steps = _stepper(clock, static, key, train, state, batch_size)
+    eval_static = (network, min(config.test_batch_size, len(test.labels)))
+    evaluate = _program(clock, _evaluate, eval_static, (state.variables, test))
+    member = np.zeros(len(train.labels), bool)
+    member[kept] = True
+
+    if step == 0:
+        yield Report(0, state, {}, save=True)
+    reported, seconds_before, sums = step, 0.0, jnp.zeros(2)
+    for stop in (s for s in stops if s > step):
+        while step < stop:
+            pace = clock.seconds["train"] / max(1, step - began)
+            count = min(stop - step, CHUNK_STEPS, max(1, int(CHUNK_SECONDS / max(pace, 1e-9))))
+            ids = data.batch_ids(kept, batch_size, config.train_seed, step + 1, count)
+            state, sums = clock.timed("train", run_steps, state, sums, ids)
+            step += count
+            progress(count)
+        metrics: dict[str, float] = {}
+        if stop % config.log_steps == 0 or stop == config.num_steps:
+            loss, accuracy = (float(v) / (step - reported) for v in sums)
+            if not np.isfinite(loss):
+                raise UserError(
+                    f"Training diverged: the loss was not finite between steps {reported + 1} and {step}. "
+                    f"Try a smaller lr (it was {config.lr})."
+                )
+            test_loss, test_accuracy = map(float, clock.timed("eval", evaluate, state.variables, test))
+            seconds = clock.seconds["train"] - seconds_before
+            metrics = {
+                "train_loss": loss,
+                "train_acc": accuracy,
+                "test_loss": test_loss,
+                "test_acc": test_accuracy,
+                "lr": float(learning_rate(config, step)),
+                "examples_per_second": (step - reported) * batch_size / max(seconds, 1e-9),
+                **(trajectory.forgetting_summary(state.forgetting, member) if state.forgetting else {}),
+                **clock.metrics(),
+            }
+            reported, seconds_before, sums = step, clock.seconds["train"], jnp.zeros(2)
+        yield Report(step, state, metrics, save=stop in saves)
