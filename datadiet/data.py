@@ -215,6 +215,9 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
     return Dataset(name, *splits, entry.num_classes, mean, std, digest)
 
 
+load_dataset = load  # its name in the package's namespace, where `load` would say too little
+
+
 def fit_images(dataset: Dataset, shape: tuple[int, ...]) -> Dataset:
     """The same dataset with images zero-padded (centred) and channels repeated to `shape`."""
     if tuple(shape) == dataset.image_shape:

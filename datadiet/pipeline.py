@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from datadiet import config as options
-from datadiet import data, models, results, scores, selection, store, tracking, train, trajectory
+from datadiet import data, models, scores, selection, store, tracking, train, trajectory
 from datadiet.config import TrainConfig, UserError
 from datadiet.data import Dataset
 from datadiet.store import ExperimentLayout
@@ -155,6 +155,15 @@ def reusable(run_dir: Path, config: TrainConfig, dataset: Dataset) -> dict[str, 
     raise UserError(f"{run_dir} holds a run made otherwise ({told}). Choose another -P exp, or -P overwrite=true.")
 
 
+def scored_by(config: TrainConfig, score_type: str | None) -> str:
+    """How the training examples of a run were chosen, in words for the table."""
+    if config.scores is None:
+        return "full data" if config.selector == "all" else config.selector
+    name = score_type or Path(config.scores).stem
+    manner = {"keep_max": "", "offset": f" (offset {config.offset})"}
+    return name + manner.get(config.selector, f" ({config.selector})")
+
+
 def write_inputs(
     run_dir: Path, config: TrainConfig, exp: str, dataset: Dataset, kept, values, labels, touched
 ) -> None:
@@ -210,7 +219,7 @@ def train_run(config: TrainConfig, exp: str, place: Place, choice: ScoreChoice =
         raise UserError(f"augment=true needs images; {dataset.name} has vectors: -P augment=false.")
     labels, touched = data.randomize_labels(dataset.train_labels, config.random_label_fraction, config.random_label_seed)
     kept, values, score_type = choose(config, dataset, place)
-    kept_by = results.scored_by(options.as_dict(config), score_type)
+    kept_by = scored_by(config, score_type)
     if place.reuse and not place.overwrite and (summary := reusable(run_dir, config, dataset)):
         place.progress.say(f"{layout.name(run_dir)}: finished before, taken as it is")
         return summary

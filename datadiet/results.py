@@ -6,10 +6,11 @@ import csv
 import io
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from datadiet import store
+from datadiet import store, tracking
 from datadiet.config import UserError
+from datadiet.pipeline import Place
 
 HEADER = (
     "Dataset", "Neural network", "Scored by", "No.of train datasamples", "fraction of data trained on",
@@ -37,17 +38,6 @@ class Result(NamedTuple):
         )  # fmt: skip
 
 
-def scored_by(config: dict[str, Any], score_type: str | None) -> str:
-    """How the training examples of a run were chosen, in words for the table."""
-    selector = config["selector"]
-    if selector in ("all", "random"):
-        return {"all": "full data", "random": "random"}[selector]
-    name = score_type or Path(config["scores"]).stem
-    if selector == "offset":
-        return f"{name} (offset {config['offset']})"
-    return name if selector == "keep_max" else f"{name} ({selector})"
-
-
 def from_mirror(exps_path: Path) -> list[Result]:
     """Every finished training run below a folder.
 
@@ -66,8 +56,6 @@ def from_mlflow(root: Path | None) -> list[Result]:
     Args:
         root: Only runs whose mirror lies in this root; None: all.
     """
-    from datadiet import tracking
-
     newest: dict[tuple[str, str], Result] = {}
     for run in tracking.finished_training_runs():
         tags, params, metrics = run.data.tags, run.data.params, run.data.metrics
@@ -101,3 +89,29 @@ def to_csv(results: list[Result]) -> str:
     writer.writerow(HEADER)
     writer.writerows(r.cells() for r in sorted(results, key=lambda r: (_natural(r.path), r)))
     return buffer.getvalue()
+
+
+def write_table(exps_path: Path | None, output: Path, root: Path | None, exp: str | None, place: Place) -> None:
+    """Write results.csv and log it to MLflow.
+
+    Args:
+        exps_path: Mirror to read; None: MLflow.
+        output: File to write.
+        root, exp: Only runs of this root or experiment folder; None: all.
+    Raises:
+        UserError: there is no finished training run.
+    """
+    found = from_mirror(exps_path) if exps_path else from_mlflow(root)
+    found = [r for r in found if exp is None or r.path.startswith(f"{exp}/")]
+    source = str(exps_path) if exps_path else f"MLflow ({tracking.store_name()})"
+    if not found:
+        raise UserError(
+            f"No finished training run in {source}. Train one (mlflow run . -e full_data), name the experiment "
+            "(mlflow run . --experiment-name NAME -e results), or read a mirror (-P exps_path=exps)."
+        )
+    params = {"exps_path": exps_path or "MLflow", "output": output, "root": root or "all", "exp": exp or "all"}
+    note = f"Table of {len(found)} finished training runs, from {source}.\n\n    {place.command}"
+    with tracking.open_run("results", exp or "results", output.name, params=params, note=note) as tracked:
+        store.write_text(output, to_csv(found))
+        tracked.log_artifact(output)
+    place.progress.say(f"{len(found)} finished training runs from {source} -> {output}")

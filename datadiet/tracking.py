@@ -160,6 +160,11 @@ def open_run(
         client.set_terminated(run.id, RunStatus.to_string(status))
 
 
+def store_name() -> str:
+    """Where runs are tracked: a URI."""
+    return mlflow.get_tracking_uri()
+
+
 def finished_training_runs() -> list[Run]:
     """Every FINISHED training run of the experiment, newest first."""
     client = _client()

@@ -1,0 +1,48 @@
+"""The command line: `datadiet NAME …`, and `python -m entrypoints NAME …` in MLproject."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+import datadiet
+
+# name -> (module, line of help); a module is imported when its command is run or asked for help.
+COMMANDS = {
+    "main": ("study", "The quick study: score, prune, retrain and compare on embedded data, in minutes."),
+    "full_data": ("training", "Train on all examples, tracking forgetting."),
+    "random_subset": ("training", "Train on a random subset."),
+    "keep_max": ("training", "Train on the examples of largest score."),
+    "offset_subset": ("training", "Train on a window of examples by ascending score."),
+    "score": ("scoring", "Score every training example with a checkpoint of a run."),
+    "mean_score": ("scoring", "Average scores over runs."),
+    "results": ("table", "Write the table of finished training runs."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module only when it is needed, so that --help is quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f".{COMMANDS[cmd_name][0]}", __package__)
+        return getattr(module, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(datadiet.__version__, package_name="datadiet")
+def main() -> None:
+    """Find the training examples that matter, prune the rest, and prove that nothing was lost."""
+
+
+if __name__ == "__main__":
+    main(prog_name="datadiet")

@@ -1,0 +1,153 @@
+"""Click options made from TrainConfig, and what every command shares."""
+
+from __future__ import annotations
+
+import functools
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+from tqdm import tqdm
+
+from datadiet.config import FIELDS, TrainConfig, UserError
+from datadiet.pipeline import Place
+from datadiet.store import ExperimentLayout
+
+
+class Optional(click.ParamType):
+    """A value, or 'auto' (or nothing) for the derived default."""
+
+    def __init__(self, kind: click.ParamType) -> None:
+        self.kind = kind
+        self.name = kind.name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return None if value in ("auto", "") else self.kind.convert(value, param, ctx)
+
+
+class Steps(click.ParamType):
+    """Comma-separated whole numbers, or 'none'."""
+
+    name = "steps"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "none":
+            return ()
+        try:
+            return tuple(int(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r}: expected comma-separated whole numbers, or 'none'.", param, ctx)
+
+
+TYPES = {"int": click.INT, "float": click.FLOAT, "bool": click.BOOL, "str": click.STRING, "tuple": Steps()}
+
+
+def _click_type(annotation: str) -> click.ParamType:
+    kind = TYPES[annotation.split("|")[0].split("[")[0].strip()]
+    return Optional(kind) if "None" in annotation else kind
+
+
+def config_option(name: str, default: Any, names: tuple[str, ...] = ()) -> Callable:
+    """The click option of a TrainConfig field; without a default it is required."""
+    field = FIELDS[name]
+    text = field.metadata["help"] + (f" One of: {', '.join(names)}." if names else "")
+    if default is None:
+        shown = f"[default: {field.metadata['auto']}]"
+    else:
+        value = default if isinstance(default, str | tuple) else repr(default).lower()
+        shown = f"[default: {value}]"
+    return click.option(f"--{name}", type=_click_type(field.type), default=default, help=f"{text}  {shown}")
+
+
+def required_option(name: str) -> Callable:
+    field = FIELDS[name]
+    return click.option(f"--{name}", type=_click_type(field.type), required=True, help=field.metadata["help"])
+
+
+NOT_TRAINING = ("selector", "size", "offset", "scores")  # an entry point's own
+
+
+def training_options(without: tuple[str, ...] = (), **defaults: Any) -> Callable:
+    """Every training option of the contract, with other defaults where given."""
+    from datadiet.data import DATASETS
+    from datadiet.models import MODELS
+
+    known = {"dataset": tuple(DATASETS), "model": tuple(MODELS)}
+
+    def decorate(command: Callable) -> Callable:
+        for name in reversed([n for n in FIELDS if n not in (*NOT_TRAINING, *without)]):
+            default = defaults.get(name, FIELDS[name].default)
+            command = config_option(name, default, known.get(name, ()))(command)
+        return command
+
+    return decorate
+
+
+def place_options(command: Callable) -> Callable:
+    """root, exp and overwrite."""
+    for decorate in (
+        click.option("--overwrite", type=click.BOOL, default=False, help="Replace what is in the way.  [default: false]"),
+        click.option("--exp", type=Optional(click.STRING), help="Experiment folder below exps/.  [default: see above]"),
+        click.option("--root", type=click.Path(path_type=Path), default=".", help="Folder that holds exps/.  [default: .]"),
+    ):  # fmt: skip
+        command = decorate(command)
+    return command
+
+
+SCORE_EXP = click.option(
+    "--score_exp", type=Optional(click.STRING), help="Experiment that holds the scored runs.  [default: full_data]"
+)
+
+
+class Console:
+    """Progress on a terminal; without one, only the lines that stay."""
+
+    @contextmanager
+    def counter(self, total: int, label: str) -> Iterator[Callable[[int], Any]]:
+        with tqdm(total=total, desc=label, leave=False, disable=None, dynamic_ncols=True) as bar:
+            yield bar.update
+
+    def say(self, text: str) -> None:
+        tqdm.write(text)
+
+
+def typed_command(ctx: click.Context) -> str:
+    """The `mlflow run` command that repeats this one: its options that differ from their defaults."""
+    words = ["mlflow run .", *(["-e", ctx.info_name] if ctx.info_name != "main" else [])]
+    for param in ctx.command.params:
+        value = ctx.params[param.name]
+        given = ctx.get_parameter_source(param.name) != ParameterSource.DEFAULT
+        if given and value is not None and value != param.get_default(ctx):
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            words += ["-P", shlex.quote(f"{param.opts[0].lstrip('-')}={text.lower() if isinstance(value, bool) else text}")]
+    return " ".join(words)
+
+
+def make_place(root: Path, overwrite: bool, **more: Any) -> Place:
+    """Where the current command writes and how it reports."""
+    return Place(ExperimentLayout(root), Console(), typed_command(click.get_current_context()), overwrite, **more)
+
+
+def make_config(values: dict[str, Any], **fixed: Any) -> TrainConfig:
+    """A TrainConfig from click's values."""
+    return TrainConfig(**{name: value for name, value in values.items() if name in FIELDS}, **fixed)
+
+
+def repairable(command: Callable) -> Callable:
+    """Show a UserError as one message with exit code 2, without a traceback."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except UserError as error:
+            failure = click.ClickException(str(error))
+            failure.exit_code = 2
+            raise failure from None
+
+    return wrapped
+

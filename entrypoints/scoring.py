@@ -1,0 +1,63 @@
+"""score and mean_score."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from datadiet.scores import SCORES, TRAINING_SCORES
+from datadiet.scoring import mean_run, score_run
+
+from .options import SCORE_EXP, Optional, make_place, place_options, repairable
+
+STEP = click.option(
+    "--step", type=Optional(click.INT), help="Optimizer steps done by the network that scores; 0 is the untrained one.  "
+    "[default: the first checkpoint after a tenth of training]",
+)  # fmt: skip
+
+
+def _experiments(score_exp: str | None, exp: str | None) -> tuple[str, str]:
+    """Where runs are found and where scores are written: each defaults to the other, both to full_data."""
+    source = score_exp or exp or "full_data"
+    return source, exp or source
+
+
+@click.command()
+@click.option("--run", type=click.INT, default=0, help="Index of the run to score with.  [default: 0]")
+@STEP
+@click.option("--type", "kind", default="l2_error", help=f"One of: {', '.join(SCORES)}.  [default: l2_error]")
+@click.option("--batch_size", type=click.INT, default=512, help="Examples on the device at once; no value depends on "
+              "it.  [default: 512]")  # fmt: skip
+@SCORE_EXP
+@place_options
+@repairable
+def score(
+    run: int, step: int | None, kind: str, batch_size: int, score_exp: str | None, exp: str | None, root: Path,
+    overwrite: bool,
+) -> None:  # fmt: skip
+    """Score every training example with a checkpoint of a run.
+
+    Writes <root>/exps/<exp>/run_<run>/<type folder>/ckpt_<step>.npy; exp is score_exp by default.
+    """
+    source, target = _experiments(score_exp, exp)
+    score_run(kind, run, step, batch_size, source, target, make_place(root, overwrite))
+
+
+@click.command()
+@click.option("--n_runs", type=click.INT, default=10, help="Runs 0 … n_runs - 1 are averaged.  [default: 10]")
+@STEP
+@click.option("--type", "kind", default="l2_error",
+              help=f"One of: {', '.join((*SCORES, *TRAINING_SCORES))}.  [default: l2_error]")  # fmt: skip
+@SCORE_EXP
+@place_options
+@repairable
+def mean_score(
+    n_runs: int, step: int | None, kind: str, score_exp: str | None, exp: str | None, root: Path, overwrite: bool
+) -> None:
+    """Average the scores of one type and step over runs.
+
+    Writes <root>/exps/<exp>/<type folder>/ckpt_<step>.npy; exp is score_exp by default.
+    """
+    source, target = _experiments(score_exp, exp)
+    mean_run(kind, n_runs, step, source, target, make_place(root, overwrite))

@@ -1,0 +1,28 @@
+"""results: the table of finished training runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from click.core import ParameterSource
+
+from datadiet.results import write_table
+
+from .options import Optional, make_place, repairable
+
+
+@click.command()
+@click.option("--exps_path", type=Optional(click.Path(path_type=Path)),
+              help="Read this exps/ folder (the mirror) instead of MLflow.  [default: MLflow]")  # fmt: skip
+@click.option("--output", type=click.Path(path_type=Path), default="results.csv",
+              help="File to write; an older table there is replaced.  [default: results.csv]")  # fmt: skip
+@click.option("--root", type=click.Path(path_type=Path), default=".",
+              help="Where given, only the runs below <root>/exps.  [default: every run of the MLflow experiment]")  # fmt: skip
+@click.option("--exp", type=Optional(click.STRING), help="Only runs of this experiment folder.  [default: all]")
+@repairable
+def results(exps_path: Path | None, output: Path, root: Path, exp: str | None) -> None:
+    """Write one line per finished training run, from MLflow or from the mirror: the same bytes."""
+    ctx = click.get_current_context()
+    given = ctx.get_parameter_source("root") != ParameterSource.DEFAULT
+    write_table(exps_path, output, root if given else None, exp, make_place(root, overwrite=True))

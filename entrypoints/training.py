@@ -1,0 +1,56 @@
+"""full_data, random_subset, keep_max, offset_subset: one training command, four presets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from datadiet.pipeline import ScoreChoice, train_run
+
+from .options import (
+    SCORE_EXP, Optional, config_option, make_config, make_place, place_options, repairable, required_option,
+    training_options,
+)  # fmt: skip
+
+SCORE_CHOICE = (
+    config_option("scores", None),
+    SCORE_EXP,
+    click.option("--score_type", default="l2_error", help="Type of that mean score.  [default: l2_error]"),
+    click.option("--score_step", type=Optional(click.INT), help="Step of that mean score.  [default: the first "
+                 "checkpoint of the scored runs after a tenth of their training]"),
+)  # fmt: skip
+
+
+def _training_command(name: str, selector: str, *own_options: Any) -> click.Command:
+    """A command that trains on the examples that `selector` keeps."""
+
+    def run(root: Any, exp: str | None, overwrite: bool, **values: Any) -> None:
+        choice = ScoreChoice(values.get("score_exp") or "full_data", values.get("score_type", "l2_error"),
+                             values.get("score_step"))  # fmt: skip
+        train_run(make_config(values, selector=selector), exp or name, make_place(root, overwrite), choice)
+
+    command = repairable(run)
+    for decorate in (place_options, training_options(), *reversed(own_options)):
+        command = decorate(command)
+    return click.command(name)(command)
+
+
+full_data = _training_command("full_data", "all")
+random_subset = _training_command("random_subset", "random", required_option("size"))
+keep_max = _training_command("keep_max", "keep_max", required_option("size"), *SCORE_CHOICE)
+offset_subset = _training_command(
+    "offset_subset", "offset", required_option("size"), config_option("offset", 0), *SCORE_CHOICE
+)
+full_data.help = """Train on all examples, tracking forgetting.
+
+Writes <root>/exps/<exp>/run_<run>/; exp is full_data by default."""
+random_subset.help = """Train on `size` examples drawn at random.
+
+Writes <root>/exps/<exp>/size_<size>/run_<run>/; exp is random_subset by default."""
+keep_max.help = """Train on the `size` examples of largest score.
+
+Writes <root>/exps/<exp>/size_<size>/run_<run>/; exp is keep_max by default."""
+offset_subset.help = """Train on the `size` examples of smallest score after skipping the `offset` smallest.
+
+Writes <root>/exps/<exp>/size_<size>.offset_<offset>/run_<run>/; exp is offset_subset by default."""
