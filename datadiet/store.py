@@ -141,22 +141,21 @@ def load_scores(path: Path, num_examples: int | None = None) -> tuple[np.ndarray
     """
     try:
         content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"No score file {path} ({error.strerror}).") from None
+    sidecar = path.with_suffix(".json")
+    record = read_json(sidecar) if sidecar.exists() else None
+    if record is not None and record.get("sha256") != hashlib.sha256(content).hexdigest():
+        raise UserError(f"{path}: its content is not what {sidecar.name} was written for; make the scores again.")
+    try:
         values = np.load(io.BytesIO(content), allow_pickle=False)
-    except FileNotFoundError:
-        raise UserError(f"No score file {path}.") from None
-    except (ValueError, EOFError, OSError) as error:
+    except Exception as error:  # NumPy's parser raises many kinds for a damaged header
         raise UserError(f"{path}: not readable as a .npy array of numbers ({error}).") from error
     if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "fiu":
-        raise UserError(f"{path}: expected one real number per example, got {getattr(values, 'dtype', type(values))} "
-                        f"of shape {np.shape(values)}.")  # fmt: skip
+        kind, shape = getattr(values, "dtype", type(values)), np.shape(values)
+        raise UserError(f"{path}: expected one real number per example, got {kind} of shape {shape}.")
     if num_examples is not None and len(values) != num_examples:
         raise UserError(f"{path}: {len(values)} scores, but the training set has {num_examples} examples.")
-    sidecar = path.with_suffix(".json")
-    if not sidecar.exists():
-        return values, None
-    record = read_json(sidecar)
-    if record.get("sha256") != hashlib.sha256(content).hexdigest():
-        raise UserError(f"{path}: its content is not what {sidecar.name} was written for; make the scores again.")
     return values, record
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
+from pathlib import Path
 
 import click
 
 import datadiet
+
+# Compiled programs outlive the process; JAX reads this when it is first imported.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "datadiet" / "xla"))
 
 # name -> (module, line of help); a module is imported when its command is run or asked for help.
 COMMANDS = {

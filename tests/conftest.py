@@ -1,0 +1,76 @@
+"""Fixtures: golden networks, a small trained run, and `mlflow run` as a user types it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[1]
+GOLDEN = Path(__file__).parent / "golden"
+QUICK = {"dataset": "digits", "model": "mlp", "width": 32, "num_steps": 44, "augment": "false"}
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+def nested(arrays: dict[str, np.ndarray], top: str) -> dict:
+    """`top/a/b` keys of a golden file as nested dictionaries."""
+    tree: dict = {}
+    for key, value in arrays.items():
+        first, *path = key.split("/")
+        if first == top:
+            node = tree
+            for part in path[:-1]:
+                node = node.setdefault(part, {})
+            node[path[-1]] = value
+    return tree
+
+
+class Golden:
+    """A network of the original with its scores."""
+
+    def __init__(self, name: str, model: str, width: int) -> None:
+        from datadiet.models import build_model
+
+        self.arrays = dict(np.load(GOLDEN / f"{name}.npz"))
+        self.network = build_model(model, num_classes=10, image_shape=(32, 32, 3), width=width)
+        self.variables = {top: nested(self.arrays, top) for top in ("params", "batch_stats")}
+        self.images, self.labels = self.arrays["images"], self.arrays["labels"]
+
+
+@pytest.fixture(scope="session", params=[("simple_cnn", "simple_cnn_0", 32), ("resnet18_w8", "resnet18_lowres", 8)])
+def golden(request) -> Golden:
+    return Golden(*request.param)
+
+
+def call(arguments: list[str], cwd: Path, store: Path, expect: int | None = 0) -> subprocess.CompletedProcess:
+    """Run a command with its own MLflow store; fail with its output where it ends otherwise than expected."""
+    environment = os.environ | {
+        "MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db",
+        "PYTHONPATH": str(PROJECT),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    done = subprocess.run(arguments, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    if expect is not None:
+        assert done.returncode == expect, f"{arguments}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def mlflow_run(entry_point: str, root: Path, expect: int | None = 0, **params) -> subprocess.CompletedProcess:
+    """`mlflow run . -e NAME -P …` in the project, everything written below `root`."""
+    words = ["mlflow", "run", ".", "--env-manager", "local", "-e", entry_point]
+    for name, value in {"root": root, **params}.items():
+        words += ["-P", f"{name}={value}"]
+    return call(words, PROJECT, root, expect)
+
+
+def datadiet(command: str, root: Path, expect: int | None = 0, **params) -> subprocess.CompletedProcess:
+    """The same entry point as a subcommand, in `root`."""
+    words = [sys.executable, "-m", "entrypoints", command]
+    for name, value in params.items():
+        words += [f"--{name}", str(value)]
+    return call(words, root, root, expect)

@@ -1,0 +1,73 @@
+"""Networks have the original's shapes, names and modes."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import datadiet as dd
+from datadiet.config import UserError
+from datadiet.models import MODELS, input_shape
+
+
+def count(tree) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def test_leaves_are_named_and_shaped_as_in_the_original(golden):
+    fresh = golden.network.init(jax.random.key(0))
+    shapes = jax.tree.map(jnp.shape, fresh)
+    assert shapes == jax.tree.map(np.shape, golden.variables)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("resnet18_lowres", 11_173_962), ("resnet50_lowres", 23_520_842), ("simple_cnn_0", 288_298), ("mlp", 855_050)],
+)
+def test_parameter_counts(name, parameters):
+    network = dd.build_model(name, num_classes=10, image_shape=(32, 32, 3))
+    variables = jax.eval_shape(network.init, jax.random.key(0))
+    assert count(variables["params"]) == parameters
+
+
+def test_only_the_last_scale_of_a_bottleneck_starts_at_zero():
+    network = dd.build_model("resnet50_lowres", 10, (32, 32, 3), width=4)
+    scales = jax.tree_util.tree_leaves_with_path(network.init(jax.random.key(0))["params"])
+    scales = {jax.tree_util.keystr(path): leaf for path, leaf in scales if "scale" in str(path)}
+    zero = {name for name, leaf in scales.items() if not leaf.any()}
+    assert zero == {name for name in scales if "BatchNorm_2" in name}
+    assert len(zero) == 16
+
+
+def test_batch_norm_moves_a_tenth_of_the_way_to_the_batch():
+    network = dd.build_model("resnet18_lowres", 10, (32, 32, 3), width=4)
+    variables = network.init(jax.random.key(0))
+    images = 3 + 2 * jax.random.normal(jax.random.key(1), (16, 32, 32, 3))
+    _, moved = network.apply_training(variables, images)
+    kernel = variables["params"]["conv_init"]["kernel"]
+    stem = jax.lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    np.testing.assert_allclose(moved["bn_init"]["mean"], 0.1 * stem.mean((0, 1, 2)), rtol=1e-3)
+    np.testing.assert_allclose(moved["bn_init"]["var"], 0.9 + 0.1 * stem.var((0, 1, 2)), rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_examples_do_not_mix_in_evaluation_mode(name):
+    network = dd.build_model(name, 5, (32, 32, 3), width=4)
+    variables = network.init(jax.random.key(0))
+    images = jax.random.normal(jax.random.key(1), (6, 32, 32, 3))
+    logits = network.apply(variables, images)
+    assert logits.shape == (6, 5)
+    np.testing.assert_allclose(network.apply(variables, images[2:4]), logits[2:4], rtol=1e-4, atol=1e-5)
+
+
+def test_small_images_are_padded_up_to_what_a_model_takes():
+    assert input_shape("resnet18_lowres", (28, 28, 1)) == (32, 32, 3)
+    assert input_shape("resnet18_lowres", (64, 64, 3)) == (64, 64, 3)
+    assert input_shape("mlp", (28, 28, 1)) == (28, 28, 1)
+    assert input_shape("mlp", (384,)) == (384,)
+    with pytest.raises(UserError, match="takes images .* use model=mlp"):
+        input_shape("simple_cnn_0", (384,))
+    with pytest.raises(UserError, match="model='vgg': expected one of resnet18_lowres"):
+        dd.build_model("vgg", 10, (32, 32, 3))

@@ -1,0 +1,184 @@
+"""Training does what the original does, from a batch order that is a function of the step."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from conftest import GOLDEN
+
+from datadiet import data, models, train
+from datadiet.config import TrainConfig, UserError, resolve
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits")
+
+
+def setup(dataset, **given):
+    given = {"dataset": "digits", "model": "mlp", "width": 16, "num_steps": 30, "augment": False} | given
+    config = resolve(TrainConfig(**given), dataset.num_examples)
+    dataset = data.fit_images(dataset, models.input_shape(config.model, dataset.image_shape))
+    network = models.build_model(config.model, dataset.num_classes, dataset.image_shape, config.width)
+    state = train.initial_state(network, config, dataset.num_examples)
+    splits = train.on_device(dataset, "train"), train.on_device(dataset, "test")
+    return network, *splits, config, state
+
+
+def run(dataset, kept=None, **given):
+    """All reports, states copied to the host."""
+    network, train_split, test_split, config, state = setup(dataset, **given)
+    kept = np.arange(dataset.num_examples, dtype=np.int32) if kept is None else kept
+    reports = train.fit(network, train_split, test_split, kept, config, state)
+    return [r._replace(state=jax.device_get(r.state)) for r in reports]
+
+
+def equal(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_golden_learning_rates():
+    golden = json.loads((GOLDEN / "lr_schedule.json").read_text())
+    decay = resolve(TrainConfig(), 50_000)
+    vitaly = resolve(TrainConfig(num_steps=31_200, lr_vitaly=True), 50_000)
+    for config, name in ((decay, "step_decay"), (vitaly, "lr_vitaly")):
+        for step, expected in golden[name].items():
+            assert float(train.learning_rate(config, int(step))) == pytest.approx(expected, rel=1e-5, abs=1e-9), step
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_the_optimizer_is_sgd_with_coupled_weight_decay(nesterov):
+    config = resolve(TrainConfig(num_steps=6, decay_steps=(2, 4), nesterov=nesterov, weight_decay=0.01), 1000)
+    random = np.random.RandomState(0)
+    params, grads = random.normal(size=5), random.normal(size=(6, 5))
+    expected = oracles.sgd(params, grads, [0.1, 0.1, 0.02, 0.02, 0.004, 0.004], 0.9, 0.01, nesterov)
+    tx, current = train.optimizer(config), jnp.asarray(params, jnp.float32)
+    state = tx.init(current)
+    for gradient, wanted in zip(grads, expected):
+        updates, state = tx.update(jnp.asarray(gradient, jnp.float32), state, current)
+        current = current + updates
+        np.testing.assert_allclose(current, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_a_run_repeats_itself_and_learns(digits):
+    one, other = run(digits, num_steps=55), run(digits, num_steps=55)
+    equal(one[-1].state, other[-1].state)
+    assert one[-1].metrics["test_acc"] > 0.9
+    assert one[-1].metrics["train_loss"] < one[1].metrics["train_loss"] if one[1].metrics else True
+
+
+def test_how_often_is_reported_and_saved_changes_nothing(digits):
+    rare = run(digits, num_steps=30, log_steps=30, save_steps=30)
+    often = run(digits, num_steps=30, log_steps=4, save_steps=7, early_step=3, early_save_steps=1)
+    equal(rare[-1].state, often[-1].state)
+    assert [r.step for r in often if r.save] == [0, 1, 2, 3, 7, 14, 21, 28, 30]
+    assert [r.step for r in often if r.metrics] == [4, 8, 12, 16, 20, 24, 28, 30]
+
+
+def test_a_run_continued_from_the_middle_ends_the_same(digits):
+    whole = run(digits, num_steps=30, save_steps=10)
+    network, train_split, test_split, config, _ = setup(digits, num_steps=30, save_steps=10)
+    middle = jax.tree.map(jnp.array, next(r.state for r in whole if r.step == 10))
+    kept = np.arange(digits.num_examples, dtype=np.int32)
+    *_, last = train.fit(network, train_split, test_split, kept, config, middle)
+    equal(whole[-1].state, jax.device_get(last.state))
+
+
+def test_compiled_loop_and_single_steps_agree(digits, monkeypatch):
+    looped = run(digits, num_steps=12, augment=True)
+    monkeypatch.setattr(train, "_loops_on_device", lambda state: False)
+    single = run(digits, num_steps=12, augment=True)
+    for one, other in zip(jax.tree.leaves(looped[-1].state), jax.tree.leaves(single[-1].state)):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_training_on_a_subset_touches_only_the_subset(digits):
+    kept = np.arange(100, 400, dtype=np.int32)
+    *_, last = run(digits, kept, num_steps=30)
+    presented = np.flatnonzero(last.state.forgetting.presentations)
+    assert set(presented) <= set(kept.tolist())
+    assert last.state.forgetting.presentations.sum() == 30 * 128
+
+
+def test_a_subset_smaller_than_a_batch_is_one_batch(digits):
+    kept = np.array([3, 5, 8], np.int32)
+    *_, last = run(digits, kept, num_steps=9)
+    assert last.state.forgetting.presentations[kept].tolist() == [9, 9, 9]
+    assert last.step == 9
+
+
+def test_forgetting_while_training_equals_the_history(digits):
+    """Replay the batches one by one and gather the same statistics by the definition."""
+    network, train_split, _, config, state = setup(digits, num_steps=40)
+    everything = np.arange(digits.num_examples, dtype=np.int32)
+    ids = data.batch_ids(everything, 128, config.train_seed, 1, 40)
+    history = []
+    for row in ids:
+        images = train_split.batch(train_split.images[row])
+        history.append(np.asarray(network.apply(state.variables, images).argmax(-1) == train_split.labels[row]))
+        key = jax.random.key(config.train_seed)
+        state, _ = train.train_step(network, config, key, train_split, state, row)
+    *_, last = run(digits, num_steps=40)
+    expected = oracles.forgetting(ids, np.array(history), digits.num_examples)
+    from datadiet.trajectory import forgetting_values
+
+    found = forgetting_values(last.state.forgetting)
+    different = np.flatnonzero(~((found == expected) | (np.isnan(found) & np.isnan(expected))))
+    assert len(different) <= 2, "beyond rounding at a decision boundary"
+
+
+@pytest.mark.parametrize("batch_size", [1, 100, 359, 1000])
+def test_evaluation_counts_every_example_once(digits, batch_size):
+    network, _, test_split, config, state = setup(digits, test_batch_size=batch_size)
+    network_logits = network.apply(state.variables, test_split.batch(test_split.images))
+    expected = float((network_logits.argmax(-1) == test_split.labels).mean())
+    clock = train.Clock()
+    size = min(batch_size, len(test_split.labels))
+    evaluate = train._program(clock, train._evaluate, (network, size), (state.variables, test_split))
+    assert float(evaluate(state.variables, test_split)[1]) == pytest.approx(expected, abs=1e-6)
+    assert config.test_batch_size == batch_size
+
+
+def test_seeds_change_what_they_say(digits):
+    base = run(digits, num_steps=3)
+    assert not np.array_equal(*(jax.tree.leaves(r[0].state.params)[1] for r in (base, run(digits, num_steps=3, model_seed=1))))
+    other_order = run(digits, num_steps=3, train_seed=1)
+    equal(base[0].state.params, other_order[0].state.params)
+    assert not np.array_equal(base[-1].state.forgetting.presentations, other_order[-1].state.forgetting.presentations)
+
+
+def test_labels_given_are_the_labels_trained_on(digits):
+    network, _, test_split, config, state = setup(digits, num_steps=60)
+    noisy = (digits.train_labels + 1) % 10
+    kept = np.arange(digits.num_examples, dtype=np.int32)
+    *_, last = train.fit(network, train.on_device(digits, "train", noisy), test_split, kept, config, state)
+    assert last.metrics["train_acc"] > 0.5
+    assert last.metrics["test_acc"] < 0.1
+
+
+def test_divergence_stops_with_the_steps(digits):
+    with pytest.raises(UserError, match=r"diverged: the loss was not finite between steps 1 and 11.*lr \(it was 1e\+20\)"):
+        run(digits, lr=1e20)
+
+
+def test_convolutions_with_batch_norm_train(digits):
+    reports = run(digits, model="simple_cnn_0", width=4, num_steps=3, train_batch_size=16, augment=True)
+    assert reports[-1].step == 3
+    reports = run(digits, np.arange(8, dtype=np.int32), model="resnet18_lowres", width=4, num_steps=2, log_steps=2)
+    moved = reports[-1].state.batch_stats["bn_init"]["mean"]
+    assert np.abs(moved).max() > 0
+
+
+def test_programs_are_shared_between_runs_of_a_study(digits):
+    run(digits, num_steps=5, run=0)
+    again = run(digits, num_steps=5, run=1)
+    assert again[-1].metrics["time/compile_seconds"] < 0.2
+    network, *_ = setup(digits, num_steps=5)
+    assert hash(network) == hash(setup(digits, num_steps=5)[0])
+    assert replace(TrainConfig()) == TrainConfig()
