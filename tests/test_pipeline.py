@@ -1,0 +1,286 @@
+"""The entry points for real, through `mlflow run`, and what they leave in MLflow and in the mirror."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+from conftest import QUICK, call, datadiet, mlflow_run
+
+import datadiet as dd
+from datadiet import store
+
+HEADER = (
+    "Dataset,Neural network,Scored by,No.of train datasamples,fraction of data trained on,"
+    "Train acc,Test acc,Execution time (in secs)"
+)
+SCALARS = {"train_loss", "train_acc", "test_loss", "test_acc", "lr", "examples_per_second"}
+SCALARS |= {f"time/{name}_seconds" for name in ("train", "eval", "compile", "total")}
+SCALARS |= {"forget/mean", "forget/never_learned", "forget/unforgettable"}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """The whole chain: two runs, scores, means, three subsets, tables."""
+    root = tmp_path_factory.mktemp("chain")
+    mlflow_run("full_data", root, run=0, **QUICK)
+    datadiet("full_data", root, run=1, **QUICK)
+    for run in (0, 1):
+        for kind in ("l2_error", "grad_norm"):
+            datadiet("score", root, run=run, type=kind, batch_size=100)
+    mlflow_run("score", root, run=0, step=0, batch_size=1000)
+    mlflow_run("mean_score", root, n_runs=2)
+    datadiet("mean_score", root, n_runs=2, type="forget")
+    mlflow_run("keep_max", root, size=700, **QUICK)
+    mlflow_run("random_subset", root, size=700, run=3, **QUICK | {"random_label_fraction": 0.1})
+    mlflow_run("offset_subset", root, size=700, offset=100, scores=score_of(root, "forget"), **QUICK)
+    return root
+
+
+def score_of(root: Path, kind: str, run: str = "", step: int = 4) -> Path:
+    return store.score_file(root / "exps/full_data" / run, kind, step)
+
+
+@pytest.fixture(scope="module")
+def runs(root) -> dict[str, mlflow.entities.Run]:
+    """Every run of the `datadiet` experiment by name."""
+    mlflow.set_tracking_uri(f"sqlite:///{root}/mlflow.db")
+    found = mlflow.search_runs(experiment_names=["datadiet"], output_format="list")
+    return {run.info.run_name: run for run in found}
+
+
+PATHS = [
+    "full_data/run_0", "full_data/run_1", "keep_max/size_700/run_0", "random_subset/size_700/run_3",
+    "offset_subset/size_700.offset_100/run_0",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_training_run_is_in_mlflow_and_in_the_mirror(root, runs, path):
+    folder, run = root / "exps" / path, runs[path]
+    assert run.info.status == "FINISHED"
+    tags = run.data.tags
+    assert (tags["datadiet.kind"], tags["datadiet.exp"], tags["datadiet.path"]) == ("train", path.split("/")[0], path)
+    assert f"mlflow run . -e {path.split('/')[0]}" in tags["mlflow.note.content"]
+    arguments = json.loads((folder / "args.json").read_text())
+    logged = {k.removeprefix("cfg."): v for k, v in run.data.params.items() if k.startswith("cfg.")}
+    assert logged.keys() == arguments.keys() - {"exp", "data"}
+    assert logged["num_steps"] == "44"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["mlflow_run_id"] == run.info.run_id
+    assert summary["test_acc"] == run.data.metrics["test_acc"]
+    assert set(run.data.metrics) >= SCALARS
+    assert run.inputs.dataset_inputs[0].dataset.name == "digits"
+    assert sorted(int(p.name) for p in (folder / "ckpts").iterdir()) == [*range(0, 44, 4), 44]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_the_history_is_the_same_in_both(root, runs, path):
+    client = mlflow.MlflowClient()
+    lines = [json.loads(line) for line in (root / "exps" / path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [11, 22, 33, 44]
+    for name in SCALARS:
+        history = {m.step: m.value for m in client.get_metric_history(runs[path].info.run_id, name)}
+        assert history == {line["step"]: line[name] for line in lines}
+
+
+def test_subsets_keep_what_they_say(root):
+    digits = dd.load_dataset("digits")
+    for path, selector, kind, offset in (
+        (PATHS[2], "keep_max", "l2_error", 0),
+        (PATHS[4], "offset", "forget", 100),
+    ):
+        values = np.load(score_of(root, kind))
+        seed = store.open_run(root / "exps" / path).config.random_subset_seed
+        expected = dd.select(selector, values, size=700, offset=offset, seed=seed)
+        kept = list(csv.DictReader((root / "exps" / path / "kept.csv").open()))
+        assert [int(row["kept_order"]) for row in kept] == list(range(700))
+        assert {row["example_id"] for row in kept} == set(digits.example_ids[expected])
+        scores = dict(zip(digits.example_ids, values))
+        assert all(float(row["score"]) == scores[row["example_id"]] for row in kept)
+
+
+def test_forgetting_on_a_subset_is_nan_outside(root):
+    digits = dd.load_dataset("digits")
+    folder = root / "exps" / PATHS[2]
+    kept = {row["example_id"] for row in csv.DictReader((folder / "kept.csv").open())}
+    values = np.load(folder / "forget_scores" / "ckpt_44.npy")
+    inside = np.array([name in kept for name in digits.example_ids])
+    assert np.isfinite(values[inside]).all()
+    assert np.isnan(values[~inside]).all()
+
+
+def test_step_0_is_scored_with_the_untrained_network(root):
+    run = dd.open_run(root / "exps/full_data/run_0")
+    digits = dd.load_dataset("digits")
+    fresh = run.network.init(__import__("jax").random.key(run.config.model_seed))
+    images = (digits.train_images / np.float32(255) - digits.mean) / digits.std
+    expected = dd.compute_scores("l2_error", run.network, fresh, images, digits.train_labels)
+    found = np.load(score_of(root, "l2_error", "run_0", step=0))
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert np.abs(found - np.load(score_of(root, "l2_error", "run_0", step=4))).max() > 0.1
+
+
+def test_scores_and_means_tell_what_they_are(root, runs):
+    for run in (0, 1):
+        record = json.loads(score_of(root, "grad_norm", f"run_{run}").with_suffix(".json").read_text())
+        assert (record["type"], record["step"], record["runs"], record["dataset"]) == ("grad_norm", 4, [run], "digits")
+        assert record["fingerprint"] == dd.load_dataset("digits").fingerprint
+    single = [np.load(score_of(root, "l2_error", f"run_{run}")) for run in (0, 1)]
+    mean = np.load(score_of(root, "l2_error"))
+    np.testing.assert_allclose(mean, (single[0].astype(float) + single[1]) / 2)
+    run = runs["full_data/error_l2_norm_scores/ckpt_4"]
+    assert run.data.tags["datadiet.kind"] == "mean_score"
+    assert run.data.metrics["score/mean"] == pytest.approx(mean.mean())
+    assert run.data.metrics["score/q95"] == pytest.approx(np.percentile(mean, 95))
+    assert runs["full_data/run_1/grad_norm_scores/ckpt_4"].data.tags["datadiet.kind"] == "score"
+
+
+def test_randomised_labels_are_recorded(root, runs):
+    digits = dd.load_dataset("digits")
+    noisy, touched = dd.randomize_labels(digits.train_labels, 0.1, seed=0)
+    rows = list(csv.DictReader((root / "exps" / PATHS[3] / "random_labels.csv").open()))
+    assert [int(row["id"]) for row in rows] == touched.tolist()
+    assert [int(row["random_label"]) for row in rows] == noisy[touched].tolist()
+    metrics = runs[PATHS[3]].data.metrics
+    assert metrics["random_labels/touched"] == 143
+    assert metrics["random_labels/changed"] == (noisy != digits.train_labels).sum()
+
+
+def test_without_an_experiment_name_runs_go_to_datadiet(root, runs):
+    launchers = mlflow.search_runs(experiment_ids=["0"], output_format="list")
+    assert len(launchers) == 6
+    for launcher in launchers:
+        assert launcher.info.status == "FINISHED"
+        assert launcher.info.run_name.startswith("launcher of ")
+        real = runs[launcher.info.run_name.removeprefix("launcher of ")]
+        assert real.data.params.items() >= launcher.data.params.items()
+        assert real.info.run_id in launcher.data.tags["mlflow.note.content"]
+
+
+def test_a_named_experiment_has_one_run(root, tmp_path):
+    words = ["mlflow", "run", ".", "--env-manager", "local", "--experiment-name", "mine", "-e", "full_data"]
+    for name, value in (QUICK | {"root": tmp_path, "num_steps": 5}).items():
+        words += ["-P", f"{name}={value}"]
+    call(words, Path(__file__).parents[1], root)
+    (run,) = mlflow.search_runs(experiment_names=["mine"], output_format="list")
+    assert (run.info.run_name, run.info.status) == ("full_data/run_0", "FINISHED")
+    assert {"run", "dataset", "cfg.dataset"} <= set(run.data.params)
+
+
+def test_the_table_is_the_same_from_mlflow_and_from_the_mirror(root, runs):
+    mlflow_run("results", root, output=root / "a.csv")
+    datadiet("results", root, exps_path=root / "exps", output=root / "b.csv")
+    text = (root / "a.csv").read_bytes()
+    assert text == (root / "b.csv").read_bytes()
+    header, *lines = text.decode().splitlines()
+    assert header == HEADER
+    assert [line.split(",")[2:5] for line in lines] == [
+        ["full data", "1438", "1"],
+        ["full data", "1438", "1"],
+        ["l2_error", "700", "0.486787"],
+        ["forget (offset 100)", "700", "0.486787"],
+        ["random", "700", "0.486787"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("command", "params", "message"),
+    [
+        ("keep_max", {"size": 700, "exp": "x", **QUICK, "score_step": 7}, "error_l2_norm_scores/ckpt_7.npy"),
+        ("keep_max", {"size": 700, "exp": "x", **QUICK, "score_step": 7}, "mlflow run . -e mean_score -P n_runs=3"),
+        ("keep_max", {"size": 1439, **QUICK}, "size=1439: the training set has 1438 examples"),
+        ("keep_max", {"size": 0, **QUICK}, "size=0: expected at least 1"),
+        ("keep_max", {"size": "many", **QUICK}, "'many' is not a valid integer"),
+        ("keep_max", {**QUICK}, "Missing option '--size'"),
+        ("offset_subset", {"size": 1400, "offset": 39, **QUICK}, "from 1 to 1399"),
+        ("offset_subset", {"size": 5, "offset": -1, **QUICK}, "offset=-1"),
+        ("keep_max", {"size": 5, "scores": "no.npy", **QUICK}, "scores=no.npy: no such file"),
+        ("full_data", {**QUICK}, "holds a finished run, which would be lost"),
+        ("full_data", {**QUICK, "dataset": "imagenet"}, "dataset='imagenet': expected one of digits"),
+        ("full_data", {**QUICK, "model": "vgg"}, "model='vgg': expected one of resnet18_lowres"),
+        ("full_data", {**QUICK, "exp": "../up"}, "exp='../up'"),
+        ("full_data", {**QUICK, "lr": "nan"}, "lr=nan"),
+        ("full_data", {**QUICK, "run": 7, "lr": "1e30"}, "Training diverged"),
+        ("full_data", {**QUICK, "decay_steps": "1,b"}, "expected comma-separated whole numbers"),
+        ("score", {"run": 9}, "mlflow run . -e full_data -P run=9 -P exp=full_data"),
+        ("score", {"step": 5}, "No checkpoint of step 5"),
+        ("score", {"type": "el2n"}, "type='el2n': expected one of l2_error"),
+        ("score", {"type": "forget"}, "use mean_score"),
+        ("mean_score", {"n_runs": 3}, "1 of 3 runs have no l2_error scores at step 4"),
+        ("mean_score", {"n_runs": 3}, "mlflow run . -e score -P run=2 -P score_exp=full_data -P type=l2_error -P step=4"),
+        ("mean_score", {"n_runs": 0}, "n_runs=0"),
+        ("mean_score", {"n_runs": 1}, "holds other scores (runs: [0, 1] there, [0] asked for)"),
+        ("results", {"exps_path": "nowhere"}, "exps_path=nowhere: no such folder"),
+        ("results", {"root": "nowhere"}, "No finished training run in MLflow"),
+    ],
+)
+def test_errors_say_what_was_got_and_how_to_repair_it(root, command, params, message):
+    done = datadiet(command, root, expect=2, **params)
+    assert message in " ".join(done.stderr.split()).replace("/ ", "/"), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_nothing_was_lost_by_the_refusals(root):
+    """Runs after the errors above: what was refused left no file and changed none."""
+    assert not (root / "exps/x").exists()
+    assert json.loads(score_of(root, "l2_error").with_suffix(".json").read_text())["runs"] == [0, 1]
+    assert (root / "exps/full_data/run_0/summary.json").exists()
+
+
+def test_a_diverged_run_is_failed_in_mlflow_and_unfinished_in_the_mirror(root):
+    datadiet("full_data", root, expect=2, run=8, **QUICK | {"lr": 1e30})
+    assert not (root / "exps/full_data/run_8/summary.json").exists()
+    (run,) = mlflow.search_runs(
+        experiment_names=["datadiet"], filter_string="tags.`datadiet.path` = 'full_data/run_8'", output_format="list"
+    )
+    assert run.info.status == "FAILED"
+
+
+def test_scores_of_other_data_are_refused(root):
+    record_file = score_of(root, "l2_error").with_suffix(".json")
+    copy = root / "other.npy"
+    copy.write_bytes(score_of(root, "l2_error").read_bytes())
+    record = json.loads(record_file.read_text()) | {"fingerprint": "0" * 64, "dataset": "other_digits"}
+    copy.with_suffix(".json").write_text(json.dumps(record))
+    done = datadiet("keep_max", root, expect=2, size=10, exp="y", scores=copy, **QUICK)
+    assert "scores the examples of other_digits" in done.stderr
+    copy.with_suffix(".json").unlink()
+    done = datadiet("keep_max", root, size=10, exp="y", scores=copy, **QUICK | {"num_steps": 2})
+    assert "no .json beside it, so it cannot be checked" in done.stdout
+
+
+def test_main_is_a_study_under_one_parent(tmp_path, monkeypatch):
+    """The quick study with fewer runs; a second call repeats nothing, other options are refused."""
+    import entrypoints.study
+    from datadiet.study import Plan, run_study
+
+    plan = Plan(score_types=("l2_error", "forget"), score_runs=2, runs=2, fractions=(0.5,))
+    monkeypatch.setattr(entrypoints.study, "run_study", functools.partial(run_study, plan=plan))
+    params = {"num_steps": 22, "width": 16}
+    done = datadiet("main", tmp_path, **params)
+    assert [line.split()[0] for line in done.stdout.split("scored by")[1].splitlines()[1:5]] == [
+        "full", "l2_error", "forget", "random",
+    ]  # fmt: skip
+    folder = tmp_path / "exps/main"
+    for name in ("table.csv", "accuracy.png", "scores.png", "results.csv"):
+        assert (folder / name).stat().st_size > 100
+    assert len((folder / "results.csv").read_text().splitlines()) == 1 + 2 + 4 * 2
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    found = mlflow.search_runs(experiment_names=["datadiet"], output_format="list")
+    (parent,) = (run for run in found if run.data.tags["datadiet.kind"] == "study")
+    children = [run for run in found if run is not parent]
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    artifacts = {a.path for a in mlflow.MlflowClient().list_artifacts(parent.info.run_id)}
+    assert artifacts == {"table.csv", "accuracy.png", "scores.png", "results.csv"}
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("summary.json")}
+    again = datadiet("main", tmp_path, **params)
+    assert again.stdout.count("finished before, taken as it is") == len(before) == 10
+    assert {p: p.stat().st_mtime_ns for p in folder.rglob("summary.json")} == before
+    other = datadiet("main", tmp_path, expect=2, **params | {"lr": 0.2})
+    assert "holds a run made otherwise (lr: 0.1 there, 0.2 asked for)" in " ".join(other.stderr.split())

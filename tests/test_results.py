@@ -1,0 +1,59 @@
+"""The table: exact header, exact order, the same bytes from both sources."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from datadiet import results
+from datadiet.config import TrainConfig, UserError
+from datadiet.pipeline import scored_by
+from datadiet.results import Result
+
+HEADER = (
+    "Dataset,Neural network,Scored by,No.of train datasamples,fraction of data trained on,"
+    "Train acc,Test acc,Execution time (in secs)"
+)
+
+
+def result(path: str, **changes) -> Result:
+    values = dict(zip(Result._fields, (path, "cifar10", "mlp", "l2_error", 25_000, 50_000, 0.99, 0.875, 12.345)))
+    return Result(**values | changes)
+
+
+def test_header_and_cells():
+    text = results.to_csv([result("keep_max/size_25000/run_0")])
+    assert text == f"{HEADER}\ncifar10,mlp,l2_error,25000,0.5,0.990000,0.875000,12.35\n"
+
+
+def test_order_is_by_path_with_numbers_as_numbers():
+    paths = ["b/size_10/run_0", "a/run_10", "a/run_9", "b/size_9/run_0"]
+    lines = results.to_csv([result(p, dataset=p) for p in paths]).splitlines()[1:]
+    assert [line.split(",")[0] for line in lines] == ["a/run_9", "a/run_10", "b/size_9/run_0", "b/size_10/run_0"]
+
+
+def test_the_mirror_is_read_where_runs_are_finished(tmp_path):
+    for name in ("a/run_0", "b/size_5/run_1"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "summary.json").write_text(json.dumps(result(name)._asdict() | {"more": 1}))
+    (tmp_path / "a/run_1").mkdir()
+    (tmp_path / "a/run_1/args.json").write_text("{}")
+    assert {r.path for r in results.from_mirror(tmp_path)} == {"a/run_0", "b/size_5/run_1"}
+    with pytest.raises(UserError, match="no such folder"):
+        results.from_mirror(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("config", "score_type", "words"),
+    [
+        ({}, None, "full data"),
+        ({"selector": "random"}, None, "random"),
+        ({"selector": "keep_max", "scores": "x/ckpt_1.npy"}, "l2_error", "l2_error"),
+        ({"selector": "keep_max", "scores": "x/mine.npy"}, None, "mine"),
+        ({"selector": "keep_min", "scores": "x"}, "forget", "forget (keep_min)"),
+        ({"selector": "offset", "offset": 500, "scores": "x"}, "l2_error", "l2_error (offset 500)"),
+    ],
+)
+def test_scored_by(config, score_type, words):
+    assert scored_by(TrainConfig(**config), score_type) == words
