@@ -20,6 +20,7 @@ import optax
 from flax import linen as nn
 from jax.extend.core import Literal
 
+from datadiet.conv import conv_general_dilated, on_cpu, patches, window_shifts
 from datadiet.models import Network, Variables
 
 Squares = Callable[[Any, jax.Array], jax.Array]  # (what the rule kept, g [B, …]) -> float32 [B]
@@ -176,9 +177,9 @@ def dense_rule(module: nn.Dense, inputs: jax.Array) -> AppliedRule | None:
 def conv_rule(module: nn.Conv, inputs: jax.Array) -> AppliedRule | None:
     """Two-dimensional convolution on [B, H, W, D], neither grouped, dilated nor masked."""
     size = module.kernel_size
-    dilations = (module.input_dilation, module.kernel_dilation)
-    plain = module.feature_group_count == 1 and all(d in (1, None) or set(d) == {1} for d in dilations)
-    replaced = module.mask is not None or module.conv_general_dilated or module.conv_general_dilated_cls
+    dilated = any(dilation not in (None, 1, (1, 1)) for dilation in (module.input_dilation, module.kernel_dilation))
+    plain = module.feature_group_count == 1 and not dilated and module.mask is None
+    replaced = module.conv_general_dilated_cls or module.conv_general_dilated not in (None, conv_general_dilated)
     if isinstance(size, int) or len(size) != 2 or inputs.ndim != 4 or not plain or replaced:
         return None
     if isinstance(module.padding, str) and module.padding not in ("SAME", "VALID"):
@@ -270,7 +271,7 @@ def over_examples(square: Callable[[jax.Array, jax.Array], jax.Array], a: jax.Ar
 
     XLA runs a batched product on a CPU several times slower than a loop over plain ones, which also stay in the cache.
     """
-    if jax.default_backend() == "cpu":
+    if on_cpu():
         return jax.lax.map(lambda pair: square(*pair), (a, g))
     return jax.vmap(square)(a, g)
 
@@ -292,11 +293,11 @@ def _gram_square(a: jax.Array, g: jax.Array) -> jax.Array:
 
 
 def _patch_product_square(window: Window, a: jax.Array, g: jax.Array) -> jax.Array:
-    return _product_square(_patches(window, a, g.shape), g.reshape(-1, g.shape[-1]))
+    return _product_square(_patches(window, a, g), g.reshape(-1, g.shape[-1]))
 
 
 def _patch_gram_square(window: Window, a: jax.Array, g: jax.Array) -> jax.Array:
-    return _gram_square(_patches(window, a, g.shape), g.reshape(-1, g.shape[-1]))
+    return _gram_square(_patches(window, a, g), g.reshape(-1, g.shape[-1]))
 
 
 def _shifted_gram_square(window: Window, a: jax.Array, g: jax.Array) -> jax.Array:
@@ -306,23 +307,13 @@ def _shifted_gram_square(window: Window, a: jax.Array, g: jax.Array) -> jax.Arra
     height, width, channels = padded.shape
     pixels = padded.reshape(-1, channels)
     pixels = gram(pixels, pixels).reshape(height, width, height, width)
-    inner = sum(pixels[rows, columns, rows, columns] for rows, columns in _shifts(window, g.shape))
+    inner = sum(
+        pixels[rows, columns, rows, columns]
+        for rows, columns in window_shifts(window.size, window.strides, g.shape[:2])
+    )
     g = g.reshape(-1, g.shape[-1])
     return jnp.sum(inner.reshape(len(g), len(g)) * gram(g, g))
 
 
-def _patches(window: Window, a: jax.Array, outputs: tuple[int, ...]) -> jax.Array:
-    """What the window sees at each output position: a [H, W, I] -> [h w, k² I]."""
-    padded = jnp.pad(a, (*window.padding, (0, 0)))
-    seen = [padded[rows, columns] for rows, columns in _shifts(window, outputs)]
-    return jnp.concatenate(seen, axis=-1).reshape(outputs[0] * outputs[1], -1)
-
-
-def _shifts(window: Window, outputs: tuple[int, ...]) -> list[tuple[slice, slice]]:
-    """For each place in the window: the rows and columns of the padded input that it meets."""
-
-    def lines(axis: int) -> list[slice]:
-        size, stride = window.size[axis], window.strides[axis]
-        return [slice(start, start + stride * (outputs[axis] - 1) + 1, stride) for start in range(size)]
-
-    return [(rows, columns) for rows in lines(0) for columns in lines(1)]
+def _patches(window: Window, a: jax.Array, g: jax.Array) -> jax.Array:
+    return patches(a[None], *window, g.shape[:2])[0]
