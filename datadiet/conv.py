@@ -137,8 +137,10 @@ def kernel_gradient(
 
 
 def chunk_size(examples: int, positions: int) -> int:
-    """The largest divisor of `examples` with at most CHUNK_POSITIONS positions in all, at least 1."""
-    return max(n for n in range(1, examples + 1) if examples % n == 0 and (n == 1 or n * positions <= CHUNK_POSITIONS))
+    """The largest divisor of `examples` with at most CHUNK_POSITIONS positions; all of them where it would be tiny."""
+    sizes = (n for n in range(1, examples + 1) if examples % n == 0 and (n == 1 or n * positions <= CHUNK_POSITIONS))
+    largest = max(sizes)
+    return largest if largest * positions >= CHUNK_POSITIONS // 4 else examples
 
 
 def _kernel_gradient_at_once(strides, pads, precision, a, g, shape):

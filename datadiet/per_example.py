@@ -78,7 +78,7 @@ def grad_norms_by_vmap(network: Network, variables: Variables, images: jax.Array
 
         return optax.tree.norm(jax.grad(loss)(variables["params"]))
 
-    return jax.lax.map(norm, (images, labels), batch_size=FALLBACK_BATCH)
+    return jax.lax.map(norm, (images, labels), batch_size=min(FALLBACK_BATCH, len(images)))
 
 
 # --- Tags ------------------------------------------------------------------------------------------------------------

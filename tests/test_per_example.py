@@ -18,17 +18,15 @@ by_vmap = jax.jit(per_example.grad_norms_by_vmap, static_argnums=0)
 
 
 def batch(shape, size=5, seed=0):
-    images = jax.random.normal(jax.random.key(seed), (size, *shape))
-    return images, jnp.arange(size, dtype=jnp.int32) % 3
+    images = np.random.default_rng(seed).normal(size=(size, *shape)).astype(np.float32)
+    return jnp.asarray(images), jnp.arange(size, dtype=jnp.int32) % 3
 
 
 def trained_like(network, seed=0):
     """Variables without zeros: scales, biases and running statistics as training would leave them."""
+    rng = np.random.default_rng(seed)
     variables = network.init(jax.random.key(seed))
-    leaves, tree = jax.tree.flatten(variables)
-    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    noisy = [x + 0.1 * jnp.abs(jax.random.normal(key, x.shape)) for x, key in zip(leaves, keys)]
-    return jax.tree.unflatten(tree, noisy)
+    return jax.tree.map(lambda x: x + np.float32(0.05) * rng.normal(size=x.shape).astype(np.float32), variables)
 
 
 def one_by_one(network, variables, images, labels):
@@ -183,7 +181,7 @@ def test_agrees_with_the_original(model, file):
     np.testing.assert_allclose(values, golden["score/grad_norm"], rtol=1e-4)
 
 
-def test_order_batch_size_and_jit_change_nothing():
+def test_order_and_batch_size_change_nothing():
     network = build_model("simple_cnn_0", 10, (32, 32, 3), width=4)
     variables, (images, labels) = trained_like(network), batch((32, 32, 3), size=7)
     values = np.asarray(grad_norms(network, variables, images, labels))
@@ -191,7 +189,6 @@ def test_order_batch_size_and_jit_change_nothing():
     np.testing.assert_allclose(grad_norms(network, variables, images[order], labels[order]), values[order], rtol=1e-5)
     alone = [grad_norms(network, variables, images[i : i + 1], labels[i : i + 1])[0] for i in range(7)]
     np.testing.assert_allclose(alone, values, rtol=1e-5)
-    np.testing.assert_allclose(per_example.grad_norms(network, variables, images, labels), values, rtol=1e-5)
     assert values.dtype == np.float32
     assert values.shape == (7,)
 
@@ -224,8 +221,8 @@ def test_no_gradient_of_a_parameter_is_computed():
 
 
 def test_memory_is_bounded_by_the_batch_not_by_batch_times_parameters():
-    network = build_model("resnet18_lowres", 10, (32, 32, 3), width=16)
-    variables, (images, labels) = network.init(jax.random.key(0)), batch((32, 32, 3), size=32)
+    network = Network(Layered((nn.Conv(128, (3, 3)), nn.Conv(128, (3, 3)), nn.Dense(512))), (4, 4, 64))
+    variables, (images, labels) = trained_like(network), batch((4, 4, 64), size=64)
     parameters = sum(x.size for x in jax.tree.leaves(variables["params"]))
     used = grad_norms.lower(network, variables, images, labels).compile().memory_analysis().temp_size_in_bytes
-    assert used < 0.6 * 32 * parameters * 4
+    assert used < 0.15 * 64 * parameters * 4
