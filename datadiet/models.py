@@ -12,11 +12,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from datadiet.config import UserError
+from datadiet.conv import conv_general_dilated
 
 Variables = dict[str, Any]
 
 BatchNorm = partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
-Conv = partial(nn.Conv, use_bias=False)
+BiasedConv = partial(nn.Conv, conv_general_dilated=conv_general_dilated)
+Conv = partial(BiasedConv, use_bias=False)
 
 
 class ResNetBlock(nn.Module):
@@ -95,7 +97,7 @@ class SimpleCNN(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         for level in range(3):
             for stride in (1, 2):
-                x = nn.relu(nn.Conv(self.width * 2**level, (3, 3), (stride, stride))(x))
+                x = nn.relu(BiasedConv(self.width * 2**level, (3, 3), (stride, stride))(x))
         return nn.Dense(self.num_classes)(x.mean((1, 2)))
 
 
