@@ -56,30 +56,32 @@ class TrainConfig:
         None, "Steps between two checkpoints; steps 0 and num_steps are always saved.", auto="num_steps / 10"
     )
     early_step: int = option(0, "Up to this step, checkpoints come every early_save_steps.")
-    early_save_steps: int | None = option(
-        None, "Steps between two checkpoints up to early_step.", auto="save_steps"
-    )
+    early_save_steps: int | None = option(None, "Steps between two checkpoints up to early_step.", auto="save_steps")
     random_label_fraction: float = option(0.0, "Fraction of training labels permuted among themselves, 0 to 1.")
     random_label_seed: int = option(0, "Seed of that permutation; the same for every run by default.")
     model_seed: int | None = option(None, "Seed of the initial weights.", auto=f"42 + {SEED_STRIDE} * run")
-    train_seed: int | None = option(
-        None, "Seed of example order and augmentation.", auto=f"4242 + {SEED_STRIDE} * run"
-    )
+    train_seed: int | None = option(None, "Seed of example order and augmentation.", auto=f"4242 + {SEED_STRIDE} * run")
     random_subset_seed: int | None = option(
         None, "Seed of random subsets and of ties between scores.", auto=f"4426 + {SEED_STRIDE} * run"
     )
     selector: str = option("all", "Which examples to keep: 'all' or a selector.")
     size: int | None = option(None, "Number of training examples to keep.", auto="all")
     offset: int = option(0, "Examples of smallest score to skip before the window (selector 'offset').")
-    scores: str | None = option(
-        None, "Score file (.npy) to select by.", auto="the mean score of score_exp"
-    )
+    scores: str | None = option(None, "Score file (.npy) to select by.", auto="the mean score of score_exp")
 
 
 FIELDS = {f.name: f for f in dataclasses.fields(TrainConfig)}
 LOCATION_FIELDS = frozenset({"data_dir", "test_batch_size"})  # may differ between two equal runs
 
-_AT_LEAST_ONE = ("num_steps", "train_batch_size", "test_batch_size", "log_steps", "save_steps", "early_save_steps", "width")
+_AT_LEAST_ONE = (
+    "num_steps",
+    "train_batch_size",
+    "test_batch_size",
+    "log_steps",
+    "save_steps",
+    "early_save_steps",
+    "width",
+)
 _NOT_NEGATIVE = ("run", "offset", "early_step", "lr", "beta", "weight_decay", "decay_factor")
 _SEEDS = ("random_label_seed", "model_seed", "train_seed", "random_subset_seed")
 
@@ -175,6 +177,11 @@ def saved_steps(config: TrainConfig) -> list[int]:
     early = range(0, min(config.early_step, config.num_steps) + 1, config.early_save_steps)
     late = range(0, config.num_steps + 1, config.save_steps)
     return sorted({0, config.num_steps, *early, *(t for t in late if t > config.early_step)})
+
+
+def logged_steps(config: TrainConfig) -> list[int]:
+    """Steps after which a resolved config reports metrics: every log_steps, and num_steps."""
+    return sorted({*range(config.log_steps, config.num_steps + 1, config.log_steps), config.num_steps})
 
 
 def default_score_step(config: TrainConfig) -> int:

@@ -139,7 +139,9 @@ def read_idx(path: Path, *, header_only: bool = False) -> np.ndarray | tuple[int
             zero, kind, rank = struct.unpack(">HBB", file.read(4))
             shape = struct.unpack(f">{rank}I", file.read(4 * rank))
             if (zero, kind) != (0, 8):
-                raise UserError(f"{path}: not an idx file of unsigned bytes (its magic number is {zero:#x}, {kind:#x}).")
+                raise UserError(
+                    f"{path}: not an idx file of unsigned bytes (its magic number is {zero:#x}, {kind:#x})."
+                )
             if header_only:
                 return shape
             values = np.frombuffer(file.read(), np.uint8)
@@ -225,7 +227,9 @@ def fit_images(dataset: Dataset, shape: tuple[int, ...]) -> Dataset:
     got = dataset.image_shape
     repeats = shape[2] // got[2]
     if repeats * got[2] != shape[2]:
-        raise UserError(f"{dataset.name}: images of {got[2]} channels cannot be repeated to the {shape[2]} the model takes.")
+        raise UserError(
+            f"{dataset.name}: images of {got[2]} channels cannot be repeated to the {shape[2]} the model takes."
+        )
     margins = [(0, 0)] + [((want - have) // 2, -((have - want) // 2)) for have, want in zip(got[:2], shape[:2])]
 
     def fit(images: np.ndarray) -> np.ndarray:

@@ -112,7 +112,9 @@ def find_scores(layout: ExperimentLayout, config: TrainConfig, choice: ScoreChoi
 def check_same_data(path: Path, record: dict[str, Any] | None, dataset: Dataset, say: Callable[[str], None]) -> None:
     """Refuse scores of other data; without a record, say that it cannot be checked."""
     if record is None:
-        say(f"Warning: {path} has no .json beside it, so it cannot be checked that its order is that of {dataset.name}.")
+        say(
+            f"Warning: {path} has no .json beside it, so it cannot be checked that its order is that of {dataset.name}."
+        )
     elif record["fingerprint"] != dataset.fingerprint:
         raise UserError(
             f"{path} scores the examples of {record['dataset']} (fingerprint {record['fingerprint'][:12]}), but this "
@@ -164,9 +166,7 @@ def scored_by(config: TrainConfig, score_type: str | None) -> str:
     return name + manner.get(config.selector, f" ({config.selector})")
 
 
-def write_inputs(
-    run_dir: Path, config: TrainConfig, exp: str, dataset: Dataset, kept, values, labels, touched
-) -> None:
+def write_inputs(run_dir: Path, config: TrainConfig, exp: str, dataset: Dataset, kept, values, labels, touched) -> None:
     """args.json, kept.csv for a subset, random_labels.csv where labels were randomised."""
     facts = {
         "fingerprint": dataset.fingerprint,
@@ -217,7 +217,9 @@ def train_run(config: TrainConfig, exp: str, place: Place, choice: ScoreChoice =
     dataset = data.fit_images(dataset, models.input_shape(config.model, dataset.image_shape))
     if config.augment and len(dataset.image_shape) != 3:
         raise UserError(f"augment=true needs images; {dataset.name} has vectors: -P augment=false.")
-    labels, touched = data.randomize_labels(dataset.train_labels, config.random_label_fraction, config.random_label_seed)
+    labels, touched = data.randomize_labels(
+        dataset.train_labels, config.random_label_fraction, config.random_label_seed
+    )
     kept, values, score_type = choose(config, dataset, place)
     kept_by = scored_by(config, score_type)
     if place.reuse and not place.overwrite and (summary := reusable(run_dir, config, dataset)):
@@ -257,7 +259,9 @@ def train_run(config: TrainConfig, exp: str, place: Place, choice: ScoreChoice =
             "mlflow_run_id": tracked.id,
         }
         store.write_json(run_dir / "summary.json", summary)
-    place.progress.say(f"{name}: test accuracy {summary['test_acc']:.4f} in {summary['total_seconds']:.1f} s -> {run_dir}")
+    place.progress.say(
+        f"{name}: test accuracy {summary['test_acc']:.4f} in {summary['total_seconds']:.1f} s -> {run_dir}"
+    )
     return summary
 
 

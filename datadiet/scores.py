@@ -88,7 +88,9 @@ def _rows(array: np.ndarray | jax.Array, first: int, size: int) -> np.ndarray | 
 @partial(jax.jit, static_argnames=("kinds", "network", "prepare"))
 def _score_batch(kinds, network, prepare, variables, images, labels):
     images = prepare(images)
-    values = {kind: GRADIENT_SCORES[kind](network, variables, images, labels) for kind in kinds if kind in GRADIENT_SCORES}
+    values = {
+        kind: GRADIENT_SCORES[kind](network, variables, images, labels) for kind in kinds if kind in GRADIENT_SCORES
+    }
     if len(values) < len(kinds):
         logits = network.apply(variables, images)
         values |= {kind: LOGIT_SCORES[kind](logits, labels) for kind in kinds if kind in LOGIT_SCORES}

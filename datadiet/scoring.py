@@ -60,7 +60,9 @@ def _record(kind: str, path: Path, values: np.ndarray, identity: dict, provenanc
         store.save_scores(path, values, identity, provenance)
         tracked.log_input(identity["dataset"], identity["fingerprint"], "scoring", num_rows=len(values))
         tracked.log_metrics(statistics(values) | {"time/total_seconds": seconds}, provenance["step"])
-    place.progress.say(f"{kind} at step {provenance['step']}: mean {np.nanmean(values):.4f} in {seconds:.1f} s -> {path}")
+    place.progress.say(
+        f"{kind} at step {provenance['step']}: mean {np.nanmean(values):.4f} in {seconds:.1f} s -> {path}"
+    )
     return path
 
 

@@ -187,7 +187,7 @@ def save_checkpoint(run_dir: Path, state: TrainState) -> None:
     import orbax.checkpoint as ocp
 
     state = jax.device_get(state)
-    training = {"step": state.step, "opt_state": jax.tree.leaves(state.opt_state)}
+    training = {"step": state.step, "sums": state.sums, "opt_state": jax.tree.leaves(state.opt_state)}
     if state.forgetting:
         training["forgetting"] = state.forgetting._asdict()
     items = {"variables": state.variables, "training": training}
@@ -239,6 +239,7 @@ def load_state(run_dir: Path, step: int, like: TrainState) -> TrainState:
         params=variables["params"],
         batch_stats=variables["batch_stats"],
         opt_state=jax.tree.unflatten(jax.tree.structure(like.opt_state), training["opt_state"]),
+        sums=training["sums"],
         forgetting=Forgetting(**training["forgetting"]) if like.forgetting else None,
     )
     return jax.tree.map(jnp.array, restored)

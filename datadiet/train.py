@@ -18,7 +18,7 @@ import numpy as np
 import optax
 
 from datadiet import data, trajectory
-from datadiet.config import TrainConfig, UserError, saved_steps
+from datadiet.config import TrainConfig, UserError, logged_steps, saved_steps
 from datadiet.data import Dataset
 from datadiet.models import Network, Variables
 
@@ -38,6 +38,7 @@ class TrainState(NamedTuple):
     params: Any
     batch_stats: Any
     opt_state: optax.OptState
+    sums: jax.Array  # float32 [2]: loss and accuracy summed over the steps since the last report
     forgetting: trajectory.Forgetting | None
 
     @property
@@ -106,6 +107,7 @@ def initial_state(network: Network, config: TrainConfig, num_examples: int) -> T
         params=variables["params"],
         batch_stats=variables["batch_stats"],
         opt_state=optimizer(config).init(variables["params"]),
+        sums=jnp.zeros(2),
         forgetting=trajectory.start_forgetting(num_examples) if config.track_forgetting else None,
     )
 
@@ -117,12 +119,8 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 def train_step(
     network: Network, config: TrainConfig, key: jax.Array, train: DeviceData, state: TrainState, ids: jax.Array
-) -> tuple[TrainState, jax.Array]:
-    """One optimizer step on the examples `ids` [B].
-
-    Returns:
-        The new state, and float32 [2]: mean loss and accuracy of the batch before the update.
-    """
+) -> TrainState:
+    """One optimizer step on the examples `ids` [B]; its metrics are those of the batch before the update."""
     key = jax.random.fold_in(key, state.step + 1)
     images = train.batch(data.augment(key, train.images, ids) if config.augment else train.images[ids])
     labels = train.labels[ids]
@@ -136,23 +134,15 @@ def train_step(
     correct = logits.argmax(-1) == labels
     forgetting = state.forgetting and trajectory.update_forgetting(state.forgetting, ids, correct)
     params = optax.apply_updates(state.params, updates)
-    new = TrainState(state.step + 1, params, batch_stats, opt_state, forgetting)
-    return new, jnp.stack([value, correct.mean()])
+    sums = state.sums + jnp.stack([value, correct.mean()])
+    return TrainState(state.step + 1, params, batch_stats, opt_state, sums, forgetting)
 
 
-def _run_step(network, config, key, train, state, sums, ids):
-    """One step on ids [B]; `sums` accumulates its metrics."""
-    state, values = train_step(network, config, key, train, state, ids)
-    return state, sums + values
-
-
-def _run_chunk(network, config, key, train, state, sums, ids, num_steps):
+def _run_chunk(network, config, key, train, state, ids, num_steps):
     """The first `num_steps` rows of ids [CHUNK_STEPS, B]; a dynamic count, so one program serves all."""
-
-    def body(i, carry):
-        return _run_step(network, config, key, train, *carry, ids[i])
-
-    return jax.lax.fori_loop(0, num_steps, body, (state, sums))
+    return jax.lax.fori_loop(
+        0, num_steps, lambda i, state: train_step(network, config, key, train, state, ids[i]), state
+    )
 
 
 def _evaluate(network: Network, batch_size: int, variables: Variables, split: DeviceData) -> jax.Array:
@@ -189,9 +179,11 @@ class Clock:
         self.seconds[name] += time.perf_counter() - start
         return result
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self, steps: int, batch_size: int) -> dict[str, float]:
+        """Seconds so far, and the mean rate of training."""
         spent = {f"time/{name}_seconds": value for name, value in self.seconds.items()}
-        return spent | {"time/total_seconds": time.perf_counter() - self.begin}
+        spent["time/total_seconds"] = time.perf_counter() - self.begin
+        return spent | {"examples_per_second": steps * batch_size / max(self.seconds["train"], 1e-9)}
 
 
 def _program(clock: Clock, function: Callable, static: tuple, arguments: tuple, donate: tuple[int, ...] = ()):
@@ -202,38 +194,6 @@ def _program(clock: Clock, function: Callable, static: tuple, arguments: tuple, 
     program = _compiled(function, static, (tuple(leaves), treedef), donate)
     clock.seconds["compile"] += time.perf_counter() - start
     return program
-
-
-def _loops_on_device(state: TrainState) -> bool:
-    """Whether the loop over steps is best compiled.
-
-    XLA's CPU backend runs the gradient of a convolution inside a loop some 30 times slower
-    than outside (0.10.2, seen with simple_cnn_0 at batch 128); everything else is faster in it.
-    """
-    has_convolution = any(jnp.ndim(leaf) == 4 for leaf in jax.tree.leaves(state.params))
-    return jax.default_backend() != "cpu" or not has_convolution
-
-
-def _stepper(clock: Clock, static: tuple, key, train: DeviceData, state: TrainState, batch_size: int) -> Callable:
-    """A compiled (state, sums, ids [n, B]) -> (state, sums) for n up to CHUNK_STEPS; consumes state and sums."""
-    ids, sums = np.zeros((CHUNK_STEPS, batch_size), np.int32), jnp.zeros(2)
-    if _loops_on_device(state):
-        chunk = _program(clock, _run_chunk, static, (key, train, state, sums, ids, np.int32(0)), donate=(2, 3))
-
-        def run(state, sums, rows):
-            ids[: len(rows)] = rows
-            return chunk(key, train, state, sums, ids, np.int32(len(rows)))
-
-        return run
-
-    step = _program(clock, _run_step, static, (key, train, state, sums, ids[0]), donate=(2, 3))
-
-    def run_one_by_one(state, sums, rows):
-        for row in rows:
-            state, sums = step(key, train, state, sums, row)
-        return state, sums
-
-    return run_one_by_one
 
 
 def fit(
@@ -260,48 +220,56 @@ def fit(
         UserError: the loss is no longer finite (with the steps between which it happened).
     """
     clock, began = Clock(), int(state.step)
-    step = began
     key = jax.random.key(config.train_seed)
-    saves = frozenset(saved_steps(config))
-    stops = sorted(saves | set(range(0, config.num_steps, config.log_steps)) | {config.num_steps})
-    static = (network, replace(TrainConfig(), **{name: getattr(config, name) for name in PROGRAM_FIELDS}))
     batch_size = min(config.train_batch_size, len(kept))
-    run_steps = _stepper(clock, static, key, train, state, batch_size)
+    ids = np.zeros((CHUNK_STEPS, batch_size), np.int32)
+    static = (network, replace(TrainConfig(), **{name: getattr(config, name) for name in PROGRAM_FIELDS}))
+    run_chunk = _program(clock, _run_chunk, static, (key, train, state, ids, np.int32(0)), donate=(2,))
     eval_static = (network, min(config.test_batch_size, len(test.labels)))
     evaluate = _program(clock, _evaluate, eval_static, (state.variables, test))
     member = np.zeros(len(train.labels), bool)
     member[kept] = True
+    saves, logs = frozenset(saved_steps(config)), frozenset(logged_steps(config))
 
+    step = began
     if step == 0:
         yield Report(0, state, {}, save=True)
-    reported, seconds_before, sums = step, 0.0, jnp.zeros(2)
-    for stop in (s for s in stops if s > step):
+    for stop in sorted(t for t in saves | logs if t > began):
         while step < stop:
             pace = clock.seconds["train"] / max(1, step - began)
             count = min(stop - step, CHUNK_STEPS, max(1, int(CHUNK_SECONDS / max(pace, 1e-9))))
-            ids = data.batch_ids(kept, batch_size, config.train_seed, step + 1, count)
-            state, sums = clock.timed("train", run_steps, state, sums, ids)
+            ids[:count] = data.batch_ids(kept, batch_size, config.train_seed, step + 1, count)
+            state = clock.timed("train", run_chunk, key, train, state, ids, np.int32(count))
             step += count
             progress(count)
         metrics: dict[str, float] = {}
-        if stop % config.log_steps == 0 or stop == config.num_steps:
-            loss, accuracy = (float(v) / (step - reported) for v in sums)
-            if not np.isfinite(loss):
-                raise UserError(
-                    f"Training diverged: the loss was not finite between steps {reported + 1} and {step}. "
-                    f"Try a smaller lr (it was {config.lr})."
-                )
-            test_loss, test_accuracy = map(float, clock.timed("eval", evaluate, state.variables, test))
-            seconds = clock.seconds["train"] - seconds_before
-            metrics = {
-                "train_loss": loss,
-                "train_acc": accuracy,
-                "test_loss": test_loss,
-                "test_acc": test_accuracy,
-                "lr": float(learning_rate(config, step)),
-                "examples_per_second": (step - reported) * batch_size / max(seconds, 1e-9),
-                **(trajectory.forgetting_summary(state.forgetting, member) if state.forgetting else {}),
-                **clock.metrics(),
-            }
-            reported, seconds_before, sums = step, clock.seconds["train"], jnp.zeros(2)
+        if stop in logs:
+            test_values = clock.timed("eval", evaluate, state.variables, test)
+            metrics = _metrics(config, state, test_values, member) | clock.metrics(step - began, batch_size)
+            state = state._replace(sums=jnp.zeros(2))
         yield Report(step, state, metrics, save=stop in saves)
+
+
+def _metrics(config: TrainConfig, state: TrainState, test_values: jax.Array, member: np.ndarray) -> dict[str, float]:
+    """Metrics of a report, all but the timings.
+
+    Raises:
+        UserError: the training loss since the last report is not finite.
+    """
+    step = int(state.step)
+    since = max(t for t in (0, *logged_steps(config)) if t < step)
+    loss, accuracy = (float(total) / (step - since) for total in state.sums)
+    if not np.isfinite(loss):
+        raise UserError(
+            f"Training diverged: the loss was not finite between steps {since + 1} and {step}. "
+            f"Try a smaller lr (it was {config.lr})."
+        )
+    test_loss, test_accuracy = map(float, test_values)
+    return {
+        "train_loss": loss,
+        "train_acc": accuracy,
+        "test_loss": test_loss,
+        "test_acc": test_accuracy,
+        "lr": float(learning_rate(config, step)),
+        **(trajectory.forgetting_summary(state.forgetting, member) if state.forgetting else {}),
+    }

@@ -89,4 +89,3 @@ def forgetting_scores(ids: np.ndarray, correct: np.ndarray, num_examples: int) -
 
     stats, _ = jax.lax.scan(step, start_forgetting(num_examples), jax.tree.map(jnp.asarray, rows))
     return forgetting_values(stats)
-

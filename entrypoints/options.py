@@ -123,7 +123,10 @@ def typed_command(ctx: click.Context) -> str:
         given = ctx.get_parameter_source(param.name) != ParameterSource.DEFAULT
         if given and value is not None and value != param.get_default(ctx):
             text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            words += ["-P", shlex.quote(f"{param.opts[0].lstrip('-')}={text.lower() if isinstance(value, bool) else text}")]
+            words += [
+                "-P",
+                shlex.quote(f"{param.opts[0].lstrip('-')}={text.lower() if isinstance(value, bool) else text}"),
+            ]
     return " ".join(words)
 
 
@@ -150,4 +153,3 @@ def repairable(command: Callable) -> Callable:
             raise failure from None
 
     return wrapped
-

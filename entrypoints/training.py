@@ -9,7 +9,14 @@ import click
 from datadiet.pipeline import ScoreChoice, train_run
 
 from .options import (
-    SCORE_EXP, Optional, config_option, make_config, make_place, place_options, repairable, required_option,
+    SCORE_EXP,
+    Optional,
+    config_option,
+    make_config,
+    make_place,
+    place_options,
+    repairable,
+    required_option,
     training_options,
 )  # fmt: skip
 

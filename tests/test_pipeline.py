@@ -213,7 +213,11 @@ def test_the_table_is_the_same_from_mlflow_and_from_the_mirror(root, runs):
         ("score", {"type": "el2n"}, "type='el2n': expected one of l2_error"),
         ("score", {"type": "forget"}, "use mean_score"),
         ("mean_score", {"n_runs": 3}, "1 of 3 runs have no l2_error scores at step 4"),
-        ("mean_score", {"n_runs": 3}, "mlflow run . -e score -P run=2 -P score_exp=full_data -P type=l2_error -P step=4"),
+        (
+            "mean_score",
+            {"n_runs": 3},
+            "mlflow run . -e score -P run=2 -P score_exp=full_data -P type=l2_error -P step=4",
+        ),
         ("mean_score", {"n_runs": 0}, "n_runs=0"),
         ("mean_score", {"n_runs": 1}, "holds other scores (runs: [0, 1] there, [0] asked for)"),
         ("results", {"exps_path": "nowhere"}, "exps_path=nowhere: no such folder"),

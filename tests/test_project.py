@@ -47,7 +47,9 @@ def test_imports_only_go_down():
         assert not above, f"{name} imports {above}, which {'is' if len(above) == 1 else 'are'} not below it"
 
 
-@pytest.mark.parametrize(("library", "owner"), [("mlflow", "tracking"), ("orbax", "store"), ("tensorflow_datasets", "")])
+@pytest.mark.parametrize(
+    ("library", "owner"), [("mlflow", "tracking"), ("orbax", "store"), ("tensorflow_datasets", "")]
+)
 def test_a_library_has_one_owner(library, owner):
     for path in [*(PROJECT / "datadiet").glob("*.py"), *(PROJECT / "entrypoints").glob("*.py")]:
         assert path.stem == owner or library not in imported(path), path

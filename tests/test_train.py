@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -70,32 +69,42 @@ def test_a_run_repeats_itself_and_learns(digits):
     one, other = run(digits, num_steps=55), run(digits, num_steps=55)
     equal(one[-1].state, other[-1].state)
     assert one[-1].metrics["test_acc"] > 0.9
-    assert one[-1].metrics["train_loss"] < one[1].metrics["train_loss"] if one[1].metrics else True
+    losses = [r.metrics["train_loss"] for r in one if r.metrics]
+    assert losses[-1] < losses[0]
 
 
 def test_how_often_is_reported_and_saved_changes_nothing(digits):
     rare = run(digits, num_steps=30, log_steps=30, save_steps=30)
     often = run(digits, num_steps=30, log_steps=4, save_steps=7, early_step=3, early_save_steps=1)
-    equal(rare[-1].state, often[-1].state)
+    equal(rare[-1].state._replace(sums=0), often[-1].state._replace(sums=0))
     assert [r.step for r in often if r.save] == [0, 1, 2, 3, 7, 14, 21, 28, 30]
     assert [r.step for r in often if r.metrics] == [4, 8, 12, 16, 20, 24, 28, 30]
 
 
 def test_a_run_continued_from_the_middle_ends_the_same(digits):
-    whole = run(digits, num_steps=30, save_steps=10)
-    network, train_split, test_split, config, _ = setup(digits, num_steps=30, save_steps=10)
+    """Also in the middle between two reports: the sums of the metrics are part of the state."""
+    given = {"num_steps": 30, "save_steps": 10, "log_steps": 15}
+    whole = run(digits, **given)
+    network, train_split, test_split, config, _ = setup(digits, **given)
     middle = jax.tree.map(jnp.array, next(r.state for r in whole if r.step == 10))
     kept = np.arange(digits.num_examples, dtype=np.int32)
-    *_, last = train.fit(network, train_split, test_split, kept, config, middle)
-    equal(whole[-1].state, jax.device_get(last.state))
+    rest = list(train.fit(network, train_split, test_split, kept, config, middle))
+    assert [r.step for r in rest] == [15, 20, 30]
+    equal(whole[-1].state, jax.device_get(rest[-1].state))
+    for one, other in zip(whole[-3:], rest):
+        timeless = [{k: v for k, v in r.metrics.items() if "second" not in k} for r in (one, other)]
+        assert timeless[0] == timeless[1]
 
 
-def test_compiled_loop_and_single_steps_agree(digits, monkeypatch):
+def test_the_compiled_loop_agrees_with_single_steps(digits):
     looped = run(digits, num_steps=12, augment=True)
-    monkeypatch.setattr(train, "_loops_on_device", lambda state: False)
-    single = run(digits, num_steps=12, augment=True)
-    for one, other in zip(jax.tree.leaves(looped[-1].state), jax.tree.leaves(single[-1].state)):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    network, train_split, _, config, state = setup(digits, num_steps=12, augment=True)
+    everything = np.arange(digits.num_examples, dtype=np.int32)
+    for ids in data.batch_ids(everything, 128, config.train_seed, 1, 12):
+        state = train.train_step(network, config, jax.random.key(config.train_seed), train_split, state, ids)
+    alike = (looped[-1].state._replace(sums=0), state._replace(sums=0))
+    for one, other in zip(*map(jax.tree.leaves, alike)):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
 def test_training_on_a_subset_touches_only_the_subset(digits):
@@ -123,7 +132,7 @@ def test_forgetting_while_training_equals_the_history(digits):
         images = train_split.batch(train_split.images[row])
         history.append(np.asarray(network.apply(state.variables, images).argmax(-1) == train_split.labels[row]))
         key = jax.random.key(config.train_seed)
-        state, _ = train.train_step(network, config, key, train_split, state, row)
+        state = train.train_step(network, config, key, train_split, state, row)
     *_, last = run(digits, num_steps=40)
     expected = oracles.forgetting(ids, np.array(history), digits.num_examples)
     from datadiet.trajectory import forgetting_values
@@ -147,7 +156,9 @@ def test_evaluation_counts_every_example_once(digits, batch_size):
 
 def test_seeds_change_what_they_say(digits):
     base = run(digits, num_steps=3)
-    assert not np.array_equal(*(jax.tree.leaves(r[0].state.params)[1] for r in (base, run(digits, num_steps=3, model_seed=1))))
+    assert not np.array_equal(
+        *(jax.tree.leaves(r[0].state.params)[1] for r in (base, run(digits, num_steps=3, model_seed=1)))
+    )
     other_order = run(digits, num_steps=3, train_seed=1)
     equal(base[0].state.params, other_order[0].state.params)
     assert not np.array_equal(base[-1].state.forgetting.presentations, other_order[-1].state.forgetting.presentations)
@@ -163,7 +174,9 @@ def test_labels_given_are_the_labels_trained_on(digits):
 
 
 def test_divergence_stops_with_the_steps(digits):
-    with pytest.raises(UserError, match=r"diverged: the loss was not finite between steps 1 and 11.*lr \(it was 1e\+20\)"):
+    with pytest.raises(
+        UserError, match=r"diverged: the loss was not finite between steps 1 and 11.*lr \(it was 1e\+20\)"
+    ):
         run(digits, lr=1e20)
 
 
@@ -179,6 +192,3 @@ def test_programs_are_shared_between_runs_of_a_study(digits):
     run(digits, num_steps=5, run=0)
     again = run(digits, num_steps=5, run=1)
     assert again[-1].metrics["time/compile_seconds"] < 0.2
-    network, *_ = setup(digits, num_steps=5)
-    assert hash(network) == hash(setup(digits, num_steps=5)[0])
-    assert replace(TrainConfig()) == TrainConfig()

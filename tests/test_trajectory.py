@@ -35,9 +35,7 @@ def test_one_example_at_a_time():
 
 
 def test_a_member_not_yet_presented_has_no_presentations_and_others_are_nan():
-    stats = trajectory.update_forgetting(
-        trajectory.start_forgetting(4), np.array([0], np.int32), np.array([False])
-    )
+    stats = trajectory.update_forgetting(trajectory.start_forgetting(4), np.array([0], np.int32), np.array([False]))
     values = trajectory.forgetting_values(stats, member=np.array([True, True, False, False]))
     np.testing.assert_array_equal(values, [1, 0, np.nan, np.nan])
     summary = trajectory.forgetting_summary(stats, np.array([True, True, False, False]))
