@@ -118,7 +118,8 @@ def check_same_data(path: Path, record: dict[str, Any] | None, dataset: Dataset,
     elif record["fingerprint"] != dataset.fingerprint:
         raise UserError(
             f"{path} scores the examples of {record['dataset']} (fingerprint {record['fingerprint'][:12]}), but this "
-            f"run trains on {dataset.name} ({dataset.fingerprint[:12]}). Pass the -P dataset that was scored, or its scores."
+            f"run trains on {dataset.name} ({dataset.fingerprint[:12]}). "
+            "Pass the -P dataset that was scored, or scores of this one."
         )
 
 

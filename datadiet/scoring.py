@@ -129,10 +129,12 @@ def mean_run(kind: str, n_runs: int, step: int | None, source_exp: str, exp: str
     folder = place.layout.experiment(source_exp)
     paths = [store.score_file(folder / f"run_{run}", kind, step) for run in range(n_runs)]
     if missing := [run for run, path in enumerate(paths) if not path.exists()]:
-        raise UserError("\n".join([
-            f"{len(missing)} of {n_runs} runs have no {kind} scores at step {step}; the first is {paths[missing[0]]}. Make them:",
+        lines = [
+            f"{len(missing)} of {n_runs} runs have no {kind} scores at step {step}; "
+            f"the first is {paths[missing[0]]}. Make them:",
             *(f"  {_command(kind, step, run, source_exp)}" for run in missing),
-        ]))  # fmt: skip
+        ]
+        raise UserError("\n".join(lines))
     loaded = [store.load_scores(path) for path in paths]
     records = [record for _, record in loaded]
     for path, record in zip(paths, records):

@@ -87,15 +87,14 @@ def training_options(without: tuple[str, ...] = (), **defaults: Any) -> Callable
     return decorate
 
 
+ROOT = click.option("--root", type=click.Path(path_type=Path), default=".", help="Folder of exps/.  [default: .]")
+EXP = click.option("--exp", type=Optional(click.STRING), help="Experiment folder below exps/.  [default: see above]")
+OVERWRITE = click.option("--overwrite", type=click.BOOL, default=False, help="Replace old results.  [default: false]")
+
+
 def place_options(command: Callable) -> Callable:
     """root, exp and overwrite."""
-    for decorate in (
-        click.option("--overwrite", type=click.BOOL, default=False, help="Replace what is in the way.  [default: false]"),
-        click.option("--exp", type=Optional(click.STRING), help="Experiment folder below exps/.  [default: see above]"),
-        click.option("--root", type=click.Path(path_type=Path), default=".", help="Folder that holds exps/.  [default: .]"),
-    ):  # fmt: skip
-        command = decorate(command)
-    return command
+    return ROOT(EXP(OVERWRITE(command)))
 
 
 SCORE_EXP = click.option(

@@ -12,9 +12,11 @@ from datadiet.scoring import mean_run, score_run
 from .options import SCORE_EXP, Optional, make_place, place_options, repairable
 
 STEP = click.option(
-    "--step", type=Optional(click.INT), help="Optimizer steps done by the network that scores; 0 is the untrained one.  "
+    "--step",
+    type=Optional(click.INT),
+    help="Optimizer steps done by the network that scores; 0 is the untrained one.  "
     "[default: the first checkpoint after a tenth of training]",
-)  # fmt: skip
+)
 
 
 def _experiments(score_exp: str | None, exp: str | None) -> tuple[str, str]:

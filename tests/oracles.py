@@ -47,7 +47,7 @@ def forgetting(ids: np.ndarray, correct: np.ndarray, num_examples: int) -> np.nd
         elif not any(seen):
             scores.append(len(seen))
         else:
-            scores.append(sum(1 for before, after in zip(seen, seen[1:]) if before and not after))
+            scores.append(sum(seen[k - 1] and not seen[k] for k in range(1, len(seen))))
     return np.array(scores, float)
 
 
