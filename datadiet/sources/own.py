@@ -1,0 +1,166 @@
+"""Anybody's data: a folder of images, or arrays in an npz file."""
+
+from __future__ import annotations
+
+import warnings
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from datadiet.config import UserError
+from datadiet.sources import Splits, integer_labels
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"})
+TEST_FOLDERS = ("test", "val", "valid", "validation")  # the first that exists is the test set
+NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
+
+
+def resolve_path(path: str, data_dir: Path | None) -> Path:
+    """A path of the user's, taken from data_dir where one is given."""
+    return ((data_dir or Path()).expanduser() / Path(path).expanduser()).absolute()
+
+
+# --- folder:PATH --------------------------------------------------------------------------------
+
+
+def _split_folders(path: str, data_dir: Path | None) -> tuple[Path, Path]:
+    root = resolve_path(path, data_dir)
+    layout = f"expected {root}/train/CLASS/IMAGE and {root}/test/CLASS/IMAGE (or val, valid, validation)"
+    if not (root / "train").is_dir():
+        raise UserError(f"folder:{path}: no folder {root / 'train'}; {layout}.")
+    tests = [root / name for name in TEST_FOLDERS if (root / name).is_dir()]
+    if not tests:
+        raise UserError(f"folder:{path}: no test split: {layout}.")
+    if len(tests) > 1:
+        others = ", ".join(folder.name for folder in tests[1:])
+        warnings.warn(f"folder:{path}: {tests[0].name} is the test set; {others} is not used.", stacklevel=2)
+    return root / "train", tests[0]
+
+
+def _image_files(name: str, folder: Path) -> dict[str, list[Path]]:
+    """Image files of each class in order of their relative path; hidden files are passed over."""
+    found: dict[str, list[Path]] = {}
+    ignored = []
+    for path in folder.rglob("*"):
+        parts = path.relative_to(folder).parts
+        if any(part.startswith(".") for part in parts) or not path.is_file():
+            continue
+        if path.suffix.lower() in SUFFIXES and len(parts) > 1:
+            found.setdefault(parts[0], []).append(path)
+        else:
+            ignored.append(path)
+    if ignored:
+        warnings.warn(f"{name}: {len(ignored)} files are no images of a class: {min(ignored)} …", stacklevel=3)
+    empty = [p.name for p in folder.iterdir() if p.is_dir() and p.name not in found and not p.name.startswith(".")]
+    if empty:
+        raise UserError(f"{name}: no image in {folder / min(empty)}; add images or remove the folder.")
+    return {label: found[label] for label in sorted(found)}
+
+
+def _in_order(folder: Path, classes: dict[str, list[Path]]) -> list[tuple[str, Path]]:
+    """(relative path, path), sorted by the former: a plain string, so no locale changes the order."""
+    return sorted((path.relative_to(folder).as_posix(), path) for paths in classes.values() for path in paths)
+
+
+def folder_files(path: str, data_dir: Path | None) -> list[Path]:
+    """Every image of both splits."""
+    folders = _split_folders(path, data_dir)
+    return [file for folder in folders for paths in _image_files(f"folder:{path}", folder).values() for file in paths]
+
+
+def count_folder(path: str, data_dir: Path | None) -> int:
+    """N, by listing the training folder."""
+    train, _ = _split_folders(path, data_dir)
+    return sum(map(len, _image_files(f"folder:{path}", train).values()))
+
+
+def load_folder(path: str, data_dir: Path | None) -> Splits:
+    """Images in train/CLASS/… and test/CLASS/…; ids are paths below train, and their order is the canonical one.
+
+    Raises:
+        UserError: no test split, an empty class, a class only in test, an unreadable image,
+            images of different sizes.
+    """
+    from datadiet.sources.images import read_images
+
+    name = f"folder:{path}"
+    folders = _split_folders(path, data_dir)
+    classes = [_image_files(name, folder) for folder in folders]
+    if not classes[0]:
+        raise UserError(f"{name}: no image in {folders[0]}; expected {folders[0]}/CLASS/IMAGE.")
+    class_names = tuple(classes[0])
+    unknown = [label for label in classes[1] if label not in class_names]
+    if unknown:
+        raise UserError(
+            f"{name}: class {unknown[0]} is present only in the test split; {folders[0]} has {', '.join(class_names)}: "
+            f"add training images or remove {folders[1] / unknown[0]}."
+        )
+    ordered = [_in_order(folder, found) for folder, found in zip(folders, classes)]
+    files = ordered[0] + ordered[1]
+    images = read_images([str(file) for _, file in files], lambda i: files[i][1])
+    index = {label: i for i, label in enumerate(class_names)}
+    labels = np.array([index[relative.split("/", 1)[0]] for relative, _ in files], np.int32)
+    n = len(ordered[0])
+    ids = np.array([relative for relative, _ in ordered[0]])
+    return Splits(images[:n], labels[:n], images[n:], labels[n:], ids, class_names)
+
+
+# --- npz:PATH -----------------------------------------------------------------------------------
+
+
+def npz_files(path: str, data_dir: Path | None) -> list[Path]:
+    """The npz file itself."""
+    file = resolve_path(path, data_dir)
+    if not file.is_file():
+        raise UserError(f"npz:{path}: no file {file}; expected an npz file with {', '.join(NPZ_KEYS)}.")
+    return [file]
+
+
+def _arrays(path: str, data_dir: Path | None, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Arrays of the file by name; the optional `ids_train` where it is asked for and there."""
+    file = npz_files(path, data_dir)[0]
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            missing = [key for key in NPZ_KEYS if key not in archive]
+            if missing:
+                raise UserError(
+                    f"npz:{path}: no {missing[0]} in {file}, which has {', '.join(archive.files)}; expected "
+                    f"{', '.join(NPZ_KEYS)}: np.savez({file.name!r}, x_train=…, y_train=…, x_test=…, y_test=…)."
+                )
+            return {key: archive[key] for key in keys if key in archive}
+    except (ValueError, OSError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"npz:{path}: {file} cannot be read as an npz of plain arrays ({error}); save it again.") from error
+
+
+def count_npz(path: str, data_dir: Path | None) -> int:
+    """N, from the training labels alone."""
+    return len(_arrays(path, data_dir, ("y_train",))["y_train"])
+
+
+def _examples(name: str, which: str, values: np.ndarray) -> np.ndarray:
+    """uint8 [N, H, W, D] as it is, uint8 [N, H, W] as grey images, [N, D] of any number as float32."""
+    if values.ndim == 2 and (np.issubdtype(values.dtype, np.integer) or np.issubdtype(values.dtype, np.floating)):
+        with np.errstate(over="ignore"):  # beyond float32: infinite, and refused as such
+            return values.astype(np.float32)
+    if values.dtype == np.uint8 and values.ndim in (3, 4):
+        return values if values.ndim == 4 else values[..., None]
+    raise UserError(
+        f"{name}: {which} is {values.dtype} {list(values.shape)}; expected images uint8 [N, H, W] or [N, H, W, D] "
+        "(from floats in 0..1: (255 * x).round().astype('uint8')), or vectors [N, D]."
+    )
+
+
+def load_npz(path: str, data_dir: Path | None) -> Splits:
+    """x_train, y_train, x_test, y_test (the layout of Keras) and, optionally, ids_train, in file order.
+
+    Raises:
+        UserError: an array is missing or of another form than images or vectors with labels.
+    """
+    name = f"npz:{path}"
+    arrays = _arrays(path, data_dir, (*NPZ_KEYS, "ids_train"))
+    x_train, x_test = (_examples(name, key, arrays[key]) for key in ("x_train", "x_test"))
+    y_train, y_test = (integer_labels(name, key, arrays[key]) for key in ("y_train", "y_test"))
+    ids = arrays.get("ids_train", np.array([f"train_{i:06d}" for i in range(len(x_train))]))
+    return Splits(x_train, y_train, x_test, y_test, ids.astype(str))
