@@ -68,7 +68,8 @@ def _run_builder(tfds_name: str, name: str, data_dir: Path | None, given: Path |
     if not archives and not may_download:
         raise UserError(
             f"{name}: download is off and the files that tensorflow-datasets builds it from are not known here. "
-            f"Prepare it elsewhere with `tfds build {tfds_name} --file_format=array_record` and copy its folder to {root}."
+            f"Prepare it elsewhere with `tfds build {tfds_name} --file_format=array_record` and copy the folder to "
+            f"{root}."
         )
     archives = tuple(archive._replace(file_name=path.name) for archive, path in zip(archives, paths))
     config = tfds.download.DownloadConfig(

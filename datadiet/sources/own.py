@@ -131,7 +131,7 @@ def _arrays(path: str, data_dir: Path | None, keys: tuple[str, ...]) -> dict[str
                 )
             return {key: archive[key] for key in keys if key in archive}
     except (ValueError, OSError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"npz:{path}: {file} cannot be read as an npz of plain arrays ({error}); save it again.") from error
+        raise UserError(f"npz:{path}: {file} cannot be read as npz of plain arrays ({error}); save again.") from error
 
 
 def count_npz(path: str, data_dir: Path | None) -> int:
