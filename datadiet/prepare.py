@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tarfile
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from datadiet import data
 from datadiet.config import UserError
 from datadiet.fetch import ARCHIVES, obtain, place
 from datadiet.sources import cinic10, embedded, prepare_command, tfds_folder
+
+LEFTOVER_SECONDS = 3600.0
 
 
 @contextmanager
@@ -42,9 +45,11 @@ def _exists(look: object, *arguments: object) -> bool:
 
 
 def _remove_leftovers(parent: Path) -> None:
-    """Folders that a killed preparation left; the caller holds the lock."""
-    for folder in parent.glob("**/*.incomplete*"):
-        shutil.rmtree(folder, ignore_errors=True)
+    """Unfinished folders of killed preparations: those that nobody, tfds itself included, still writes to."""
+    for folder in parent.glob("**/incomplete.*"):
+        changed = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+        if time.time() - changed > LEFTOVER_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _tfds_name(name: str) -> str | None:
@@ -83,12 +88,13 @@ def _run_builder(tfds_name: str, name: str, data_dir: Path | None, given: Path |
     except UserError:
         raise
     except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise UserError(f"{name}: {paths[0]} is damaged ({error}). Delete it and fetch it again.") from error
+        raise UserError(f"{name}: {paths[0]} is damaged ({str(error).splitlines()[0]}). Delete it and fetch it again.") from error
     except Exception as error:
         if archives:
             raise
+        first_line = (str(error).splitlines() or [""])[0][:200]
         raise UserError(
-            f"{name}: tensorflow-datasets could not prepare it here ({type(error).__name__}: {str(error)[:300]}). Many "
+            f"{name}: tensorflow-datasets could not prepare it here ({type(error).__name__}: {first_line}). Many "
             f"of its builders need TensorFlow: where that is installed, run `tfds build {tfds_name} "
             f"--file_format=array_record` and copy the folder to {root}."
         ) from error

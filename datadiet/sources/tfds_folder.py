@@ -143,7 +143,8 @@ def _feature_names(builder: Any, name: str) -> tuple[str, str]:
 def _read_split(builder: Any, split: str, skip: str) -> list[dict[str, Any]]:
     import tensorflow_datasets as tfds
 
-    records = builder.as_data_source(split, decoders={skip: tfds.decode.SkipDecoding()})
+    decoders = {skip: tfds.decode.SkipDecoding()}
+    records = builder.as_data_source(split, decoders=decoders, file_format="array_record")
     positions = range(len(records))
     blocks = [records.__getitems__(list(positions[i : i + BLOCK])) for i in range(0, len(records), BLOCK)]
     return [record for block in blocks for record in block]
@@ -184,7 +185,7 @@ def load_prepared(tfds_name: str, name: str, data_dir: Path | None) -> Splits:
         got = f"{counts[0]} + {counts[1]} examples, expected {expected[0]} + {expected[1]}"
         raise damaged(folder, name, data_dir, got)
     try:
-        builder = tfds.builder_from_directory(folder, file_format="array_record")
+        builder = tfds.builder_from_directory(folder)
     except Exception as error:  # whatever a damaged features.json leads to
         raise damaged(folder, name, data_dir, error) from error
     image, label = _feature_names(builder, name)
