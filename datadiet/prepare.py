@@ -87,17 +87,21 @@ def _run_builder(tfds_name: str, name: str, data_dir: Path | None, given: Path |
         builder.download_and_prepare(download_config=config, file_format="array_record")
     except UserError:
         raise
-    except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise UserError(f"{name}: {paths[0]} is damaged ({str(error).splitlines()[0]}). Delete it and fetch it again.") from error
     except Exception as error:
-        if archives:
+        first_line = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+        if isinstance(error, tarfile.TarError | EOFError | zlib.error) and paths:
+            repair = f"{paths[0]} is damaged ({first_line}). Delete it and fetch it again."
+        elif isinstance(error, OSError) and paths:
+            repair = f"cannot be written to {root} ({first_line}); name another folder with data_dir=FOLDER."
+        elif paths:
             raise
-        first_line = (str(error).splitlines() or [""])[0][:200]
-        raise UserError(
-            f"{name}: tensorflow-datasets could not prepare it here ({type(error).__name__}: {first_line}). Many "
-            f"of its builders need TensorFlow: where that is installed, run `tfds build {tfds_name} "
-            f"--file_format=array_record` and copy the folder to {root}."
-        ) from error
+        else:
+            repair = (
+                f"tensorflow-datasets could not prepare it here ({first_line}). Many of its builders need TensorFlow: "
+                f"where that is installed, run `tfds build {tfds_name} --file_format=array_record` and copy the folder "
+                f"to {root}."
+            )
+        raise UserError(f"{name}: {repair}") from error
 
 
 def _prepare_tfds(tfds_name: str, name: str, data_dir: Path | None, given: Path | None, may_download: bool) -> None:

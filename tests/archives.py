@@ -82,8 +82,12 @@ def png(array):
 def cinic_images(per_class, seed=0):
     """PNG bytes by path; the first of each class is greyscale, as some of CINIC-10 are."""
     random = np.random.RandomState(seed)
+
+    def image(i):
+        return png(random.randint(0, 256, (32, 32) if i == 0 else (32, 32, 3)).astype(np.uint8))
+
     return {
-        f"{split}/{label}/n{i:04d}.png": png(random.randint(0, 256, (32, 32) if i == 0 else (32, 32, 3)).astype(np.uint8))
+        f"{split}/{label}/n{i:04d}.png": image(i)
         for split in ("valid", "train", "test")
         for label in cinic10.CLASSES
         for i in range(per_class)
@@ -110,7 +114,7 @@ class Plain:
         mapping[key] = value
 
 
-def python(code, *arguments, cache, check=True):
+def python(code, *arguments, cache):
     """Start a child that runs `code` with this folder on its path."""
     environment = {
         **os.environ,

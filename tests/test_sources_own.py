@@ -114,21 +114,21 @@ def test_cinic10_of_another_size_is_refused(tmp_path, cinic):
 def test_a_damaged_cinic10_is_refused(tmp_path, cinic):
     path = write_tar(tmp_path / "CINIC-10.tar.gz", cinic)
     path.write_bytes(path.read_bytes()[:50_000])
-    with pytest.raises(UserError, match="is damaged .*Delete .* and prepare again: .*dataset=cinic10"):
+    with pytest.raises(UserError, match=r"is damaged .*Delete .* and prepare again: .*dataset=cinic10"):
         data.load("cinic10", tmp_path)
-    with pytest.raises(UserError, match="no CINIC-10.tar.gz, no extracted tree .*Training never downloads"):
+    with pytest.raises(UserError, match=r"no CINIC-10.tar.gz, no extracted tree .*Training never downloads"):
         data.load("cinic10", tmp_path / "elsewhere")
 
 
 def test_cinic10_is_prepared_from_an_archive_that_is_checked(tmp_path, cinic, monkeypatch):
     path = write_tar(tmp_path / "given" / "CINIC-10.tar.gz", cinic)
-    with pytest.raises(UserError, match="md5 .*; expected 687544992 bytes with md5 6ee4d0c996905fe93221de577967a372"):
+    with pytest.raises(UserError, match=r"md5 .*; expected 687544992 bytes with md5 6ee4d0c996905fe93221de577967a372"):
         prepare("cinic10", tmp_path / "data", archive=path)
     accept(monkeypatch, "cinic10", path)
     assert prepare("cinic10", tmp_path / "data", archive=path, download=False).num_examples == 80
     shutil.rmtree(path.parent)
     assert prepare("cinic10", tmp_path / "data", download=False).num_examples == 80
-    with pytest.raises(UserError, match="Place the file CINIC-10.tar.gz"):
+    with pytest.raises(UserError, match=r"Place the file CINIC-10.tar.gz"):
         prepare("cinic10", tmp_path / "empty", download=False)
 
 
@@ -147,7 +147,7 @@ def test_cinic10_arrays_of_the_original_are_read(tmp_path, cinic, valid):
     assert dataset.train_images.dtype == np.uint8
     assert np.array_equal(dataset.train_labels, joined[1])
     np.save(tmp_path / "y_test.npy", arrays["test"][1][::-1] // 2)
-    with pytest.raises(UserError, match="8 of class 0, .* in test; expected 4 of each class"):
+    with pytest.raises(UserError, match=r"8 of class 0, .* in test; expected 4 of each class"):
         data.load("cinic10", tmp_path)
     np.save(tmp_path / "X_test.npy", arrays["test"][0] / np.float32(255))
     with pytest.raises(UserError, match=r"X_test\.npy has values other than whole numbers from 0 to 255"):
@@ -171,7 +171,8 @@ def test_real_fashion_mnist():
 
 
 def idx_arrays():
-    return images(30, 28, 28), np.arange(30, dtype=np.uint8) % 10, images(20, 28, 28), np.arange(20, dtype=np.uint8) % 10
+    labels = np.arange(30, dtype=np.uint8) % 10
+    return images(30, 28, 28), labels, images(20, 28, 28), labels[:20]
 
 
 def test_idx_files_are_read_in_file_order_gzipped_or_not(tmp_path):
@@ -202,10 +203,10 @@ def test_damaged_idx_files_are_refused(tmp_path):
             data.load("fashion_mnist", tmp_path)
     path.write_bytes(content)
     flip(path, len(content) // 2)
-    with pytest.raises(UserError, match="cannot be read as an idx file"):
+    with pytest.raises(UserError, match=r"cannot be read as an idx file"):
         data.load("fashion_mnist", tmp_path)
     path.unlink()
-    with pytest.raises(UserError, match="no file .*train-images.*apt-get install dataset-fashion-mnist"):
+    with pytest.raises(UserError, match=r"no file .*train-images.*apt-get install dataset-fashion-mnist"):
         data.load("fashion_mnist", tmp_path)
 
 
@@ -249,7 +250,8 @@ def test_a_folder_is_read_by_sorted_path(tmp_path):
 
 
 def test_grey_folders_stay_grey(tmp_path):
-    write_tree(tmp_path, {f"{s}/{c}/{i}.png": png(images(4, 4)) for s in ("train", "test") for c in "ab" for i in "123"})
+    names = [f"{split}/{label}/{i}.png" for split in ("train", "test") for label in "ab" for i in range(3)]
+    write_tree(tmp_path, {name: png(images(4, 4)) for name in names})
     assert data.load(f"folder:{tmp_path}").image_shape == (4, 4, 1)
 
 
@@ -280,14 +282,14 @@ def test_what_is_left_aside_in_a_folder_is_said(tmp_path):
         data.load(f"folder:{tmp_path}")
     (tmp_path / "train/zebra/notes.txt").unlink()
     shutil.copytree(tmp_path / "val", tmp_path / "test")
-    with pytest.warns(UserWarning, match="test is the test set; val is not used"):
+    with pytest.warns(UserWarning, match=r"test is the test set; val is not used"):
         data.load(f"folder:{tmp_path}")
 
 
 def test_own_data_needs_no_archive(tmp_path):
     write_tree(tmp_path, folder_images())
     assert prepare(f"folder:{tmp_path}").num_examples == 18
-    with pytest.raises(UserError, match="takes no archive"):
+    with pytest.raises(UserError, match=r"takes no archive"):
         prepare(f"folder:{tmp_path}", archive=tmp_path)
 
 
@@ -374,15 +376,15 @@ def test_arrays_that_cannot_be_learned_from_are_refused(tmp_path, changes, messa
 def test_a_damaged_npz_is_refused(tmp_path):
     name = write_npz(tmp_path)
     flip(tmp_path / "mine.npz", 1000)
-    with pytest.raises(UserError, match="cannot be read as npz .*save again"):
+    with pytest.raises(UserError, match=r"cannot be read as npz .*save again"):
         data.load(name)
     (tmp_path / "mine.npz").write_bytes(b"text")
-    with pytest.raises(UserError, match="cannot be read as npz"):
+    with pytest.raises(UserError, match=r"cannot be read as npz"):
         data.count_examples(name)
     np.save(tmp_path / "one.npy", np.zeros(3))
-    with pytest.raises(UserError, match="cannot be read as npz"):
+    with pytest.raises(UserError, match=r"cannot be read as npz"):
         data.load(f"npz:{tmp_path / 'one.npy'}")
-    with pytest.raises(UserError, match="no file .*expected an npz file with x_train, y_train"):
+    with pytest.raises(UserError, match=r"no file .*expected an npz file with x_train, y_train"):
         data.load("npz:nothing.npz", tmp_path)
 
 
@@ -444,8 +446,8 @@ def test_parquet_that_cannot_be_learned_from_is_refused(tmp_path):
     refused("rest.parquet names no split")
     (tmp_path / "rest.parquet").unlink()
     write_parquet(train, 6, label="a", b=pa.array([0] * 6))
-    refused(r"columns image .*, a \(int64\), b \(int64\); expected one image column .* and one of integers called label")
-    nothing = pa.array([{"bytes": None, "path": "x.png"}] * 6, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    refused(r"columns image .*, a \(int64\), b \(int64\); expected one image column .* integers called label")
+    nothing = pa.array([{"bytes": None}] * 6, pa.struct([("bytes", pa.binary())]))
     pq.write_table(pa.table({"image": nothing, "label": [0, 1, 2] * 2}), train)
     refused("6 rows without image bytes")
     pq.write_table(pa.table({"image": [png(images(4, 6, 3))] * 6, "label": [0, 1, 2, None, 1, 2]}), train)
@@ -455,5 +457,5 @@ def test_parquet_that_cannot_be_learned_from_is_refused(tmp_path):
     write_parquet(train, 6)
     train.write_bytes(train.read_bytes()[:-10])
     refused("cannot be read as parquet .*fetch it again")
-    with pytest.raises(UserError, match="no folder .*expected one with train"):
+    with pytest.raises(UserError, match=r"no folder .*expected one with train"):
         data.load("parquet:nowhere", tmp_path)
