@@ -14,7 +14,7 @@ import re
 import shutil
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def root() -> Path:
     return Path(chosen).expanduser() if chosen else Path("~/.cache/datadiet").expanduser()
 
 
-def key(name: str, files: list[Path]) -> str:
+def key(name: str, files: Sequence[str | Path]) -> str:
     """Identity of the source files, 16 hex digits: path, size, times of change. Content is not read.
 
     The time of the inode's change is in it because a copy that keeps the time of modification
@@ -41,7 +41,7 @@ def key(name: str, files: list[Path]) -> str:
     """
     digest = hashlib.sha256(f"{FORMAT}\n{name}\n".encode())
     for file in files:
-        status = file.stat()
+        status = os.stat(file)
         facts = (os.path.abspath(file), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         digest.update(f"{facts}\n".encode())
     return digest.hexdigest()[:16]
@@ -85,7 +85,9 @@ def read(path: Path) -> dict[str, Any] | None:
     return {**arrays, **values}
 
 
-def through(name: str, files: Callable[[], list[Path]], build: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def through(
+    name: str, files: Callable[[], Sequence[str | Path]], build: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
     """The record stored for the present state of `files`, else a built one, which is then stored.
 
     Of several processes that miss it at once, one builds and the others wait. Where the cache

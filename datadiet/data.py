@@ -6,7 +6,7 @@ A dataset is one array that never moves or re-sorts; batches are ids into it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
@@ -107,7 +107,7 @@ class Source(NamedTuple):
     num_classes: int | None  # None: found from the labels
     num_examples: Callable[[Path | None], int]  # of the training set, found without loading it
     statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # None: computed
-    files: Callable[[Path | None], list[Path]] | None = None  # all that the content depends on; None: no cache
+    files: Callable[[Path | None], Sequence[str | Path]] | None = None  # that the content depends on; None: no cache
 
 
 def lazily(module: str, function: str, *first: str) -> Callable[[Path | None], Any]:

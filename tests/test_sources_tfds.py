@@ -326,6 +326,16 @@ def test_the_shuffle_of_mnist_is_inverted(tmp_path, monkeypatch):
     assert data.count_examples("tfds/mnist", tmp_path / "data") == 300
 
 
+def test_the_shuffle_is_inverted_across_record_files(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    config = tfds.download.DownloadConfig
+    monkeypatch.setattr(tfds.download, "DownloadConfig", lambda **options: config(**options, num_shards=3))
+    dataset = prepare_mnist(tmp_path, monkeypatch)
+    assert len(list((tmp_path / "data").glob("mnist/*/mnist-train.array_record*"))) == 3
+    assert np.array_equal(dataset.train_images[..., 0], mnist_arrays(300, 40)[0])
+
+
 @pytest.mark.skipif(not DEBIAN_FASHION_MNIST.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
 def test_fashion_mnist_of_tfds_and_of_the_idx_files_is_one_dataset(tmp_path, monkeypatch):
     from datadiet.sources.embedded import read_idx

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from datadiet.config import UserError
-from datadiet.sources import DATA_ROOT, Splits, integer_labels, prepare_command
+from datadiet.sources import DATA_ROOT, Splits, integer_labels, prepare_command, walk
 from datadiet.sources.images import read_images
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -30,10 +30,9 @@ class Place(NamedTuple):
     kind: str
     path: Path
 
-    def files(self) -> list[Path]:
-        if self.kind == "tree":
-            return sorted(file for split in SPLITS for file in (self.path / split).glob("*/*.png"))
-        return _array_files(self.path) if self.kind == "arrays" else [self.path]
+    def names(self) -> list[str]:
+        """Of a tree: its images by path from train, valid or test on, sorted."""
+        return [f"{split}/{name}" for split in SPLITS for name in walk(self.path / split) if name.endswith(".png")]
 
 
 def folder_of(data_dir: Path | None) -> Path:
@@ -71,9 +70,12 @@ def find(data_dir: Path | None) -> Place:
     )
 
 
-def files(data_dir: Path | None) -> list[Path]:
+def files(data_dir: Path | None) -> list[str]:
     """Every file that the content depends on."""
-    return find(data_dir).files()
+    place = find(data_dir)
+    if place.kind == "tree":
+        return [f"{place.path}/{name}" for name in place.names()]
+    return list(map(str, _array_files(place.path) if place.kind == "arrays" else [place.path]))
 
 
 def count(data_dir: Path | None) -> int:
@@ -116,12 +118,8 @@ def _check_counts(names: list[str], where: Path) -> None:
 
 
 def _load_images(place: Place) -> Splits:
-    if place.kind == "archive":
-        members = _archive_members(place.path)
-        found = {split: sorted(name for name in members if name.startswith(f"{split}/")) for split in SPLITS}
-    else:
-        relative = [path.relative_to(place.path).as_posix() for path in place.files()]
-        found = {split: sorted(name for name in relative if name.startswith(f"{split}/")) for split in SPLITS}
+    members = _archive_members(place.path) if place.kind == "archive" else dict.fromkeys(place.names())
+    found = {split: sorted(name for name in members if name.startswith(f"{split}/")) for split in SPLITS}
     names = [name for split in SPLITS for name in found[split]]
     _check_counts(names, place.path)
     if place.kind == "archive":
@@ -153,7 +151,7 @@ def _array(path: Path) -> np.ndarray:
 
 def _load_arrays(place: Place) -> Splits:
     folder = place.path
-    arrays = {path.stem.lower(): _array(path) for path in place.files()}
+    arrays = {path.stem.lower(): _array(path) for path in _array_files(folder)}
     joined = not {"x_valid", "y_valid"} & arrays.keys()  # valid is appended to train already
     splits = [split for split in SPLITS if not (joined and split == "valid")]
     missing = [stem for split in splits for stem in (f"X_{split}", f"y_{split}") if stem.lower() not in arrays]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from datadiet.config import UserError
-from datadiet.sources import Splits, integer_labels
+from datadiet.sources import Splits, integer_labels, walk
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"})
 TEST_FOLDERS = ("test", "val", "valid", "validation")  # the first that exists is the test set
@@ -39,41 +39,31 @@ def _split_folders(path: str, data_dir: Path | None) -> tuple[Path, Path]:
     return root / "train", tests[0]
 
 
-def _image_files(name: str, folder: Path) -> dict[str, list[Path]]:
-    """Image files of each class in order of their relative path; hidden files are passed over."""
-    found: dict[str, list[Path]] = {}
-    ignored = []
-    for path in folder.rglob("*"):
-        parts = path.relative_to(folder).parts
-        if any(part.startswith(".") for part in parts) or not path.is_file():
-            continue
-        if path.suffix.lower() in SUFFIXES and len(parts) > 1:
-            found.setdefault(parts[0], []).append(path)
-        else:
-            ignored.append(path)
-    if ignored:
-        warnings.warn(f"{name}: {len(ignored)} files are no images of a class: {min(ignored)} …", stacklevel=3)
-    empty = [p.name for p in folder.iterdir() if p.is_dir() and p.name not in found and not p.name.startswith(".")]
+def _image_files(name: str, folder: Path) -> list[str]:
+    """Images of all classes by their path below `folder`, CLASS/…, sorted; hidden files are passed over."""
+    listed = walk(folder)
+    found = [path for path in listed if "/" in path and path[path.rfind(".") :].lower() in SUFFIXES]
+    if len(found) < len(listed):
+        first = min(set(listed).difference(found))
+        left = len(listed) - len(found)
+        warnings.warn(f"{name}: {left} files are no images of a class: {folder / first} …", stacklevel=3)
+    classes = {path[: path.index("/")] for path in found}
+    empty = [p.name for p in folder.iterdir() if p.is_dir() and p.name not in classes and not p.name.startswith(".")]
     if empty:
         raise UserError(f"{name}: no image in {folder / min(empty)}; add images or remove the folder.")
-    return {label: found[label] for label in sorted(found)}
+    return found
 
 
-def _in_order(folder: Path, classes: dict[str, list[Path]]) -> list[tuple[str, Path]]:
-    """(relative path, path), sorted by the former: a plain string, so no locale changes the order."""
-    return sorted((path.relative_to(folder).as_posix(), path) for paths in classes.values() for path in paths)
-
-
-def folder_files(path: str, data_dir: Path | None) -> list[Path]:
+def folder_files(path: str, data_dir: Path | None) -> list[str]:
     """Every image of both splits."""
     folders = _split_folders(path, data_dir)
-    return [file for folder in folders for paths in _image_files(f"folder:{path}", folder).values() for file in paths]
+    return [f"{folder}/{file}" for folder in folders for file in _image_files(f"folder:{path}", folder)]
 
 
 def count_folder(path: str, data_dir: Path | None) -> int:
     """N, by listing the training folder."""
     train, _ = _split_folders(path, data_dir)
-    return sum(map(len, _image_files(f"folder:{path}", train).values()))
+    return len(_image_files(f"folder:{path}", train))
 
 
 def load_folder(path: str, data_dir: Path | None) -> Splits:
@@ -87,24 +77,23 @@ def load_folder(path: str, data_dir: Path | None) -> Splits:
 
     name = f"folder:{path}"
     folders = _split_folders(path, data_dir)
-    classes = [_image_files(name, folder) for folder in folders]
-    if not classes[0]:
+    train, test = (_image_files(name, folder) for folder in folders)
+    if not train:
         raise UserError(f"{name}: no image in {folders[0]}; expected {folders[0]}/CLASS/IMAGE.")
-    class_names = tuple(classes[0])
-    unknown = [label for label in classes[1] if label not in class_names]
+    train_classes, test_classes = ([file[: file.index("/")] for file in files] for files in (train, test))
+    class_names = tuple(sorted(set(train_classes)))
+    unknown = sorted(set(test_classes).difference(class_names))
     if unknown:
         raise UserError(
             f"{name}: class {unknown[0]} is present only in the test split; {folders[0]} has {', '.join(class_names)}: "
             f"add training images or remove {folders[1] / unknown[0]}."
         )
-    ordered = [_in_order(folder, found) for folder, found in zip(folders, classes)]
-    files = ordered[0] + ordered[1]
-    images = read_images([str(file) for _, file in files], lambda i: files[i][1])
+    files = [f"{folder}/{file}" for folder, found in zip(folders, (train, test)) for file in found]
+    images = read_images(files, lambda i: Path(files[i]))
     index = {label: i for i, label in enumerate(class_names)}
-    labels = np.array([index[relative.split("/", 1)[0]] for relative, _ in files], np.int32)
-    n = len(ordered[0])
-    ids = np.array([relative for relative, _ in ordered[0]])
-    return Splits(images[:n], labels[:n], images[n:], labels[n:], ids, class_names)
+    labels = np.array([index[label] for label in train_classes + test_classes], np.int32)
+    n = len(train)
+    return Splits(images[:n], labels[:n], images[n:], labels[n:], np.array(train), class_names)
 
 
 # --- npz:PATH -----------------------------------------------------------------------------------
