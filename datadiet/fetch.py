@@ -90,11 +90,11 @@ def verify(path: Path, archive: Archive) -> None:
         )
 
 
-def _by_hand(name: str, archive: Archive, folder: Path, data_dir: Path | None, why: str) -> UserError:
+def _by_hand(name: str, missing: list[Archive], folder: Path, data_dir: Path | None, why: str) -> UserError:
+    files = "; ".join(f"{a.file_name} ({a.size} bytes, {a.algorithm} {a.digest}, from {a.url})" for a in missing)
     return UserError(
-        f"{name}: {why}. Place the file {archive.file_name} ({archive.size} bytes, {archive.algorithm} "
-        f"{archive.digest}, from {archive.url}) in {folder} and run {prepare_command(name, data_dir)} again, "
-        "or name it with archive=PATH."
+        f"{name}: {why}. Place in the folder {folder}: {files}; and run {prepare_command(name, data_dir)} again, "
+        "or say with archive=PATH where it is."
     )
 
 
@@ -135,44 +135,58 @@ def download(archive: Archive, path: Path) -> None:
 
 
 def place(source: Path, path: Path) -> None:
-    """Copy a file; `path` appears only when it is complete."""
+    """Copy a file, unless it is there already; `path` appears only when it is complete."""
+    if path.exists():
+        return
     part = path.with_name(f"{path.name}.part")
     shutil.copyfile(source, part)
     os.replace(part, path)
 
 
 def obtain(
-    name: str, archive: Archive, folder: Path, *, data_dir: Path | None, given: Path | None, may_download: bool
-) -> Path:
-    """A verified local copy of a published file.
+    name: str,
+    archives: tuple[Archive, ...],
+    folder: Path,
+    *,
+    data_dir: Path | None,
+    given: Path | None,
+    may_download: bool,
+) -> list[Path]:
+    """Verified local copies of published files.
 
     Args:
         name: Dataset, for errors.
-        folder: Where it is looked for, and downloaded to.
+        folder: Where they are looked for, and downloaded to.
         data_dir: As the user said it, for errors.
-        given: Path of the file, or of a folder that has it; None: look in `folder`.
+        given: Path of the file (where it is but one), or of a folder; None: look in `folder`.
         may_download: Whether the network may be used.
     Raises:
-        UserError: not there and not to be had, within seconds and with what to place where;
-            or not the file that was published.
+        UserError: one is not there and not to be had, within seconds and with what to place
+            where; or is not the file that was published.
     """
-    path = folder / archive.file_name
+    paths = [(given or folder) / archive.file_name for archive in archives]
     if given is not None:
-        path = given / archive.file_name if given.is_dir() else given
-        if not path.is_file():
-            raise UserError(f"{name}: archive={given}: no such file; expected {archive.file_name}.")
-    if path.is_file():
-        verify(path, archive)
-        return path
-    if not may_download:
-        raise _by_hand(name, archive, folder, data_dir, f"{path} is missing and download is off")
-    problem = reachable(archive.url)
-    if problem is None:
-        try:
+        if given.is_file() and len(archives) == 1:
+            paths = [given]
+        absent = [path for path in paths if not path.is_file()]
+        if absent:
+            names = ", ".join(archive.file_name for archive in archives)
+            raise UserError(f"{name}: archive={given}: no file {absent[0]}; expected {names}, or a folder with it.")
+    missing = [archive for archive, path in zip(archives, paths) if not path.is_file()]
+    problem = None
+    if missing and not may_download:
+        raise _by_hand(name, missing, folder, data_dir, "files are missing and download is off")
+    if missing:
+        problem = reachable(missing[0].url)
+    try:
+        for archive in missing if problem is None else ():
             folder.mkdir(parents=True, exist_ok=True)
-            download(archive, path)
-        except OSError as error:
-            problem = str(error)
+            download(archive, folder / archive.file_name)
+    except OSError as error:
+        problem = str(error)
     if problem is not None:
-        raise _by_hand(name, archive, folder, data_dir, f"cannot download {archive.url} ({problem})")
-    return path
+        missing = [archive for archive, path in zip(archives, paths) if not path.is_file()]
+        raise _by_hand(name, missing, folder, data_dir, f"cannot download {missing[0].url} ({problem})")
+    for archive, path in zip(archives, paths):
+        verify(path, archive)
+    return paths

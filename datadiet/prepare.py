@@ -65,11 +65,10 @@ def _run_builder(tfds_name: str, name: str, data_dir: Path | None, given: Path |
     from datadiet.sources.tfds_builders import BUILDERS, make_builder
 
     root = tfds_folder.root(data_dir)
-    folder = root / "downloads" / "manual"
     archives = ARCHIVES[tfds_name] if tfds_name in BUILDERS else ()
-    paths = [
-        obtain(name, archive, folder, data_dir=data_dir, given=given, may_download=may_download) for archive in archives
-    ]
+    # MNIST's four files have the same names as Fashion-MNIST's.
+    folder = root / "downloads" / "manual" / (tfds_name if len(archives) > 1 else "")
+    paths = obtain(name, archives, folder, data_dir=data_dir, given=given, may_download=may_download)
     if not archives and not may_download:
         raise UserError(
             f"{name}: download is off and the files that tensorflow-datasets builds it from are not known here. "
@@ -117,10 +116,9 @@ def _prepare_cinic10(data_dir: Path | None, given: Path | None, may_download: bo
     with _locked(folder, "cinic10"):
         if _exists(cinic10.find, data_dir):
             return
-        archive = ARCHIVES["cinic10"][0]
-        path = obtain("cinic10", archive, folder, data_dir=data_dir, given=given, may_download=may_download)
-        if path != folder / archive.file_name:
-            place(path, folder / archive.file_name)
+        archives = ARCHIVES["cinic10"]
+        paths = obtain("cinic10", archives, folder, data_dir=data_dir, given=given, may_download=may_download)
+        place(paths[0], folder / cinic10.FILE_NAME)
 
 
 def _prepare_fashion_mnist(data_dir: Path | None, given: Path | None, may_download: bool) -> None:
@@ -128,10 +126,10 @@ def _prepare_fashion_mnist(data_dir: Path | None, given: Path | None, may_downlo
         return
     folder = embedded.idx_folder(data_dir)
     with _locked(folder, "fashion_mnist"):
-        for archive in ARCHIVES["fashion_mnist"]:
-            path = obtain("fashion_mnist", archive, folder, data_dir=data_dir, given=given, may_download=may_download)
-            if path != folder / archive.file_name:
-                place(path, folder / archive.file_name)
+        archives = ARCHIVES["fashion_mnist"]
+        paths = obtain("fashion_mnist", archives, folder, data_dir=data_dir, given=given, may_download=may_download)
+        for path in paths:
+            place(path, folder / path.name)
 
 
 def prepare(

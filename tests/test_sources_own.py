@@ -128,7 +128,7 @@ def test_cinic10_is_prepared_from_an_archive_that_is_checked(tmp_path, cinic, mo
     assert prepare("cinic10", tmp_path / "data", archive=path, download=False).num_examples == 80
     shutil.rmtree(path.parent)
     assert prepare("cinic10", tmp_path / "data", download=False).num_examples == 80
-    with pytest.raises(UserError, match=r"Place the file CINIC-10.tar.gz"):
+    with pytest.raises(UserError, match=r"Place in the folder .*empty: CINIC-10.tar.gz"):
         prepare("cinic10", tmp_path / "empty", download=False)
 
 
@@ -216,7 +216,7 @@ def test_fashion_mnist_is_prepared_from_its_four_files(tmp_path, monkeypatch):
     monkeypatch.setattr(embedded, "DEBIAN_FASHION_MNIST", tmp_path / "none")
     dataset = prepare("fashion_mnist", tmp_path / "data", archive=tmp_path / "given", download=False)
     assert dataset.num_examples == 30
-    with pytest.raises(UserError, match=r"Place the file train-images-idx3-ubyte\.gz"):
+    with pytest.raises(UserError, match=r"Place in the folder .*other: train-images-idx3-ubyte\.gz"):
         prepare("fashion_mnist", tmp_path / "other", download=False)
 
 

@@ -131,7 +131,7 @@ def test_offline_stops_within_seconds(tmp_path, monkeypatch, answer):
     monkeypatch.setitem(fetch.ARCHIVES, "cifar10", (archive,))
     monkeypatch.setattr(fetch, "REACH_SECONDS", 1.0)
     begin = time.perf_counter()
-    with pytest.raises(UserError, match=f"cannot download .*Place the file cifar-10-binary.*{archive.digest}"):
+    with pytest.raises(UserError, match=f"cannot download .*Place in the folder .*cifar-10-binary.*{archive.digest}"):
         prepare("cifar10", tmp_path)
     assert time.perf_counter() - begin < 5
     server.close()
@@ -180,7 +180,7 @@ def test_another_archive_is_refused_by_its_sha256(tmp_path, cifar10):
 
 
 def test_a_named_archive_must_exist(tmp_path):
-    with pytest.raises(UserError, match=r"archive=.*no such file; expected cifar-10-binary\.tar\.gz"):
+    with pytest.raises(UserError, match=r"archive=.*no file .*; expected cifar-10-binary\.tar\.gz"):
         prepare("cifar10", tmp_path, archive=tmp_path / "nothing.tar.gz")
 
 
@@ -362,6 +362,13 @@ def test_an_unknown_order_is_the_order_of_records(prepared, monkeypatch):
     by_id = pixels(write_cifar("cifar10", prepared.parent / "again.tar.gz", SMALL)[0])
     positions = tfds_folder.inverse_shuffle("train", SMALL[0])
     assert np.array_equal(by_record.train_images[positions], by_id)
+
+
+def test_all_missing_files_are_listed(tmp_path):
+    with pytest.raises(UserError) as caught:
+        prepare("tfds/mnist", tmp_path, download=False)
+    for archive in fetch.ARCHIVES["mnist"]:
+        assert f"{archive.file_name} ({archive.size} bytes, sha256 {archive.digest}" in str(caught.value)
 
 
 def test_a_split_to_test_on_is_demanded(prepared):

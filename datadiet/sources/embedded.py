@@ -34,7 +34,7 @@ def load_digits(data_dir: Path | None) -> Splits:
 
 def idx_folder(data_dir: Path | None) -> Path:
     """Where fetched idx files of Fashion-MNIST are placed and looked for."""
-    return data_dir or (DATA_ROOT / "downloads" / "fashion_mnist").expanduser()
+    return data_dir or (DATA_ROOT / "downloads" / "manual" / "fashion_mnist").expanduser()
 
 
 def fashion_mnist_files(data_dir: Path | None) -> list[Path]:
