@@ -108,7 +108,7 @@ def through(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-    except OSError as error:
+    except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
         return _unstored(build(), path, error)
     try:
         if path.exists():
@@ -127,7 +127,7 @@ def through(
         lock.release()
 
 
-def _unstored(built: dict[str, Any], path: Path, error: OSError) -> dict[str, Any]:
+def _unstored(built: dict[str, Any], path: Path, error: Exception) -> dict[str, Any]:
     warnings.warn(
         f"{path}: the cache cannot be written ({error}), so every load reads the source; set DATADIET_CACHE to a "
         "folder that can be written.",

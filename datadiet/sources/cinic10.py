@@ -91,8 +91,10 @@ def _archive_members(path: Path) -> dict[str, bytes]:
         with tarfile.open(path, "r|gz") as tar:
             for member in tar:
                 parts = Path(member.name).parts[-3:]
-                if member.isfile() and member.name.endswith(".png") and parts[0] in SPLITS:
-                    members["/".join(parts)] = tar.extractfile(member).read()
+                if not member.name.endswith(".png") or parts[0] not in SPLITS:
+                    continue
+                if (file := tar.extractfile(member)) is not None:
+                    members["/".join(parts)] = file.read()
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise UserError(
             f"cinic10: {path} is damaged ({error}). Delete {path} and prepare again: "
@@ -118,7 +120,7 @@ def _check_counts(names: list[str], where: Path) -> None:
 
 
 def _load_images(place: Place) -> Splits:
-    members = _archive_members(place.path) if place.kind == "archive" else dict.fromkeys(place.names())
+    members = _archive_members(place.path) if place.kind == "archive" else dict.fromkeys(place.names(), b"")
     found = {split: sorted(name for name in members if name.startswith(f"{split}/")) for split in SPLITS}
     names = [name for split in SPLITS for name in found[split]]
     _check_counts(names, place.path)

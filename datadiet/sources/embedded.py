@@ -6,6 +6,7 @@ import gzip
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ def load_digits(data_dir: Path | None) -> Splits:
     """scikit-learn's 1,797 8x8 digits; every fifth example is the test set."""
     from sklearn.datasets import load_digits as sklearn_digits
 
-    bunch = sklearn_digits()
+    bunch: Any = sklearn_digits()
     images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
     labels = bunch.target.astype(np.int32)
     ids = np.array([f"digits_{i:04d}" for i in range(len(labels))])
@@ -56,25 +57,31 @@ def fashion_mnist_files(data_dir: Path | None) -> list[Path]:
     )
 
 
-def read_idx(path: Path, *, header_only: bool = False) -> np.ndarray | tuple[int, ...]:
-    """A uint8 array from an idx file (http://yann.lecun.com/exdb/mnist), gzipped or not.
-
-    With header_only, its shape.
-
-    Raises:
-        UserError: not an idx file of unsigned bytes, or its length belies its header.
-    """
+def _read_idx(path: Path, data_too: bool) -> tuple[tuple[int, ...], bytes]:
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
             zero, kind, rank = struct.unpack(">HBB", file.read(4))
             shape = struct.unpack(f">{rank}I", file.read(4 * rank))
             if (zero, kind) != (0, 8):
                 raise UserError(f"{path}: not an idx file of unsigned bytes (magic number {zero:#x}, {kind:#x}).")
-            if header_only:
-                return shape
-            values = np.frombuffer(file.read(), np.uint8)
+            return shape, file.read() if data_too else b""
     except (struct.error, EOFError, zlib.error, OSError) as error:
         raise UserError(f"{path}: cannot be read as an idx file ({error}); fetch the file again.") from error
+
+
+def idx_shape(path: Path) -> tuple[int, ...]:
+    """Shape of the array in an idx file, from its header."""
+    return _read_idx(path, data_too=False)[0]
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """A uint8 array from an idx file (http://yann.lecun.com/exdb/mnist), gzipped or not.
+
+    Raises:
+        UserError: not an idx file of unsigned bytes, or its length belies its header.
+    """
+    shape, content = _read_idx(path, data_too=True)
+    values = np.frombuffer(content, np.uint8)
     if values.size != np.prod(shape, dtype=np.int64):
         raise UserError(f"{path}: {values.size} bytes of data where its header says {shape}; fetch the file again.")
     return values.reshape(shape)
@@ -82,7 +89,7 @@ def read_idx(path: Path, *, header_only: bool = False) -> np.ndarray | tuple[int
 
 def count_fashion_mnist(data_dir: Path | None) -> int:
     """N, from the header of the training labels."""
-    return read_idx(fashion_mnist_files(data_dir)[1], header_only=True)[0]
+    return idx_shape(fashion_mnist_files(data_dir)[1])[0]
 
 
 def load_fashion_mnist(data_dir: Path | None) -> Splits:

@@ -26,7 +26,8 @@ from datadiet.sources.embedded import read_idx
 
 def url_infos(archives: tuple[Archive, ...]) -> dict[str, Any]:
     """The same facts in the form tfds' download manager takes."""
-    return {a.url: checksums.UrlInfo(size=a.size, checksum=a.digest, filename=a.file_name) for a in archives}
+    size = checksums.utils.Size
+    return {a.url: checksums.UrlInfo(size=size(a.size), checksum=a.digest, filename=a.file_name) for a in archives}
 
 
 def _member(tar: tarfile.TarFile, name: str) -> bytes:
@@ -44,6 +45,8 @@ class _Cifar:
 
     archives: tuple[Archive, ...]
     counts: tuple[int, int]  # examples in train and test, that must be found
+    info: Any
+    _cifar_info: Any
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         info = self._cifar_info

@@ -185,7 +185,7 @@ def load_prepared(tfds_name: str, name: str, data_dir: Path | None) -> Splits:
         got = f"{counts[0]} + {counts[1]} examples, expected {expected[0]} + {expected[1]}"
         raise damaged(folder, name, data_dir, got)
     try:
-        builder = tfds.builder_from_directory(folder)
+        builder: Any = tfds.builder_from_directory(folder)
     except Exception as error:  # whatever a damaged features.json leads to
         raise damaged(folder, name, data_dir, error) from error
     image, label = _feature_names(builder, name)
