@@ -67,6 +67,15 @@ ARCHIVES: dict[str, tuple[Archive, ...]] = {
             (4542, "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
         ),
     ),
+    "kmnist": _idx_archives(
+        "http://codh.rois.ac.jp/kmnist/dataset/kmnist/",
+        (
+            (18165135, "51467d22d8cc72929e2a028a0428f2086b092bb31cfb79c69cc0a90ce135fde4"),
+            (29497, "e38f9ebcd0f3ebcdec7fc8eabdcdaef93bb0df8ea12bee65224341c8183d8e17"),
+            (3041136, "edd7a857845ad6bb1d0ba43fe7e794d164fe2dce499a1694695a792adfac43c5"),
+            (5120, "20bb9a0ef54c7db3efc55a92eef5582c109615df22683c380526788f98e42a1c"),
+        ),
+    ),
     "fashion_mnist": _idx_archives(
         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
         (
@@ -90,11 +99,19 @@ def verify(path: Path, archive: Archive) -> None:
         )
 
 
-def _by_hand(name: str, missing: list[Archive], folder: Path, data_dir: Path | None, why: str) -> UserError:
+def by_hand(
+    name: str,
+    missing: list[Archive],
+    folder: Path,
+    data_dir: Path | None,
+    why: str,
+    otherwise: str = "say with archive=PATH where it is",
+) -> UserError:
+    """The error that says which files to place where."""
     files = "; ".join(f"{a.file_name} ({a.size} bytes, {a.algorithm} {a.digest}, from {a.url})" for a in missing)
     return UserError(
         f"{name}: {why}. Place in the folder {folder}: {files}; and run {prepare_command(name, data_dir)} again, "
-        "or say with archive=PATH where it is."
+        f"or {otherwise}."
     )
 
 
@@ -175,7 +192,7 @@ def obtain(
     missing = [archive for archive, path in zip(archives, paths) if not path.is_file()]
     problem = None
     if missing and not may_download:
-        raise _by_hand(name, missing, folder, data_dir, "files are missing and download is off")
+        raise by_hand(name, missing, folder, data_dir, "files are missing and download is off")
     if missing:
         problem = reachable(missing[0].url)
     try:
@@ -186,7 +203,7 @@ def obtain(
         problem = str(error)
     if problem is not None:
         missing = [archive for archive, path in zip(archives, paths) if not path.is_file()]
-        raise _by_hand(name, missing, folder, data_dir, f"cannot download {missing[0].url} ({problem})")
+        raise by_hand(name, missing, folder, data_dir, f"cannot download {missing[0].url} ({problem})")
     for archive, path in zip(archives, paths):
         verify(path, archive)
     return paths

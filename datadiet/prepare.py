@@ -14,10 +14,11 @@ from filelock import FileLock
 
 from datadiet import data
 from datadiet.config import UserError
-from datadiet.fetch import ARCHIVES, obtain, place
+from datadiet.fetch import ARCHIVES, Archive, by_hand, obtain, place, reachable
 from datadiet.sources import cinic10, embedded, prepare_command, tfds_folder
 
 LEFTOVER_SECONDS = 3600.0
+STOCK_FILES = 8  # named in an error; a few datasets have thousands
 
 
 @contextmanager
@@ -59,6 +60,28 @@ def _tfds_name(name: str) -> str | None:
     return name.removeprefix("tfds/") if name.startswith("tfds/") else None
 
 
+def _check_stock(tfds_name: str, name: str, folder: Path, data_dir: Path | None, may_download: bool) -> None:
+    """Refuse what tfds would download in vain: without a network it tries for minutes."""
+    import tensorflow_datasets as tfds
+
+    try:
+        known = tfds.builder_cls(tfds_name).url_infos or {}
+    except Exception:  # an unknown name, or a builder that cannot be imported: the attempt to build says so
+        return
+    archives = [Archive(url, i.filename or Path(url).name, int(i.size), i.checksum) for url, i in known.items()]
+    missing = [archive for archive in archives if not (folder / archive.file_name).is_file()]
+    if not missing:
+        return
+    problem = reachable(missing[0].url) if may_download else "download is off"
+    if problem is not None:
+        why = f"cannot download {missing[0].url} ({problem})"
+        otherwise = (
+            f"prepare it elsewhere with `tfds build {tfds_name} --file_format=array_record` and copy its folder to "
+            f"{tfds_folder.root(data_dir)}"
+        )
+        raise by_hand(name, missing[:STOCK_FILES], folder, data_dir, why, otherwise)
+
+
 def _run_builder(tfds_name: str, name: str, data_dir: Path | None, given: Path | None, may_download: bool) -> None:
     import tensorflow_datasets as tfds
 
@@ -68,13 +91,11 @@ def _run_builder(tfds_name: str, name: str, data_dir: Path | None, given: Path |
     archives = ARCHIVES[tfds_name] if tfds_name in BUILDERS else ()
     # MNIST's four files have the same names as Fashion-MNIST's.
     folder = root / "downloads" / "manual" / (tfds_name if len(archives) > 1 else "")
+    if not archives:
+        if given is not None:
+            folder = given if given.is_dir() else given.parent
+        _check_stock(tfds_name, name, folder, data_dir, may_download)
     paths = obtain(name, archives, folder, data_dir=data_dir, given=given, may_download=may_download)
-    if not archives and not may_download:
-        raise UserError(
-            f"{name}: download is off and the files that tensorflow-datasets builds it from are not known here. "
-            f"Prepare it elsewhere with `tfds build {tfds_name} --file_format=array_record` and copy the folder to "
-            f"{root}."
-        )
     archives = tuple(archive._replace(file_name=path.name) for archive, path in zip(archives, paths))
     config = tfds.download.DownloadConfig(
         manual_dir=paths[0].parent if paths else folder,

@@ -315,15 +315,16 @@ def prepare_mnist(tmp_path, monkeypatch, name="mnist", arrays=None):
     return prepare(f"tfds/{name}", tmp_path / "data", archive=folder, download=False)
 
 
-def test_the_shuffle_of_mnist_is_inverted(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["mnist", "kmnist", "fashion_mnist"])
+def test_the_shuffle_of_mnist_is_inverted(tmp_path, monkeypatch, name):
     arrays = mnist_arrays(300, 40)
-    dataset = prepare_mnist(tmp_path, monkeypatch)
+    dataset = prepare_mnist(tmp_path, monkeypatch, name)
     assert np.array_equal(dataset.train_images[..., 0], arrays[0])
     assert np.array_equal(dataset.train_labels, arrays[1])
     assert np.array_equal(dataset.test_images[..., 0], arrays[2])
     assert np.array_equal(dataset.test_labels, arrays[3])
     assert dataset.image_shape == (28, 28, 1)
-    assert data.count_examples("tfds/mnist", tmp_path / "data") == 300
+    assert data.count_examples(f"tfds/{name}", tmp_path / "data") == 300
 
 
 def test_the_shuffle_is_inverted_across_record_files(tmp_path, monkeypatch):
@@ -388,9 +389,13 @@ def test_a_dataset_without_class_labels_is_refused(prepared):
         data.load("tfds/cifar10", prepared)
 
 
-def test_a_builder_that_needs_tensorflow_says_so(tmp_path):
-    with pytest.raises(UserError, match=r"tfds build dtd --file_format=array_record"):
+def test_a_builder_that_needs_tensorflow_says_so(tmp_path, monkeypatch):
+    stock = r"dtd-r1\.0\.1\.tar\.gz \(\d+ bytes, sha256 .*tfds build dtd --file_format=array_record"
+    with pytest.raises(UserError, match=f"download is off.*{stock}"):
         prepare("tfds/dtd", tmp_path, download=False)
+    monkeypatch.setattr("datadiet.prepare.reachable", lambda url: "no network")
+    with pytest.raises(UserError, match=f"no network.*{stock}"):
+        prepare("tfds/dtd", tmp_path)
     with pytest.raises(UserError, match=r"could not prepare it here .*tfds build no_such_dataset"):
         prepare("tfds/no_such_dataset", tmp_path)
 

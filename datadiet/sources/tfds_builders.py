@@ -107,11 +107,20 @@ with registered.skip_registration():
     class MNIST(_Mnist, mnist.MNIST):
         """MNIST (LeCun et al. 1998)."""
 
+    class KMNIST(_Mnist, mnist.KMNIST):
+        """Kuzushiji-MNIST (Clanuwat et al. 2018)."""
+
     class FashionMNIST(_Mnist, mnist.FashionMNIST):
         """Fashion-MNIST (Xiao et al. 2017)."""
 
 
-BUILDERS: dict[str, type] = {"cifar10": Cifar10, "cifar100": Cifar100, "mnist": MNIST, "fashion_mnist": FashionMNIST}
+BUILDERS: dict[str, type] = {
+    "cifar10": Cifar10,
+    "cifar100": Cifar100,
+    "mnist": MNIST,
+    "kmnist": KMNIST,
+    "fashion_mnist": FashionMNIST,
+}
 
 
 def make_builder(tfds_name: str, data_dir: Path, archives: tuple[Archive, ...], counts: tuple[int, int] | None) -> Any:
