@@ -1,36 +1,41 @@
 """Datasets in one canonical order, and the operations on batches of them.
 
-A dataset is one uint8 array that never moves or re-sorts; batches are ids into it.
+A dataset is one array that never moves or re-sorts; batches are ids into it.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from datadiet import cache
 from datadiet.config import UserError
+from datadiet.sources import Splits, check
 
 PAD = 4  # pixels reflected at each border before a random crop
+CHUNK = 1000  # examples taken at once, where a statistic would otherwise need a larger copy of them
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A training and a test set.
+    """A training and a test set. Its arrays may be memory-mapped and read-only.
 
-    train_images, test_images: uint8 [N, H, W, D]; train_labels, test_labels: int32 [N] in 0..C-1.
+    train_images, test_images: uint8 [N, H, W, D], or float32 [N, D] for vectors.
+    train_labels, test_labels: int32 [N] in 0..C-1.
     example_ids: str [N], the source's own names of the training examples, in canonical order.
-    mean, std: float32 [D], of pixels scaled to [0, 1], for normalisation.
+    mean, std: float32 [D], of pixels scaled to [0, 1] or of vectors as they are, for normalisation.
     fingerprint: sha256 (hex) over ids, labels and pixels of the training set *as published*,
         so that it stays the same when images are padded for a network.
+    class_names: C names, or () where the source has none.
     """
 
     name: str
@@ -43,6 +48,7 @@ class Dataset:
     mean: np.ndarray
     std: np.ndarray
     fingerprint: str
+    class_names: tuple[str, ...] = ()
 
     @property
     def num_examples(self) -> int:
@@ -62,18 +68,8 @@ class Dataset:
         return hashlib.sha256(self.fingerprint.encode() + np.sort(ids).astype("<i4").tobytes()).hexdigest()
 
 
-class Splits(NamedTuple):
-    """What a loader returns: arrays as published, and the names of the training examples."""
-
-    train_images: np.ndarray
-    train_labels: np.ndarray
-    test_images: np.ndarray
-    test_labels: np.ndarray
-    example_ids: np.ndarray
-
-
 def fingerprint(example_ids: np.ndarray, labels: np.ndarray, images: np.ndarray) -> str:
-    """sha256 (hex) over ids (str [N]), labels (int32 [N]) and pixels (uint8 [N, …])."""
+    """sha256 (hex) over ids (str [N]), labels (int32 [N]) and pixels (uint8 [N, …]; or float32 vectors)."""
     digest = hashlib.sha256()
     digest.update("\n".join(map(str, example_ids)).encode())
     digest.update(np.ascontiguousarray(labels, "<i4").tobytes())
@@ -89,16 +85,31 @@ def pixel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     values = np.arange(256) / 255.0
     channels = images.shape[-1]
-    counts = np.stack([np.bincount(images[..., d].ravel(), minlength=256) for d in range(channels)])
+    counts = np.zeros((channels, 256), np.int64)
+    for start in range(0, len(images), CHUNK):
+        for d in range(channels):
+            counts[d] += np.bincount(images[start : start + CHUNK, ..., d].ravel(), minlength=256)
     weights = counts / counts.sum(axis=1, keepdims=True)
     mean = weights @ values
     variance = weights @ values**2 - mean**2
     return mean.astype(np.float32), np.sqrt(np.maximum(variance, 1e-12)).astype(np.float32)
 
 
+def vector_statistics(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation per feature of float32 [N, D], float32 [D]; 1 for a constant feature."""
+    mean = vectors.mean(axis=0, dtype=np.float64)
+    variance = np.zeros_like(mean)
+    for start in range(0, len(vectors), CHUNK):
+        variance += ((vectors[start : start + CHUNK] - mean) ** 2).sum(axis=0)
+    std = np.sqrt(variance / len(vectors))
+    constant = std <= 1e-6 * np.maximum(1e-30, np.abs(mean))
+    return mean.astype(np.float32), np.where(constant, 1.0, std).astype(np.float32)
+
+
 # --- sources ----------------------------------------------------------------------------------
 
 
+<<<<<<< HEAD
 def load_digits(data_dir: Path | None) -> Splits:
     """scikit-learn's 1,797 8x8 digits; every fifth example is the test set."""
     from sklearn.datasets import load_digits as sklearn_digits
@@ -166,47 +177,126 @@ def load_fashion_mnist(data_dir: Path | None) -> Splits:
     )  # fmt: skip
 
 
+=======
+>>>>>>> data-sources
 class Source(NamedTuple):
-    """One entry of DATASETS."""
+    """One entry of DATASETS. Each function takes data_dir."""
 
     load: Callable[[Path | None], Splits]
-    num_classes: int
+    num_classes: int | None  # None: found from the labels
     num_examples: Callable[[Path | None], int]  # of the training set, found without loading it
     statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # None: computed
+    files: Callable[[Path | None], Sequence[str | Path]] | None = None  # that the content depends on; None: no cache
 
+
+def lazily(module: str, function: str, *first: str) -> Callable[[Path | None], Any]:
+    """A function of datadiet.sources that is imported when it is called."""
+
+    def call(data_dir: Path | None) -> Any:
+        return getattr(import_module(f"datadiet.sources.{module}"), function)(*first, data_dir)
+
+    return call
+
+
+def _tfds(statistics: Any, num_classes: int | None, tfds_name: str, name: str) -> Source:
+    load_, count, files = (
+        lazily("tfds_folder", function, tfds_name, name)
+        for function in ("load_prepared", "count_prepared", "prepared_files")
+    )
+    return Source(load_, num_classes, count, statistics, files)
+
+
+def _own(kind: str, module: str, path: str) -> Source:
+    load_, count, files = (
+        lazily(module, function, path) for function in (f"load_{kind}", f"count_{kind}", f"{kind}_files")
+    )
+    return Source(load_, None, count, None, files)
+
+
+# Means and standard deviations as in the original, which takes CIFAR-10's for CIFAR-100 too.
+CIFAR_STATISTICS = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+CINIC_STATISTICS = ((0.47889522, 0.47227842, 0.43047404), (0.24205776, 0.23828046, 0.25874835))
 
 DATASETS: dict[str, Source] = {
-    "digits": Source(load_digits, 10, lambda data_dir: 1438),
+    "digits": Source(lazily("embedded", "load_digits"), 10, lambda data_dir: 1438),
     "fashion_mnist": Source(
-        load_fashion_mnist, 10, lambda data_dir: read_idx(_idx_file(data_dir, IDX_FILES[1]), header_only=True)[0]
+        lazily("embedded", "load_fashion_mnist"), 10, lazily("embedded", "count_fashion_mnist"),
+        None, lazily("embedded", "fashion_mnist_files"),
     ),
+    "cifar10": _tfds(CIFAR_STATISTICS, 10, "cifar10", "cifar10"),
+    "cifar100": _tfds(CIFAR_STATISTICS, 100, "cifar100", "cifar100"),
+    "cinic10": Source(
+        lazily("cinic10", "load"), 10, lazily("cinic10", "count"), CINIC_STATISTICS, lazily("cinic10", "files")
+    ),
+}  # fmt: skip
+
+# What may stand before a name or a path of the user's own.
+PREFIXES: dict[str, Callable[[str], Source]] = {
+    "tfds/": lambda name: _tfds(None, None, name, f"tfds/{name}"),
+    "folder:": partial(_own, "folder", "own"),
+    "npz:": partial(_own, "npz", "own"),
+    "parquet:": partial(_own, "parquet", "parquet"),
 }
+KNOWN = (*DATASETS, "tfds/NAME", "folder:PATH", "npz:PATH", "parquet:PATH")
 
 
 # --- loading ----------------------------------------------------------------------------------
 
 
 def source(name: str) -> Source:
-    """Raises UserError, listing the known names, where `name` is not in DATASETS."""
-    if name not in DATASETS:
-        raise UserError(f"dataset={name!r}: expected one of {', '.join(DATASETS)}.")
-    return DATASETS[name]
+    """Raises UserError, listing the known names, where `name` is none of KNOWN."""
+    if name in DATASETS:
+        return DATASETS[name]
+    for prefix, make in PREFIXES.items():
+        if name.startswith(prefix) and len(name) > len(prefix):
+            return make(name[len(prefix) :])
+    raise UserError(f"dataset={name!r}: expected one of {', '.join(KNOWN)}.")
+
+
+def folder(data_dir: str | Path | None) -> Path | None:
+    """data_dir as a path, with ~ expanded; None stays None."""
+    return Path(data_dir).expanduser() if data_dir else None
 
 
 def count_examples(name: str, data_dir: str | Path | None = None) -> int:
-    """Size N of the training set, found without loading it."""
-    return source(name).num_examples(Path(data_dir) if data_dir else None)
+    """Size N of the training set, found without loading it.
+
+    Raises:
+        UserError: unknown name, or the data is not there (with the command that repairs it).
+    """
+    return source(name).num_examples(folder(data_dir))
+
+
+def build(name: str, data_dir: str | Path | None = None) -> Dataset:
+    """A dataset read from its source, past the cache, and checked."""
+    entry = source(name)
+    splits = entry.load(folder(data_dir))
+    num_classes = check(name, splits)
+    if entry.num_classes not in (None, num_classes):
+        raise UserError(f"{name}: its training labels are of {num_classes} classes; expected {entry.num_classes}.")
+    if entry.statistics:
+        mean, std = (np.asarray(values, np.float32) for values in entry.statistics)
+    else:
+        statistics = pixel_statistics if splits.train_images.dtype == np.uint8 else vector_statistics
+        mean, std = statistics(splits.train_images)
+    print_ = fingerprint(splits.example_ids, splits.train_labels, splits.train_images)
+    return Dataset(name, *splits[:5], num_classes, mean, std, print_, splits.class_names)
 
 
 def load(name: str, data_dir: str | Path | None = None) -> Dataset:
     """A dataset by name, in canonical order. Nothing is downloaded.
 
+    The first load of given files writes a cache; later ones memory-map it.
+
     Args:
-        name: A key of DATASETS.
-        data_dir: Folder that holds its files; None: where they are usually found.
+        name: A key of DATASETS, tfds/NAME, folder:PATH, npz:PATH or parquet:PATH.
+        data_dir: Folder that holds its files; None: where they are usually found. A relative
+            PATH is taken from it.
     Raises:
-        UserError: unknown name, missing or damaged files (with the command that repairs it).
+        UserError: unknown name, missing or damaged files (with the command that repairs it),
+            or data that cannot be learned from.
     """
+<<<<<<< HEAD
     entry = source(name)
     splits = entry.load(Path(data_dir) if data_dir else None)
     if entry.statistics:
@@ -218,6 +308,19 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
 
 
 load_dataset = load  # its name in the package's namespace, where `load` would say too little
+=======
+    files = source(name).files
+    if files is None:
+        return build(name, data_dir)
+    return Dataset(name, **cache.through(name, partial(files, folder(data_dir)), partial(_record, name, data_dir)))
+
+
+def _record(name: str, data_dir: str | Path | None) -> dict[str, Any]:
+    """A freshly built dataset as the values that the cache keeps."""
+    record = dict(vars(build(name, data_dir)))
+    del record["name"]
+    return record
+>>>>>>> data-sources
 
 
 def fit_images(dataset: Dataset, shape: tuple[int, ...]) -> Dataset:
@@ -248,8 +351,9 @@ def fit_images(dataset: Dataset, shape: tuple[int, ...]) -> Dataset:
 
 
 def normalize(images: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
-    """uint8 [..., D] -> float32 [..., D]: (x / 255 - mean) / std."""
-    return (images.astype(jnp.float32) / 255.0 - mean) / std
+    """uint8 [..., D] -> float32 [..., D]: (x / 255 - mean) / std; floats (vectors) are not divided by 255."""
+    values = images.astype(jnp.float32)
+    return ((values / 255.0 if images.dtype == jnp.uint8 else values) - mean) / std
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from .options import Optional, make_place, repairable
 @click.option("--output", type=click.Path(path_type=Path), default="results.csv",
               help="File to write; an older table there is replaced.  [default: results.csv]")  # fmt: skip
 @click.option("--root", type=click.Path(path_type=Path), default=".",
-              help="Where given, only the runs below <root>/exps.  [default: all of the MLflow experiment]")  # fmt: skip
+              help="Where given, only the runs below <root>/exps.  [default: all of the experiment]")  # fmt: skip
 @click.option("--exp", type=Optional(click.STRING), help="Only runs of this experiment folder.  [default: all]")
 @repairable
 def results(exps_path: Path | None, output: Path, root: Path, exp: str | None) -> None:

@@ -1,0 +1,90 @@
+"""Values are used with the data they belong to, in its order, or not at all."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from datadiet import data, identity
+from datadiet.config import UserError
+
+N = 12
+
+
+@pytest.fixture
+def dataset():
+    random = np.random.RandomState(0)
+    images = random.randint(0, 256, (N, 4, 4, 1)).astype(np.uint8)
+    labels = (np.arange(N) % 3).astype(np.int32)
+    ids = np.array([f"n{i}" for i in range(N)])
+    one = np.ones(1, np.float32)
+    return data.Dataset("mine", images, labels, images, labels, ids, 3, one, one, data.fingerprint(ids, labels, images))
+
+
+def reordered(dataset, order, **changes):
+    arrays = [getattr(dataset, name)[order] for name in ("example_ids", "train_labels", "train_images")]
+    return replace(
+        dataset, example_ids=arrays[0], train_labels=arrays[1], train_images=arrays[2],
+        fingerprint=data.fingerprint(*arrays), **changes,
+    )  # fmt: skip
+
+
+def test_values_of_the_same_data_are_accepted_as_they_are(dataset, recwarn):
+    values = np.arange(N, dtype=np.float32)
+    assert identity.align(values, dataset.example_ids, dataset.fingerprint, dataset) is values
+    assert not recwarn
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_values_of_another_order_are_realigned_and_it_is_said(dataset, seed):
+    other = reordered(dataset, np.random.RandomState(seed).permutation(N), name="mine again")
+    by_id = {f"n{i}": float(i) for i in range(N)}
+    values = np.array([by_id[i] for i in other.example_ids])
+    with pytest.warns(UserWarning, match=r"mine again .*mine .*the same examples in another order"):
+        aligned = identity.align(values, other.example_ids, other.fingerprint, dataset, "mine again")
+    assert aligned.tolist() == [by_id[i] for i in dataset.example_ids]
+
+
+@pytest.mark.parametrize("field", ["train_labels", "train_images"])
+def test_the_same_ids_with_other_content_are_refused(dataset, field):
+    changed = getattr(dataset, field).copy()
+    changed[5] = (changed[5] + 1) % 3
+    for order in (np.arange(N), np.arange(N)[::-1]):
+        other = reordered(replace(dataset, **{field: changed}), order)
+        message = f"{other.fingerprint[:12]}.*mine .*{dataset.fingerprint[:12]}.*labels or pixels differ"
+        with pytest.raises(UserError, match=message):
+            identity.align(np.zeros(N), other.example_ids, other.fingerprint, dataset, "other")
+
+
+def test_other_ids_are_refused_and_both_datasets_named(dataset):
+    ids = np.array([f"m{i}" for i in range(N)])
+    with pytest.raises(UserError, match=r"other \(12 examples, fingerprint abc\), but the dataset is mine \(12 ex"):
+        identity.align(np.zeros(N), ids, "abc", dataset, "other")
+    with pytest.raises(UserError, match=r"other \(13 examples"):
+        identity.align(np.zeros(N + 1), np.append(dataset.example_ids, "more"), "abc", dataset, "other")
+    with pytest.raises(UserError, match=r"11 values for 12 examples"):
+        identity.align(np.zeros(N - 1), dataset.example_ids, dataset.fingerprint, dataset, "other")
+
+
+def test_of_a_changed_dataset_the_order_goes_by_ids(dataset):
+    other = reordered(dataset, np.arange(N)[::-1])
+    fitted = data.fit_images(dataset, (6, 6, 3))
+    with pytest.warns(UserWarning, match=r"realigned"):
+        aligned = identity.align(np.arange(N), other.example_ids, other.fingerprint, fitted)
+    assert aligned.tolist() == list(range(N))[::-1]
+
+
+def test_values_without_a_record_are_accepted_with_a_warning_where_their_number_is_right(dataset):
+    with pytest.warns(UserWarning, match=r"a\.npy: no \.json beside it .*order cannot be checked against mine"):
+        assert len(identity.accept_bare(np.zeros(N), "a.npy", dataset)) == N
+    with pytest.raises(UserError, match=r"a\.npy: values of shape \[11\], but mine has 12 training"):
+        identity.accept_bare(np.zeros(N - 1), "a.npy", dataset)
+
+
+def test_cinic10_contains_cifar10(recwarn):
+    identity.overlap_warning("cifar10", "cifar10")
+    identity.overlap_warning(None, "cinic10")
+    assert not recwarn
+    for pair in (("cifar10", "cinic10"), ("cinic10", "cifar10")):
+        with pytest.warns(UserWarning, match=r"cinic10 contains the images of cifar10"):
+            identity.overlap_warning(*pair)

@@ -1,0 +1,461 @@
+"""CINIC-10, idx files and anybody's own data: what is read, in which order, and what is refused."""
+
+import gzip
+import io
+import json
+import shutil
+import tarfile
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from archives import accept, add, cinic_images, flip, idx_bytes, png, write_idx
+from PIL import Image
+
+from datadiet import data
+from datadiet.config import UserError
+from datadiet.prepare import prepare
+from datadiet.sources import cinic10, embedded
+from datadiet.sources.embedded import DEBIAN_FASHION_MNIST, IDX_FILES
+
+RANDOM = np.random.RandomState(0)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DATADIET_CACHE", str(tmp_path / "cache"))
+
+
+def images(*shape):
+    return RANDOM.randint(0, 256, shape).astype(np.uint8)
+
+
+# --- CINIC-10 -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cinic(monkeypatch):
+    monkeypatch.setattr(cinic10, "PER_CLASS", 4)
+    return cinic_images(4)
+
+
+def write_tree(folder, files):
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def write_tar(path, files, prefix=""):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w:gz") as tar:
+        add(tar, f"{prefix}README", b"text")
+        for name, content in files.items():
+            add(tar, prefix + name, content)
+    return path
+
+
+def decoded(content):
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+
+
+@pytest.mark.parametrize("kind", ["tree", "archive", "below"])
+def test_cinic10_is_train_then_valid_by_sorted_path(tmp_path, cinic, kind):
+    if kind == "archive":
+        write_tar(tmp_path / "data" / "CINIC-10.tar.gz", cinic, "./")
+    else:
+        write_tree(tmp_path / "data" / ("cinic10" if kind == "below" else ""), cinic)
+    dataset = data.load("cinic10", tmp_path / "data")
+    order = sorted(n for n in cinic if n.startswith("train")) + sorted(n for n in cinic if n.startswith("valid"))
+    assert dataset.example_ids.tolist() == order
+    assert np.array_equal(dataset.train_images, [decoded(cinic[name]) for name in order])
+    assert [cinic10.CLASSES[i] for i in dataset.train_labels] == [name.split("/")[1] for name in order]
+    test = sorted(n for n in cinic if n.startswith("test"))
+    assert np.array_equal(dataset.test_images, [decoded(cinic[name]) for name in test])
+    assert data.count_examples("cinic10", tmp_path / "data") == dataset.num_examples == 80
+    assert np.allclose(dataset.mean, (0.47889522, 0.47227842, 0.43047404))
+    assert np.allclose(dataset.std, (0.24205776, 0.23828046, 0.25874835))
+
+
+def test_cinic10_has_one_identity_packed_and_extracted(tmp_path, cinic):
+    write_tree(tmp_path / "tree", cinic)
+    write_tar(tmp_path / "packed" / "CINIC-10.tar.gz", cinic, "CINIC-10/")
+    one, other = data.load("cinic10", tmp_path / "tree"), data.load("cinic10", tmp_path / "packed")
+    assert one.fingerprint == other.fingerprint
+
+
+@pytest.mark.parametrize("change", ["missing", "extra", "unknown class"])
+def test_cinic10_counts_are_checked_per_class_and_split(tmp_path, cinic, change):
+    name = "valid/cat/n0001.png"
+    content = cinic[name]
+    if change == "missing":
+        del cinic[name]
+    elif change == "extra":
+        cinic["valid/cat/more.png"] = content
+    else:
+        cinic["valid/cow/n0001.png"] = content
+    write_tree(tmp_path, cinic)
+    expected = {
+        "missing": "3 images in valid/cat; expected 4",
+        "extra": "5 images in valid/cat; expected 4",
+        "unknown class": "images in valid/cow; expected classes airplane",
+    }
+    with pytest.raises(UserError, match=expected[change]):
+        data.load("cinic10", tmp_path)
+
+
+def test_cinic10_of_another_size_is_refused(tmp_path, cinic):
+    write_tree(tmp_path, dict.fromkeys(cinic, png(images(16, 16, 3))))
+    with pytest.raises(UserError, match=r"images of \(16, 16, 3\); expected \(32, 32, 3\)"):
+        data.load("cinic10", tmp_path)
+
+
+def test_a_damaged_cinic10_is_refused(tmp_path, cinic):
+    path = write_tar(tmp_path / "CINIC-10.tar.gz", cinic)
+    path.write_bytes(path.read_bytes()[:50_000])
+    with pytest.raises(UserError, match=r"is damaged .*Delete .* and prepare again: .*dataset=cinic10"):
+        data.load("cinic10", tmp_path)
+    with pytest.raises(UserError, match=r"no CINIC-10.tar.gz, no extracted tree .*Training never downloads"):
+        data.load("cinic10", tmp_path / "elsewhere")
+
+
+def test_cinic10_is_prepared_from_an_archive_that_is_checked(tmp_path, cinic, monkeypatch):
+    path = write_tar(tmp_path / "given" / "CINIC-10.tar.gz", cinic)
+    with pytest.raises(UserError, match=r"md5 .*; expected 687544992 bytes with md5 6ee4d0c996905fe93221de577967a372"):
+        prepare("cinic10", tmp_path / "data", archive=path)
+    accept(monkeypatch, "cinic10", path)
+    assert prepare("cinic10", tmp_path / "data", archive=path, download=False).num_examples == 80
+    shutil.rmtree(path.parent)
+    assert prepare("cinic10", tmp_path / "data", download=False).num_examples == 80
+    with pytest.raises(UserError, match=r"Place in the folder .*empty: CINIC-10.tar.gz"):
+        prepare("cinic10", tmp_path / "empty", download=False)
+
+
+@pytest.mark.parametrize("valid", ["apart", "joined"])
+def test_cinic10_arrays_of_the_original_are_read(tmp_path, cinic, valid):
+    arrays = {split: (images(40, 32, 32, 3), np.repeat(np.arange(10), 4)) for split in ("train", "valid", "test")}
+    arrays["valid"] = arrays["valid"][0].astype(np.float32), arrays["valid"][1]  # whole numbers, as floats
+    joined = [np.concatenate([arrays["train"][k], arrays["valid"][k]]).astype([np.uint8, np.int64][k]) for k in (0, 1)]
+    if valid == "joined":
+        arrays = {"train": joined, "test": arrays["test"]}
+    for split, (x, y) in arrays.items():
+        np.save(tmp_path / f"X_{split}.npy", x)
+        np.save(tmp_path / f"{'Y' if split == 'train' else 'y'}_{split}.npy", y)
+    dataset = data.load("cinic10", tmp_path)
+    assert np.array_equal(dataset.train_images, joined[0])
+    assert dataset.train_images.dtype == np.uint8
+    assert np.array_equal(dataset.train_labels, joined[1])
+    np.save(tmp_path / "y_test.npy", arrays["test"][1][::-1] // 2)
+    with pytest.raises(UserError, match=r"8 of class 0, .* in test; expected 4 of each class"):
+        data.load("cinic10", tmp_path)
+    np.save(tmp_path / "X_test.npy", arrays["test"][0] / np.float32(255))
+    with pytest.raises(UserError, match=r"X_test\.npy has values other than whole numbers from 0 to 255"):
+        data.load("cinic10", tmp_path)
+    (tmp_path / "X_test.npy").unlink()
+    with pytest.raises(UserError, match=r"no X_test\.npy in"):
+        data.load("cinic10", tmp_path)
+
+
+# --- idx files ------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not DEBIAN_FASHION_MNIST.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
+def test_real_fashion_mnist():
+    dataset = data.load("fashion_mnist")
+    assert dataset.train_images.shape == (60_000, 28, 28, 1)
+    assert dataset.test_images.shape == (10_000, 28, 28, 1)
+    assert np.bincount(dataset.train_labels).tolist() == [6000] * 10
+    assert data.count_examples("fashion_mnist") == 60_000
+    assert np.allclose([dataset.mean[0], dataset.std[0]], (0.2860, 0.3530), atol=1e-4)  # the published values
+
+
+def idx_arrays():
+    labels = np.arange(30, dtype=np.uint8) % 10
+    return images(30, 28, 28), labels, images(20, 28, 28), labels[:20]
+
+
+def test_idx_files_are_read_in_file_order_gzipped_or_not(tmp_path):
+    arrays = idx_arrays()
+    write_idx(tmp_path, arrays, IDX_FILES)
+    (tmp_path / IDX_FILES[1]).write_bytes(idx_bytes(arrays[1]))
+    dataset = data.load("fashion_mnist", tmp_path)
+    assert np.array_equal(dataset.train_images[..., 0], arrays[0])
+    assert np.array_equal(dataset.train_labels, arrays[1])
+    assert np.array_equal(dataset.test_labels, arrays[3])
+
+
+def test_damaged_idx_files_are_refused(tmp_path):
+    arrays = idx_arrays()
+    write_idx(tmp_path, arrays, IDX_FILES)
+    path = tmp_path / f"{IDX_FILES[0]}.gz"
+    content = path.read_bytes()
+    cases = {
+        content[:3000]: "cannot be read as an idx file",
+        b"no gzip": "cannot be read as an idx file",
+        gzip.compress(idx_bytes(arrays[0])[:-1]): r"bytes of data where its header says \(30, 28, 28\)",
+        gzip.compress(b"\0\0\x0d\1" + b"\0\0\0\1" + b"\0\0\0\0"): "not an idx file of unsigned bytes",
+        gzip.compress(idx_bytes(arrays[0][1:])): "29 train examples but 30 labels",
+    }
+    for damaged, message in cases.items():
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=message):
+            data.load("fashion_mnist", tmp_path)
+    path.write_bytes(content)
+    flip(path, len(content) // 2)
+    with pytest.raises(UserError, match=r"cannot be read as an idx file"):
+        data.load("fashion_mnist", tmp_path)
+    path.unlink()
+    with pytest.raises(UserError, match=r"no file .*train-images.*apt-get install dataset-fashion-mnist"):
+        data.load("fashion_mnist", tmp_path)
+
+
+def test_fashion_mnist_is_prepared_from_its_four_files(tmp_path, monkeypatch):
+    write_idx(tmp_path / "given", idx_arrays(), IDX_FILES)
+    accept(monkeypatch, "fashion_mnist", [tmp_path / "given" / f"{name}.gz" for name in IDX_FILES])
+    monkeypatch.setattr(embedded, "DEBIAN_FASHION_MNIST", tmp_path / "none")
+    dataset = prepare("fashion_mnist", tmp_path / "data", archive=tmp_path / "given", download=False)
+    assert dataset.num_examples == 30
+    with pytest.raises(UserError, match=r"Place in the folder .*other: train-images-idx3-ubyte\.gz"):
+        prepare("fashion_mnist", tmp_path / "other", download=False)
+
+
+# --- folder:PATH ----------------------------------------------------------------------------------
+
+
+def folder_images():
+    files = {}
+    for split, count in (("train", 6), ("val", 3)):
+        for label in ("b cat", "A dog", "zebra"):
+            for i in range(count):
+                files[f"{split}/{label}/{i}.png"] = png(images(5, 7, 3))
+    return files
+
+
+def test_a_folder_is_read_by_sorted_path(tmp_path):
+    files = folder_images()
+    files["train/zebra/deep/er.PNG"] = png(images(5, 7))  # grey among coloured ones, in a subfolder
+    files["train/.hidden/x.png"] = files["train/A dog/.DS_Store"] = b""
+    write_tree(tmp_path / "mine", files)
+    dataset = data.load("folder:mine", tmp_path)
+    train = sorted(n for n in files if n.startswith("train") and "/." not in n)
+    assert dataset.example_ids.tolist() == [name.removeprefix("train/") for name in train]
+    assert np.array_equal(dataset.train_images, [decoded(files[name]) for name in train])
+    assert np.array_equal(dataset.test_images, [decoded(files[n]) for n in sorted(files) if n.startswith("val")])
+    assert dataset.class_names == ("A dog", "b cat", "zebra")
+    assert dataset.test_labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    assert data.count_examples(f"folder:{tmp_path / 'mine'}") == dataset.num_examples == 19
+    pixels = dataset.train_images / 255
+    assert np.allclose(dataset.mean, pixels.mean((0, 1, 2)), atol=1e-6)
+
+
+def test_grey_folders_stay_grey(tmp_path):
+    names = [f"{split}/{label}/{i}.png" for split in ("train", "test") for label in "ab" for i in range(3)]
+    write_tree(tmp_path, {name: png(images(4, 4)) for name in names})
+    assert data.load(f"folder:{tmp_path}").image_shape == (4, 4, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: {k: v for k, v in f.items() if k.startswith("train")}, "no test split: expected .*test/CLASS/IMAGE"),
+        (lambda f: {k: v for k, v in f.items() if k.startswith("val")}, "no folder .*train"),
+        (lambda f: {k: v for k, v in f.items() if "zebra" in k}, "every training example has label 0"),
+        (lambda f: f | {"val/cow/1.png": png(images(5, 7, 3))}, "class cow is present only in the test split"),
+        (lambda f: f | {"val/zebra/1.png": png(images(5, 8, 3))}, r"zebra/1.png: 8 x 5 pixels, but .*: 7 x 5.*mogrify"),
+        (lambda f: f | {"train/zebra/9.png": b"text"}, "9.png: cannot be read as an image"),
+        (lambda f: f | {"train/zebra/9.png": png(images(5, 7, 3))[:60]}, "9.png: cannot be read as an image"),
+        (lambda f: f | {"train/zebra/9.png": png(np.ones((5, 7), np.uint16))}, "mode I.*expected 8 bits per channel"),
+        (lambda f: f | {"train/empty/.keep": b""}, "no image in .*empty"),
+    ],
+)
+def test_folders_that_cannot_be_learned_from_are_refused(tmp_path, change, message):
+    write_tree(tmp_path, change(folder_images()))
+    with pytest.raises(UserError, match=message):
+        data.load(f"folder:{tmp_path}")
+
+
+def test_what_is_left_aside_in_a_folder_is_said(tmp_path):
+    files = folder_images()
+    write_tree(tmp_path, files | {"train/zebra/notes.txt": b"text"})
+    with pytest.warns(UserWarning, match=r"1 files are no images of a class: .*notes\.txt"):
+        data.load(f"folder:{tmp_path}")
+    (tmp_path / "train/zebra/notes.txt").unlink()
+    shutil.copytree(tmp_path / "val", tmp_path / "test")
+    with pytest.warns(UserWarning, match=r"test is the test set; val is not used"):
+        data.load(f"folder:{tmp_path}")
+
+
+def test_own_data_needs_no_archive(tmp_path):
+    write_tree(tmp_path, folder_images())
+    assert prepare(f"folder:{tmp_path}").num_examples == 18
+    with pytest.raises(UserError, match=r"takes no archive"):
+        prepare(f"folder:{tmp_path}", archive=tmp_path)
+
+
+# --- npz:PATH -------------------------------------------------------------------------------------
+
+
+def arrays(train=(20, 6, 6, 3), test=(10, 6, 6, 3)):
+    y = [np.arange(shape[0]) % 5 for shape in (train, test)]
+    return {"x_train": images(*train), "y_train": y[0], "x_test": images(*test), "y_test": y[1]}
+
+
+def write_npz(folder, **changes):
+    folder.mkdir(exist_ok=True)
+    np.savez(folder / "mine.npz", **{k: v for k, v in (arrays() | changes).items() if v is not None})
+    return f"npz:{folder / 'mine.npz'}"
+
+
+def test_npz_in_the_layout_of_keras_is_read_in_file_order(tmp_path):
+    given = arrays()
+    name = write_npz(tmp_path, **given, ids_train=np.array([f"n{i}" for i in range(20)]))
+    dataset = data.load(name)
+    assert np.array_equal(dataset.train_images, given["x_train"])
+    assert np.array_equal(dataset.train_labels, given["y_train"])
+    assert dataset.example_ids[3] == "n3"
+    assert data.count_examples(name) == 20
+    assert data.load("npz:mine.npz", tmp_path).num_classes == 5
+    column = given["y_train"][:, None].astype(np.uint8)  # as keras.datasets.cifar10 has them
+    assert np.array_equal(data.load(write_npz(tmp_path, y_train=column)).train_labels, given["y_train"])
+    assert data.load(write_npz(tmp_path, x_train=images(20, 6, 6), x_test=images(10, 6, 6))).image_shape == (6, 6, 1)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int64, np.uint8])
+def test_vectors_become_float32_with_statistics_of_each_feature(tmp_path, dtype):
+    x = RANDOM.uniform(0, 100, (20, 8)).astype(dtype)
+    x[:, 3] = 7
+    dataset = data.load(write_npz(tmp_path, x_train=x, x_test=x[:10]))
+    assert dataset.train_images.dtype == np.float32
+    assert np.array_equal(dataset.train_images, x.astype(np.float32))
+    expected = x.astype(np.float64).std(0)
+    expected[3] = 1  # constant: centred, not blown up
+    assert np.allclose(dataset.mean, x.astype(np.float64).mean(0), rtol=1e-5)
+    assert np.allclose(dataset.std, expected, rtol=1e-5)
+    normalized = np.asarray(data.normalize(np.asarray(dataset.train_images), dataset.mean, dataset.std))
+    assert np.allclose(normalized, (x.astype(np.float64) - dataset.mean) / expected, atol=1e-4)
+
+
+BAD = np.zeros((20, 4), np.float32)
+BAD[7, 1] = np.nan
+HUGE = np.where(np.isnan(BAD), 1e300, 0.0)
+LABELS = np.arange(20) % 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x_test": None}, "no x_test in .*which has x_train, y_train, y_test.*np.savez"),
+        ({"y_test": None}, "no y_test in"),
+        ({"x_test": images(0, 6, 6, 3), "y_test": LABELS[:0]}, "the test split is empty"),
+        ({"x_train": BAD, "x_test": BAD[:10] * 0}, r"NaN or infinite features in 1 train examples \(the first: 7\)"),
+        ({"x_train": HUGE, "x_test": BAD[:10] * 0}, "NaN or infinite features in 1 train examples"),
+        ({"y_train": LABELS * 0}, "every training example has label 0; expected at least two classes"),
+        ({"y_train": LABELS + 1}, r"5 different training labels, 1, 2, 3, 4, 5 .*expected 0 to 4 without gaps"),
+        ({"y_train": LABELS * 2}, "expected 0 to 4 without gaps .*return_inverse"),
+        ({"y_train": LABELS - 1}, "-1, 0, 1, 2, 3"),
+        ({"y_train": LABELS[:19]}, "20 train examples but 19 labels; expected equal lengths"),
+        ({"y_test": LABELS[:9]}, "10 test examples but 9 labels"),
+        ({"y_train": LABELS % 4}, "label 4 is present only in the test split"),
+        ({"y_test": LABELS[:10] - 1}, "label -1 is present only in the test split"),
+        ({"x_test": images(10, 7, 6, 3)}, r"shape \(6, 6, 3\) but test examples of shape \(7, 6, 3\)"),
+        ({"x_train": images(20, 6, 6, 3) / 255}, "float64 .*expected images uint8.*or vectors"),
+        ({"x_train": images(20)}, r"x_train is uint8 \[20\]; expected images"),
+        ({"y_train": np.eye(5)[LABELS]}, r"float64 \[20, 5\]; expected integers .*argmax"),
+        ({"y_train": np.array(["a", "b"] * 10)}, "expected integers"),
+        ({"y_train": np.array([None] * 20)}, "cannot be read as npz of plain arrays"),
+        ({"ids_train": np.array(["same"] * 20)}, "ids of the training examples repeat"),
+        ({"ids_train": np.array(["a", "b"])}, "2 ids for 20 training examples"),
+    ],
+)
+def test_arrays_that_cannot_be_learned_from_are_refused(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        data.load(write_npz(tmp_path, **changes))
+
+
+def test_a_damaged_npz_is_refused(tmp_path):
+    name = write_npz(tmp_path)
+    flip(tmp_path / "mine.npz", 1000)
+    with pytest.raises(UserError, match=r"cannot be read as npz .*save again"):
+        data.load(name)
+    (tmp_path / "mine.npz").write_bytes(b"text")
+    with pytest.raises(UserError, match=r"cannot be read as npz"):
+        data.count_examples(name)
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    with pytest.raises(UserError, match=r"cannot be read as npz"):
+        data.load(f"npz:{tmp_path / 'one.npy'}")
+    with pytest.raises(UserError, match=r"no file .*expected an npz file with x_train, y_train"):
+        data.load("npz:nothing.npz", tmp_path)
+
+
+# --- parquet:PATH ---------------------------------------------------------------------------------
+
+
+def write_parquet(path, count, *, start=0, paths=True, label="label", image="image", names=("x", "y", "z"), **extra):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = images(count, 4, 6, 3)
+    cells = [{"bytes": png(p), "path": f"{start + i}.png" if paths else None} for i, p in enumerate(pixels)]
+    labels = [(start + i) % len(names) for i in range(count)]
+    kinds = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    table = pa.table({image: pa.array(cells, kinds), label: pa.array(labels, pa.int64()), **extra})
+    features = {image: {"_type": "Image"}, label: {"names": list(names), "_type": "ClassLabel"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(table.replace_schema_metadata(metadata), path)
+    return pixels, labels
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "paths"),
+    [
+        (("train-00000-of-00002.parquet", "train-00001-of-00002.parquet"), "validation-00000-of-00001.parquet", True),
+        (("data/train-0.parquet", "data/train-1.parquet"), "data/test-0.parquet", False),
+        (("default/train/0000.parquet", "default/train/0001.parquet"), "default/test/0000.parquet", True),
+        (("cifar10-train-0.parquet", "cifar10-train-1.parquet"), "cifar10-test.parquet", False),
+    ],
+)
+def test_parquet_is_read_in_the_order_of_files_and_rows(tmp_path, train, test, paths):
+    parts = [write_parquet(tmp_path / file, 7, start=7 * i, paths=paths) for i, file in enumerate(train)]
+    held_out, labels = write_parquet(tmp_path / test, 5)
+    dataset = data.load(f"parquet:{tmp_path}")
+    assert np.array_equal(dataset.train_images, np.concatenate([pixels for pixels, _ in parts]))
+    assert dataset.train_labels.tolist() == parts[0][1] + parts[1][1]
+    assert np.array_equal(dataset.test_images, held_out)
+    assert dataset.test_labels.tolist() == labels
+    assert dataset.class_names == ("x", "y", "z")
+    assert dataset.example_ids[8] == ("8.png" if paths else "train_000008")
+    assert data.count_examples(f"parquet:{tmp_path}") == 14
+
+
+def test_parquet_of_cifar100_has_fine_labels(tmp_path):
+    for split in ("train", "test"):
+        coarse = pa.array([0] * 6, pa.int64())
+        write_parquet(tmp_path / f"{split}.parquet", 6, image="img", label="fine_label", coarse_label=coarse)
+    assert data.load(f"parquet:{tmp_path}").num_classes == 3
+
+
+def test_parquet_that_cannot_be_learned_from_is_refused(tmp_path):
+    def refused(message):
+        with pytest.raises(UserError, match=message):
+            data.load(f"parquet:{tmp_path}")
+
+    train, test = tmp_path / "train.parquet", tmp_path / "test.parquet"
+    write_parquet(train, 6)
+    refused("no test split in")
+    write_parquet(test, 6)
+    write_parquet(tmp_path / "rest.parquet", 6)
+    refused("rest.parquet names no split")
+    (tmp_path / "rest.parquet").unlink()
+    write_parquet(train, 6, label="a", b=pa.array([0] * 6))
+    refused(r"columns image .*, a \(int64\), b \(int64\); expected one image column .* integers called label")
+    nothing = pa.array([{"bytes": None}] * 6, pa.struct([("bytes", pa.binary())]))
+    pq.write_table(pa.table({"image": nothing, "label": [0, 1, 2] * 2}), train)
+    refused("6 rows without image bytes")
+    pq.write_table(pa.table({"image": [png(images(4, 6, 3))] * 6, "label": [0, 1, 2, None, 1, 2]}), train)
+    refused("1 rows without a label")
+    pq.write_table(pa.table({"image": [b"text"] * 6, "label": [0, 1, 2] * 2}), train)
+    refused("train row 0: cannot be read as an image")
+    write_parquet(train, 6)
+    train.write_bytes(train.read_bytes()[:-10])
+    refused("cannot be read as parquet .*fetch it again")
+    with pytest.raises(UserError, match=r"no folder .*expected one with train"):
+        data.load("parquet:nowhere", tmp_path)
