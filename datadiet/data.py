@@ -109,76 +109,6 @@ def vector_statistics(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 # --- sources ----------------------------------------------------------------------------------
 
 
-<<<<<<< HEAD
-def load_digits(data_dir: Path | None) -> Splits:
-    """scikit-learn's 1,797 8x8 digits; every fifth example is the test set."""
-    from sklearn.datasets import load_digits as sklearn_digits
-
-    bunch = sklearn_digits()
-    images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
-    labels = bunch.target.astype(np.int32)
-    ids = np.array([f"digits_{i:04d}" for i in range(len(labels))])
-    test = np.arange(len(labels)) % 5 == 4
-    return Splits(images[~test], labels[~test], images[test], labels[test], ids[~test])
-
-
-DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
-IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-
-
-def _idx_file(data_dir: Path | None, name: str) -> Path:
-    folder = data_dir or DEBIAN_FASHION_MNIST
-    for path in (folder / name, folder / f"{name}.gz"):
-        if path.is_file():
-            return path
-    raise UserError(
-        f"fashion_mnist: no file {folder / name}[.gz]. Expected a folder with the four idx files of Fashion-MNIST: "
-        "pass -P data_dir=FOLDER, or install them with: apt-get install dataset-fashion-mnist"
-    )
-
-
-def read_idx(path: Path, *, header_only: bool = False) -> np.ndarray | tuple[int, ...]:
-    """A uint8 array from an idx file (http://yann.lecun.com/exdb/mnist), gzipped or not.
-
-    With header_only, its shape.
-
-    Raises:
-        UserError: not an idx file of unsigned bytes, or its length belies its header.
-    """
-    try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-            zero, kind, rank = struct.unpack(">HBB", file.read(4))
-            shape = struct.unpack(f">{rank}I", file.read(4 * rank))
-            if (zero, kind) != (0, 8):
-                raise UserError(
-                    f"{path}: not an idx file of unsigned bytes (its magic number is {zero:#x}, {kind:#x})."
-                )
-            if header_only:
-                return shape
-            values = np.frombuffer(file.read(), np.uint8)
-    except (struct.error, EOFError, gzip.BadGzipFile, OSError) as error:
-        raise UserError(f"{path}: cannot be read as an idx file ({error}); fetch the file again.") from error
-    if values.size != np.prod(shape):
-        raise UserError(f"{path}: {values.size} bytes of data where its header says {shape}; fetch the file again.")
-    return values.reshape(shape)
-
-
-def load_fashion_mnist(data_dir: Path | None) -> Splits:
-    """Fashion-MNIST (Xiao et al. 2017) from its four idx files, in file order."""
-    arrays = [read_idx(_idx_file(data_dir, name)) for name in IDX_FILES]
-    train_images, train_labels, test_images, test_labels = arrays
-    for images, labels, which in ((train_images, train_labels, "train"), (test_images, test_labels, "test")):
-        if len(images) != len(labels):
-            raise UserError(f"fashion_mnist: {len(images)} {which} images but {len(labels)} labels.")
-    ids = np.array([f"train_{i:05d}" for i in range(len(train_labels))])
-    return Splits(
-        train_images[..., None], train_labels.astype(np.int32),
-        test_images[..., None], test_labels.astype(np.int32), ids,
-    )  # fmt: skip
-
-
-=======
->>>>>>> data-sources
 class Source(NamedTuple):
     """One entry of DATASETS. Each function takes data_dir."""
 
@@ -279,8 +209,8 @@ def build(name: str, data_dir: str | Path | None = None) -> Dataset:
     else:
         statistics = pixel_statistics if splits.train_images.dtype == np.uint8 else vector_statistics
         mean, std = statistics(splits.train_images)
-    print_ = fingerprint(splits.example_ids, splits.train_labels, splits.train_images)
-    return Dataset(name, *splits[:5], num_classes, mean, std, print_, splits.class_names)
+    digest = fingerprint(splits.example_ids, splits.train_labels, splits.train_images)
+    return Dataset(name, *splits[:5], num_classes, mean, std, digest, splits.class_names)
 
 
 def load(name: str, data_dir: str | Path | None = None) -> Dataset:
@@ -296,19 +226,6 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
         UserError: unknown name, missing or damaged files (with the command that repairs it),
             or data that cannot be learned from.
     """
-<<<<<<< HEAD
-    entry = source(name)
-    splits = entry.load(Path(data_dir) if data_dir else None)
-    if entry.statistics:
-        mean, std = (np.asarray(values, np.float32) for values in entry.statistics)
-    else:
-        mean, std = pixel_statistics(splits.train_images)
-    digest = fingerprint(splits.example_ids, splits.train_labels, splits.train_images)
-    return Dataset(name, *splits, entry.num_classes, mean, std, digest)
-
-
-load_dataset = load  # its name in the package's namespace, where `load` would say too little
-=======
     files = source(name).files
     if files is None:
         return build(name, data_dir)
@@ -320,7 +237,9 @@ def _record(name: str, data_dir: str | Path | None) -> dict[str, Any]:
     record = dict(vars(build(name, data_dir)))
     del record["name"]
     return record
->>>>>>> data-sources
+
+
+load_dataset = load  # its name in the package's namespace, where `load` would say too little
 
 
 def fit_images(dataset: Dataset, shape: tuple[int, ...]) -> Dataset:

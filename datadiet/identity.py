@@ -17,9 +17,7 @@ def describe(name: str | None, num_examples: int, print_: str | None) -> str:
     return f"{name or 'an unnamed dataset'} ({num_examples} examples, fingerprint {(print_ or 'unknown')[:12]})"
 
 
-def align(
-    values: np.ndarray, ids: np.ndarray, print_: str, dataset: Dataset, name: str | None = None
-) -> np.ndarray:
+def align(values: np.ndarray, ids: np.ndarray, print_: str, dataset: Dataset, name: str | None = None) -> np.ndarray:
     """Values, such as scores, in the canonical order of `dataset`.
 
     The same fingerprint is accepted. The same ids in another order are realigned, with a

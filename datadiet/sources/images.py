@@ -32,9 +32,7 @@ def decode(opened: Path | BinaryIO, name: str) -> Image.Image:
     return image
 
 
-def read_images(
-    names: Sequence[str], opened: Callable[[int], Path | BinaryIO], *, colour: bool = False
-) -> np.ndarray:
+def read_images(names: Sequence[str], opened: Callable[[int], Path | BinaryIO], *, colour: bool = False) -> np.ndarray:
     """All images, uint8 [N, H, W, D]; D is 1 where every one is grey, else 3.
 
     Args:
