@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from datadiet import config as options
-from datadiet import data, models, scores, selection, store, tracking, train, trajectory
+from datadiet import data, identity, models, scores, selection, store, tracking, train, trajectory
 from datadiet.config import TrainConfig, UserError
 from datadiet.data import Dataset
 from datadiet.store import ExperimentLayout
@@ -109,18 +110,23 @@ def find_scores(layout: ExperimentLayout, config: TrainConfig, choice: ScoreChoi
     raise UserError("\n".join(lines))
 
 
-def check_same_data(path: Path, record: dict[str, Any] | None, dataset: Dataset, say: Callable[[str], None]) -> None:
-    """Refuse scores of other data; without a record, say that it cannot be checked."""
-    if record is None:
-        say(
-            f"Warning: {path} has no .json beside it, so it cannot be checked that its order is that of {dataset.name}."
-        )
-    elif record["fingerprint"] != dataset.fingerprint:
-        raise UserError(
-            f"{path} scores the examples of {record['dataset']} (fingerprint {record['fingerprint'][:12]}), but this "
-            f"run trains on {dataset.name} ({dataset.fingerprint[:12]}). "
-            "Pass the -P dataset that was scored, or scores of this one."
-        )
+def read_scores(path: Path, dataset: Dataset, say: Callable[[str], None]) -> tuple[np.ndarray, str | None]:
+    """Scores [N] in the order of `dataset` (as published) and their type, None where no record tells it.
+
+    Raises:
+        UserError: no scores, or those of other data.
+    """
+    values, record = store.load_scores(path)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if record is None:
+            values = identity.accept_bare(values, path, dataset)
+        else:
+            ids = np.array(record["example_ids"])
+            values = identity.align(values, ids, record["fingerprint"], dataset, record["dataset"])
+    for warning in caught:
+        say(f"Warning: {warning.message}")
+    return values, record and record["type"]
 
 
 def choose(config: TrainConfig, dataset: Dataset, place: Place) -> tuple[np.ndarray, np.ndarray | None, str | None]:
@@ -130,10 +136,7 @@ def choose(config: TrainConfig, dataset: Dataset, place: Place) -> tuple[np.ndar
         return everything, None, None
     values, score_type = everything, None
     if config.scores is not None:
-        path = Path(config.scores)
-        values, record = store.load_scores(path, dataset.num_examples)
-        check_same_data(path, record, dataset, place.progress.say)
-        score_type = record["type"] if record else None
+        values, score_type = read_scores(Path(config.scores), dataset, place.progress.say)
     kept = selection.kept_order(
         config.selector, values, size=config.size, offset=config.offset, seed=config.random_subset_seed
     )
@@ -214,14 +217,14 @@ def train_run(config: TrainConfig, exp: str, place: Place, choice: ScoreChoice =
     layout = place.layout
     config = find_scores(layout, resolve(config), choice)
     run_dir = layout.run(exp, config)
-    dataset = data.load(config.dataset, config.data_dir)
-    dataset = data.fit_images(dataset, models.input_shape(config.model, dataset.image_shape))
+    published = data.load(config.dataset, config.data_dir)
+    dataset = data.fit_images(published, models.input_shape(config.model, published.image_shape))
     if config.augment and len(dataset.image_shape) != 3:
         raise UserError(f"augment=true needs images; {dataset.name} has vectors: -P augment=false.")
     labels, touched = data.randomize_labels(
         dataset.train_labels, config.random_label_fraction, config.random_label_seed
     )
-    kept, values, score_type = choose(config, dataset, place)
+    kept, values, score_type = choose(config, published, place)
     kept_by = scored_by(config, score_type)
     if place.reuse and not place.overwrite and (summary := reusable(run_dir, config, dataset)):
         place.progress.say(f"{layout.name(run_dir)}: finished before, taken as it is")

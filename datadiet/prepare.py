@@ -85,7 +85,7 @@ def _check_stock(tfds_name: str, name: str, folder: Path, data_dir: Path | None,
 def _run_builder(tfds_name: str, name: str, data_dir: Path | None, given: Path | None, may_download: bool) -> None:
     import tensorflow_datasets as tfds
 
-    from datadiet.sources.tfds_builders import BUILDERS, make_builder
+    from datadiet.tfds_builders import BUILDERS, make_builder
 
     root = tfds_folder.root(data_dir)
     archives = ARCHIVES[tfds_name] if tfds_name in BUILDERS else ()

@@ -133,11 +133,11 @@ def save_scores(path: Path, values: np.ndarray, identity: dict[str, Any], proven
     write_json(path.with_suffix(".json"), record)
 
 
-def load_scores(path: Path, num_examples: int | None = None) -> tuple[np.ndarray, dict[str, Any] | None]:
+def load_scores(path: Path) -> tuple[np.ndarray, dict[str, Any] | None]:
     """Scores [N] of a file, and the record beside it (None where there is none).
 
     Raises:
-        UserError: missing, not a 1-D .npy of numbers, of another length, or changed since it was written.
+        UserError: missing, not a 1-D .npy of numbers, or changed since it was written.
     """
     try:
         content = path.read_bytes()
@@ -154,8 +154,6 @@ def load_scores(path: Path, num_examples: int | None = None) -> tuple[np.ndarray
     if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "fiu":
         kind, shape = getattr(values, "dtype", type(values)), np.shape(values)
         raise UserError(f"{path}: expected one real number per example, got {kind} of shape {shape}.")
-    if num_examples is not None and len(values) != num_examples:
-        raise UserError(f"{path}: {len(values)} scores, but the training set has {num_examples} examples.")
     return values, record
 
 

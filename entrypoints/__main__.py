@@ -22,6 +22,7 @@ COMMANDS = {
     "offset_subset": ("training", "Train on a window of examples by ascending score."),
     "score": ("scoring", "Score every training example with a checkpoint of a run."),
     "mean_score": ("scoring", "Average scores over runs."),
+    "prepare_data": ("preparing", "Fetch, check and cache a dataset; the only command that downloads."),
     "results": ("table", "Write the table of finished training runs."),
 }
 

@@ -73,10 +73,10 @@ NOT_TRAINING = ("selector", "size", "offset", "scores")  # an entry point's own
 
 def training_options(without: tuple[str, ...] = (), **defaults: Any) -> Callable:
     """Every training option of the contract, with other defaults where given."""
-    from datadiet.data import DATASETS
+    from datadiet.data import KNOWN
     from datadiet.models import MODELS
 
-    known = {"dataset": tuple(DATASETS), "model": tuple(MODELS)}
+    known = {"dataset": KNOWN, "model": tuple(MODELS)}
 
     def decorate(command: Callable) -> Callable:
         for name in reversed([n for n in FIELDS if n not in (*NOT_TRAINING, *without)]):

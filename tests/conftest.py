@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ GOLDEN = Path(__file__).parent / "golden"
 QUICK = {"dataset": "digits", "model": "mlp", "width": 32, "num_steps": 44, "augment": "false"}
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["DATADIET_CACHE"] = tempfile.mkdtemp(prefix="datadiet-cache-")
 sys.path.insert(0, str(PROJECT))  # for `entrypoints`, which is not installed under that name
 
 

@@ -79,8 +79,7 @@ def files(data_dir: Path | None) -> list[str]:
 
 
 def count(data_dir: Path | None) -> int:
-    """N: the training and the validation set, known where the data is there at all."""
-    find(data_dir)
+    """N: the training and the validation set, a published number, known before the data is there."""
     return 2 * PER_CLASS * len(CLASSES)
 
 

@@ -1,0 +1,34 @@
+"""prepare_data: the only command that downloads."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from datadiet.data import KNOWN
+from datadiet.prepare import prepare
+
+from .options import Optional, config_option, repairable
+
+
+@click.command()
+@config_option("dataset", "cifar10", KNOWN)
+@config_option("data_dir", None)
+@click.option("--archive", type=Optional(click.STRING), help="The published file, or a folder that has it.  "
+              "[default: looked for in data_dir, then downloaded]")  # fmt: skip
+@click.option("--download", type=click.BOOL, default=True, help="Whether the network may be used.  [default: true]")
+@repairable
+def prepare_data(dataset: str, data_dir: str | None, archive: str | None, download: bool) -> None:
+    """Fetch, unpack, check and cache a dataset, so that every training finds it.
+
+    What is ready already stays as it is; several processes may do this at once.
+    """
+    start = time.perf_counter()
+    ready = prepare(dataset, data_dir, archive, download)
+    seconds = time.perf_counter() - start
+    shape = "x".join(map(str, ready.image_shape))
+    click.echo(
+        f"{ready.name}: {ready.num_examples:,} training and {len(ready.test_labels):,} test examples of {shape}, "
+        f"{ready.num_classes} classes, ready in {seconds:.1f} s\nfingerprint {ready.fingerprint}"
+    )
