@@ -110,6 +110,15 @@ def find_scores(layout: ExperimentLayout, config: TrainConfig, choice: ScoreChoi
     raise UserError("\n".join(lines))
 
 
+def _align(path: Path, values: np.ndarray, record: dict[str, Any], dataset: Dataset) -> np.ndarray:
+    """Scores in the order of `dataset`, by the ids of their record; an error names the file."""
+    ids = np.array(record["example_ids"])
+    try:
+        return identity.align(values, ids, record["fingerprint"], dataset, record["dataset"])
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
 def read_scores(path: Path, dataset: Dataset, say: Callable[[str], None]) -> tuple[np.ndarray, str | None]:
     """Scores [N] in the order of `dataset` (as published) and their type, None where no record tells it.
 
@@ -122,8 +131,7 @@ def read_scores(path: Path, dataset: Dataset, say: Callable[[str], None]) -> tup
         if record is None:
             values = identity.accept_bare(values, path, dataset)
         else:
-            ids = np.array(record["example_ids"])
-            values = identity.align(values, ids, record["fingerprint"], dataset, record["dataset"])
+            values = _align(path, values, record, dataset)
     for warning in caught:
         say(f"Warning: {warning.message}")
     return values, record and record["type"]

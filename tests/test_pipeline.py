@@ -253,10 +253,10 @@ def test_scores_of_other_data_are_refused(root):
     record = json.loads(record_file.read_text()) | {"fingerprint": "0" * 64, "dataset": "other_digits"}
     copy.with_suffix(".json").write_text(json.dumps(record))
     done = datadiet("keep_max", root, expect=2, size=10, exp="y", scores=copy, **QUICK)
-    assert "scores the examples of other_digits" in done.stderr
+    assert f"{copy}: The values belong to other_digits" in done.stderr
     copy.with_suffix(".json").unlink()
     done = datadiet("keep_max", root, size=10, exp="y", scores=copy, **QUICK | {"num_steps": 2})
-    assert "no .json beside it, so it cannot be checked" in done.stdout
+    assert "no .json beside it says which data it belongs to" in done.stdout
 
 
 def test_main_is_a_study_under_one_parent(tmp_path, monkeypatch):
