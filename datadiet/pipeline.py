@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -64,16 +65,22 @@ def resolve(config: TrainConfig) -> TrainConfig:
     return options.resolve(config, data.count_examples(config.dataset, config.data_dir))
 
 
-# --- train ------------------------------------------------------------------------------------
-
-
 def default_scores(layout: ExperimentLayout, config: TrainConfig, choice: ScoreChoice) -> Path:
-    """The mean score file that a choice stands for; the step defaults to that of the scored runs."""
+    """The mean score file that a choice stands for; the step defaults to that of the scored runs.
+
+    Raises:
+        UserError: those runs were trained on another dataset.
+    """
     folder = layout.experiment(choice.exp)
     step = choice.step
     if step is None:
         runs = sorted(folder.glob("run_*/args.json"))
         scored = store.open_run(runs[0].parent).config if runs else config
+        if scored.dataset != config.dataset:
+            raise UserError(
+                f"The runs in {folder} were trained on {scored.dataset}, this one is to train on {config.dataset}: "
+                f"pass -P dataset={scored.dataset}, or name other scores with -P score_exp=EXP or -P scores=PATH."
+            )
         step = options.default_score_step(scored)
     return store.score_file(folder, choice.type, step)
 
@@ -92,22 +99,30 @@ def find_scores(layout: ExperimentLayout, config: TrainConfig, choice: ScoreChoi
         return replace(config, scores=str(path))
     if given:
         raise UserError(f"scores={path}: no such file; expected a score file (.npy).")
-    data_options = f" -P dataset={config.dataset} -P model={config.model}"
-    scored_while_training = choice.type in scores.TRAINING_SCORES
-    step = path.stem.removeprefix("ckpt_")
-    others = sorted(str(p) for p in layout.experiment(choice.exp).glob("*_scores/ckpt_*.npy"))
+    others = sorted(map(str, layout.experiment(choice.exp).glob("*_scores/ckpt_*.npy")))
     lines = [
-        f"No mean score file {path}. Make it, here with runs 0-2 (the paper takes ten):",
-        *(f"  mlflow run . -e full_data -P run={r} -P exp={choice.exp}{data_options}" for r in range(3)),
-        *(
-            f"  mlflow run . -e score -P run={r} -P score_exp={choice.exp} -P type={choice.type} -P step={step}"
-            for r in range(3)
-            if not scored_while_training
-        ),
-        f"  mlflow run . -e mean_score -P n_runs=3 -P score_exp={choice.exp} -P type={choice.type} -P step={step}",
+        f"No mean score file {path}. Make it, here from runs 0-2 (the paper takes ten):",
+        *(f"  {command}" for command in _commands_for(path, layout, config, choice)),
         f"Or name a file: -P scores=PATH. Mean scores there are: {', '.join(others) or 'none'}.",
     ]
     raise UserError("\n".join(lines))
+
+
+def _commands_for(path: Path, layout: ExperimentLayout, config: TrainConfig, choice: ScoreChoice) -> list[str]:
+    """The commands that make a mean score file of runs 0-2, without those whose work is done."""
+    step = path.stem.removeprefix("ckpt_")
+    root = "" if layout.root == Path(".") else f" -P root={shlex.quote(str(layout.root))}"
+    data_dir = f" -P data_dir={shlex.quote(config.data_dir)}" if config.data_dir else ""
+    trained = f" -P exp={choice.exp} -P dataset={shlex.quote(config.dataset)} -P model={config.model}{data_dir}{root}"
+    scored = f" -P score_exp={choice.exp} -P type={choice.type} -P step={step}{root}"
+    commands = []
+    for run in range(3):
+        folder = layout.experiment(choice.exp) / f"run_{run}"
+        if not (folder / "args.json").exists():
+            commands.append(f"mlflow run . -e full_data -P run={run}{trained}")
+        if choice.type not in scores.TRAINING_SCORES and not store.score_file(folder, choice.type, int(step)).exists():
+            commands.append(f"mlflow run . -e score -P run={run}{scored}")
+    return [*commands, f"mlflow run . -e mean_score -P n_runs=3{scored}"]
 
 
 def _align(path: Path, values: np.ndarray, record: dict[str, Any], dataset: Dataset) -> np.ndarray:
@@ -225,6 +240,9 @@ def train_run(config: TrainConfig, exp: str, place: Place, choice: ScoreChoice =
     layout = place.layout
     config = find_scores(layout, resolve(config), choice)
     run_dir = layout.run(exp, config)
+    overwrite = place.overwrite or (place.reuse and not (run_dir / "summary.json").exists())
+    if not place.reuse:
+        store.check_free(run_dir, overwrite)
     published = data.load(config.dataset, config.data_dir)
     dataset = data.fit_images(published, models.input_shape(config.model, published.image_shape))
     if config.augment and len(dataset.image_shape) != 3:
@@ -237,7 +255,7 @@ def train_run(config: TrainConfig, exp: str, place: Place, choice: ScoreChoice =
     if place.reuse and not place.overwrite and (summary := reusable(run_dir, config, dataset)):
         place.progress.say(f"{layout.name(run_dir)}: finished before, taken as it is")
         return summary
-    store.claim(run_dir, place.overwrite or (place.reuse and not (run_dir / "summary.json").exists()))
+    store.claim(run_dir, overwrite)
     write_inputs(run_dir, config, exp, dataset, kept, values, labels, touched)
 
     name = layout.name(run_dir)

@@ -306,21 +306,26 @@ def open_run(path: str | Path) -> StoredRun:
     return StoredRun(path)
 
 
-def claim(path: Path, overwrite: bool) -> None:
-    """Make an empty run folder; an existing one is replaced only with `overwrite`.
+def check_free(path: Path, overwrite: bool) -> None:
+    """Refuse a run folder that holds something, unless it may be replaced.
 
     Raises:
         UserError: it exists already.
     """
-    if path.exists() and any(path.iterdir()):
-        if not overwrite:
-            state = "a finished" if (path / "summary.json").exists() else "an unfinished"
-            raise UserError(
-                f"{path} holds {state} run, which would be lost. Choose another -P run or -P exp, "
-                "or replace it with -P overwrite=true."
-            )
+    if not overwrite and path.exists() and any(path.iterdir()):
+        state = "a finished" if (path / "summary.json").exists() else "an unfinished"
+        raise UserError(
+            f"{path} holds {state} run, which would be lost. Choose another -P run or -P exp, "
+            "or replace it with -P overwrite=true."
+        )
+
+
+def claim(path: Path, overwrite: bool) -> None:
+    """Make an empty run folder; an existing one is replaced only with `overwrite`: see `check_free`."""
+    check_free(path, overwrite)
+    if path.exists():
         shutil.rmtree(path)
-    path.mkdir(parents=True, exist_ok=True)
+    path.mkdir(parents=True)
 
 
 def append_line(path: Path, value: dict[str, Any]) -> None:

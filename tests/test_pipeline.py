@@ -194,6 +194,8 @@ def test_the_table_is_the_same_from_mlflow_and_from_the_mirror(root, runs):
     [
         ("keep_max", {"size": 700, "exp": "x", **QUICK, "score_step": 7}, "error_l2_norm_scores/ckpt_7.npy"),
         ("keep_max", {"size": 700, "exp": "x", **QUICK, "score_step": 7}, "mlflow run . -e mean_score -P n_runs=3"),
+        ("keep_max", {"size": 25_000}, "were trained on digits, this one is to train on cifar10"),
+        ("keep_max", {"size": 25_000, "score_exp": "none"}, "exps/none/error_l2_norm_scores/ckpt_7800.npy"),
         ("keep_max", {"size": 1439, **QUICK}, "size=1439: the training set has 1438 examples"),
         ("keep_max", {"size": 0, **QUICK}, "size=0: expected at least 1"),
         ("keep_max", {"size": "many", **QUICK}, "'many' is not a valid integer"),
