@@ -1,0 +1,1 @@
+"""Side-by-side measurements: `python -m benchmarks.grand`, `python -m benchmarks.conv`."""

@@ -1,0 +1,78 @@
+"""Gradient norms against their limits and peers: `python -m benchmarks.grand [--rounds 7] [--quick]`.
+
+The base is one plain batched gradient of the mean loss over the same examples, in evaluation mode, which gives
+one gradient instead of B norms. Peers: the gradient by the images alone (the backward pass without parameters), and at
+batch 16 vmap(grad) and the published algorithm, jacrev of the vector of losses.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from benchmarks.timing import interleaved_seconds, row
+from datadiet.models import Network, build_model
+from datadiet.per_example import grad_norms, grad_norms_by_vmap
+
+CASES = (("resnet18_lowres", 16), ("resnet18_lowres", 64), ("resnet18_lowres", 128), ("simple_cnn_0", 16))
+CASES += (("simple_cnn_0", 64), ("simple_cnn_0", 256), ("mlp", 16), ("mlp", 256), ("mlp", 1024))
+PEERS_UP_TO = 16  # the largest batch at which the slow peers run
+
+
+def losses(network: Network, params: Any, variables: Any, images: jax.Array, labels: jax.Array) -> jax.Array:
+    """Cross-entropy of each example in evaluation mode [B]."""
+    logits = network.apply({**variables, "params": params}, images)
+    return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def candidates(model: str, batch_size: int) -> dict[str, Callable[[], Any]]:
+    """Compiled computations by name; the base comes first."""
+    network = build_model(model, 10, (32, 32, 3))
+    variables = network.init(jax.random.key(0))
+    images = jax.random.normal(jax.random.key(1), (batch_size, 32, 32, 3))
+    data = (variables, images, jnp.arange(batch_size, dtype=jnp.int32) % 10)
+
+    def gradient(variables, images, labels):
+        return jax.value_and_grad(lambda p: losses(network, p, variables, images, labels).mean())(variables["params"])
+
+    def image_gradient(variables, images, labels):
+        return jax.grad(lambda x: losses(network, variables["params"], variables, x, labels).sum())(images)
+
+    def published(variables, images, labels):
+        jacobian = jax.jacrev(lambda p: losses(network, p, variables, images, labels))(variables["params"])
+        return jnp.sqrt(sum(jnp.sum(x.reshape(batch_size, -1) ** 2, 1) for x in jax.tree.leaves(jacobian)))
+
+    functions = {
+        "gradient": gradient,
+        "grad_norms": lambda *data: grad_norms(network, *data),
+        "image gradient": image_gradient,
+    }
+    if batch_size <= PEERS_UP_TO:
+        functions |= {"vmap(grad)": lambda *data: grad_norms_by_vmap(network, *data), "published": published}
+    return {name: _bind(jax.jit(function), data) for name, function in functions.items()}
+
+
+def _bind(function: Callable, data: tuple) -> Callable[[], Any]:
+    return lambda: function(*data)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--quick", action="store_true", help="the smallest batch of each model only")
+    options = parser.parse_args()
+    print(f"{jax.devices()[0].device_kind}, {options.rounds} interleaved rounds; ratios are medians (least–most)\n")
+    print("| model | batch | gradient, ms/example | ratio to it |\n|---|---|---|---|")
+    for model, batch_size in CASES:
+        if not options.quick or batch_size == 16:
+            seconds = interleaved_seconds(candidates(model, batch_size), options.rounds)
+            print(row(model, batch_size, seconds, "gradient"), flush=True)
+
+
+if __name__ == "__main__":
+    main()
