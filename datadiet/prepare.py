@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import tarfile
 import time
 import zlib
@@ -87,6 +88,8 @@ def _run_builder(tfds_name: str, name: str, data_dir: Path | None, given: Path |
 
     from datadiet.tfds_builders import BUILDERS, make_builder
 
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
     root = tfds_folder.root(data_dir)
     archives = ARCHIVES[tfds_name] if tfds_name in BUILDERS else ()
     # MNIST's four files have the same names as Fashion-MNIST's.
