@@ -1,1 +1,1 @@
-"""Side-by-side measurements: `python -m benchmarks.grand`, `python -m benchmarks.conv`."""
+"""Side-by-side measurements: `python -m benchmarks`."""

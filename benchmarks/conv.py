@@ -1,19 +1,19 @@
-"""A ResNet-18 training step with and without datadiet.conv: `python -m benchmarks.conv [--torch]`.
+"""A ResNet-18 training step on a CPU, with and without datadiet.conv, alone and in a loop.
 
-`--torch` measures PyTorch's step (channels last, its own number of threads) in the same rounds, where it is installed.
+PyTorch takes the same step (channels last, its own number of threads) in the same rounds, where it is installed.
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from benchmarks.timing import interleaved_seconds, row
+from benchmarks.timing import Row, interleaved_seconds, row
 from datadiet import conv
 from datadiet.models import build_model
 
@@ -92,26 +92,16 @@ def torch_step(batch_size: int) -> Callable[[], Any]:
     return run
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 64, 128])
-    parser.add_argument("--torch", action="store_true")
-    options = parser.parse_args()
-    print(f"{jax.devices()[0].device_kind}, {options.rounds} rounds; a scan is of {SCANNED_STEPS} steps\n")
-    print("| model | batch | plain step, ms/example | ratio to it |\n|---|---|---|---|")
-    for batch_size in options.batch_sizes:
+def measure(rounds: int, quick: bool) -> Iterator[Row]:
+    """Rows of the table, with PyTorch where it is installed; quick: batch 16 only."""
+    for batch_size in (16,) if quick else (16, 64, 128):
         plain, plain_scan = compiled_steps(batch_size, chunked=False)
         fast, fast_scan = compiled_steps(batch_size, chunked=True)
         runs = {"plain": plain, "datadiet.conv": fast, "datadiet.conv scan": fast_scan}
         runs |= {"plain scan": plain_scan} if batch_size <= SCAN_OF_PLAIN_UP_TO else {}
-        runs |= {"PyTorch": torch_step(batch_size)} if options.torch else {}
-        seconds = interleaved_seconds(runs, options.rounds)
+        runs |= {"PyTorch": torch_step(batch_size)} if find_spec("torch") else {}
+        seconds = interleaved_seconds(runs, rounds)
         for name in seconds:
             if name.endswith("scan"):
                 seconds[name] = [value / SCANNED_STEPS for value in seconds[name]]
-        print(row("resnet18_lowres", batch_size, seconds, "plain"), flush=True)
-
-
-if __name__ == "__main__":
-    main()
+        yield row("training step, resnet18_lowres", batch_size, seconds, "plain")

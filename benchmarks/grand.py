@@ -1,4 +1,4 @@
-"""Gradient norms against their limits and peers: `python -m benchmarks.grand [--rounds 7] [--quick]`.
+"""Gradient norms against their limits and peers.
 
 The base is one plain batched gradient of the mean loss over the same examples, in evaluation mode, which gives
 one gradient instead of B norms. Peers: the gradient by the images alone (the backward pass without parameters), and at
@@ -7,15 +7,14 @@ batch 16 vmap(grad) and the published algorithm, jacrev of the vector of losses.
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from benchmarks.timing import interleaved_seconds, row
+from benchmarks.timing import Row, interleaved_seconds, row
 from datadiet.models import Network, build_model
 from datadiet.per_example import grad_norms, grad_norms_by_vmap
 
@@ -61,18 +60,9 @@ def _bind(function: Callable, data: tuple) -> Callable[[], Any]:
     return lambda: function(*data)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--quick", action="store_true", help="the smallest batch of each model only")
-    options = parser.parse_args()
-    print(f"{jax.devices()[0].device_kind}, {options.rounds} interleaved rounds; ratios are medians (least–most)\n")
-    print("| model | batch | gradient, ms/example | ratio to it |\n|---|---|---|---|")
+def measure(rounds: int, quick: bool) -> Iterator[Row]:
+    """Rows of the table; quick: the smallest batch of each model only."""
     for model, batch_size in CASES:
-        if not options.quick or batch_size == 16:
-            seconds = interleaved_seconds(candidates(model, batch_size), options.rounds)
-            print(row(model, batch_size, seconds, "gradient"), flush=True)
-
-
-if __name__ == "__main__":
-    main()
+        if not quick or batch_size == 16:
+            seconds = interleaved_seconds(candidates(model, batch_size), rounds)
+            yield row(f"grad_norm, {model}", batch_size, seconds, "gradient")
