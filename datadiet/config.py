@@ -26,14 +26,14 @@ def option(default: Any, text: str, *, auto: str | None = None) -> Any:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """All options of one training run. None means "derived": see `resolve`."""
+    """All options of one training run. None means "derived": see `resolve`, after which the types hold."""
 
     dataset: str = option("cifar10", "Training data, by name.")
     data_dir: str | None = option(None, "Folder that holds the data.", auto="where the dataset is usually found")
     model: str = option("resnet18_lowres", "Network, by name.")
     width: int | None = option(None, "Channels (units, for mlp) of the first layer.", auto="the model's own")
     run: int = option(0, "Index of this run among repetitions; the seeds derive from it.")
-    num_steps: int | None = option(
+    num_steps: int = option(
         None, "Optimizer steps, the same for every subset size.", auto=f"{EPOCHS} epochs of the full training set"
     )
     train_batch_size: int = option(128, "Examples per optimizer step; a smaller subset is one batch.")
@@ -43,7 +43,7 @@ class TrainConfig:
     nesterov: bool = option(True, "Nesterov momentum.")
     weight_decay: float = option(5e-4, "L2 coefficient, added to the gradient of every parameter.")
     decay_factor: float = option(0.2, "The learning rate is multiplied by this at each decay step.")
-    decay_steps: tuple[int, ...] | None = option(
+    decay_steps: tuple[int, ...] = option(
         None,
         "Steps after which the rate decays: comma-separated integers, or 'none'.",
         auto="epochs " + "/".join(map(str, DECAY_EPOCHS)),
@@ -51,17 +51,17 @@ class TrainConfig:
     lr_vitaly: bool = option(False, "Ramp to 2*lr over the first 15 % of the steps, then linearly to 0.")
     augment: bool = option(True, "Reflect-pad by 4, random crop and horizontal flip, per image.")
     track_forgetting: bool = option(True, "Gather forgetting statistics while training.")
-    log_steps: int | None = option(None, "Steps between two reports.", auto="one epoch of the full training set")
-    save_steps: int | None = option(
+    log_steps: int = option(None, "Steps between two reports.", auto="one epoch of the full training set")
+    save_steps: int = option(
         None, "Steps between two checkpoints; steps 0 and num_steps are always saved.", auto="num_steps / 10"
     )
     early_step: int = option(0, "Up to this step, checkpoints come every early_save_steps.")
-    early_save_steps: int | None = option(None, "Steps between two checkpoints up to early_step.", auto="save_steps")
+    early_save_steps: int = option(None, "Steps between two checkpoints up to early_step.", auto="save_steps")
     random_label_fraction: float = option(0.0, "Fraction of training labels permuted among themselves, 0 to 1.")
     random_label_seed: int = option(0, "Seed of that permutation; the same for every run by default.")
-    model_seed: int | None = option(None, "Seed of the initial weights.", auto=f"42 + {SEED_STRIDE} * run")
-    train_seed: int | None = option(None, "Seed of example order and augmentation.", auto=f"4242 + {SEED_STRIDE} * run")
-    random_subset_seed: int | None = option(
+    model_seed: int = option(None, "Seed of the initial weights.", auto=f"42 + {SEED_STRIDE} * run")
+    train_seed: int = option(None, "Seed of example order and augmentation.", auto=f"4242 + {SEED_STRIDE} * run")
+    random_subset_seed: int = option(
         None, "Seed of random subsets and of ties between scores.", auto=f"4426 + {SEED_STRIDE} * run"
     )
     selector: str = option("all", "Which examples to keep: 'all' or a selector.")
@@ -206,5 +206,5 @@ def as_dict(config: TrainConfig) -> dict[str, Any]:
 
 def from_dict(values: dict[str, Any]) -> TrainConfig:
     """The inverse of `as_dict`; names that are no option are ignored."""
-    known = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in FIELDS}
+    known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in FIELDS}
     return TrainConfig(**known)

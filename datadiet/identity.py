@@ -88,9 +88,3 @@ def overlap(one: str | None, other: str | None) -> str:
         if inner in CONTAINS.get(outer or "", ()):
             return f"{outer} contains the images of {inner}, its test images too; "
     return ""
-
-
-def overlap_warning(scored: str | None, trained: str | None) -> None:
-    """Warn where results of two datasets are about to be compared of which one contains the other."""
-    if sentence := overlap(scored, trained):
-        warnings.warn(f"{sentence}results that cross the two are not independent.", stacklevel=2)

@@ -93,11 +93,10 @@ def find_scores(layout: ExperimentLayout, config: TrainConfig, choice: ScoreChoi
     """
     if config.selector == "all" or config.selector in selection.WITHOUT_SCORES:
         return replace(config, scores=None)
-    given = config.scores is not None
-    path = Path(config.scores) if given else default_scores(layout, config, choice)
+    path = default_scores(layout, config, choice) if config.scores is None else Path(config.scores)
     if path.is_file():
         return replace(config, scores=str(path))
-    if given:
+    if config.scores is not None:
         raise UserError(f"scores={path}: no such file; expected a score file (.npy).")
     others = sorted(map(str, layout.experiment(choice.exp).glob("*_scores/ckpt_*.npy")))
     lines = [
@@ -149,21 +148,21 @@ def read_scores(path: Path, dataset: Dataset, say: Callable[[str], None]) -> tup
             values = _align(path, values, record, dataset)
     for warning in caught:
         say(f"Warning: {warning.message}")
-    return values, record and record["type"]
+    return values, record["type"] if record else None
 
 
 def choose(config: TrainConfig, dataset: Dataset, place: Place) -> tuple[np.ndarray, np.ndarray | None, str | None]:
     """Ids to train on in kept order [M], the scores they were chosen by, and the type of those."""
     everything = np.arange(dataset.num_examples, dtype=np.int32)
-    if config.selector == "all":
+    if config.size is None:
         return everything, None, None
-    values, score_type = everything, None
+    values, score_type = None, None
     if config.scores is not None:
         values, score_type = read_scores(Path(config.scores), dataset, place.progress.say)
-    kept = selection.kept_order(
-        config.selector, values, size=config.size, offset=config.offset, seed=config.random_subset_seed
-    )
-    return kept, None if config.scores is None else values, score_type
+    chosen_from = everything if values is None else values
+    seed = config.random_subset_seed
+    kept = selection.kept_order(config.selector, chosen_from, size=config.size, offset=config.offset, seed=seed)
+    return kept, values, score_type
 
 
 def reusable(run_dir: Path, config: TrainConfig, dataset: Dataset) -> dict[str, Any] | None:

@@ -135,20 +135,28 @@ def mean_run(kind: str, n_runs: int, step: int | None, source_exp: str, exp: str
             *(f"  {_command(kind, step, run, source_exp)}" for run in missing),
         ]
         raise UserError("\n".join(lines))
-    loaded = [store.load_scores(path) for path in paths]
-    records = [record for _, record in loaded]
-    for path, record in zip(paths, records):
-        if record is None or record["fingerprint"] != (records[0] or {}).get("fingerprint"):
+    loaded = [_load_recorded(path) for path in paths]
+    record = loaded[0][1]
+    for path, (_, other) in zip(paths, loaded):
+        if other["fingerprint"] != record["fingerprint"]:
             raise UserError(f"{path} was not made from the same data as {paths[0]}; score those runs again.")
     values = scores.mean_over_runs(np.stack([values for values, _ in loaded]))
-    identity = {name: records[0][name] for name in ("dataset", "fingerprint", "example_ids")}
+    identity = {name: record[name] for name in ("dataset", "fingerprint", "example_ids")}
     provenance = {
         "type": kind, "step": step, "runs": list(range(n_runs)), "source": source_exp,
-        "random_labels": records[0].get("random_labels"),
+        "random_labels": record.get("random_labels"),
     }  # fmt: skip
     path = store.score_file(place.layout.experiment(exp), kind, step)
     check_replaceable(path, provenance, place.overwrite)
     return _record(kind, path, values, identity, provenance, time.perf_counter() - start, exp, place, "mean_score")
+
+
+def _load_recorded(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
+    """Scores and their record; a file without one cannot be averaged, because nothing tells its data."""
+    values, record = store.load_scores(path)
+    if record is None:
+        raise UserError(f"{path} has no {path.stem}.json beside it, which tells its data; score that run again.")
+    return values, record
 
 
 def _command(kind: str, step: int, run: int, exp: str) -> str:

@@ -71,8 +71,8 @@ class Report(NamedTuple):
 def on_device(dataset: Dataset, split: str, labels: np.ndarray | None = None) -> DeviceData:
     """A split ('train' or 'test') on the default device, with other labels where given."""
     images = getattr(dataset, f"{split}_images")
-    labels = getattr(dataset, f"{split}_labels") if labels is None else labels
-    return DeviceData(*map(jnp.asarray, (images, labels.astype(np.int32), dataset.mean, dataset.std)))
+    labels = np.asarray(getattr(dataset, f"{split}_labels") if labels is None else labels, np.int32)
+    return DeviceData(*map(jnp.asarray, (images, labels, dataset.mean, dataset.std)))
 
 
 def learning_rate(config: TrainConfig, step: jax.Array | int) -> jax.Array:
@@ -171,7 +171,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.begin = time.perf_counter()
-        self.seconds = dict.fromkeys(("train", "eval", "compile"), 0.0)
+        self.seconds: dict[str, float] = {"train": 0.0, "eval": 0.0, "compile": 0.0}
 
     def timed(self, name: str, call: Callable, *arguments: Any) -> Any:
         start = time.perf_counter()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import re
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import Field
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +48,10 @@ class Steps(click.ParamType):
 TYPES = {"int": click.INT, "float": click.FLOAT, "bool": click.BOOL, "str": click.STRING, "tuple": Steps()}
 
 
-def _click_type(annotation: str) -> click.ParamType:
-    kind = TYPES[annotation.split("|")[0].split("[")[0].strip()]
-    return Optional(kind) if "None" in annotation else kind
+def _click_type(field: Field) -> click.ParamType:
+    """The type of a TrainConfig field; one that can be derived also takes 'auto'."""
+    kind = TYPES[re.split(r"\W", str(field.type))[0]]
+    return Optional(kind) if field.default is None else kind
 
 
 def config_option(name: str, default: Any, names: tuple[str, ...] = ()) -> Callable:
@@ -60,12 +63,12 @@ def config_option(name: str, default: Any, names: tuple[str, ...] = ()) -> Calla
     else:
         value = default if isinstance(default, str | tuple) else repr(default).lower()
         shown = f"[default: {value}]"
-    return click.option(f"--{name}", type=_click_type(field.type), default=default, help=f"{text}  {shown}")
+    return click.option(f"--{name}", type=_click_type(field), default=default, help=f"{text}  {shown}")
 
 
 def required_option(name: str) -> Callable:
     field = FIELDS[name]
-    return click.option(f"--{name}", type=_click_type(field.type), required=True, help=field.metadata["help"])
+    return click.option(f"--{name}", type=_click_type(field), required=True, help=field.metadata["help"])
 
 
 NOT_TRAINING = ("selector", "size", "offset", "scores")  # an entry point's own
@@ -139,6 +142,12 @@ def make_config(values: dict[str, Any], **fixed: Any) -> TrainConfig:
     return TrainConfig(**{name: value for name, value in values.items() if name in FIELDS}, **fixed)
 
 
+class Repairable(click.ClickException):
+    """A UserError as one message, without a traceback."""
+
+    exit_code = 2
+
+
 def repairable(command: Callable) -> Callable:
     """Show a UserError as one message with exit code 2, without a traceback."""
 
@@ -147,8 +156,6 @@ def repairable(command: Callable) -> Callable:
         try:
             return command(*args, **kwargs)
         except UserError as error:
-            failure = click.ClickException(str(error))
-            failure.exit_code = 2
-            raise failure from None
+            raise Repairable(str(error)) from None
 
     return wrapped

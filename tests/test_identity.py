@@ -81,10 +81,8 @@ def test_values_without_a_record_are_accepted_with_a_warning_where_their_number_
         identity.accept_bare(np.zeros(N - 1), "a.npy", dataset)
 
 
-def test_cinic10_contains_cifar10(recwarn):
-    identity.overlap_warning("cifar10", "cifar10")
-    identity.overlap_warning(None, "cinic10")
-    assert not recwarn
-    for pair in (("cifar10", "cinic10"), ("cinic10", "cifar10")):
-        with pytest.warns(UserWarning, match=r"cinic10 contains the images of cifar10"):
-            identity.overlap_warning(*pair)
+def test_scores_that_cross_cinic10_and_cifar10_are_refused_with_the_reason(dataset):
+    cinic = replace(dataset, name="cinic10")
+    with pytest.raises(UserError, match="cinic10 contains the images of cifar10, its test images too"):
+        identity.align(np.zeros(N), np.array([f"train_{i}" for i in range(N)]), "abc", cinic, "cifar10")
+    assert identity.overlap("cifar10", "cifar10") == identity.overlap(None, "cinic10") == ""
