@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -85,16 +85,20 @@ def _rows(array: np.ndarray | jax.Array, first: int, size: int) -> np.ndarray | 
     return array[first : first + size]
 
 
-@partial(jax.jit, static_argnames=("kinds", "network", "prepare"))
-def _score_batch(kinds, network, prepare, variables, images, labels):
-    images = prepare(images)
-    values = {
-        kind: GRADIENT_SCORES[kind](network, variables, images, labels) for kind in kinds if kind in GRADIENT_SCORES
-    }
-    if len(values) < len(kinds):
-        logits = network.apply(variables, images)
-        values |= {kind: LOGIT_SCORES[kind](logits, labels) for kind in kinds if kind in LOGIT_SCORES}
-    return values
+@lru_cache(maxsize=8)
+def _batch_scorer(kinds: tuple[str, ...], network: Network, prepare: Callable) -> Callable:
+    """Jitted (variables, images [B, …], labels [B]) -> scores [B] by kind."""
+
+    def score(variables: Variables, images: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+        images = prepare(images)
+        gradient_kinds = [kind for kind in kinds if kind in GRADIENT_SCORES]
+        values = {kind: GRADIENT_SCORES[kind](network, variables, images, labels) for kind in gradient_kinds}
+        if len(values) < len(kinds):
+            logits = network.apply(variables, images)
+            values |= {kind: LOGIT_SCORES[kind](logits, labels) for kind in kinds if kind in LOGIT_SCORES}
+        return values
+
+    return jax.jit(score)
 
 
 def compute_many(
@@ -132,19 +136,28 @@ def compute_many(
     if len(images) != count:
         raise UserError(f"{len(images)} images but {count} labels.")
     size = min(batch_size, count)
-    pieces = []
-    for start in range(0, count, size or 1):
-        # The last batch reaches back, so that every batch has one shape; the overlap is cut off.
-        first = max(0, min(start, count - size))
-        batch = _rows(images, first, size), _rows(labels, first, size)
-        values = _score_batch(tuple(kinds), network, prepare, variables, *batch)
-        pieces.append({kind: np.asarray(value)[start - first :] for kind, value in values.items()})
+    joined = {kind: np.empty(count, np.float32) for kind in kinds}
+    score = _batch_scorer(tuple(kinds), network, prepare)
+    waiting: list[tuple[int, int, dict[str, jax.Array]]] = []
+
+    def fetch() -> None:
+        start, first, found = waiting.pop()
+        for kind, values in found.items():
+            joined[kind][first : first + size] = values
         progress(first + size - start)
-    joined = {kind: np.concatenate([np.zeros(0, np.float32), *(p[kind] for p in pieces)]) for kind in kinds}
+
+    for start in range(0, count, size or 1):
+        first = min(start, count - size)  # the last batch reaches back, so that all have one shape
+        found = score(variables, _rows(images, first, size), _rows(labels, first, size))
+        if waiting:  # one batch behind, so that the device computes meanwhile
+            fetch()
+        waiting.append((start, first, found))
+    if waiting:
+        fetch()
     for kind, values in joined.items():
         if bad := int((~np.isfinite(values)).sum()):
             raise UserError(f"{kind}: {bad} of {count} values are not finite; the network has diverged at this step.")
-    return {kind: values.astype(np.float32) for kind, values in joined.items()}
+    return joined
 
 
 def compute_scores(
