@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from mlflow.tracking.context.registry import resolve_tags
 from datadiet.config import UserError
 
 EXPERIMENT = "datadiet"
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI then shows training runs first
 DEFAULT_EXPERIMENT_ID = "0"  # where `mlflow run` puts a run when no experiment is named
 
 
@@ -64,19 +65,17 @@ def _text(value: Any) -> str:
 def _client() -> mlflow.MlflowClient:
     """A client whose store exists: processes that create one sqlite database at once would break it."""
     uri = mlflow.get_tracking_uri()
-    client = mlflow.MlflowClient()
+    local = uri.startswith("sqlite:///")
     try:
-        if uri.startswith("sqlite:///"):
-            with FileLock(uri.removeprefix("sqlite:///") + ".lock"):
-                client.search_experiments(max_results=1)
-        else:
+        with FileLock(uri.removeprefix("sqlite:///") + ".lock") if local else nullcontext():
+            client = mlflow.MlflowClient()  # makes the database, or brings it up to date
             client.search_experiments(max_results=1)
+            return client
     except (MlflowException, OSError) as error:
         raise UserError(
             f"MLflow store {uri} cannot be used: {error}\nStart its server, or name another store with "
             "MLFLOW_TRACKING_URI (sqlite:///mlflow.db keeps it in a file here)."
         ) from error
-    return client
 
 
 def _experiment_id(client: mlflow.MlflowClient) -> str:
@@ -89,7 +88,7 @@ def _experiment_id(client: mlflow.MlflowClient) -> str:
         if found := client.get_experiment_by_name(name):
             return found.experiment_id
         try:
-            return client.create_experiment(name)
+            return client.create_experiment(name, tags=EXPERIMENT_TAGS)
         except MlflowException:  # another process was faster
             continue
     raise UserError(f"MLflow experiment {name!r} cannot be made or found; was it deleted? mlflow experiments restore")

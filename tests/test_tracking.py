@@ -1,0 +1,71 @@
+"""MLflow runs end in the right state, and processes that start at once share a new store."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import mlflow
+import pytest
+from conftest import PROJECT
+
+from datadiet import tracking
+from datadiet.config import UserError
+
+OPEN_ONE = """
+import sys, mlflow
+from datadiet import tracking
+mlflow.set_tracking_uri(sys.argv[1])
+with tracking.open_run("train", "e", f"e/run_{sys.argv[2]}", params={"lr": 0.1, "steps": [1, 2]}, note="n") as run:
+    for step in range(20):
+        run.log_metrics({"train_loss": step / 2}, step)
+"""
+
+
+def runs(uri: str) -> list[mlflow.entities.Run]:
+    mlflow.set_tracking_uri(uri)
+    return mlflow.search_runs(experiment_names=["datadiet"], output_format="list")
+
+
+def test_processes_at_once_create_one_store_and_lose_nothing(tmp_path):
+    uri = f"sqlite:///{tmp_path}/new.db"
+    commands = [[sys.executable, "-c", OPEN_ONE, uri, str(k)] for k in range(4)]
+    children = [subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True) for command in commands]
+    for child in children:
+        _, errors = child.communicate(timeout=120)
+        assert child.returncode == 0, errors
+    found = runs(uri)
+    assert sorted(run.info.run_name for run in found) == [f"e/run_{k}" for k in range(4)]
+    for run in found:
+        assert run.data.params == {"cfg.lr": "0.1", "cfg.steps": "1,2"}
+        history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "train_loss")
+        assert {m.step: m.value for m in history} == {step: step / 2 for step in range(20)}
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(None, "FINISHED"), (UserError("x"), "FAILED"), (KeyboardInterrupt(), "KILLED")]
+)
+def test_a_run_ends_as_its_block_ends(tmp_path, error, status):
+    uri = f"sqlite:///{tmp_path}/state.db"
+    mlflow.set_tracking_uri(uri)
+    try:
+        with tracking.open_run("score", "e", "e/x", params={}, note="how") as run:
+            run.log_input("toy", "f" * 64, "scoring", num_rows=3)
+            if error:
+                raise error
+    except (UserError, KeyboardInterrupt) as caught:
+        assert caught is error
+    (found,) = runs(uri)
+    assert found.info.status == status
+    assert found.data.tags["mlflow.note.content"] == "how"
+    dataset = found.inputs.dataset_inputs[0].dataset
+    assert (dataset.name, dataset.digest, dataset.profile) == ("toy", "f" * 36, '{"num_rows": 3}')
+
+
+def test_a_server_that_is_down_is_named_within_seconds():
+    mlflow.set_tracking_uri("http://127.0.0.1:9")  # the discard port: nobody listens
+    begin = time.monotonic()
+    with pytest.raises(UserError, match=r"MLflow store http://127.0.0.1:9 cannot be used(.|\n)*MLFLOW_TRACKING_URI"):
+        tracking.finished_training_runs()
+    assert time.monotonic() - begin < 60, "MLflow's own default is minutes"
