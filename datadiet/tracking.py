@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a dead server costs seconds, not minutes
@@ -24,6 +23,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.tracking.context.registry import resolve_tags
 
 from datadiet.config import Interrupted, UserError
+from datadiet.train import is_timing
 
 EXPERIMENT = "datadiet"
 DEFAULT_EXPERIMENT_ID = "0"  # where `mlflow run` puts a run when no experiment is named
@@ -36,7 +36,7 @@ class TrackedRun:
     client: mlflow.MlflowClient
     id: str
     experiment_id: str
-    held: Mapping[tuple[str, int], float] = MappingProxyType({})  # (metric, step) -> value of a continued run
+    held: dict[tuple[str, int], float] = field(default_factory=dict)  # (metric, step) -> value, of a continued run
 
     def log_metrics(self, metrics: dict[str, float], step: int = 0) -> None:
         """All metrics of one report in one call, without those held: logging a step again doubles the point."""
@@ -44,6 +44,10 @@ class TrackedRun:
         new = [Metric(k, float(v), now, step) for k, v in metrics.items() if (k, step) not in self.held]
         if new:
             self.client.log_batch(self.id, metrics=new)
+
+    def timings(self, step: int) -> dict[str, float]:
+        """Timings held at a step, so that the mirror of a continued run says the same."""
+        return {key: value for (key, at), value in self.held.items() if at == step and is_timing(key)}
 
     def log_params(self, params: dict[str, Any]) -> None:
         """Under keys that `mlflow run` does not use: it logs the text of its own -P options itself."""
@@ -135,6 +139,8 @@ def _begin(client: mlflow.MlflowClient, name: str, parent: TrackedRun | None) ->
 
 def _point_to(client: mlflow.MlflowClient, launcher: Run, name: str, run_id: str) -> None:
     """Make a project's run the launcher of another one."""
+    if launcher.info.run_id == run_id:
+        return
     client.set_tag(launcher.info.run_id, "mlflow.runName", f"launcher of {name}")
     client.set_tag(launcher.info.run_id, "mlflow.note.content", f"Launched run {run_id}, which already existed.")
 

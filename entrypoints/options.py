@@ -13,8 +13,9 @@ import click
 from click.core import ParameterSource
 from tqdm import tqdm
 
-from datadiet.config import FIELDS, TrainConfig, UserError
+from datadiet.config import FIELDS, Interrupted, TrainConfig, UserError
 from datadiet.pipeline import Place
+from datadiet.resume import EXIT_CODE
 from datadiet.store import ExperimentLayout
 
 
@@ -91,6 +92,14 @@ ROOT = click.option("--root", type=click.Path(path_type=Path), default=".", help
 EXP = click.option("--exp", type=Optional(click.STRING), help="Experiment folder below exps/.  [default: see above]")
 OVERWRITE = click.option("--overwrite", type=click.BOOL, default=False, help="Replace old results.  [default: false]")
 
+RESUME = click.option(
+    "--resume",
+    type=click.BOOL,
+    default=False,
+    help="Continue an unfinished run from its last good checkpoint; start where there is none, and leave a finished "
+    "one as it is.  [default: false]",
+)
+
 
 def place_options(command: Callable) -> Callable:
     """root, exp and overwrite."""
@@ -140,15 +149,15 @@ def make_config(values: dict[str, Any], **fixed: Any) -> TrainConfig:
 
 
 def repairable(command: Callable) -> Callable:
-    """Show a UserError as one message with exit code 2, without a traceback."""
+    """Show a UserError as one message with exit code 2, an Interrupted with EXIT_CODE, without a traceback."""
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         try:
             return command(*args, **kwargs)
-        except UserError as error:
+        except (UserError, Interrupted) as error:
             failure = click.ClickException(str(error))
-            failure.exit_code = 2
+            failure.exit_code = EXIT_CODE if isinstance(error, Interrupted) else 2
             raise failure from None
 
     return wrapped
