@@ -19,6 +19,10 @@ class UserError(Exception):
     """Something the caller can repair; the message says what was got, expected, and how."""
 
 
+class Interrupted(Exception):
+    """The work was asked to stop and has stopped in good order; the message says how to go on."""
+
+
 def option(default: Any, text: str, *, auto: str | None = None) -> Any:
     """A config field; `auto` words the default that is derived where the value is None."""
     return field(default=default, metadata={"help": text, "auto": auto})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import warnings
 from collections.abc import Callable
@@ -13,8 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from datadiet import config as options
-from datadiet import data, identity, models, scores, selection, store, tracking, train, trajectory
-from datadiet.config import TrainConfig, UserError
+from datadiet import data, identity, models, resume, scores, selection, store, tracking, train, trajectory
+from datadiet.config import Interrupted, TrainConfig, UserError
 from datadiet.data import Dataset
 from datadiet.store import ExperimentLayout
 
@@ -39,7 +40,7 @@ class Place:
     progress: Progress
     command: str  # that the user would type to repeat this
     overwrite: bool = False
-    reuse: bool = False  # a finished run with the same options is taken as it is, an unfinished one made again
+    resume: bool = False  # a finished run with the same options is taken as it is, an unfinished one continued
     parent: tracking.TrackedRun | None = None
 
 
@@ -165,24 +166,6 @@ def choose(config: TrainConfig, dataset: Dataset, place: Place) -> tuple[np.ndar
     return kept, values, score_type
 
 
-def reusable(run_dir: Path, config: TrainConfig, dataset: Dataset) -> dict[str, Any] | None:
-    """Summary of a finished run made with the same options from the same data; None where there is none.
-
-    Raises:
-        UserError: a finished run that was made otherwise, with the differing options.
-    """
-    if not (run_dir / "summary.json").exists():
-        return None
-    run = store.open_run(run_dir)
-    differing = options.differences(options.as_dict(run.config), options.as_dict(config))
-    if run.arguments["data"]["fingerprint"] != dataset.fingerprint:
-        differing["data"] = (run.arguments["data"]["fingerprint"][:12], dataset.fingerprint[:12])
-    if not differing:
-        return run.summary
-    told = "; ".join(f"{name}: {there} there, {here} asked for" for name, (there, here) in differing.items())
-    raise UserError(f"{run_dir} holds a run made otherwise ({told}). Choose another -P exp, or -P overwrite=true.")
-
-
 def scored_by(config: TrainConfig, score_type: str | None) -> str:
     """How the training examples of a run were chosen, in words for the table."""
     if config.scores is None:
@@ -192,35 +175,89 @@ def scored_by(config: TrainConfig, score_type: str | None) -> str:
     return name + manner.get(config.selector, f" ({config.selector})")
 
 
-def write_inputs(run_dir: Path, config: TrainConfig, exp: str, dataset: Dataset, kept, values, labels, touched) -> None:
-    """args.json, kept.csv for a subset, random_labels.csv where labels were randomised."""
-    facts = {
-        "fingerprint": dataset.fingerprint,
-        "num_examples": dataset.num_examples,
-        "num_classes": dataset.num_classes,
-        "image_shape": list(dataset.image_shape),
-        "mean": dataset.mean.tolist(),
-        "std": dataset.std.tolist(),
-    }
-    store.write_json(run_dir / "args.json", {"exp": exp, **options.as_dict(config), "data": facts})
+@dataclass(frozen=True)
+class Task:
+    """A training run before it starts: what it trains on and where it writes."""
+
+    config: TrainConfig  # resolved
+    exp: str
+    run_dir: Path
+    name: str  # path below exps
+    dataset: Dataset  # as the model takes it
+    labels: np.ndarray  # int32 [N], those trained on
+    touched: np.ndarray  # ids whose label was drawn anew
+    kept: np.ndarray  # ids to train on, in kept order
+    kept_by: str
+    inputs: dict[str, str]  # kept.csv for a subset, random_labels.csv where labels were randomised
+
+    @property
+    def member(self) -> np.ndarray:
+        """bool [N]: trained on."""
+        member = np.zeros(self.dataset.num_examples, bool)
+        member[self.kept] = True
+        return member
+
+
+def prepare(config: TrainConfig, exp: str, place: Place) -> Task:
+    """Load the data and choose the examples of a run.
+
+    Raises:
+        UserError: the data or the scores cannot be had or do not fit.
+    """
+    published = data.load(config.dataset, config.data_dir)
+    dataset = data.fit_images(published, models.input_shape(config.model, published.image_shape))
+    if config.augment and len(dataset.image_shape) != 3:
+        raise UserError(f"augment=true needs images; {dataset.name} has vectors: -P augment=false.")
+    labels, touched = data.randomize_labels(
+        dataset.train_labels, config.random_label_fraction, config.random_label_seed
+    )
+    kept, values, score_type = choose(config, published, place)
+    inputs = {}
     if config.selector != "all":
         shown = [""] * dataset.num_examples if values is None else values.tolist()
         rows = ((dataset.example_ids[i], order, shown[i]) for order, i in enumerate(kept))
-        store.write_csv(run_dir / "kept.csv", "example_id,kept_order,score", rows)
+        inputs["kept.csv"] = store.csv_text("example_id,kept_order,score", rows)
     if config.random_label_fraction:
         rows = ((dataset.example_ids[i], i, dataset.train_labels[i], labels[i]) for i in touched)
-        store.write_csv(run_dir / "random_labels.csv", "example_id,id,label,random_label", rows)
+        inputs["random_labels.csv"] = store.csv_text("example_id,id,label,random_label", rows)
+    run_dir = place.layout.run(exp, config)
+    name, kept_by = place.layout.name(run_dir), scored_by(config, score_type)
+    return Task(config, exp, run_dir, name, dataset, labels, touched, kept, kept_by, inputs)
 
 
-def save_step(run_dir: Path, report: train.Report, dataset: Dataset, member: np.ndarray, run: int) -> None:
-    """The checkpoint of a step, and the forgetting scores so far."""
-    store.save_checkpoint(run_dir, report.state)
-    if report.state.forgetting:
-        provenance = {"type": "forget", "step": report.step, "runs": [run]}
-        values = trajectory.forgetting_values(report.state.forgetting, member)
-        store.save_scores(store.score_file(run_dir, "forget", report.step), values, dataset.identity(), provenance)
-        mask = trajectory.never_learned(report.state.forgetting, member)
+def write_inputs(task: Task) -> None:
+    """args.json and the inputs; those that are there already are kept: `resume.check_same` has compared them."""
+    facts = {
+        "fingerprint": task.dataset.fingerprint,
+        "num_examples": task.dataset.num_examples,
+        "num_classes": task.dataset.num_classes,
+        "image_shape": list(task.dataset.image_shape),
+        "mean": task.dataset.mean.tolist(),
+        "std": task.dataset.std.tolist(),
+    }
+    arguments = json.dumps({"exp": task.exp, **options.as_dict(task.config), "data": facts}, indent=1) + "\n"
+    for name, text in {"args.json": arguments, **task.inputs}.items():
+        if not (task.run_dir / name).exists():
+            store.write_text(task.run_dir / name, text)
+
+
+def save_step(task: Task, report: train.Report) -> None:
+    """The forgetting scores so far, then the checkpoint: it vouches for them.
+
+    A checkpoint at an unplanned step, made because training stops, is alone and goes when the
+    next planned one is there.
+    """
+    run_dir, forgetting = task.run_dir, report.state.forgetting
+    planned = report.step in options.saved_steps(task.config)
+    if planned and forgetting:
+        provenance = {"type": "forget", "step": report.step, "runs": [task.config.run]}
+        values = trajectory.forgetting_values(forgetting, task.member)
+        store.save_scores(store.score_file(run_dir, "forget", report.step), values, task.dataset.identity(), provenance)
+        mask = trajectory.never_learned(forgetting, task.member)
         store.write_bytes(run_dir / "never_learned" / f"ckpt_{report.step}.npy", store.npy_bytes(mask))
+    store.save_checkpoint(run_dir, report.state, report.seconds)
+    if planned:
+        resume.remove_unplanned(run_dir, task.config, report.step)
 
 
 def train_run(config: TrainConfig, exp: str, place: Place, choice: ScoreChoice = ScoreChoice()) -> dict[str, Any]:
@@ -235,79 +272,136 @@ def train_run(config: TrainConfig, exp: str, place: Place, choice: ScoreChoice =
         The summary, as in summary.json.
     Raises:
         UserError: anything the caller can repair; before data is loaded where that can be known.
+        Interrupted: SIGTERM came; what was done is saved.
     """
-    layout = place.layout
-    config = find_scores(layout, resolve(config), choice)
-    run_dir = layout.run(exp, config)
-    overwrite = place.overwrite or (place.reuse and not (run_dir / "summary.json").exists())
-    if not place.reuse:
-        store.check_free(run_dir, overwrite)
-    published = data.load(config.dataset, config.data_dir)
-    dataset = data.fit_images(published, models.input_shape(config.model, published.image_shape))
-    if config.augment and len(dataset.image_shape) != 3:
-        raise UserError(f"augment=true needs images; {dataset.name} has vectors: -P augment=false.")
-    labels, touched = data.randomize_labels(
-        dataset.train_labels, config.random_label_fraction, config.random_label_seed
-    )
-    kept, values, score_type = choose(config, published, place)
-    kept_by = scored_by(config, score_type)
-    if place.reuse and not place.overwrite and (summary := reusable(run_dir, config, dataset)):
-        place.progress.say(f"{layout.name(run_dir)}: finished before, taken as it is")
-        return summary
-    store.claim(run_dir, overwrite)
-    write_inputs(run_dir, config, exp, dataset, kept, values, labels, touched)
+    config = find_scores(place.layout, resolve(config), choice)
+    run_dir = place.layout.run(exp, config)
+    if place.resume and place.overwrite:
+        raise UserError("resume=true and overwrite=true exclude each other: continue the run, or replace it.")
+    if run_dir.exists():
+        with store.lock_run(run_dir):  # a second process is refused before it loads data
+            store.check_free(run_dir, place.overwrite or place.resume)
+    task = prepare(config, exp, place)
+    with store.lock_run(run_dir):
+        continues = place.resume and (run_dir / "args.json").exists()
+        if not continues:
+            store.claim(run_dir, place.overwrite)
+        elif (summary := finished(task, place)) is not None:
+            return summary
+        write_inputs(task)
+        return _train(task, place, continues)
 
-    name = layout.name(run_dir)
-    note = (
-        f"{config.model} on {len(kept):,} of {dataset.num_examples:,} examples of {dataset.name} "
-        f"({kept_by}), {config.num_steps:,} steps.\n\n    {place.command}"
-    )
-    tags = {"root": str(layout.root.resolve()), "scored_by": kept_by}
-    with tracking.open_run(
-        "train", exp, name, params=options.as_dict(config), note=note, parent=place.parent, **tags
-    ) as tracked:
-        tracked.log_params({"data.num_examples": dataset.num_examples, "data.num_kept": len(kept)})
-        digest = dataset.fingerprint if config.selector == "all" else dataset.subset_digest(kept)
-        tracked.log_input(dataset.name, digest, "training", num_rows=len(kept), kept_by=kept_by)
-        if config.random_label_fraction:
-            changed = int((labels != dataset.train_labels).sum())
-            tracked.log_metrics({"random_labels/touched": len(touched), "random_labels/changed": changed})
-        last = _fit(config, dataset, labels, np.sort(kept), run_dir, tracked, place, name)
-        summary = {
-            "path": name,
-            "dataset": dataset.name,
-            "model": config.model,
-            "scored_by": kept_by,
-            "num_kept": len(kept),
-            "num_examples": dataset.num_examples,
-            **{key: last[key] for key in ("train_acc", "test_acc", "train_loss", "test_loss")},
-            "seconds": last["time/train_seconds"] + last["time/eval_seconds"],
-            "compile_seconds": last["time/compile_seconds"],
-            "total_seconds": last["time/total_seconds"],
-            "fingerprint": dataset.fingerprint,
-            "mlflow_run_id": tracked.id,
-        }
-        store.write_json(run_dir / "summary.json", summary)
-    place.progress.say(
-        f"{name}: test accuracy {summary['test_acc']:.4f} in {summary['total_seconds']:.1f} s -> {run_dir}"
-    )
+
+def finished(task: Task, place: Place) -> dict[str, Any] | None:
+    """Summary of a finished run; None where the run is to be continued.
+
+    Raises:
+        UserError: it was made otherwise.
+    """
+    resume.check_same(task.run_dir, task.config, task.dataset, task.inputs)
+    summary = store.open_run(task.run_dir).summary
+    if summary is not None:
+        tracking.settle(summary["mlflow_run_id"], task.name)
+        place.progress.say(f"{task.name}: finished before, taken as it is")
     return summary
 
 
-def _fit(config, dataset, labels, kept, run_dir, tracked, place, name) -> dict[str, float]:
-    """Train, mirroring each report before logging it; the metrics of the last one."""
-    network = models.build_model(config.model, dataset.num_classes, dataset.image_shape, config.width)
-    train_data, test_data = train.on_device(dataset, "train", labels), train.on_device(dataset, "test")
-    state = train.initial_state(network, config, dataset.num_examples)
-    member = np.zeros(dataset.num_examples, bool)
-    member[kept] = True
-    metrics: dict[str, float] = {}
-    with place.progress.counter(config.num_steps, name) as advance:
-        for report in train.fit(network, train_data, test_data, kept, config, state, advance):
-            if report.save:
-                save_step(run_dir, report, dataset, member, config.run)
+def _train(task: Task, place: Place, continues: bool) -> dict[str, Any]:
+    """Train in a folder that is locked and has its inputs, from the beginning or from its last good checkpoint."""
+    config, identity_file = task.config, task.run_dir / "mlflow_run.json"
+    run_id = store.read_json(identity_file)["id"] if continues and identity_file.exists() else None
+    note = (
+        f"{config.model} on {len(task.kept):,} of {task.dataset.num_examples:,} examples of {task.dataset.name} "
+        f"({task.kept_by}), {config.num_steps:,} steps.\n\n    {place.command}"
+    )
+    tags = {"root": str(place.layout.root.resolve()), "scored_by": task.kept_by}
+    with (
+        resume.listen() as stopping,
+        tracking.open_run(
+            "train", task.exp, task.name, params=options.as_dict(config), note=note, parent=place.parent,
+            continues=run_id, **tags,
+        ) as tracked,
+    ):  # fmt: skip
+        if tracked.id != run_id:
+            if run_id:
+                place.progress.say(
+                    f"MLflow run {run_id} is not in {tracking.store_name()}: {tracked.id} takes its place"
+                )
+            store.write_json(identity_file, {"id": tracked.id})
+        log_inputs(task, tracked)
+        last = _fit(task, tracked, place, stopping, continues)
+        summary = summarize(task, tracked, last)
+        store.write_json(task.run_dir / "summary.json", summary)
+    place.progress.say(
+        f"{task.name}: test accuracy {summary['test_acc']:.4f} in {summary['total_seconds']:.1f} s -> {task.run_dir}"
+    )
+    if stopping() and place.parent:
+        raise Interrupted(f"Stopped by SIGTERM after {task.name}, which is finished. Continue: {place.command}")
+    return summary
+
+
+def log_inputs(task: Task, tracked: tracking.TrackedRun) -> None:
+    """What is trained on, to MLflow; saying it again changes nothing."""
+    config, dataset = task.config, task.dataset
+    tracked.log_params({"data.num_examples": dataset.num_examples, "data.num_kept": len(task.kept)})
+    digest = dataset.fingerprint if config.selector == "all" else dataset.subset_digest(task.kept)
+    tracked.log_input(dataset.name, digest, "training", num_rows=len(task.kept), kept_by=task.kept_by)
+    if config.random_label_fraction:
+        changed = int((task.labels != dataset.train_labels).sum())
+        tracked.log_metrics({"random_labels/touched": len(task.touched), "random_labels/changed": changed})
+
+
+def summarize(task: Task, tracked: tracking.TrackedRun, last: dict[str, float]) -> dict[str, Any]:
+    """summary.json of a finished run, from its last metrics."""
+    return {
+        "path": task.name,
+        "dataset": task.dataset.name,
+        "model": task.config.model,
+        "scored_by": task.kept_by,
+        "num_kept": len(task.kept),
+        "num_examples": task.dataset.num_examples,
+        **{key: last[key] for key in ("train_acc", "test_acc", "train_loss", "test_loss")},
+        "seconds": last["time/train_seconds"] + last["time/eval_seconds"],
+        "compile_seconds": last["time/compile_seconds"],
+        "total_seconds": last["time/total_seconds"],
+        "fingerprint": task.dataset.fingerprint,
+        "mlflow_run_id": tracked.id,
+    }
+
+
+def _fit(
+    task: Task, tracked: tracking.TrackedRun, place: Place, stopping: Callable[[], bool], continues: bool
+) -> dict[str, float]:
+    """Train, mirroring each report before logging it; the metrics of the last one.
+
+    Raises:
+        Interrupted: `stopping` said yes before the last step; the state is saved.
+    """
+    config, run_dir = task.config, task.run_dir
+    network = models.build_model(config.model, task.dataset.num_classes, task.dataset.image_shape, config.width)
+    splits = train.on_device(task.dataset, "train", task.labels), train.on_device(task.dataset, "test")
+    start = resume.Start(train.initial_state(network, config, task.dataset.num_examples))
+    if continues:
+        start = resume.last_good(run_dir, config, start.state, place.progress.say)
+        resume.cut_back(run_dir, config, start)
+        for line in start.lines:
+            tracked.log_metrics({k: v for k, v in line.items() if k != "step"}, line["step"])
+    saved, step = start.step, start.step or 0
+    metrics = start.lines[-1] if start.lines else {}
+    with place.progress.counter(config.num_steps, task.name) as advance:
+        advance(step)
+        kept = np.sort(task.kept)
+        for report in train.fit(network, *splits, kept, config, start.state, advance, stopping, start.seconds):
+            step = report.step
             if report.metrics:
-                metrics = report.metrics
-                store.append_line(run_dir / "metrics.jsonl", {"step": report.step, **metrics})
-                tracked.log_metrics(metrics, report.step)
+                metrics = report.metrics | tracked.timings(step)
+                store.append_line(run_dir / "metrics.jsonl", {"step": step, **metrics})
+            if report.save and step != saved:
+                save_step(task, report)
+                saved = step
+            if report.metrics:
+                tracked.log_metrics(metrics, step)
+    if step < config.num_steps:
+        again = place.command if place.parent or place.resume else f"{place.command} -P resume=true"
+        raise Interrupted(f"Stopped by SIGTERM after step {step} of {config.num_steps}, all saved. Continue: {again}")
     return metrics

@@ -12,15 +12,18 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from filelock import FileLock, Timeout
 
 import datadiet
 from datadiet import data
@@ -112,8 +115,12 @@ def npy_bytes(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def csv_text(header: str, rows: Iterable[tuple]) -> str:
+    return "\n".join([header, *(",".join(map(str, row)) for row in rows)]) + "\n"
+
+
 def write_csv(path: Path, header: str, rows: Iterable[tuple]) -> None:
-    write_text(path, "\n".join([header, *(",".join(map(str, row)) for row in rows)]) + "\n")
+    write_text(path, csv_text(header, rows))
 
 
 # --- scores -----------------------------------------------------------------------------------
@@ -177,8 +184,8 @@ def _checkpointer():
     return ocp.Checkpointer(ocp.CompositeCheckpointHandler())
 
 
-def save_checkpoint(run_dir: Path, state: TrainState) -> None:
-    """Write ckpts/<step>/ with two items (variables, training) and the hash of every leaf.
+def save_checkpoint(run_dir: Path, state: TrainState, seconds: Mapping[str, float] = MappingProxyType({})) -> None:
+    """Write ckpts/<step>/: two items (variables, training), the hash of every leaf, and the seconds spent so far.
 
     Returns when all is on disk.
     """
@@ -191,8 +198,9 @@ def save_checkpoint(run_dir: Path, state: TrainState) -> None:
     items = {"variables": state.variables, "training": training}
     hashes = {name: _leaf_hashes(item) for name, item in items.items()}
     arguments = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+    arguments |= {"hashes": ocp.args.JsonSave(hashes), "seconds": ocp.args.JsonSave(dict(seconds))}
     path = (run_dir / "ckpts" / str(int(state.step))).absolute()
-    _checkpointer().save(path, args=ocp.args.Composite(**arguments, hashes=ocp.args.JsonSave(hashes)))
+    _checkpointer().save(path, args=ocp.args.Composite(**arguments))
 
 
 def checkpoint_steps(run_dir: Path) -> list[int]:
@@ -241,6 +249,19 @@ def load_state(run_dir: Path, step: int, like: TrainState) -> TrainState:
         forgetting=Forgetting(**training["forgetting"]) if like.forgetting else None,
     )
     return jax.tree.map(jnp.array, restored)
+
+
+def load_seconds(run_dir: Path, step: int) -> dict[str, float]:
+    """Seconds spent up to a checkpoint, by name; none where they were not recorded."""
+    import orbax.checkpoint as ocp
+
+    path = (run_dir / "ckpts" / str(step)).absolute()
+    if not (path / "seconds").exists():
+        return {}
+    try:
+        return _checkpointer().restore(path, args=ocp.args.Composite(seconds=ocp.args.JsonRestore()))["seconds"]
+    except Exception as error:  # as in _load_item
+        raise UserError(f"{path}: this checkpoint is incomplete or damaged ({error}); train the run again.") from error
 
 
 # --- runs -------------------------------------------------------------------------------------
@@ -306,18 +327,54 @@ def open_run(path: str | Path) -> StoredRun:
     return StoredRun(path)
 
 
+def _is_temporary(path: Path) -> bool:
+    """Whether `write_bytes` left this file when its process was killed."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
 def check_free(path: Path, overwrite: bool) -> None:
     """Refuse a run folder that holds something, unless it may be replaced.
 
     Raises:
         UserError: it exists already.
     """
-    if not overwrite and path.exists() and any(path.iterdir()):
-        state = "a finished" if (path / "summary.json").exists() else "an unfinished"
+    if overwrite or not path.exists() or all(map(_is_temporary, path.iterdir())):
+        return
+    if (path / "summary.json").exists():
+        found, way_on = "a finished run", ""
+    elif (path / "args.json").exists():
+        found, way_on = "an unfinished run", "Continue it with -P resume=true. "
+    else:
+        found, way_on = "files, but no run (no args.json)", ""
+    raise UserError(
+        f"{path} holds {found}, which would be lost. {way_on}Choose another -P run or -P exp, "
+        "or replace it with -P overwrite=true."
+    )
+
+
+@contextmanager
+def lock_run(path: Path) -> Iterator[None]:
+    """Keep other processes out of a run folder; the system releases the lock whichever way this process ends.
+
+    The lock file lies beside the folder, because replacing a run removes the folder, and stays there.
+
+    Raises:
+        UserError: another process works there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.with_name(f".{path.name}.lock")
+    try:
+        lock = FileLock(file, blocking=False)
+        lock.acquire()
+    except Timeout:
         raise UserError(
-            f"{path} holds {state} run, which would be lost. Choose another -P run or -P exp, "
-            "or replace it with -P overwrite=true."
-        )
+            f"{path}: another process is training this run (it holds {file}). Wait until it ends, or choose another "
+            "-P run or -P exp."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def claim(path: Path, overwrite: bool) -> None:
@@ -334,3 +391,19 @@ def append_line(path: Path, value: dict[str, Any]) -> None:
         file.write(json.dumps(value) + "\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """JSON lines of a file up to the first that is incomplete or damaged; none where there is no file."""
+    values = []
+    try:
+        for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
+            values.append(json.loads(line if line.endswith(b"\n") else b""))
+    except ValueError:
+        pass
+    return values
+
+
+def write_lines(path: Path, values: Iterable[dict[str, Any]]) -> None:
+    """The inverse of `read_lines`."""
+    write_text(path, "".join(json.dumps(value) + "\n" for value in values))

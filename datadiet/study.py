@@ -151,7 +151,7 @@ def evaluate_all(config: TrainConfig, exp: str, plan: Plan, place: Place, sizes:
 
 
 def run_study(config: TrainConfig, exp: str, place: Place, plan: Plan = Plan()) -> list[Line]:
-    """The whole study; finished runs with the same options are taken as they are.
+    """The whole study; finished runs with the same options are taken as they are, unfinished ones continued.
 
     Args:
         config: Training options; its run and subset options are set by the study.
@@ -171,7 +171,7 @@ def run_study(config: TrainConfig, exp: str, place: Place, plan: Plan = Plan()) 
     note = f"Study of {config.model} on {config.dataset}.\n\n    {place.command}"
     params = options.as_dict(resolved) | {"score_runs": plan.score_runs, "runs": plan.runs, "sizes": sizes}
     with tracking.open_run("study", exp, exp, params=params, note=note) as tracked:
-        inner = replace(place, parent=tracked, reuse=True)
+        inner = replace(place, parent=tracked, resume=not place.overwrite)
         means = score_all(config, exp, plan, inner)
         lines = table(evaluate_all(config, exp, plan, inner, sizes))
         store.write_csv(folder / "table.csv", ",".join(Line._fields), lines)

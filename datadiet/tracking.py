@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 import mlflow
 from filelock import FileLock
 from mlflow.entities import Dataset as DatasetEntity
-from mlflow.entities import DatasetInput, InputTag, Metric, Param, Run, RunStatus, RunTag
+from mlflow.entities import DatasetInput, InputTag, LifecycleStage, Metric, Param, Run, RunStatus, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.tracking.context.registry import resolve_tags
 
-from datadiet.config import UserError
+from datadiet.config import Interrupted, UserError
+from datadiet.train import is_timing
 
 EXPERIMENT = "datadiet"
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI then shows training runs first
@@ -35,11 +37,18 @@ class TrackedRun:
     client: mlflow.MlflowClient
     id: str
     experiment_id: str
+    held: dict[tuple[str, int], float] = field(default_factory=dict)  # (metric, step) -> value, of a continued run
 
     def log_metrics(self, metrics: dict[str, float], step: int = 0) -> None:
-        """All metrics of one report in one call."""
+        """All metrics of one report in one call, without those held: logging a step again doubles the point."""
         now = int(time.time() * 1000)
-        self.client.log_batch(self.id, metrics=[Metric(k, float(v), now, step) for k, v in metrics.items()])
+        new = [Metric(k, float(v), now, step) for k, v in metrics.items() if (k, step) not in self.held]
+        if new:
+            self.client.log_batch(self.id, metrics=new)
+
+    def timings(self, step: int) -> dict[str, float]:
+        """Timings held at a step, so that the mirror of a continued run says the same."""
+        return {key: value for (key, at), value in self.held.items() if at == step and is_timing(key)}
 
     def log_params(self, params: dict[str, Any]) -> None:
         """Under keys that `mlflow run` does not use: it logs the text of its own -P options itself."""
@@ -127,9 +136,63 @@ def _begin(client: mlflow.MlflowClient, name: str, parent: TrackedRun | None) ->
     return TrackedRun(client, run.info.run_id, experiment_id)
 
 
+def _point_to(client: mlflow.MlflowClient, launcher: Run, name: str, run_id: str) -> None:
+    """Make a project's run the launcher of another one."""
+    if launcher.info.run_id == run_id:
+        return
+    client.set_tag(launcher.info.run_id, "mlflow.runName", f"launcher of {name}")
+    client.set_tag(launcher.info.run_id, "mlflow.note.content", f"Launched run {run_id}, which already existed.")
+
+
+def _continue(client: mlflow.MlflowClient, run_id: str, name: str, parent: TrackedRun | None) -> TrackedRun | None:
+    """A run begun by an earlier process, RUNNING again; None where this store does not have it.
+
+    The project's new run, if any, becomes its launcher.
+    """
+    if (found := _find(client, run_id)) is None:
+        return None
+    client.update_run(run_id, status=RunStatus.to_string(RunStatus.RUNNING))
+    if parent:
+        client.set_tag(run_id, "mlflow.parentRunId", parent.id)
+    elif launcher := _project_run(client):
+        _point_to(client, launcher, name, run_id)
+    histories = (client.get_metric_history(run_id, key) for key in found.data.metrics)
+    held = {(point.key, point.step): point.value for history in histories for point in history}
+    return TrackedRun(client, run_id, found.info.experiment_id, held)
+
+
+def _find(client: mlflow.MlflowClient, run_id: str) -> Run | None:
+    """A run that can be written to; None where there is none in this store, or it was deleted."""
+    try:
+        found = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            raise
+        return None
+    return found if found.info.lifecycle_stage == LifecycleStage.ACTIVE else None
+
+
+def settle(run_id: str, name: str) -> None:
+    """Make sure that a run whose mirror is finished is FINISHED here: its process may have been killed in between."""
+    client = _client()
+    found = _find(client, run_id)
+    if found and found.info.status != RunStatus.to_string(RunStatus.FINISHED):
+        client.set_terminated(run_id)
+    if launcher := _project_run(client):
+        _point_to(client, launcher, name, run_id)
+
+
 @contextmanager
 def open_run(
-    kind: str, exp: str, name: str, *, params: dict[str, Any], note: str, parent: TrackedRun | None = None, **tags: str
+    kind: str,
+    exp: str,
+    name: str,
+    *,
+    params: dict[str, Any],
+    note: str,
+    parent: TrackedRun | None = None,
+    continues: str | None = None,
+    **tags: str,
 ) -> Iterator[TrackedRun]:
     """A run for the length of a `with` block: FINISHED at its end, FAILED or KILLED where it raises.
 
@@ -140,19 +203,22 @@ def open_run(
         params: Resolved options, logged as cfg.<option>.
         note: Markdown description, shown by the UI.
         parent: Run to nest under.
+        continues: Id of the run to write on, as an earlier process left it; a new one where this
+            store does not have it.
         tags: More tags, logged as datadiet.<tag>.
     """
     client = _client()
-    run = _begin(client, name, parent)
+    run = (continues and _continue(client, continues, name, parent)) or _begin(client, name, parent)
     status = RunStatus.FAILED
     try:
         named = {"kind": kind, "exp": exp, "path": name, **tags}
         all_tags = [RunTag(f"datadiet.{k}", v) for k, v in named.items()] + [RunTag("mlflow.note.content", note)]
-        client.log_batch(run.id, tags=all_tags)
-        run.log_params({f"cfg.{k}": v for k, v in params.items()})
+        if run.id != continues:
+            client.log_batch(run.id, tags=all_tags)
+            run.log_params({f"cfg.{k}": v for k, v in params.items()})
         yield run
         status = RunStatus.FINISHED
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted):
         status = RunStatus.KILLED
         raise
     finally:

@@ -7,9 +7,10 @@ the device; the host sends ids and fetches metrics once per report.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -66,6 +67,12 @@ class Report(NamedTuple):
     state: TrainState
     metrics: dict[str, float]  # empty where the step is a checkpoint only
     save: bool  # whether a checkpoint was asked for at this step
+    seconds: dict[str, float]  # spent so far, by name; see Clock
+
+
+def is_timing(metric: str) -> bool:
+    """Whether a metric tells how long the work took; all others are the same in every repetition."""
+    return metric.startswith("time/") or metric == "examples_per_second"
 
 
 def on_device(dataset: Dataset, split: str, labels: np.ndarray | None = None) -> DeviceData:
@@ -167,11 +174,19 @@ def _compiled(function: Callable, static: tuple, shapes: Any, donate: tuple[int,
 
 
 class Clock:
-    """Seconds spent, by name."""
+    """Seconds spent, by name: train, eval, compile and total.
 
-    def __init__(self) -> None:
-        self.begin = time.perf_counter()
-        self.seconds: dict[str, float] = {"train": 0.0, "eval": 0.0, "compile": 0.0}
+    Args:
+        earlier: What `elapsed` said where the work is continued.
+    """
+
+    def __init__(self, earlier: Mapping[str, float] = MappingProxyType({})) -> None:
+        self.begin = time.perf_counter() - earlier.get("total", 0.0)
+        self.seconds = {name: earlier.get(name, 0.0) for name in ("train", "eval", "compile")}
+
+    def elapsed(self) -> dict[str, float]:
+        """Seconds so far."""
+        return {**self.seconds, "total": time.perf_counter() - self.begin}
 
     def timed(self, name: str, call: Callable, *arguments: Any) -> Any:
         start = time.perf_counter()
@@ -181,8 +196,7 @@ class Clock:
 
     def metrics(self, steps: int, batch_size: int) -> dict[str, float]:
         """Seconds so far, and the mean rate of training."""
-        spent = {f"time/{name}_seconds": value for name, value in self.seconds.items()}
-        spent["time/total_seconds"] = time.perf_counter() - self.begin
+        spent = {f"time/{name}_seconds": value for name, value in self.elapsed().items()}
         return spent | {"examples_per_second": steps * batch_size / max(self.seconds["train"], 1e-9)}
 
 
@@ -204,6 +218,8 @@ def fit(
     config: TrainConfig,
     state: TrainState,
     progress: Callable[[int], Any] = lambda steps: None,
+    stopping: Callable[[], bool] = lambda: False,
+    earlier: Mapping[str, float] = MappingProxyType({}),
 ) -> Iterator[Report]:
     """Train from `state` to num_steps.
 
@@ -214,40 +230,55 @@ def fit(
         config: Resolved options.
         state: Where to begin: `initial_state`, or one restored. Consumed.
         progress: Called with the number of steps just done.
+        stopping: Asked after every chunk of steps; where it says yes, a last report that is to be
+            saved comes at once and training ends.
+        earlier: Seconds spent before `state`, as in `Report.seconds`.
     Yields:
         A report at each logging and checkpoint step, and at step 0 when beginning there.
     Raises:
         UserError: the loss is no longer finite (with the steps between which it happened).
     """
-    clock, began = Clock(), int(state.step)
+    clock, began = Clock(earlier), int(state.step)
     key = jax.random.key(config.train_seed)
     batch_size = min(config.train_batch_size, len(kept))
     ids = np.zeros((CHUNK_STEPS, batch_size), np.int32)
-    static = (network, replace(TrainConfig(), **{name: getattr(config, name) for name in PROGRAM_FIELDS}))
-    run_chunk = _program(clock, _run_chunk, static, (key, train, state, ids, np.int32(0)), donate=(2,))
-    eval_static = (network, min(config.test_batch_size, len(test.labels)))
-    evaluate = _program(clock, _evaluate, eval_static, (state.variables, test))
+    run_chunk, evaluate = _programs(clock, network, config, (key, train, state, ids), test)
     member = np.zeros(len(train.labels), bool)
     member[kept] = True
     saves, logs = frozenset(saved_steps(config)), frozenset(logged_steps(config))
 
-    step = began
+    step, spent = began, clock.seconds["train"]
     if step == 0:
-        yield Report(0, state, {}, save=True)
+        yield Report(0, state, {}, True, clock.elapsed())
     for stop in sorted(t for t in saves | logs if t > began):
-        while step < stop:
-            pace = clock.seconds["train"] / max(1, step - began)
+        while step < stop and not (step > began and stopping()):
+            pace = (clock.seconds["train"] - spent) / max(1, step - began)
             count = min(stop - step, CHUNK_STEPS, max(1, int(CHUNK_SECONDS / max(pace, 1e-9))))
             ids[:count] = data.batch_ids(kept, batch_size, config.train_seed, step + 1, count)
             state = clock.timed("train", run_chunk, key, train, state, ids, np.int32(count))
             step += count
             progress(count)
+        if step < stop:
+            yield Report(step, state, {}, True, clock.elapsed())
+            return
         metrics: dict[str, float] = {}
         if stop in logs:
             test_values = clock.timed("eval", evaluate, state.variables, test)
-            metrics = _metrics(config, state, test_values, member) | clock.metrics(step - began, batch_size)
+            metrics = _metrics(config, state, test_values, member) | clock.metrics(step, batch_size)
             state = state._replace(sums=jnp.zeros(2))
-        yield Report(step, state, metrics, save=stop in saves)
+        yield Report(step, state, metrics, stop in saves, clock.elapsed())
+
+
+def _programs(clock: Clock, network: Network, config: TrainConfig, inputs: tuple, test: DeviceData):
+    """The compiled loop over a chunk of steps, and the compiled evaluation.
+
+    Args:
+        inputs: key, train, state and ids, as `_run_chunk` takes them.
+    """
+    static = (network, replace(TrainConfig(), **{name: getattr(config, name) for name in PROGRAM_FIELDS}))
+    run_chunk = _program(clock, _run_chunk, static, (*inputs, np.int32(0)), donate=(2,))
+    eval_static = (network, min(config.test_batch_size, len(test.labels)))
+    return run_chunk, _program(clock, _evaluate, eval_static, (inputs[2].variables, test))
 
 
 def _metrics(config: TrainConfig, state: TrainState, test_values: jax.Array, member: np.ndarray) -> dict[str, float]:

@@ -15,8 +15,9 @@ import click
 from click.core import ParameterSource
 from tqdm import tqdm
 
-from datadiet.config import FIELDS, TrainConfig, UserError
+from datadiet.config import FIELDS, Interrupted, TrainConfig, UserError
 from datadiet.pipeline import Place
+from datadiet.resume import EXIT_CODE
 from datadiet.store import ExperimentLayout
 
 
@@ -94,6 +95,14 @@ ROOT = click.option("--root", type=click.Path(path_type=Path), default=".", help
 EXP = click.option("--exp", type=Optional(click.STRING), help="Experiment folder below exps/.  [default: see above]")
 OVERWRITE = click.option("--overwrite", type=click.BOOL, default=False, help="Replace old results.  [default: false]")
 
+RESUME = click.option(
+    "--resume",
+    type=click.BOOL,
+    default=False,
+    help="Continue an unfinished run from its last good checkpoint; start where there is none, and leave a finished "
+    "one as it is.  [default: false]",
+)
+
 
 def place_options(command: Callable) -> Callable:
     """root, exp and overwrite."""
@@ -148,8 +157,14 @@ class Repairable(click.ClickException):
     exit_code = 2
 
 
+class Stopped(click.ClickException):
+    """An Interrupted as one message; the exit code tells a scheduler to try again."""
+
+    exit_code = EXIT_CODE
+
+
 def repairable(command: Callable) -> Callable:
-    """Show a UserError as one message with exit code 2, without a traceback."""
+    """Show a UserError as one message with exit code 2, an Interrupted with EXIT_CODE, without a traceback."""
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -157,5 +172,7 @@ def repairable(command: Callable) -> Callable:
             return command(*args, **kwargs)
         except UserError as error:
             raise Repairable(str(error)) from None
+        except Interrupted as error:
+            raise Stopped(str(error)) from None
 
     return wrapped

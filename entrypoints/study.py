@@ -21,6 +21,7 @@ def main(root: Path, exp: str | None, overwrite: bool, **values: Any) -> None:
 
     Trains scoring runs on all examples, scores them by EL2N, GraNd and forgetting, and trains on the examples of
     largest mean score and on random ones at several sizes with several seeds. Ends with a table, plots and
-    results.csv in <root>/exps/<exp>/; exp is main by default. Finished runs with the same options are not repeated.
+    results.csv in <root>/exps/<exp>/; exp is main by default. Finished runs with the same options are not
+    repeated, unfinished ones are continued. SIGTERM while a run trains saves it and ends with exit code 75.
     """
     run_study(make_config(values), exp or "main", make_place(root, overwrite))

@@ -9,6 +9,7 @@ import click
 from datadiet.pipeline import ScoreChoice, train_run
 
 from .options import (
+    RESUME,
     SCORE_EXP,
     Optional,
     config_option,
@@ -32,16 +33,23 @@ SCORE_CHOICE = (
 def _training_command(name: str, selector: str, *own_options: Any) -> click.Command:
     """A command that trains on the examples that `selector` keeps."""
 
-    def run(root: Any, exp: str | None, overwrite: bool, **values: Any) -> None:
+    def run(root: Any, exp: str | None, overwrite: bool, resume: bool, **values: Any) -> None:
         choice = ScoreChoice(values.get("score_exp") or "full_data", values.get("score_type", "l2_error"),
                              values.get("score_step"))  # fmt: skip
-        train_run(make_config(values, selector=selector), exp or name, make_place(root, overwrite), choice)
+        train_run(
+            make_config(values, selector=selector), exp or name, make_place(root, overwrite, resume=resume), choice
+        )
 
     command = repairable(run)
-    for decorate in (place_options, training_options(), *reversed(own_options)):
+    for decorate in (place_options, RESUME, training_options(), *reversed(own_options)):
         command = decorate(command)
     return click.command(name)(command)
 
+
+STOPPING = """
+
+SIGTERM saves a checkpoint and ends with exit code 75 (mlflow run itself then ends with 1). The same command with
+resume=true goes on, and ends with the result of an uninterrupted run."""
 
 full_data = _training_command("full_data", "all")
 random_subset = _training_command("random_subset", "random", required_option("size"))
@@ -49,15 +57,27 @@ keep_max = _training_command("keep_max", "keep_max", required_option("size"), *S
 offset_subset = _training_command(
     "offset_subset", "offset", required_option("size"), config_option("offset", 0), *SCORE_CHOICE
 )
-full_data.help = """Train on all examples, tracking forgetting.
+full_data.help = (
+    """Train on all examples, tracking forgetting.
 
 Writes <root>/exps/<exp>/run_<run>/; exp is full_data by default."""
-random_subset.help = """Train on `size` examples drawn at random.
+    + STOPPING
+)
+random_subset.help = (
+    """Train on `size` examples drawn at random.
 
 Writes <root>/exps/<exp>/size_<size>/run_<run>/; exp is random_subset by default."""
-keep_max.help = """Train on the `size` examples of largest score.
+    + STOPPING
+)
+keep_max.help = (
+    """Train on the `size` examples of largest score.
 
 Writes <root>/exps/<exp>/size_<size>/run_<run>/; exp is keep_max by default."""
-offset_subset.help = """Train on the `size` examples of smallest score after skipping the `offset` smallest.
+    + STOPPING
+)
+offset_subset.help = (
+    """Train on the `size` examples of smallest score after skipping the `offset` smallest.
 
 Writes <root>/exps/<exp>/size_<size>.offset_<offset>/run_<run>/; exp is offset_subset by default."""
+    + STOPPING
+)

@@ -52,14 +52,18 @@ def golden(request) -> Golden:
     return Golden(*request.param)
 
 
-def call(arguments: list[str], cwd: Path, store: Path, expect: int | None = 0) -> subprocess.CompletedProcess:
-    """Run a command with its own MLflow store; fail with its output where it ends otherwise than expected."""
-    environment = os.environ | {
+def environment(store: Path) -> dict[str, str]:
+    """Of a process with its own MLflow store."""
+    return os.environ | {
         "MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db",
         "PYTHONPATH": str(PROJECT),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
-    done = subprocess.run(arguments, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def call(arguments: list[str], cwd: Path, store: Path, expect: int | None = 0) -> subprocess.CompletedProcess:
+    """Run a command with its own MLflow store; fail with its output where it ends otherwise than expected."""
+    done = subprocess.run(arguments, cwd=cwd, env=environment(store), capture_output=True, text=True, timeout=300)
     if expect is not None:
         assert done.returncode == expect, f"{arguments}\n{done.stdout}\n{done.stderr}"
     return done

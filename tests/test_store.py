@@ -149,7 +149,7 @@ def test_an_existing_run_is_replaced_only_when_asked(tmp_path):
     run = tmp_path / "run_0"
     store.claim(run, overwrite=False)
     (run / "args.json").write_text("{}")
-    with pytest.raises(UserError, match=r"holds an unfinished run.*overwrite=true"):
+    with pytest.raises(UserError, match=r"holds an unfinished run.*resume=true.*overwrite=true"):
         store.claim(run, overwrite=False)
     (run / "summary.json").write_text("{}")
     with pytest.raises(UserError, match="holds a finished run"):

@@ -1,0 +1,133 @@
+"""Continuing a training run: what its folder holds, how much of it is good, and stopping in good order.
+
+A checkpoint is written after everything else that belongs to its step or to an earlier one, so
+one that is whole vouches for the rest; what is later is removed and made again.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+from datadiet import config as options
+from datadiet import store
+from datadiet.config import TrainConfig, UserError
+from datadiet.data import Dataset
+from datadiet.train import TrainState
+
+EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: stopped, not failed; the same command with resume=true goes on
+BY_STEP = ("forget_scores", "never_learned")  # folders that training writes ckpt_<step>.* into
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where training begins."""
+
+    state: TrainState
+    step: int | None = None  # of the checkpoint that the state is from; None: untrained
+    lines: list[dict[str, Any]] = field(default_factory=list)  # of metrics.jsonl, up to there
+    seconds: dict[str, float] = field(default_factory=dict)  # spent up to there
+
+
+def check_same(run_dir: Path, config: TrainConfig, dataset: Dataset, inputs: dict[str, str]) -> None:
+    """Refuse a run that was made with other options or from other data.
+
+    Args:
+        inputs: Files that say what it trains on, by name, as they would be written now.
+    Raises:
+        UserError: with what differs.
+    """
+    run = store.open_run(run_dir)
+    differing = options.differences(options.as_dict(run.config), options.as_dict(config))
+    if run.arguments["data"]["fingerprint"] != dataset.fingerprint:
+        differing["data"] = (run.arguments["data"]["fingerprint"][:12], dataset.fingerprint[:12])
+    told = [f"{name}: {there} there, {here} asked for" for name, (there, here) in differing.items()]
+    if not told:
+        files = ((name, run_dir / name, text) for name, text in inputs.items())
+        told = [f"{name} has other lines" for name, path, text in files if path.exists() and path.read_text() != text]
+    if told:
+        raise UserError(
+            f"{run_dir} holds a run made otherwise ({'; '.join(told)}). Repeat its options, choose another -P exp, "
+            "or replace it with -P overwrite=true."
+        )
+
+
+def last_good(run_dir: Path, config: TrainConfig, fresh: TrainState, say: Callable[[str], None]) -> Start:
+    """The newest checkpoint that is whole, with the metrics up to there; `fresh` where there is none.
+
+    Args:
+        fresh: The untrained state.
+        say: Told about every checkpoint that is passed over, and where training goes on.
+    """
+    lines = store.read_lines(run_dir / "metrics.jsonl")
+    for step in reversed(store.checkpoint_steps(run_dir)):
+        earlier = [line for line in lines if line["step"] <= step]
+        try:
+            _check_reported(run_dir, config, step, earlier)
+            state, seconds = store.load_state(run_dir, step, fresh), store.load_seconds(run_dir, step)
+        except UserError as error:
+            say(f"Not continued from step {step}: {error}")
+            continue
+        say(f"{run_dir}: continued from step {step} of {config.num_steps}")
+        return Start(state, step, earlier, seconds)
+    say(f"{run_dir}: no checkpoint to continue from, so training begins anew at step 0")
+    return Start(fresh)
+
+
+def _check_reported(run_dir: Path, config: TrainConfig, step: int, lines: list[dict[str, Any]]) -> None:
+    """Raises UserError where the metrics of a step up to `step` are missing or doubled."""
+    expected = [t for t in options.logged_steps(config) if t <= step]
+    if [line["step"] for line in lines] != expected:
+        raise UserError(f"{run_dir / 'metrics.jsonl'} is damaged: it has not one line for each report up to there.")
+
+
+def cut_back(run_dir: Path, config: TrainConfig, start: Start) -> None:
+    """Remove what an earlier process wrote beyond `start`: it is made again."""
+    planned = options.saved_steps(config)
+    held = -1 if start.step is None else start.step
+    for path in (run_dir / "ckpts").glob("*"):  # also Orbax's temporary folders
+        if not path.name.isdigit() or int(path.name) > held:
+            rmtree(path)
+    for step in planned:
+        for folder in BY_STEP if step > held else ():
+            for suffix in (".npy", ".json"):
+                (run_dir / folder / f"ckpt_{step}{suffix}").unlink(missing_ok=True)
+    for folder in (run_dir, *(run_dir / name for name in BY_STEP)):  # not those another process may be scoring into
+        for path in folder.glob(".*.tmp"):
+            path.unlink()
+    metrics = run_dir / "metrics.jsonl"
+    if start.lines:
+        store.write_lines(metrics, start.lines)
+    else:
+        metrics.unlink(missing_ok=True)
+
+
+def remove_unplanned(run_dir: Path, config: TrainConfig, before: int) -> None:
+    """Remove checkpoints saved because training was stopped; a planned one at `before` makes them needless."""
+    planned = set(options.saved_steps(config))
+    for step in store.checkpoint_steps(run_dir):
+        if step < before and step not in planned:
+            rmtree(run_dir / "ckpts" / str(step))
+
+
+@contextmanager
+def listen() -> Iterator[Callable[[], bool]]:
+    """For the length of a `with` block, SIGTERM only makes the function it gives say True.
+
+    Elsewhere than in the main thread, where Python lets no one listen, it never does.
+    """
+    heard = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield heard.is_set
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: heard.set())
+    try:
+        yield heard.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,270 @@
+"""A run that was killed, stopped or damaged ends like one that was left alone, byte by byte."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+import jax
+import mlflow
+import numpy as np
+import pytest
+from conftest import PROJECT, QUICK, datadiet, environment
+
+from datadiet import data, models, resume, store, train
+from datadiet.config import resolve, saved_steps
+from datadiet.store import checkpoint_steps
+
+SHORT = QUICK | {"num_steps": 90, "save_steps": 20, "log_steps": 15}  # most reports come between two checkpoints
+LONG = SHORT | {"num_steps": 600}
+TIMED = {"seconds", "compile_seconds", "total_seconds", "mlflow_run_id"}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    """A folder with one MLflow store and the runs that were left alone."""
+    base = tmp_path_factory.mktemp("resume")
+    datadiet("full_data", base, root=base / "short_whole", **SHORT)
+    datadiet("full_data", base, root=base / "long_whole", **LONG)
+    return base
+
+
+def folder(root: Path) -> Path:
+    return root / "exps/full_data/run_0"
+
+
+def reports(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def untimed(record: dict) -> dict:
+    return {k: v for k, v in record.items() if k not in TIMED and not train.is_timing(k)}
+
+
+def content(run: Path) -> dict[str, object]:
+    """Every file of a run: bytes, or what is left without timings; of a checkpoint the verified state."""
+    files = [p for p in run.rglob("*") if p.is_file() and "ckpts" not in p.relative_to(run).parts]
+    found: dict[str, object] = {p.relative_to(run).as_posix(): p.read_bytes() for p in files}
+    found["mlflow_run.json"] = sorted(json.loads(found["mlflow_run.json"]))
+    found["metrics.jsonl"] = list(map(untimed, reports(run)))
+    found["summary.json"] = untimed(json.loads(found["summary.json"]))
+    found["ckpts"] = sorted(p.name for p in (run / "ckpts").iterdir())
+    stored = store.open_run(run)
+    config, digits = resolve(stored.config, 1438), data.load("digits")
+    like = train.initial_state(models.build_model("mlp", 10, digits.image_shape, config.width), config, 1438)
+    for step in checkpoint_steps(run):
+        leaves = jax.tree_util.tree_leaves_with_path(store.load_state(run, step, like))
+        found |= {f"{step}{jax.tree_util.keystr(path)}": np.asarray(leaf).tobytes() for path, leaf in leaves}
+    assert checkpoint_steps(run) == saved_steps(config)
+    return found
+
+
+def check_equal(base: Path, root: Path, whole: str) -> None:
+    """The same run as the one left alone, in the mirror; the same in MLflow as in the mirror, each point once."""
+    one, other = content(folder(base / whole)), content(folder(root))
+    assert one.keys() == other.keys()
+    assert [name for name in one if one[name] != other[name]] == []
+    lines = reports(folder(root))
+    seconds = [line["time/train_seconds"] for line in lines]
+    assert seconds == sorted(seconds), "an earlier part counts"
+    run_id = json.loads((folder(root) / "summary.json").read_text())["mlflow_run_id"]
+    assert json.loads((folder(root) / "mlflow_run.json").read_text()) == {"id": run_id}
+    client = mlflow.MlflowClient()
+    assert client.get_run(run_id).info.status == "FINISHED"
+    for name in lines[0].keys() - {"step"}:
+        points = [(m.step, m.value) for m in client.get_metric_history(run_id, name)]
+        assert sorted(points) == [(line["step"], line[name]) for line in lines], name
+    assert len(client.get_run(run_id).inputs.dataset_inputs) == 1
+
+
+def runs_of(root: Path) -> list[mlflow.entities.Run]:
+    found = mlflow.search_runs(experiment_names=["datadiet"], output_format="list")
+    return [run for run in found if run.data.tags["datadiet.root"] == str(root)]
+
+
+def begin(base: Path, root: Path) -> subprocess.Popen:
+    """A real process; `resume=true` also where there is nothing yet, as a scheduler would say it."""
+    words = [word for name, value in ({"root": root} | LONG).items() for word in (f"--{name}", str(value))]
+    command = [sys.executable, "-m", "entrypoints", "full_data", "--resume", "true", *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=PROJECT, env=environment(base), **pipes)
+
+
+def wait(process: subprocess.Popen, until) -> None:
+    """Until something is so, while the process runs."""
+    end = time.monotonic() + 60
+    while not until():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "nothing happened within a minute"
+        time.sleep(0.001)
+
+
+def stop_when_asked(monkeypatch, times: int) -> None:
+    """SIGTERM seems to come before training asks for the so-manieth time (it asks first at step 15)."""
+    asked = count(1)
+
+    @contextmanager
+    def listen():
+        yield lambda: next(asked) >= times
+
+    monkeypatch.setattr(resume, "listen", listen)
+
+
+@pytest.fixture
+def stopped(base, tmp_path, monkeypatch) -> Path:
+    """A run stopped at step 45, where metrics were due and no checkpoint was."""
+    with monkeypatch.context() as patch:
+        stop_when_asked(patch, 5)
+        done = datadiet("full_data", base, expect=75, root=tmp_path, **SHORT)
+    assert "Stopped by SIGTERM after step 45 of 90, all saved. Continue: mlflow run . -e full_data" in done.stderr
+    assert "-P resume=true" in done.stderr
+    assert checkpoint_steps(folder(tmp_path)) == [0, 20, 40, 45]
+    (run,) = runs_of(tmp_path)
+    assert run.info.status == "KILLED"
+    return tmp_path
+
+
+def test_a_run_killed_again_and_again_ends_the_same(base):
+    root = base / "killed"
+    run = folder(root)
+    moments = (
+        (run / "mlflow_run.json").exists,
+        lambda: len(list((run / "ckpts").glob("*"))) > 6 and any((run / "ckpts").glob("*tmp*")),  # while saving
+        lambda: (run / "metrics.jsonl").exists() and b'"step": 300' in (run / "metrics.jsonl").read_bytes(),
+    )
+    for moment in moments:
+        process = begin(base, root)
+        wait(process, moment)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    (found,) = runs_of(root)
+    assert found.info.status == "RUNNING", "nobody could say otherwise"
+    done = datadiet("full_data", base, root=root, resume="true", **LONG)
+    assert "continued from step" in done.stdout
+    check_equal(base, root, "long_whole")
+    assert len(runs_of(root)) == 1
+
+
+def test_sigterm_saves_and_ends_with_75_and_a_second_process_is_refused(base):
+    root = base / "terminated"
+    process = begin(base, root)
+    wait(process, (folder(root) / "mlflow_run.json").exists)
+    for more in ({}, {"resume": "true"}, {"overwrite": "true"}):
+        second = datadiet("full_data", base, expect=2, root=root, **LONG, **more)
+        assert "another process is training this run" in second.stderr
+    wait(process, (folder(root) / "ckpts/40").exists)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors
+    assert "Stopped by SIGTERM" in errors
+    assert "Traceback" not in errors
+    assert runs_of(root)[0].info.status == "KILLED"
+    datadiet("full_data", base, root=root, resume="true", **LONG)
+    check_equal(base, root, "long_whole")
+    assert len(runs_of(root)) == 1
+
+
+def test_a_stopped_run_is_stopped_again_and_ends_the_same(base, stopped, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_when_asked(patch, 1)
+        datadiet("full_data", base, expect=75, root=stopped, resume="true", **SHORT)
+    assert checkpoint_steps(folder(stopped)) == [0, 20, 40, 60], "the unplanned one went with the next planned one"
+    done = datadiet("full_data", base, root=stopped, resume="true", **SHORT)
+    assert "continued from step 60 of 90" in done.stdout
+    check_equal(base, stopped, "short_whole")
+
+
+@pytest.mark.parametrize(("damaged", "told"), [((45,), "continued from step 40"), ((0, 20, 40, 45), "anew at step 0")])
+def test_a_damaged_checkpoint_is_passed_over_and_named(base, stopped, damaged, told):
+    run = folder(stopped)
+    for step in damaged:
+        for blob in (run / f"ckpts/{step}/variables").rglob("d/*"):
+            blob.write_bytes(blob.read_bytes()[: blob.stat().st_size // 2])
+    (run / "ckpts/60.orbax-checkpoint-tmp").mkdir()
+    (run / ".kept.csv.1.tmp").touch()
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write('{"step": 60, "train_l')
+    done = datadiet("full_data", base, root=stopped, resume="true", **SHORT)
+    assert told in done.stdout
+    for step in damaged:
+        assert f"Not continued from step {step}: " in done.stdout
+    check_equal(base, stopped, "short_whole")
+    assert len(runs_of(stopped)) == 1, "MLflow had points later than the checkpoint"
+
+
+def test_metrics_that_are_missing_are_made_again(base, stopped):
+    path = folder(stopped) / "metrics.jsonl"
+    store.write_lines(path, reports(folder(stopped))[:-1])
+    done = datadiet("full_data", base, root=stopped, resume="true", **SHORT)
+    assert "metrics.jsonl is damaged" in done.stdout
+    assert "continued from step 40" in done.stdout
+    check_equal(base, stopped, "short_whole")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({}, "Continue it with -P resume=true"),
+        ({"resume": "true", "lr": 0.2, "beta": 0.5}, "(beta: 0.9 there, 0.5 asked for; lr: 0.1 there, 0.2 asked for)"),
+        ({"resume": "true", "overwrite": "true"}, "exclude each other"),
+    ],
+)
+def test_what_cannot_be_continued_is_refused(base, stopped, more, message):
+    before = {p: p.stat().st_mtime_ns for p in folder(stopped).rglob("*")}
+    done = datadiet("full_data", base, expect=2, root=stopped, **SHORT | more)
+    assert message in done.stderr
+    assert before == {p: p.stat().st_mtime_ns for p in folder(stopped).rglob("*")}
+
+
+def test_other_data_or_examples_are_refused(base, tmp_path, monkeypatch):
+    given = {"root": tmp_path, "size": 700} | SHORT
+    with monkeypatch.context() as patch:
+        stop_when_asked(patch, 1)
+        datadiet("random_subset", base, expect=75, **given)
+    run = tmp_path / "exps/random_subset/size_700/run_0"
+    arguments, kept = store.read_json(run / "args.json"), (run / "kept.csv").read_text()
+    arguments["data"]["fingerprint"] = "0" * 64
+    store.write_json(tmp_path / "args.json", arguments)
+    store.write_text(run / "kept.csv", kept.replace("\n", " \n", 1))
+    assert "kept.csv has other lines" in datadiet("random_subset", base, expect=2, resume="true", **given).stderr
+    store.write_text(run / "kept.csv", kept)
+    os.replace(tmp_path / "args.json", run / "args.json")
+    assert "data: 000000000000 there" in datadiet("random_subset", base, expect=2, resume="true", **given).stderr
+
+
+def test_a_finished_run_is_left_as_it_is(base):
+    root = base / "short_whole"
+    client, (run,) = mlflow.MlflowClient(), runs_of(root)
+    client.update_run(run.info.run_id, status="RUNNING")  # as if killed between mirror and MLflow
+    before = {p: p.stat().st_mtime_ns for p in root.rglob("*")}
+    done = datadiet("full_data", base, root=root, resume="true", **SHORT)
+    assert "full_data/run_0: finished before, taken as it is" in done.stdout
+    assert before == {p: p.stat().st_mtime_ns for p in root.rglob("*")}
+    assert client.get_run(run.info.run_id).info.status == "FINISHED"
+
+
+def test_the_project_run_of_a_continuation_points_to_the_run_continued(base, stopped, monkeypatch):
+    (run,) = runs_of(stopped)
+    project = mlflow.MlflowClient().create_run(run.info.experiment_id, tags={"datadiet.root": ""})
+    monkeypatch.setenv("MLFLOW_RUN_ID", project.info.run_id)
+    datadiet("full_data", base, root=stopped, resume="true", **SHORT)
+    check_equal(base, stopped, "short_whole")
+    launcher = mlflow.MlflowClient().get_run(project.info.run_id)
+    assert launcher.info.run_name == "launcher of full_data/run_0"
+    assert run.info.run_id in launcher.data.tags["mlflow.note.content"]
+    assert not launcher.data.metrics
+
+
+def test_a_run_that_mlflow_lost_is_told_again_in_full(base, stopped):
+    (run,) = runs_of(stopped)
+    mlflow.MlflowClient().delete_run(run.info.run_id)
+    done = datadiet("full_data", base, root=stopped, resume="true", **SHORT)
+    assert f"MLflow run {run.info.run_id} is not in" in done.stdout
+    check_equal(base, stopped, "short_whole")
