@@ -284,7 +284,7 @@ def test_a_study_continues_the_run_it_was_stopped_in(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         stop_when_asked(patch, 3)
         done = datadiet("main", tmp_path, expect=75, **params)
-    assert "Continue: mlflow run . -P num_steps=22 -P width=16\n" in done.stderr
+    assert "Continue: mlflow run . -P width=16 -P num_steps=22\n" in done.stderr
     assert {run.info.status for run in runs_of_kind("study")} == {"KILLED"}
     done = datadiet("main", tmp_path, **params)
     assert "exps/main/full_data/run_0: continued from step 6 of 22" in done.stdout
