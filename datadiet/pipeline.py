@@ -386,12 +386,14 @@ def _fit(
         resume.cut_back(run_dir, config, start)
         for line in start.lines:
             tracked.log_metrics({k: v for k, v in line.items() if k != "step"}, line["step"])
+    names = ("train", "eval", "compile", "total")
+    earlier = {name: max(start.seconds.get(name, 0.0), tracked.spent(name)) for name in names}
     saved, step = start.step, start.step or 0
     metrics = start.lines[-1] if start.lines else {}
     with place.progress.counter(config.num_steps, task.name) as advance:
         advance(step)
         kept = np.sort(task.kept)
-        for report in train.fit(network, *splits, kept, config, start.state, advance, stopping, start.seconds):
+        for report in train.fit(network, *splits, kept, config, start.state, advance, stopping, earlier):
             step = report.step
             if report.metrics:
                 metrics = report.metrics | tracked.timings(step)

@@ -50,6 +50,10 @@ class TrackedRun:
         """Timings held at a step, so that the mirror of a continued run says the same."""
         return {key: value for (key, at), value in self.held.items() if at == step and is_timing(key)}
 
+    def spent(self, name: str) -> float:
+        """The most seconds held under time/<name>_seconds: work that is lost was done all the same."""
+        return max((value for (key, _), value in self.held.items() if key == f"time/{name}_seconds"), default=0.0)
+
     def log_params(self, params: dict[str, Any]) -> None:
         """Under keys that `mlflow run` does not use: it logs the text of its own -P options itself."""
         self.client.log_batch(self.id, params=[Param(k, _text(v)) for k, v in params.items()])

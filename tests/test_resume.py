@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -66,9 +67,12 @@ def content(run: Path) -> dict[str, object]:
     return found
 
 
+content_of_whole = functools.cache(content)  # it does not change
+
+
 def check_equal(base: Path, root: Path, whole: str) -> None:
     """The same run as the one left alone, in the mirror; the same in MLflow as in the mirror, each point once."""
-    one, other = content(folder(base / whole)), content(folder(root))
+    one, other = content_of_whole(folder(base / whole)), content(folder(root))
     assert one.keys() == other.keys()
     assert [name for name in one if one[name] != other[name]] == []
     lines = reports(folder(root))
@@ -268,3 +272,29 @@ def test_a_run_that_mlflow_lost_is_told_again_in_full(base, stopped):
     done = datadiet("full_data", base, root=stopped, resume="true", **SHORT)
     assert f"MLflow run {run.info.run_id} is not in" in done.stdout
     check_equal(base, stopped, "short_whole")
+
+
+def test_a_study_continues_the_run_it_was_stopped_in(tmp_path, monkeypatch):
+    import entrypoints.study
+    from datadiet.study import Plan, run_study
+
+    plan = Plan(score_types=("forget",), score_runs=1, runs=1, fractions=(0.5,))
+    monkeypatch.setattr(entrypoints.study, "run_study", functools.partial(run_study, plan=plan))
+    params = {"num_steps": 22, "width": 16}
+    with monkeypatch.context() as patch:
+        stop_when_asked(patch, 3)
+        done = datadiet("main", tmp_path, expect=75, **params)
+    assert "Continue: mlflow run . -P width=16 -P num_steps=22\n" in done.stderr
+    assert {run.info.status for run in runs_of_kind("study")} == {"KILLED"}
+    done = datadiet("main", tmp_path, **params)
+    assert "exps/main/full_data/run_0: continued from step 6 of 22" in done.stdout
+    (study,) = (run for run in runs_of_kind("study") if run.info.status == "FINISHED")
+    trained = runs_of_kind("train")
+    assert len(trained) == 4
+    assert {run.info.status for run in trained} == {"FINISHED"}
+    assert {run.data.tags["mlflow.parentRunId"] for run in trained} == {study.info.run_id}
+
+
+def runs_of_kind(kind: str) -> list[mlflow.entities.Run]:
+    found = mlflow.search_runs(experiment_names=["datadiet"], output_format="list")
+    return [run for run in found if run.data.tags["datadiet.kind"] == kind]
