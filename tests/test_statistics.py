@@ -1,0 +1,213 @@
+"""Statistics of a study against naive oracles, SciPy, and simulation."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from datadiet import statistics as st
+
+
+def normal(seed: int, *shape: int) -> np.ndarray:
+    return np.random.RandomState(seed).normal(size=shape)
+
+
+def test_an_estimate_is_the_t_interval():
+    values = normal(0, 7)
+    found = st.estimate(values)
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert (found.mean, found.std, found.n) == pytest.approx((values.mean(), values.std(ddof=1), 7))
+
+
+@pytest.mark.parametrize("values", [[0.9], [0.9, 0.9, 0.9], [0.9 - 0.8, 0.95 - 0.85]])
+def test_no_interval_is_made_of_one_value_or_of_equal_ones(values):
+    found = st.estimate(values)
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+    assert not found.known
+    assert found.mean == pytest.approx(values[0])
+
+
+def test_pairs_take_out_what_the_seeds_share():
+    seeds, own = 0.1 * normal(1, 6), 0.001 * normal(2, 6)
+    found = st.paired(seeds + 0.01 + own, seeds)
+    reference = stats.ttest_rel(seeds + 0.01 + own, seeds).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((reference.low, reference.high))
+    assert 0 < found.low < found.high < 0.03
+    with pytest.raises(ValueError, match="2 and 3"):
+        st.paired(np.zeros(2), np.zeros(3))
+
+
+def test_intervals_cover_as_often_as_they_claim():
+    draws = normal(3, 4000, 4)
+    covered = [(e := st.estimate(row)).low < 0 < e.high for row in draws]
+    assert abs(np.mean(covered) - 0.95) < 4 * math.sqrt(0.95 * 0.05 / len(draws))
+
+
+def test_a_subset_exactly_at_the_margin_passes_in_one_case_of_forty():
+    draws = normal(4, 4000, 5) * 0.002 - 0.01
+    found = [st.verdict(row, np.zeros(5), margin=0.01) for row in draws]
+    wrong = np.mean([v == st.NOT_WORSE for v in found])
+    assert abs(wrong - 0.025) < 4 * math.sqrt(0.025 * 0.975 / len(draws))
+    assert abs(np.mean([v == st.WORSE for v in found]) - 0.025) < 0.01
+
+
+def test_verdicts():
+    full = np.array([0.90, 0.91, 0.92, 0.93])
+    near, far = full + np.array([0.001, -0.001, 0.0, 0.002]), full - [0.10, 0.11, 0.10, 0.11]
+    unsure = full + np.array([0.03, -0.03, 0.01, -0.02])
+    found = [st.verdict(one, full, 0.005) for one in (near, far, unsure, full)]
+    assert found == [st.NOT_WORSE, st.WORSE, st.UNDECIDED, st.NO_VERDICT]
+    assert st.verdict(near[:1], full[:1], 0.5) == st.NO_VERDICT
+
+
+def test_the_bound_of_a_verdict_is_one_sided():
+    values, margin = 0.01 * normal(5, 6), 0.004
+    p = stats.ttest_1samp(values, -margin, alternative="greater").pvalue
+    assert st.verdict(values, np.zeros(6), margin, alpha=p * 1.01) == st.NOT_WORSE
+    assert st.verdict(values, np.zeros(6), margin, alpha=p * 0.99) == st.UNDECIDED
+
+
+def test_what_may_be_dropped_ends_at_the_first_failure():
+    yes, no = st.NOT_WORSE, st.UNDECIDED
+    assert st.smallest_kept({0.3: yes, 0.9: yes, 0.5: no, 0.7: yes}) == 0.7
+    assert st.smallest_kept({0.9: no, 0.5: yes}) is None
+    assert st.smallest_kept({0.9: yes, 0.5: yes}) == 0.5
+
+
+def test_the_fixed_sequence_keeps_the_chance_of_a_wrong_claim():
+    """Five fractions, all exactly at the margin: the error of the whole search is that of one verdict."""
+    draws = normal(6, 1500, 5, 5) * 0.002 - 0.01
+    fractions = (0.9, 0.7, 0.5, 0.3, 0.1)
+    claims = [
+        st.smallest_kept({f: st.verdict(row, np.zeros(5), 0.01) for f, row in zip(fractions, study)}) for study in draws
+    ]
+    wrong = np.mean([claim is not None for claim in claims])
+    assert abs(wrong - 0.025) < 4 * math.sqrt(0.025 * 0.975 / len(draws))
+
+
+FULL = np.array([0.90, 0.901, 0.902])
+RANDOM = {0.7: FULL - 0.01, 0.5: FULL - 0.02, 0.1: FULL - 0.05}
+
+
+def test_a_cliff_is_where_an_arm_falls_below_random():
+    noise = np.array([0.001, -0.001, 0.0])
+    arm = {0.7: RANDOM[0.7] + 0.01 + noise, 0.5: RANDOM[0.5] - 0.004 + noise, 0.1: FULL - 0.8}
+    found = st.cliff(arm, RANDOM, FULL)
+    assert found is not None
+    assert found.below_random is not None
+    assert (found.fraction, found.below_random.mean) == (0.5, pytest.approx(-0.004))
+    single = {f: values[:1] for f, values in arm.items()}
+    once = st.cliff(single, {f: values[:1] for f, values in RANDOM.items()}, FULL[:1])
+    assert once is not None
+    assert once.fraction == 0.5
+
+
+def test_a_cliff_is_a_fall_in_one_step():
+    found = st.cliff({0.7: FULL - 0.03, 0.5: FULL - 0.07, 0.1: FULL - 0.14}, {}, FULL)
+    assert found is not None
+    assert (found.fraction, found.below_random) == (0.1, None)
+    assert found.fall == pytest.approx(0.07)
+    assert st.cliff(RANDOM, RANDOM, FULL) is None
+
+
+def test_emptied_classes_are_judged_by_what_random_would_leave():
+    total = np.array([100, 100, 200, 10])
+    assert st.emptied(np.array([67, 7, 7, 1]), total).tolist() == [2]
+    assert st.emptied(total // 10, total).tolist() == []
+
+
+def test_stability_ends_at_one_and_finds_what_runs_agree_on():
+    truth = np.arange(200.0)
+    same = st.stability(np.stack([truth] * 4), size=50)
+    assert same.tolist() == [1, 1, 1, 1]
+    noisy = st.stability(truth / 200 + normal(7, 6, 200), size=50)
+    assert noisy[-1] == 1
+    assert noisy[0] < noisy[2] < noisy[4]
+    chance = st.stability(normal(8, 2, 4000), size=400, draws=1)[0]
+    assert 0.3 < chance < 0.8  # one of the two runs, so more than the 0.1 of chance
+
+
+def test_stability_is_the_overlap_of_top_sets():
+    scores = normal(9, 2, 30)
+    tops = [set(np.argsort(-scores[r])[:10]) for r in range(2)]
+    both = set(np.argsort(-scores.mean(0))[:10])
+    allowed = [len(top & both) / 10 for top in tops]
+    found = st.stability(scores, 10, draws=1)[0]
+    assert min(abs(found - value) for value in allowed) < 1e-12
+
+
+def test_spearman_is_scipys():
+    scores = np.round(normal(10, 3, 50), 1)  # with ties
+    expected = stats.spearmanr(scores, axis=1).statistic
+    np.testing.assert_allclose(st.spearman_matrix(scores), expected, atol=1e-12)
+    constant = st.spearman_matrix(np.stack([scores[0], np.zeros(50)]))
+    assert np.isnan(constant[0, 1])
+
+
+@pytest.mark.parametrize("runs", [2, 5, 8])
+def test_split_half_estimates_the_reliability_of_the_mean(runs):
+    """Parallel measurements: the squared correlation of the mean with the truth is its reliability."""
+    truth, errors = normal(11, 20000), normal(12, runs, 20000)
+    scores = truth + 1.5 * errors
+    found = st.split_half(scores)
+    expected = np.corrcoef(scores.mean(axis=0), truth)[0, 1] ** 2
+    assert found.whole == pytest.approx(expected, abs=0.03)  # Spearman is a little below Pearson
+    assert found.half < found.whole
+    assert found.runs == runs
+
+
+def test_split_half_of_two_runs_is_their_correlation_stepped_up():
+    scores = normal(13, 2, 40)
+    rho = stats.spearmanr(*scores).statistic
+    assert st.split_half(scores) == pytest.approx((rho, 2 * rho / (1 + rho), 2))
+    assert math.isnan(st.split_half(scores[:1]).whole)
+
+
+VALUES = np.array([3.0, 1.0, 2.0, 2.0, 5.0, 2.0, 0.0])
+POSITIVE = np.array([True, False, True, False, True, False, False])
+
+
+def test_auroc_is_the_share_of_pairs_in_order():
+    pairs = list(itertools.product(VALUES[POSITIVE], VALUES[~POSITIVE]))
+    expected = np.mean([(p > q) + 0.5 * (p == q) for p, q in pairs])
+    assert st.auroc(VALUES, POSITIVE) == pytest.approx(expected)
+    assert math.isnan(st.auroc(VALUES, np.zeros(7, bool)))
+
+
+@pytest.mark.parametrize("k", range(1, 8))
+def test_precision_is_expected_over_the_order_of_ties(k):
+    found = []
+    for order in itertools.permutations(range(7)):
+        top = sorted(order, key=lambda i: -VALUES[i])[:k]  # sorted is stable, so ties come in every order
+        found.append(POSITIVE[top].mean())
+    assert st.precision_at(VALUES, POSITIVE, k) == pytest.approx(np.mean(found))
+
+
+def test_skips_remove_noise_and_tell_what_it_costs():
+    assert st.skip_for(VALUES, POSITIVE, 1 / 3) == (1, pytest.approx(1 / 3), 0)
+    assert st.skip_for(VALUES, POSITIVE, 2 / 3) == (2, pytest.approx(2 / 3), 0)
+    assert st.skip_for(VALUES, POSITIVE, 1.0) == (5, 1.0, 2)  # the tied ones go as well
+    assert st.best_skip(VALUES, POSITIVE) == (2, pytest.approx(2 / 3), 0)
+
+
+def test_the_best_skip_is_the_best_of_all():
+    values = np.round(normal(14, 300), 1)
+    positive = normal(15, 300) + values > 1
+    found = st.best_skip(values, positive)
+    hits, clean = positive.sum(), (~positive).sum()
+    gains = [(positive & (values >= b)).sum() / hits - (~positive & (values >= b)).sum() / clean for b in values]
+    assert found.removed - found.clean / clean == pytest.approx(max(gains))
+
+
+def test_break_even():
+    assert st.break_even(100, st.estimate([9.0, 10.0, 11.0])) == 10
+    assert st.break_even(101, st.estimate([9.0, 10.0, 11.0])) == 11
+    assert st.break_even(1, st.estimate([9.0, 10.0, 11.0])) == 1
+    assert st.break_even(100, st.estimate([-1.0, 1.0, 1.0])) is None  # nothing is known to be saved
+    assert st.break_even(100, st.estimate([10.0])) is None
