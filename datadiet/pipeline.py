@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import time
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -188,6 +189,7 @@ class Task:
     touched: np.ndarray  # ids whose label was drawn anew
     kept: np.ndarray  # ids to train on, in kept order
     kept_by: str
+    select_seconds: float  # that choosing them took, reading the scores included
     inputs: dict[str, str]  # kept.csv for a subset, random_labels.csv where labels were randomised
 
     @property
@@ -211,7 +213,9 @@ def prepare(config: TrainConfig, exp: str, place: Place) -> Task:
     labels, touched = data.randomize_labels(
         dataset.train_labels, config.random_label_fraction, config.random_label_seed
     )
+    start = time.perf_counter()
     kept, values, score_type = choose(config, published, place)
+    select_seconds = time.perf_counter() - start
     inputs = {}
     if config.selector != "all":
         shown = [""] * dataset.num_examples if values is None else values.tolist()
@@ -222,7 +226,7 @@ def prepare(config: TrainConfig, exp: str, place: Place) -> Task:
         inputs["random_labels.csv"] = store.csv_text("example_id,id,label,random_label", rows)
     run_dir = place.layout.run(exp, config)
     name, kept_by = place.layout.name(run_dir), scored_by(config, score_type)
-    return Task(config, exp, run_dir, name, dataset, labels, touched, kept, kept_by, inputs)
+    return Task(config, exp, run_dir, name, dataset, labels, touched, kept, kept_by, select_seconds, inputs)
 
 
 def write_inputs(task: Task) -> None:
@@ -353,6 +357,8 @@ def log_inputs(task: Task, tracked: tracking.TrackedRun) -> None:
 
 def summarize(task: Task, tracked: tracking.TrackedRun, last: dict[str, float]) -> dict[str, Any]:
     """summary.json of a finished run, from its last metrics."""
+    classes = range(task.dataset.num_classes)
+    kept_per_class = np.bincount(task.labels[task.kept], minlength=len(classes))
     return {
         "path": task.name,
         "dataset": task.dataset.name,
@@ -361,6 +367,9 @@ def summarize(task: Task, tracked: tracking.TrackedRun, last: dict[str, float]) 
         "num_kept": len(task.kept),
         "num_examples": task.dataset.num_examples,
         **{key: last[key] for key in ("train_acc", "test_acc", "train_loss", "test_loss")},
+        "test_acc_per_class": [last.get(train.class_metric(c)) for c in classes],  # null: no test example
+        "kept_per_class": kept_per_class.tolist(),  # by the labels trained on
+        "select_seconds": task.select_seconds,
         "seconds": last["time/train_seconds"] + last["time/eval_seconds"],
         "compile_seconds": last["time/compile_seconds"],
         "total_seconds": last["time/total_seconds"],

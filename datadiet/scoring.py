@@ -57,7 +57,7 @@ def _record(kind: str, path: Path, values: np.ndarray, identity: dict, provenanc
     told = {k: v for k, v in provenance.items() if k != "labels"}
     note = f"{kind} of {len(values):,} examples of {identity['dataset']}: {told}\n\n    {place.command}"
     with tracking.open_run(entry_point, exp, name, params=told, note=note, parent=place.parent) as tracked:
-        store.save_scores(path, values, identity, provenance)
+        store.save_scores(path, values, identity, provenance | {"seconds": round(seconds, 3)})
         tracked.log_input(identity["dataset"], identity["fingerprint"], "scoring", num_rows=len(values))
         tracked.log_metrics(statistics(values) | {"time/total_seconds": seconds}, provenance["step"])
     place.progress.say(

@@ -75,6 +75,11 @@ def is_timing(metric: str) -> bool:
     return metric.startswith("time/") or metric == "examples_per_second"
 
 
+def class_metric(label: int) -> str:
+    """Name of the test accuracy in one class, which the last report has where the test set has that class."""
+    return f"test_acc/class_{label}"
+
+
 def on_device(dataset: Dataset, split: str, labels: np.ndarray | None = None) -> DeviceData:
     """A split ('train' or 'test') on the default device, with other labels where given."""
     images = getattr(dataset, f"{split}_images")
@@ -153,17 +158,23 @@ def _run_chunk(network, config, key, train, state, ids, num_steps):
 
 
 def _evaluate(network: Network, batch_size: int, variables: Variables, split: DeviceData) -> jax.Array:
-    """float32 [2]: mean loss and accuracy over the whole split; the last batch is filled and masked."""
+    """float32 [2 + C]: mean loss and accuracy over the whole split, then the accuracy in each class (NaN where the
+    split has none of it); the last batch is filled and masked."""
     count = len(split.labels)
+    num_classes = jax.eval_shape(network.apply, variables, split.batch(split.images[:1])).shape[-1]
 
     def body(i, sums):
         index = i * batch_size + jnp.arange(batch_size)
         ids, counted = jnp.minimum(index, count - 1), index < count
         logits, labels = network.apply(variables, split.batch(split.images[ids])), split.labels[ids]
-        values = jnp.stack([cross_entropy(logits, labels), logits.argmax(-1) == labels])
-        return sums + jnp.where(counted, values, 0).sum(1)
+        correct = logits.argmax(-1) == labels
+        values = jnp.stack([cross_entropy(logits, labels), correct])
+        per_class = jax.nn.one_hot(labels, num_classes, axis=0) * correct
+        return sums + jnp.where(counted, jnp.concatenate([values, per_class]), 0).sum(1)
 
-    return jax.lax.fori_loop(0, -(-count // batch_size), body, jnp.zeros(2)) / count
+    sums = jax.lax.fori_loop(0, -(-count // batch_size), body, jnp.zeros(2 + num_classes))
+    sizes = jnp.bincount(split.labels, length=num_classes)
+    return sums / jnp.concatenate([jnp.full(2, count), sizes])
 
 
 @lru_cache(maxsize=8)
@@ -295,7 +306,8 @@ def _metrics(config: TrainConfig, state: TrainState, test_values: jax.Array, mem
             f"Training diverged: the loss was not finite between steps {since + 1} and {step}. "
             f"Try a smaller lr (it was {config.lr})."
         )
-    test_loss, test_accuracy = map(float, test_values)
+    test_loss, test_accuracy, *per_class = map(float, test_values)
+    last = {class_metric(c): value for c, value in enumerate(per_class) if np.isfinite(value)}
     return {
         "train_loss": loss,
         "train_acc": accuracy,
@@ -303,4 +315,5 @@ def _metrics(config: TrainConfig, state: TrainState, test_values: jax.Array, mem
         "test_acc": test_accuracy,
         "lr": float(learning_rate(config, step)),
         **(trajectory.forgetting_summary(state.forgetting, member) if state.forgetting else {}),
+        **(last if step == config.num_steps else {}),
     }

@@ -74,6 +74,10 @@ def test_a_training_run_is_in_mlflow_and_in_the_mirror(root, runs, path):
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["mlflow_run_id"] == run.info.run_id
     assert summary["test_acc"] == run.data.metrics["test_acc"]
+    tested = np.bincount(dd.load_dataset("digits").test_labels, minlength=10)
+    assert np.dot(summary["test_acc_per_class"], tested) / tested.sum() == pytest.approx(summary["test_acc"])
+    assert summary["test_acc_per_class"][3] == run.data.metrics["test_acc/class_3"]
+    assert sum(summary["kept_per_class"]) == summary["num_kept"]
     assert set(run.data.metrics) >= SCALARS
     assert run.inputs.dataset_inputs[0].dataset.name == "digits"
     assert sorted(int(p.name) for p in (folder / "ckpts").iterdir()) == [*range(0, 44, 4), 44]

@@ -25,7 +25,7 @@ from datadiet.store import checkpoint_steps
 
 SHORT = QUICK | {"num_steps": 90, "save_steps": 20, "log_steps": 15}  # most reports come between two checkpoints
 LONG = SHORT | {"num_steps": 600}
-TIMED = {"seconds", "compile_seconds", "total_seconds", "mlflow_run_id"}
+TIMED = {"seconds", "select_seconds", "compile_seconds", "total_seconds", "mlflow_run_id"}
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -150,8 +151,20 @@ def test_evaluation_counts_every_example_once(digits, batch_size):
     clock = train.Clock()
     size = min(batch_size, len(test_split.labels))
     evaluate = train._program(clock, train._evaluate, (network, size), (state.variables, test_split))
-    assert float(evaluate(state.variables, test_split)[1]) == pytest.approx(expected, abs=1e-6)
+    _, accuracy, *per_class = map(float, evaluate(state.variables, test_split))
+    assert accuracy == pytest.approx(expected, abs=1e-6)
+    correct, labels = np.asarray(network_logits.argmax(-1) == test_split.labels), np.asarray(test_split.labels)
+    assert per_class == pytest.approx([correct[labels == c].mean() for c in range(10)], abs=1e-6)
     assert config.test_batch_size == batch_size
+
+
+def test_the_last_report_has_the_accuracy_of_every_class_that_is_tested(digits):
+    few = replace(digits, test_images=digits.test_images[:2], test_labels=np.array([3, 8], np.int32))
+    first, last = (r.metrics for r in run(few, num_steps=2, log_steps=1) if r.metrics)
+    assert not [key for key in first if key.startswith("test_acc/")]
+    tested = {key: value for key, value in last.items() if key.startswith("test_acc/")}
+    assert tested.keys() == {"test_acc/class_3", "test_acc/class_8"}
+    assert sum(tested.values()) / 2 == pytest.approx(last["test_acc"])
 
 
 def test_seeds_change_what_they_say(digits):
