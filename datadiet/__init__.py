@@ -13,7 +13,7 @@ _PUBLIC = {
     "build_model": "models",
     "compute_scores": "scores",
     "select": "selection",
-    "forgetting_scores": "trajectory",
+    "forgetting_scores": "forgetting",
     "open_run": "store",
     "TrainConfig": "config",
     "UserError": "config",

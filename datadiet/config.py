@@ -54,7 +54,12 @@ class TrainConfig:
     )
     lr_vitaly: bool = option(False, "Ramp to 2*lr over the first 15 % of the steps, then linearly to 0.")
     augment: bool = option(True, "Reflect-pad by 4, random crop and horizontal flip, per image.")
-    track_forgetting: bool = option(True, "Gather forgetting statistics while training.")
+    trajectory: tuple[str, ...] = option(
+        ("forget",), "Scores gathered while training: comma-separated names, 'all', or 'none'."
+    )
+    track_forgetting: bool = option(True, "Gather forgetting statistics while training; false takes forget out.")
+    trajectory_window: int = option(10, "Presentations (epochs) in a window of dyn_unc, dual and tdds, at least 3.")
+    tdds_decay: float = option(0.9, "Weight of the latest window in tdds, above 0, at most 1; 1: that one alone.")
     log_steps: int = option(None, "Steps between two reports.", auto="one epoch of the full training set")
     save_steps: int = option(
         None, "Steps between two checkpoints; steps 0 and num_steps are always saved.", auto="num_steps / 10"
@@ -114,6 +119,10 @@ def validate(config: TrainConfig) -> None:
             raise _refuse(name, value, "a seed from 0 to 2**32 - 1")
     if not 0 <= config.random_label_fraction <= 1:
         raise _refuse("random_label_fraction", config.random_label_fraction, "a fraction from 0 to 1")
+    if config.trajectory_window < 3:
+        raise _refuse("trajectory_window", config.trajectory_window, "at least 3 presentations")
+    if not 0 < config.tdds_decay <= 1:
+        raise _refuse("tdds_decay", config.tdds_decay, "a weight above 0, at most 1")
     if config.beta >= 1:
         raise _refuse("beta", config.beta, "a momentum below 1")
     for step in config.decay_steps or ():
@@ -171,7 +180,8 @@ def resolve(config: TrainConfig, num_examples: int) -> TrainConfig:
         "random_subset_seed": 4426 + shift,
     }
     missing = {name: value for name, value in derived.items() if getattr(config, name) is None}
-    resolved = dataclasses.replace(config, **missing)
+    gathered = tuple(name for name in config.trajectory if config.track_forgetting or name != "forget")
+    resolved = dataclasses.replace(config, **missing, trajectory=gathered)
     validate(resolved)
     return resolved
 

@@ -125,6 +125,11 @@ class Network:
     module: nn.Module
     image_shape: tuple[int, ...]
 
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return self.module.num_classes  # type: ignore[attr-defined]
+
     def init(self, key: jax.Array) -> Variables:
         """Fresh float32 variables from a JAX random key."""
         images = jnp.zeros((1, *self.image_shape), jnp.float32)

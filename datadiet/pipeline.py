@@ -63,8 +63,19 @@ def resolve(config: TrainConfig) -> TrainConfig:
             raise UserError(f"selector={config.selector} needs a size: -P size=N.")
     if config.offset and config.selector != "offset":
         raise UserError(f"offset={config.offset} is used by offset_subset only.")
+    config = replace(config, trajectory=trajectory.expand(config.trajectory))
+    refuse_unused(config)
     options.validate(config)
     return options.resolve(config, data.count_examples(config.dataset, config.data_dir))
+
+
+def refuse_unused(config: TrainConfig) -> None:
+    """Raises UserError where a statistic's option was given and no statistic asked for uses it."""
+    used = {option for name in config.trajectory for option in trajectory.TRAJECTORIES[name].options}
+    for name in {option for entry in trajectory.TRAJECTORIES.values() for option in entry.options} - used:
+        if getattr(config, name) != options.FIELDS[name].default:
+            users = [user for user, entry in trajectory.TRAJECTORIES.items() if name in entry.options]
+            raise UserError(f"{name}={getattr(config, name)} is used by trajectory={','.join(users)} only.")
 
 
 def default_scores(layout: ExperimentLayout, config: TrainConfig, choice: ScoreChoice) -> Path:
@@ -116,6 +127,8 @@ def _commands_for(path: Path, layout: ExperimentLayout, config: TrainConfig, cho
     data_dir = f" -P data_dir={shlex.quote(config.data_dir)}" if config.data_dir else ""
     trained = f" -P exp={choice.exp} -P dataset={shlex.quote(config.dataset)} -P model={config.model}{data_dir}{root}"
     scored = f" -P score_exp={choice.exp} -P type={choice.type} -P step={step}{root}"
+    gathered = "" if choice.type not in scores.TRAINING_SCORES else f" -P trajectory={choice.type}"
+    trained += gathered if choice.type != "forget" else ""
     commands = []
     for run in range(3):
         folder = layout.experiment(choice.exp) / f"run_{run}"
@@ -246,22 +259,24 @@ def write_inputs(task: Task) -> None:
 
 
 def save_step(task: Task, report: train.Report) -> None:
-    """The forgetting scores so far, then the checkpoint: it vouches for them.
+    """The scores gathered so far, then the checkpoint: it vouches for them.
 
     A checkpoint at an unplanned step, made because training stops, is alone and goes when the
     next planned one is there.
     """
-    run_dir, forgetting = task.run_dir, report.state.forgetting
-    planned = report.step in options.saved_steps(task.config)
-    if planned and forgetting:
-        provenance = {"type": "forget", "step": report.step, "runs": [task.config.run]}
-        values = trajectory.forgetting_values(forgetting, task.member)
-        store.save_scores(store.score_file(run_dir, "forget", report.step), values, task.dataset.identity(), provenance)
-        mask = trajectory.never_learned(forgetting, task.member)
-        store.write_bytes(run_dir / "never_learned" / f"ckpt_{report.step}.npy", store.npy_bytes(mask))
+    run_dir, step = task.run_dir, report.step
+    planned = step in options.saved_steps(task.config)
+    for name, stats in report.state.trajectory.items() if planned else ():
+        entry = trajectory.TRAJECTORIES[name]
+        provenance = {"type": name, "step": step, "runs": [task.config.run]}
+        values = entry.values(stats, task.member)
+        store.save_scores(store.score_file(run_dir, name, step), values, task.dataset.identity(), provenance)
+        for folder, mask in entry.masks.items():
+            content = store.npy_bytes(mask(stats, task.member))
+            store.write_bytes(run_dir / folder / f"ckpt_{step}.npy", content)
     store.save_checkpoint(run_dir, report.state, report.seconds)
     if planned:
-        resume.remove_unplanned(run_dir, task.config, report.step)
+        resume.remove_unplanned(run_dir, task.config, step)
 
 
 def train_run(config: TrainConfig, exp: str, place: Place, choice: ScoreChoice = ScoreChoice()) -> dict[str, Any]:

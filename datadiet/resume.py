@@ -20,9 +20,13 @@ from datadiet import store
 from datadiet.config import TrainConfig, UserError
 from datadiet.data import Dataset
 from datadiet.train import TrainState
+from datadiet.trajectory import TRAJECTORIES
 
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: stopped, not failed; the same command with resume=true goes on
-BY_STEP = ("forget_scores", "never_learned")  # folders that training writes ckpt_<step>.* into
+BY_STEP = (  # folders that training writes ckpt_<step>.* into
+    *(store.score_file(Path(), name, 0).parent.name for name in TRAJECTORIES),
+    *(folder for entry in TRAJECTORIES.values() for folder in entry.masks),
+)
 
 
 @dataclass(frozen=True)

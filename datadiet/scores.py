@@ -18,6 +18,7 @@ import numpy as np
 from datadiet.config import UserError
 from datadiet.models import Network, Variables
 from datadiet.per_example import grad_norms
+from datadiet.trajectory import TRAJECTORIES
 
 
 def _errors(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -64,7 +65,7 @@ GRADIENT_SCORES: dict[str, Callable[[Network, Variables, jax.Array, jax.Array], 
     "grad_norm": grad_norm,
 }
 SCORES = (*LOGIT_SCORES, *GRADIENT_SCORES)  # of a checkpoint
-TRAINING_SCORES = ("forget",)  # gathered while training: see trajectory.py
+TRAINING_SCORES = tuple(TRAJECTORIES)  # gathered while training
 
 
 def check_score(kind: str, known: Sequence[str] = SCORES) -> None:

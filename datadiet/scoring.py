@@ -56,13 +56,13 @@ def _record(kind: str, path: Path, values: np.ndarray, identity: dict, provenanc
     name = place.layout.name(path.with_suffix(""))
     told = {k: v for k, v in provenance.items() if k != "labels"}
     note = f"{kind} of {len(values):,} examples of {identity['dataset']}: {told}\n\n    {place.command}"
+    found = statistics(values)
     with tracking.open_run(entry_point, exp, name, params=told, note=note, parent=place.parent) as tracked:
         store.save_scores(path, values, identity, provenance | {"seconds": round(seconds, 3)})
         tracked.log_input(identity["dataset"], identity["fingerprint"], "scoring", num_rows=len(values))
-        tracked.log_metrics(statistics(values) | {"time/total_seconds": seconds}, provenance["step"])
-    place.progress.say(
-        f"{kind} at step {provenance['step']}: mean {np.nanmean(values):.4f} in {seconds:.1f} s -> {path}"
-    )
+        tracked.log_metrics(found | {"time/total_seconds": seconds}, provenance["step"])
+    mean = f"mean {found['score/mean']:.4f}" if found else "nothing measured yet"
+    place.progress.say(f"{kind} at step {provenance['step']}: {mean} in {seconds:.1f} s -> {path}")
     return path
 
 
@@ -162,5 +162,6 @@ def _load_recorded(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
 def _command(kind: str, step: int, run: int, exp: str) -> str:
     """The command that gives a run its scores."""
     if kind in scores.TRAINING_SCORES:
-        return f"mlflow run . -e full_data -P run={run} -P exp={exp} -P save_steps={step}"
+        gathered = "" if kind == "forget" else f" -P trajectory={kind}"
+        return f"mlflow run . -e full_data -P run={run} -P exp={exp} -P save_steps={step}{gathered}"
     return f"mlflow run . -e score -P run={run} -P score_exp={exp} -P type={kind} -P step={step}"

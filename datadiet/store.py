@@ -30,7 +30,6 @@ from datadiet import data
 from datadiet.config import TrainConfig, UserError, from_dict
 from datadiet.models import Network, Variables, build_model
 from datadiet.train import TrainState
-from datadiet.trajectory import Forgetting
 
 SCORE_FOLDERS = {"l2_error": "error_l2_norm_scores"}  # of every other type: <type>_scores
 logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every save as a warning
@@ -193,8 +192,8 @@ def save_checkpoint(run_dir: Path, state: TrainState, seconds: Mapping[str, floa
 
     state = jax.device_get(state)
     training = {"step": state.step, "sums": state.sums, "opt_state": jax.tree.leaves(state.opt_state)}
-    if state.forgetting:
-        training["forgetting"] = state.forgetting._asdict()
+    if state.trajectory:
+        training["trajectory"] = {name: stats._asdict() for name, stats in state.trajectory.items()}
     items = {"variables": state.variables, "training": training}
     hashes = {name: _leaf_hashes(item) for name, item in items.items()}
     arguments = {name: ocp.args.StandardSave(item) for name, item in items.items()}
@@ -238,15 +237,23 @@ def load_variables(run_dir: Path, step: int) -> Variables:
 
 
 def load_state(run_dir: Path, step: int, like: TrainState) -> TrainState:
-    """The whole state saved at a step, in the structure of `like`; verified leaf by leaf."""
+    """The whole state saved at a step, in the structure of `like`; verified leaf by leaf.
+
+    Raises:
+        UserError: no such checkpoint, a damaged one, or one with other statistics than `like`.
+    """
     variables, training = load_variables(run_dir, step), _load_item(run_dir, step, "training")
+    gathered = training.get("trajectory", {})
+    if gathered.keys() != like.trajectory.keys():
+        held, expected = (", ".join(sorted(names)) or "none" for names in (gathered, like.trajectory))
+        raise UserError(f"{run_dir}: step {step} has statistics {held}; expected {expected}: train the run again.")
     restored = TrainState(
         step=training["step"],
         params=variables["params"],
         batch_stats=variables["batch_stats"],
         opt_state=jax.tree.unflatten(jax.tree.structure(like.opt_state), training["opt_state"]),
         sums=training["sums"],
-        forgetting=Forgetting(**training["forgetting"]) if like.forgetting else None,
+        trajectory={name: type(stats)(**gathered[name]) for name, stats in like.trajectory.items()},
     )
     return jax.tree.map(jnp.array, restored)
 

@@ -1,6 +1,6 @@
 """Training: a generator of reports over a jitted loop of steps.
 
-Everything that happens in a step (batch, augmentation, gradient, update, forgetting) runs on
+Everything that happens in a step (batch, augmentation, gradient, update, statistics) runs on
 the device; the host sends ids and fetches metrics once per report.
 """
 
@@ -29,6 +29,7 @@ CHUNK_SECONDS = 0.5  # and about so long, so that progress shows and an interrup
 # The options that shape the compiled program; all others are data or bookkeeping.
 PROGRAM_FIELDS = (
     "num_steps", "lr", "beta", "nesterov", "weight_decay", "decay_factor", "decay_steps", "lr_vitaly", "augment",
+    "tdds_decay",
 )  # fmt: skip
 
 
@@ -40,7 +41,7 @@ class TrainState(NamedTuple):
     batch_stats: Any
     opt_state: optax.OptState
     sums: jax.Array  # float32 [2]: loss and accuracy summed over the steps since the last report
-    forgetting: trajectory.Forgetting | None
+    trajectory: dict[str, Any]  # statistics of TRAJECTORIES by name
 
     @property
     def variables(self) -> Variables:
@@ -114,13 +115,14 @@ def optimizer(config: TrainConfig) -> optax.GradientTransformation:
 def initial_state(network: Network, config: TrainConfig, num_examples: int) -> TrainState:
     """The untrained state: step 0, weights from model_seed."""
     variables = network.init(jax.random.key(config.model_seed))
+    shape = trajectory.Shape(num_examples, network.num_classes, config.trajectory_window)
     return TrainState(
         step=jnp.int32(0),
         params=variables["params"],
         batch_stats=variables["batch_stats"],
         opt_state=optimizer(config).init(variables["params"]),
         sums=jnp.zeros(2),
-        forgetting=trajectory.start_forgetting(num_examples) if config.track_forgetting else None,
+        trajectory=trajectory.start(config.trajectory, shape),
     )
 
 
@@ -143,11 +145,11 @@ def train_step(
 
     (value, (logits, batch_stats)), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
     updates, opt_state = optimizer(config).update(grads, state.opt_state, state.params)
-    correct = logits.argmax(-1) == labels
-    forgetting = state.forgetting and trajectory.update_forgetting(state.forgetting, ids, correct)
+    batch = trajectory.Batch(ids, labels, logits)
+    gathered = trajectory.update(state.trajectory, batch, config.tdds_decay)
     params = optax.apply_updates(state.params, updates)
-    sums = state.sums + jnp.stack([value, correct.mean()])
-    return TrainState(state.step + 1, params, batch_stats, opt_state, sums, forgetting)
+    sums = state.sums + jnp.stack([value, batch.correct.mean()])
+    return TrainState(state.step + 1, params, batch_stats, opt_state, sums, gathered)
 
 
 def _run_chunk(network, config, key, train, state, ids, num_steps):
@@ -314,6 +316,6 @@ def _metrics(config: TrainConfig, state: TrainState, test_values: jax.Array, mem
         "test_loss": test_loss,
         "test_acc": test_accuracy,
         "lr": float(learning_rate(config, step)),
-        **(trajectory.forgetting_summary(state.forgetting, member) if state.forgetting else {}),
+        **trajectory.summary(state.trajectory, member),
         **(last if step == config.num_steps else {}),
     }

@@ -1,91 +1,343 @@
-"""Statistics gathered on device while training, one entry per example, in O(N) memory."""
+"""Statistics gathered on device while training, one entry per example, in O(N) memory.
+
+Each is a NamedTuple of arrays [N, …] and pure functions of it. A training step tells them its batch: the augmented
+examples in training mode, before the update. An example falls into at most one batch of an epoch, so its presentations
+are its epochs, without those in which it was in the incomplete last batch, which is dropped. Values follow the
+convention of all scores: larger is harder or more informative.
+
+To add one: write its functions and name it in TRAJECTORIES.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from datadiet import forgetting
+from datadiet.config import UserError
 
-class Forgetting(NamedTuple):
-    """What a forgetting score needs of the past presentations of each example, all [N]."""
-
-    presentations: jax.Array  # int32: times in a batch
-    forgotten: jax.Array  # int32: times classified wrongly just after rightly
-    was_correct: jax.Array  # bool: at the latest presentation
-    ever_correct: jax.Array  # bool
+LOG_EPSILON = 1e-8  # inside the logarithms of tdds, as published
 
 
-def start_forgetting(num_examples: int) -> Forgetting:
-    """Nothing presented yet. (Four arrays of their own: a training step reuses their buffers.)"""
-    return Forgetting(*(jnp.zeros(num_examples, dtype) for dtype in (jnp.int32, jnp.int32, bool, bool)))
+class Batch(NamedTuple):
+    """What a training step tells, before its update."""
+
+    ids: jax.Array  # int32 [B], each at most once
+    labels: jax.Array  # int32 [B], those trained on
+    logits: jax.Array  # float32 [B, C]
+
+    @property
+    def probabilities(self) -> jax.Array:
+        """float32 [B, C]."""
+        return jax.nn.softmax(self.logits)
+
+    @property
+    def correct(self) -> jax.Array:
+        """bool [B]: the largest logit is that of the label."""
+        return self.logits.argmax(-1) == self.labels
+
+    @property
+    def true_probability(self) -> jax.Array:
+        """p_y, float32 [B]."""
+        return jnp.take_along_axis(self.probabilities, self.labels[:, None], axis=-1)[:, 0]
 
 
-def update_forgetting(stats: Forgetting, ids: jax.Array, correct: jax.Array) -> Forgetting:
-    """Record one batch.
+class Shape(NamedTuple):
+    """What the size of a statistic depends on."""
+
+    examples: int  # N
+    classes: int  # C
+    window: int = 10  # J, presentations in a window
+
+
+class Trajectory(NamedTuple):
+    """One entry of TRAJECTORIES. S stands for its NamedTuple of arrays."""
+
+    start: Callable[[Shape], Any]  # -> S, nothing presented yet
+    update: Callable[[Any, Batch, float], Any]  # (S, batch, decay) -> S
+    values: Callable[[Any, np.ndarray], np.ndarray]  # (S, member bool [N]) -> float32 [N], NaN where not measured
+    summary: Callable[[Any, np.ndarray], dict[str, float]] | None = None  # (S, member) -> metrics of a report
+    masks: Mapping[str, Callable[[Any, np.ndarray], np.ndarray]] = MappingProxyType({})  # folder -> (S, member) -> [N]
+    options: tuple[str, ...] = ()  # of TrainConfig that it uses
+
+
+def _measured(values: Any, presentations: Any, least: int, member: np.ndarray) -> np.ndarray:
+    """float32 [N]; NaN outside the training set and where there were fewer than `least` presentations."""
+    counted = (np.asarray(presentations) >= least) & member
+    return np.where(counted, np.asarray(values), np.float32(np.nan)).astype(np.float32)
+
+
+# --- learning ---------------------------------------------------------------------------------
+
+
+class FirstLearned(NamedTuple):
+    """All int32 [N]."""
+
+    presentations: jax.Array
+    learned: jax.Array  # the presentation (1, 2, …) of the first right answer; 0: none so far
+
+
+def start_first_learned(shape: Shape) -> FirstLearned:
+    return FirstLearned(*(jnp.zeros(shape.examples, jnp.int32) for _ in range(2)))
+
+
+def update_first_learned(stats: FirstLearned, batch: Batch, decay: float) -> FirstLearned:
+    now, learned = stats.presentations[batch.ids] + 1, stats.learned[batch.ids]
+    learned = jnp.where((learned == 0) & batch.correct, now, learned)
+    return FirstLearned(stats.presentations.at[batch.ids].set(now), stats.learned.at[batch.ids].set(learned))
+
+
+def first_learned_values(stats: FirstLearned, member: np.ndarray) -> np.ndarray:
+    """The presentation, counted from 1, at which an example was first classified rightly; high: late.
+
+    Never so far: one more than its presentations. Source: the first learning event of Toneva et al. 2019.
+    """
+    presentations, learned = map(np.asarray, stats)
+    return _measured(np.where(learned > 0, learned, presentations + 1), presentations, 1, member)
+
+
+# --- means over presentations -----------------------------------------------------------------
+
+
+class Sum(NamedTuple):
+    """A quantity of every presentation, summed."""
+
+    presentations: jax.Array  # int32 [N]
+    total: jax.Array  # float32 [N]
+
+
+def averaged(quantity: Callable[[Batch], jax.Array]) -> Trajectory:
+    """The mean over presentations of a quantity, float32 [B] of a batch."""
+
+    def start(shape: Shape) -> Sum:
+        return Sum(jnp.zeros(shape.examples, jnp.int32), jnp.zeros(shape.examples, jnp.float32))
+
+    def update(stats: Sum, batch: Batch, decay: float) -> Sum:
+        return Sum(stats.presentations.at[batch.ids].add(1), stats.total.at[batch.ids].add(quantity(batch)))
+
+    def values(stats: Sum, member: np.ndarray) -> np.ndarray:
+        presentations, total = map(np.asarray, stats)
+        return _measured(total / np.maximum(presentations, 1), presentations, 1, member)
+
+    return Trajectory(start, update, values)
+
+
+def _lacking_margin(outputs: jax.Array, labels: jax.Array) -> jax.Array:
+    """The largest output of another class minus the label's: [B, C] -> [B]."""
+    true = jax.nn.one_hot(labels, outputs.shape[-1], dtype=bool)
+    return jnp.where(true, -jnp.inf, outputs).max(-1) - jnp.where(true, outputs, 0).sum(-1)
+
+
+def negative_margin(batch: Batch) -> jax.Array:
+    """max over c != y of z_c, minus z_y: its mean is -AUM, since a high AUM is easy. Source: Pleiss et al. 2020."""
+    return _lacking_margin(batch.logits, batch.labels)
+
+
+def negative_probability_margin(batch: Batch) -> jax.Array:
+    """The same of probabilities, in [-1, 1]. Source: the "AUM" of the code of Zheng et al. 2023 (CCS)."""
+    return _lacking_margin(batch.probabilities, batch.labels)
+
+
+def doubt(batch: Batch) -> jax.Array:
+    """1 - p_y: its mean is 1 - confidence, since a high confidence is easy. Source: Swayamdipta et al. 2020."""
+    return 1 - batch.true_probability
+
+
+def wrongness(batch: Batch) -> jax.Array:
+    """1 where wrong: its mean is 1 - correctness, since a high correctness is easy. Source: Swayamdipta et al. 2020."""
+    return 1 - batch.correct.astype(jnp.float32)
+
+
+def el2n(batch: Batch) -> jax.Array:
+    """||p - y||_2 in [0, sqrt(2)]. Source: Paul et al. 2021, there of one checkpoint in evaluation mode."""
+    return jnp.linalg.norm(batch.probabilities - jax.nn.one_hot(batch.labels, batch.logits.shape[-1]), axis=-1)
+
+
+# --- spread over presentations ----------------------------------------------------------------
+
+
+class Moments(NamedTuple):
+    """Mean and squared deviations of p_y, updated as by Welford 1962, so that nothing cancels."""
+
+    presentations: jax.Array  # int32 [N]
+    mean: jax.Array  # float32 [N]
+    squares: jax.Array  # float32 [N]: sum of (p_y - mean)²
+
+
+def start_moments(shape: Shape) -> Moments:
+    zeros = (jnp.zeros(shape.examples, dtype) for dtype in (jnp.int32, jnp.float32, jnp.float32))
+    return Moments(*zeros)
+
+
+def update_moments(stats: Moments, batch: Batch, decay: float) -> Moments:
+    now, mean, value = stats.presentations[batch.ids] + 1, stats.mean[batch.ids], batch.true_probability
+    moved = mean + (value - mean) / now
+    squares = stats.squares.at[batch.ids].add((value - mean) * (value - moved))
+    return Moments(stats.presentations.at[batch.ids].set(now), stats.mean.at[batch.ids].set(moved), squares)
+
+
+def variability_values(stats: Moments, member: np.ndarray) -> np.ndarray:
+    """Standard deviation of p_y over presentations (population), in [0, 0.5]; high is ambiguous.
+
+    Source: Swayamdipta et al. 2020.
+    """
+    presentations, _, squares = map(np.asarray, stats)
+    return _measured(np.sqrt(squares / np.maximum(presentations, 1)), presentations, 1, member)
+
+
+class Windows(NamedTuple):
+    """The last J values of p_y in a ring, and what the windows so far add up to."""
+
+    presentations: jax.Array  # int32 [N]
+    recent: jax.Array  # float32 [N, J]
+    total: jax.Array  # float32 [N]: over complete windows; before there is one, of the presentations so far
+
+
+def over_windows(statistic: Callable[[jax.Array, jax.Array], jax.Array]) -> Trajectory:
+    """The mean of a statistic of p_y over all windows of J presentations in a row.
+
+    An example with 2 to J - 1 presentations has one window, of all of them.
 
     Args:
-        ids: int32 [B], each at most once.
-        correct: bool [B], of the augmented batch, before its update.
+        statistic: (mean [B], unbiased standard deviation [B]) of a window -> [B].
     """
-    lost = stats.was_correct[ids] & ~correct
-    return Forgetting(
-        stats.presentations.at[ids].add(1),
-        stats.forgotten.at[ids].add(lost.astype(jnp.int32)),
-        stats.was_correct.at[ids].set(correct),
-        stats.ever_correct.at[ids].max(correct),
+
+    def start(shape: Shape) -> Windows:
+        recent = jnp.zeros((shape.examples, shape.window), jnp.float32)
+        return Windows(jnp.zeros(shape.examples, jnp.int32), recent, jnp.zeros(shape.examples, jnp.float32))
+
+    def update(stats: Windows, batch: Batch, decay: float) -> Windows:
+        ids, seen, length = batch.ids, stats.presentations[batch.ids], stats.recent.shape[1]
+        value, slot = batch.true_probability, seen % length
+        window = jnp.where(jnp.arange(length) == slot[:, None], value[:, None], stats.recent[ids])
+        mean, squares, count = _deviations(window, seen + 1)
+        found = statistic(mean, jnp.sqrt(squares / jnp.maximum(count - 1, 1)))
+        total = jnp.where(seen < length, found, stats.total[ids] + found)
+        return Windows(
+            stats.presentations.at[ids].set(seen + 1),
+            stats.recent.at[ids, slot].set(value),
+            stats.total.at[ids].set(total),
+        )
+
+    def values(stats: Windows, member: np.ndarray) -> np.ndarray:
+        presentations, windows = np.asarray(stats.presentations), stats.recent.shape[1]
+        complete = np.maximum(presentations - windows + 1, 1)
+        return _measured(np.asarray(stats.total) / complete, presentations, 2, member)
+
+    return Trajectory(start, update, values, options=("trajectory_window",))
+
+
+def _deviations(ring: jax.Array, written: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Mean [B], sum of squared deviations [B] and number [B] of what is in rings [B, J] written to so many times."""
+    filled = jnp.arange(ring.shape[1]) < written[:, None]
+    count = jnp.minimum(written, ring.shape[1])
+    mean = jnp.where(filled, ring, 0).sum(1) / jnp.maximum(count, 1)
+    squares = jnp.where(filled, (ring - mean[:, None]) ** 2, 0).sum(1)
+    return mean, squares, count
+
+
+def window_uncertainty(mean: jax.Array, deviation: jax.Array) -> jax.Array:
+    """Standard deviation in a window. Source: Dyn-Unc, He et al. 2024 (code: 10 times that)."""
+    return deviation
+
+
+def window_dual(mean: jax.Array, deviation: jax.Array) -> jax.Array:
+    """Standard deviation x (1 - mean): uncertain and hard. Source: DUAL, Cho et al. 2025 (code: 10 times that)."""
+    return deviation * (1 - mean)
+
+
+class Divergences(NamedTuple):
+    """The last probabilities and the last J - 1 differences, in a ring. The only statistic that needs O(N C) memory."""
+
+    presentations: jax.Array  # int32 [N]
+    last: jax.Array  # float32 [N, C]
+    recent: jax.Array  # float32 [N, J - 1]
+    score: jax.Array  # float32 [N]
+
+
+def start_tdds(shape: Shape) -> Divergences:
+    sizes = (shape.examples, shape.classes), (shape.examples, shape.window - 1), (shape.examples,)
+    return Divergences(jnp.zeros(shape.examples, jnp.int32), *(jnp.zeros(size, jnp.float32) for size in sizes))
+
+
+def update_tdds(stats: Divergences, batch: Batch, decay: float) -> Divergences:
+    """R of the window that ends here is taken in with weight `decay`, what was before fades by 1 - decay."""
+    ids, seen, length = batch.ids, stats.presentations[batch.ids], stats.recent.shape[1]
+    new = batch.probabilities
+    difference = jnp.abs(new * (jnp.log(new + LOG_EPSILON) - jnp.log(stats.last[ids] + LOG_EPSILON))).sum(1)
+    slot = jnp.where(seen > 0, (seen - 1) % length, length)  # the first presentation has no difference: out of the ring
+    ring = jnp.where(jnp.arange(length) == slot[:, None], difference[:, None], stats.recent[ids])
+    spread = decay * jnp.sqrt(_deviations(ring, seen)[1])
+    score = jnp.where(seen <= length, spread, (1 - decay) * stats.score[ids] + spread)
+    return Divergences(
+        stats.presentations.at[ids].set(seen + 1),
+        stats.last.at[ids].set(new),
+        stats.recent.at[ids, slot].set(difference, mode="drop"),
+        stats.score.at[ids].set(score),
     )
 
 
-def forgetting_values(stats: Forgetting, member: np.ndarray | None = None) -> np.ndarray:
-    """Forgetting scores so far, float32 [N].
+def tdds_values(stats: Divergences, member: np.ndarray) -> np.ndarray:
+    """Exponentially weighted mean over windows of J presentations of R, the norm of the J - 1 differences
+    sum over c of |p_c (log p_c - log p_c before)| around their mean; high: the output still moves unevenly.
 
-    The number of times an example turned from right to wrong; for one never classified
-    rightly, the number of its presentations, so that it ranks among the hardest and stays
-    finite. NaN outside the training set.
-
-    Args:
-        member: bool [N], which examples are trained on; None: those presented so far.
-    Source: Toneva et al. 2019. (The code of Paul et al. gives never-learned examples inf.)
+    An example with 3 to J - 1 presentations has one window, of all of them. Source: TDDS, Zhang et al. 2024, as its
+    code has it (the paper describes a variance).
     """
-    presentations, forgotten, _, ever_correct = (np.asarray(leaf) for leaf in stats)
-    values = np.where(ever_correct, forgotten, presentations).astype(np.float32)
-    return np.where(presentations > 0 if member is None else member, values, np.float32(np.nan))
+    return _measured(stats.score, stats.presentations, 3, member)
 
 
-def never_learned(stats: Forgetting, member: np.ndarray) -> np.ndarray:
-    """bool [N]: trained on, and not once classified rightly so far."""
-    return ~np.asarray(stats.ever_correct) & member
+# --- by name ----------------------------------------------------------------------------------
+
+TRAJECTORIES: dict[str, Trajectory] = {
+    "forget": Trajectory(
+        lambda shape: forgetting.start_forgetting(shape.examples),
+        lambda stats, batch, decay: forgetting.update_forgetting(stats, batch.ids, batch.correct),
+        forgetting.forgetting_values,
+        forgetting.forgetting_summary,
+        {"never_learned": forgetting.never_learned},
+    ),
+    "first_learned": Trajectory(start_first_learned, update_first_learned, first_learned_values),
+    "aum": averaged(negative_margin),
+    "aum_prob": averaged(negative_probability_margin),
+    "confidence": averaged(doubt),
+    "variability": Trajectory(start_moments, update_moments, variability_values),
+    "correctness": averaged(wrongness),
+    "dyn_unc": over_windows(window_uncertainty),
+    "dual": over_windows(window_dual),
+    "tdds": Trajectory(start_tdds, update_tdds, tdds_values, options=("trajectory_window", "tdds_decay")),
+    "el2n_epochs": averaged(el2n),
+}
 
 
-def forgetting_summary(stats: Forgetting, member: np.ndarray) -> dict[str, float]:
-    """Mean score, and the numbers of examples never learned, and learned and never forgotten."""
-    never = never_learned(stats, member)
-    unforgettable = member & ~never & (np.asarray(stats.forgotten) == 0)
-    return {
-        "forget/mean": float(np.mean(forgetting_values(stats, member)[member])),
-        "forget/never_learned": float(never.sum()),
-        "forget/unforgettable": float(unforgettable.sum()),
-    }
+def expand(names: Iterable[str]) -> tuple[str, ...]:
+    """Names in the order of TRAJECTORIES, each once; 'all' stands for all of them.
 
-
-def forgetting_scores(ids: np.ndarray, correct: np.ndarray, num_examples: int) -> np.ndarray:
-    """Forgetting scores from a history of presentations.
-
-    Args:
-        ids: int [T, B] or [T], examples in order of presentation, each once per row.
-        correct: 0/1, same shape.
-        num_examples: N.
-    Returns:
-        float32 [N]; NaN for examples that were never presented.
+    Raises:
+        UserError: an unknown name, with the known ones.
     """
-    ids, correct = np.asarray(ids), np.asarray(correct, bool)
-    rows = (ids.reshape(len(ids), -1), correct.reshape(len(ids), -1))
+    asked = set(names)
+    if unknown := asked - {*TRAJECTORIES, "all"}:
+        raise UserError(f"trajectory={min(unknown)!r}: expected some of {', '.join(TRAJECTORIES)}, or all, or none.")
+    return tuple(name for name in TRAJECTORIES if "all" in asked or name in asked)
 
-    def step(stats: Forgetting, row: tuple[jax.Array, jax.Array]) -> tuple[Forgetting, None]:
-        return update_forgetting(stats, *row), None
 
-    stats, _ = jax.lax.scan(step, start_forgetting(num_examples), jax.tree.map(jnp.asarray, rows))
-    return forgetting_values(stats)
+def start(names: Iterable[str], shape: Shape) -> dict[str, Any]:
+    """Fresh statistics by name; see `expand`."""
+    return {name: TRAJECTORIES[name].start(shape) for name in expand(names)}
+
+
+def update(statistics: Mapping[str, Any], batch: Batch, decay: float) -> dict[str, Any]:
+    """All statistics after one more batch."""
+    return {name: TRAJECTORIES[name].update(stats, batch, decay) for name, stats in statistics.items()}
+
+
+def summary(statistics: Mapping[str, Any], member: np.ndarray) -> dict[str, float]:
+    """Metrics of those statistics that have some; member: bool [N], trained on."""
+    entries = ((TRAJECTORIES[name].summary, stats) for name, stats in statistics.items())
+    return {k: v for describe, stats in entries if describe for k, v in describe(stats, member).items()}

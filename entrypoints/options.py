@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,12 +45,22 @@ class Steps(click.ParamType):
             self.fail(f"{value!r}: expected comma-separated whole numbers, or 'none'.", param, ctx)
 
 
-TYPES = {"int": click.INT, "float": click.FLOAT, "bool": click.BOOL, "str": click.STRING, "tuple": Steps()}
+class Names(click.ParamType):
+    """Comma-separated names, or 'none'."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if isinstance(value, tuple) else tuple(value.split(",")) if value != "none" else ()
+
+
+TYPES = {"int": click.INT, "float": click.FLOAT, "bool": click.BOOL, "str": click.STRING}
+TYPES |= {"tuple[int, ...]": Steps(), "tuple[str, ...]": Names()}
 
 
 def _click_type(field: Field) -> click.ParamType:
     """The type of a TrainConfig field; one that can be derived also takes 'auto'."""
-    kind = TYPES[re.split(r"\W", str(field.type))[0]]
+    kind = TYPES[str(field.type).removesuffix(" | None")]
     return Optional(kind) if field.default is None else kind
 
 
@@ -62,7 +71,8 @@ def config_option(name: str, default: Any, names: tuple[str, ...] = ()) -> Calla
     if default is None:
         shown = f"[default: {field.metadata['auto']}]"
     else:
-        value = default if isinstance(default, str | tuple) else repr(default).lower()
+        value = ",".join(default) if isinstance(default, tuple) else default
+        value = value if isinstance(value, str) else repr(value).lower()
         shown = f"[default: {value}]"
     return click.option(f"--{name}", type=_click_type(field), default=default, help=f"{text}  {shown}")
 
@@ -133,7 +143,7 @@ def typed_command(ctx: click.Context) -> str:
         value = ctx.params[param.name]
         given = ctx.get_parameter_source(param.name) != ParameterSource.DEFAULT
         if given and value is not None and value != param.get_default(ctx):
-            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            text = ",".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)
             words += [
                 "-P",
                 shlex.quote(f"{param.opts[0].lstrip('-')}={text.lower() if isinstance(value, bool) else text}"),

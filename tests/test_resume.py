@@ -23,7 +23,8 @@ from datadiet import data, models, resume, store, train
 from datadiet.config import resolve, saved_steps
 from datadiet.store import checkpoint_steps
 
-SHORT = QUICK | {"num_steps": 90, "save_steps": 20, "log_steps": 15}  # most reports come between two checkpoints
+# Most reports come between two checkpoints.
+SHORT = QUICK | {"num_steps": 90, "save_steps": 20, "log_steps": 15, "trajectory": "all", "trajectory_window": 4}
 LONG = SHORT | {"num_steps": 600}
 TIMED = {"seconds", "select_seconds", "compile_seconds", "total_seconds", "mlflow_run_id"}
 

@@ -1,0 +1,91 @@
+"""Forgetting, gathered on device while training; one of the statistics of trajectory.py."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Forgetting(NamedTuple):
+    """What a forgetting score needs of the past presentations of each example, all [N]."""
+
+    presentations: jax.Array  # int32: times in a batch
+    forgotten: jax.Array  # int32: times classified wrongly just after rightly
+    was_correct: jax.Array  # bool: at the latest presentation
+    ever_correct: jax.Array  # bool
+
+
+def start_forgetting(num_examples: int) -> Forgetting:
+    """Nothing presented yet. (Four arrays of their own: a training step reuses their buffers.)"""
+    return Forgetting(*(jnp.zeros(num_examples, dtype) for dtype in (jnp.int32, jnp.int32, bool, bool)))
+
+
+def update_forgetting(stats: Forgetting, ids: jax.Array, correct: jax.Array) -> Forgetting:
+    """Record one batch.
+
+    Args:
+        ids: int32 [B], each at most once.
+        correct: bool [B], of the augmented batch, before its update.
+    """
+    lost = stats.was_correct[ids] & ~correct
+    return Forgetting(
+        stats.presentations.at[ids].add(1),
+        stats.forgotten.at[ids].add(lost.astype(jnp.int32)),
+        stats.was_correct.at[ids].set(correct),
+        stats.ever_correct.at[ids].max(correct),
+    )
+
+
+def forgetting_values(stats: Forgetting, member: np.ndarray | None = None) -> np.ndarray:
+    """Forgetting scores so far, float32 [N].
+
+    The number of times an example turned from right to wrong; for one never classified
+    rightly, the number of its presentations, so that it ranks among the hardest and stays
+    finite. NaN outside the training set.
+
+    Args:
+        member: bool [N], which examples are trained on; None: those presented so far.
+    Source: Toneva et al. 2019. (The code of Paul et al. gives never-learned examples inf.)
+    """
+    presentations, forgotten, _, ever_correct = (np.asarray(leaf) for leaf in stats)
+    values = np.where(ever_correct, forgotten, presentations).astype(np.float32)
+    return np.where(presentations > 0 if member is None else member, values, np.float32(np.nan))
+
+
+def never_learned(stats: Forgetting, member: np.ndarray) -> np.ndarray:
+    """bool [N]: trained on, and not once classified rightly so far."""
+    return ~np.asarray(stats.ever_correct) & member
+
+
+def forgetting_summary(stats: Forgetting, member: np.ndarray) -> dict[str, float]:
+    """Mean score, and the numbers of examples never learned, and learned and never forgotten."""
+    never = never_learned(stats, member)
+    unforgettable = member & ~never & (np.asarray(stats.forgotten) == 0)
+    return {
+        "forget/mean": float(np.mean(forgetting_values(stats, member)[member])),
+        "forget/never_learned": float(never.sum()),
+        "forget/unforgettable": float(unforgettable.sum()),
+    }
+
+
+def forgetting_scores(ids: np.ndarray, correct: np.ndarray, num_examples: int) -> np.ndarray:
+    """Forgetting scores from a history of presentations.
+
+    Args:
+        ids: int [T, B] or [T], examples in order of presentation, each once per row.
+        correct: 0/1, same shape.
+        num_examples: N.
+    Returns:
+        float32 [N]; NaN for examples that were never presented.
+    """
+    ids, correct = np.asarray(ids), np.asarray(correct, bool)
+    rows = (ids.reshape(len(ids), -1), correct.reshape(len(ids), -1))
+
+    def step(stats: Forgetting, row: tuple[jax.Array, jax.Array]) -> tuple[Forgetting, None]:
+        return update_forgetting(stats, *row), None
+
+    stats, _ = jax.lax.scan(step, start_forgetting(num_examples), jax.tree.map(jnp.asarray, rows))
+    return forgetting_values(stats)
