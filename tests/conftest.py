@@ -19,6 +19,9 @@ QUICK = {"dataset": "digits", "model": "mlp", "width": 32, "num_steps": 44, "aug
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["DATADIET_CACHE"] = tempfile.mkdtemp(prefix="datadiet-cache-")
+# Compiled programs, shared by all processes of this session and by none before it.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{os.environ['DATADIET_CACHE']}/xla")
+os.environ.setdefault("JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 sys.path.insert(0, str(PROJECT))  # for `entrypoints`, which is not installed under that name
 
 
