@@ -19,6 +19,10 @@ class UserError(Exception):
     """Something the caller can repair; the message says what was got, expected, and how."""
 
 
+class Diverged(UserError):
+    """Training ended because its loss was no longer finite; the same options would end so again."""
+
+
 class Interrupted(Exception):
     """The work was asked to stop and has stopped in good order; the message says how to go on."""
 

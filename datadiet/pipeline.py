@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from datadiet import config as options
-from datadiet import data, identity, models, resume, scores, selection, store, tracking, train, trajectory
+from datadiet import data, identity, models, record, resume, scores, selection, store, tracking, train, trajectory
 from datadiet.config import Interrupted, TrainConfig, UserError
 from datadiet.data import Dataset
 from datadiet.store import ExperimentLayout
@@ -43,6 +43,16 @@ class Place:
     overwrite: bool = False
     resume: bool = False  # a finished run with the same options is taken as it is, an unfinished one continued
     parent: tracking.TrackedRun | None = None
+    offline: bool = False  # MLflow is never called; `sync` tells it later
+
+    def track(
+        self, kind: str, exp: str, name: str, mirror: Path | None, *, params: dict[str, Any], note: str, **tags: str
+    ) -> AbstractContextManager[tracking.TrackedRun]:
+        """`tracking.open_run` as this place has it."""
+        return tracking.open_run(
+            kind, exp, name, params=params, note=f"{note}\n\n    {self.command}", parent=self.parent, mirror=mirror,
+            offline=self.offline, say=self.progress.say, root=str(self.layout.root.resolve()), **tags,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -163,7 +173,7 @@ def read_scores(path: Path, dataset: Dataset, say: Callable[[str], None]) -> tup
             values = _align(path, values, record, dataset)
     for warning in caught:
         say(f"Warning: {warning.message}")
-    return values, record["type"] if record else None
+    return values, record.get("type") if record else None
 
 
 def choose(config: TrainConfig, dataset: Dataset, place: Place) -> tuple[np.ndarray, np.ndarray | None, str | None]:
@@ -300,6 +310,10 @@ def train_run(config: TrainConfig, exp: str, place: Place, choice: ScoreChoice =
     if run_dir.exists():
         with store.lock_run(run_dir):  # a second process is refused before it loads data
             store.check_free(run_dir, place.overwrite or place.resume)
+            if place.resume:
+                resume.check_worthwhile(run_dir)
+    if place.parent is None:
+        tracking.check_store(place.offline)
     task = prepare(config, exp, place)
     with store.lock_run(run_dir):
         continues = place.resume and (run_dir / "args.json").exists()
@@ -320,33 +334,25 @@ def finished(task: Task, place: Place) -> dict[str, Any] | None:
     resume.check_same(task.run_dir, task.config, task.dataset, task.inputs)
     summary = store.open_run(task.run_dir).summary
     if summary is not None:
-        tracking.settle(summary["mlflow_run_id"], task.name)
+        tracking.settle(task.run_dir / record.NAME, place.parent, place.offline)
         place.progress.say(f"{task.name}: finished before, taken as it is")
     return summary
 
 
 def _train(task: Task, place: Place, continues: bool) -> dict[str, Any]:
     """Train in a folder that is locked and has its inputs, from the beginning or from its last good checkpoint."""
-    config, identity_file = task.config, task.run_dir / "mlflow_run.json"
-    run_id = store.read_json(identity_file)["id"] if continues and identity_file.exists() else None
+    config = task.config
     note = (
         f"{config.model} on {len(task.kept):,} of {task.dataset.num_examples:,} examples of {task.dataset.name} "
-        f"({task.kept_by}), {config.num_steps:,} steps.\n\n    {place.command}"
+        f"({task.kept_by}), {config.num_steps:,} steps."
     )
-    tags = {"root": str(place.layout.root.resolve()), "scored_by": task.kept_by}
     with (
         resume.listen() as stopping,
-        tracking.open_run(
-            "train", task.exp, task.name, params=options.as_dict(config), note=note, parent=place.parent,
-            continues=run_id, **tags,
+        place.track(
+            "train", task.exp, task.name, task.run_dir / record.NAME, params=options.as_dict(config), note=note,
+            scored_by=task.kept_by,
         ) as tracked,
     ):  # fmt: skip
-        if tracked.id != run_id:
-            if run_id:
-                place.progress.say(
-                    f"MLflow run {run_id} is not in {tracking.store_name()}: {tracked.id} takes its place"
-                )
-            store.write_json(identity_file, {"id": tracked.id})
         log_inputs(task, tracked)
         last = _fit(task, tracked, place, stopping, continues)
         summary = summarize(task, tracked, last)
@@ -409,7 +415,7 @@ def _fit(
         start = resume.last_good(run_dir, config, start.state, place.progress.say)
         resume.cut_back(run_dir, config, start)
         for line in start.lines:
-            tracked.log_metrics({k: v for k, v in line.items() if k != "step"}, line["step"])
+            tracked.log_metrics({k: v for k, v in line.items() if k != "step"}, line["step"], mirrored=True)
     names = ("train", "eval", "compile", "total")
     earlier = {name: max(start.seconds.get(name, 0.0), tracked.spent(name)) for name in names}
     saved, step = start.step, start.step or 0
@@ -426,7 +432,7 @@ def _fit(
                 save_step(task, report)
                 saved = step
             if report.metrics:
-                tracked.log_metrics(metrics, step)
+                tracked.log_metrics(metrics, step, mirrored=True)
     if step < config.num_steps:
         again = place.command if place.parent or place.resume else f"{place.command} -P resume=true"
         raise Interrupted(f"Stopped by SIGTERM after step {step} of {config.num_steps}, all saved. Continue: {again}")

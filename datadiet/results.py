@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from datadiet import store, tracking
+from datadiet import remote, store
 from datadiet.config import UserError
 from datadiet.pipeline import Place
 
@@ -57,7 +57,7 @@ def from_mlflow(root: Path | None) -> list[Result]:
         root: Only runs whose mirror lies in this root; None: all.
     """
     newest: dict[tuple[str, str], Result] = {}
-    for run in tracking.finished_training_runs():
+    for run in remote.finished_training_runs():
         tags, params, metrics = run.data.tags, run.data.params, run.data.metrics
         home = tags["datadiet.root"]
         if root is not None and home != str(root.resolve()):
@@ -95,23 +95,25 @@ def write_table(exps_path: Path | None, output: Path, root: Path | None, exp: st
     """Write results.csv and log it to MLflow.
 
     Args:
-        exps_path: Mirror to read; None: MLflow.
+        exps_path: Mirror to read; None: MLflow, or that of the place where it is offline.
         output: File to write.
         root, exp: Only runs of this root or experiment folder; None: all.
     Raises:
         UserError: there is no finished training run.
     """
+    if place.offline and exps_path is None:
+        exps_path = place.layout.exps
     found = from_mirror(exps_path) if exps_path else from_mlflow(root)
     found = [r for r in found if exp is None or r.path.startswith(f"{exp}/")]
-    source = str(exps_path) if exps_path else f"MLflow ({tracking.store_name()})"
+    source = str(exps_path) if exps_path else f"MLflow ({remote.store_name()})"
     if not found:
         raise UserError(
             f"No finished training run in {source}. Train one (mlflow run . -e full_data), name the experiment "
             "(mlflow run . --experiment-name NAME -e results), or read a mirror (-P exps_path=exps)."
         )
     params = {"exps_path": exps_path or "MLflow", "output": output, "root": root or "all", "exp": exp or "all"}
-    note = f"Table of {len(found)} finished training runs, from {source}.\n\n    {place.command}"
-    with tracking.open_run("results", exp or "results", output.name, params=params, note=note) as tracked:
+    note = f"Table of {len(found)} finished training runs, from {source}."
+    with place.track("results", exp or "results", output.name, None, params=params, note=note) as tracked:
         store.write_text(output, to_csv(found))
         tracked.log_artifact(output)
     place.progress.say(f"{len(found)} finished training runs from {source} -> {output}")

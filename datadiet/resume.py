@@ -16,8 +16,8 @@ from shutil import rmtree
 from typing import Any
 
 from datadiet import config as options
-from datadiet import store
-from datadiet.config import TrainConfig, UserError
+from datadiet import record, store
+from datadiet.config import Diverged, TrainConfig, UserError
 from datadiet.data import Dataset
 from datadiet.train import TrainState
 from datadiet.trajectory import TRAJECTORIES
@@ -59,6 +59,20 @@ def check_same(run_dir: Path, config: TrainConfig, dataset: Dataset, inputs: dic
         raise UserError(
             f"{run_dir} holds a run made otherwise ({'; '.join(told)}). Repeat its options, choose another -P exp, "
             "or replace it with -P overwrite=true."
+        )
+
+
+def check_worthwhile(run_dir: Path) -> None:
+    """Refuse to continue a run that diverged.
+
+    Raises:
+        Diverged: with what its end was.
+    """
+    path = run_dir / record.NAME
+    if path.exists() and (noted := record.load(path)).diverged:
+        raise Diverged(
+            f"{run_dir} cannot be continued, it would end as before: {noted.error} Replace the run, with other "
+            "options, by -P overwrite=true, or choose another -P exp."
         )
 
 

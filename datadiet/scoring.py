@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from datadiet import config as options
-from datadiet import data, scores, store, tracking
+from datadiet import data, record, scores, store, tracking
 from datadiet.config import UserError
 from datadiet.pipeline import Place
 from datadiet.store import StoredRun
@@ -32,8 +32,8 @@ def check_replaceable(path: Path, provenance: dict[str, Any], overwrite: bool) -
     if not path.exists() or overwrite:
         return
     sidecar = path.with_suffix(".json")
-    record = store.read_json(sidecar) if sidecar.exists() else {}
-    differing = [f"{k}: {record.get(k)} there, {v} asked for" for k, v in provenance.items() if record.get(k) != v]
+    made = store.read_record(sidecar) if sidecar.exists() else {}
+    differing = [f"{k}: {made.get(k)} there, {v} asked for" for k, v in provenance.items() if made.get(k) != v]
     if differing:
         raise UserError(f"{path} holds other scores ({'; '.join(differing)}). Replace them with -P overwrite=true.")
 
@@ -55,9 +55,9 @@ def _record(kind: str, path: Path, values: np.ndarray, identity: dict, provenanc
     """Write a score file and its MLflow run."""
     name = place.layout.name(path.with_suffix(""))
     told = {k: v for k, v in provenance.items() if k != "labels"}
-    note = f"{kind} of {len(values):,} examples of {identity['dataset']}: {told}\n\n    {place.command}"
-    found = statistics(values)
-    with tracking.open_run(entry_point, exp, name, params=told, note=note, parent=place.parent) as tracked:
+    note = f"{kind} of {len(values):,} examples of {identity['dataset']}: {told}"
+    found, mirror = statistics(values), path.with_suffix(f".{record.NAME}")
+    with place.track(entry_point, exp, name, mirror, params=told, note=note) as tracked:
         store.save_scores(path, values, identity, provenance | {"seconds": round(seconds, 3)})
         tracked.log_input(identity["dataset"], identity["fingerprint"], "scoring", num_rows=len(values))
         tracked.log_metrics(found | {"time/total_seconds": seconds}, provenance["step"])
@@ -92,6 +92,8 @@ def score_run(kind: str, run: int, step: int | None, batch_size: int, source_exp
         "random_labels": labels_from if config.random_label_fraction else None,
     }  # fmt: skip
     check_replaceable(path, provenance, place.overwrite)
+    if place.parent is None:
+        tracking.check_store(place.offline)
     variables = stored.variables(step)
     dataset = data.fit_images(data.load(config.dataset, config.data_dir), stored.network.image_shape)
     if dataset.fingerprint != stored.arguments["data"]["fingerprint"]:
@@ -124,6 +126,8 @@ def mean_run(kind: str, n_runs: int, step: int | None, source_exp: str, exp: str
     scores.check_score(kind, (*scores.SCORES, *scores.TRAINING_SCORES))
     if n_runs < 1:
         raise UserError(f"n_runs={n_runs}: expected at least 1.")
+    if place.parent is None:
+        tracking.check_store(place.offline)
     start = time.perf_counter()
     step = options.default_score_step(find_run(place, source_exp, 0).config) if step is None else step
     folder = place.layout.experiment(source_exp)
@@ -136,15 +140,15 @@ def mean_run(kind: str, n_runs: int, step: int | None, source_exp: str, exp: str
         ]
         raise UserError("\n".join(lines))
     loaded = [_load_recorded(path) for path in paths]
-    record = loaded[0][1]
+    first = loaded[0][1]
     for path, (_, other) in zip(paths, loaded):
-        if other["fingerprint"] != record["fingerprint"]:
+        if other["fingerprint"] != first["fingerprint"]:
             raise UserError(f"{path} was not made from the same data as {paths[0]}; score those runs again.")
     values = scores.mean_over_runs(np.stack([values for values, _ in loaded]))
-    identity = {name: record[name] for name in ("dataset", "fingerprint", "example_ids")}
+    identity = {name: first[name] for name in ("dataset", "fingerprint", "example_ids")}
     provenance = {
         "type": kind, "step": step, "runs": list(range(n_runs)), "source": source_exp,
-        "random_labels": record.get("random_labels"),
+        "random_labels": first.get("random_labels"),
     }  # fmt: skip
     path = store.score_file(place.layout.experiment(exp), kind, step)
     check_replaceable(path, provenance, place.overwrite)
@@ -153,10 +157,10 @@ def mean_run(kind: str, n_runs: int, step: int | None, source_exp: str, exp: str
 
 def _load_recorded(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     """Scores and their record; a file without one cannot be averaged, because nothing tells its data."""
-    values, record = store.load_scores(path)
-    if record is None:
+    values, made = store.load_scores(path)
+    if made is None:
         raise UserError(f"{path} has no {path.stem}.json beside it, which tells its data; score that run again.")
-    return values, record
+    return values, made
 
 
 def _command(kind: str, step: int, run: int, exp: str) -> str:

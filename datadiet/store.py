@@ -5,15 +5,18 @@ The only module that knows Orbax.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
 import logging
 import os
 import re
+import reprlib
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +35,11 @@ from datadiet.models import Network, Variables, build_model
 from datadiet.train import TrainState
 
 SCORE_FOLDERS = {"l2_error": "error_l2_norm_scores"}  # of every other type: <type>_scores
-logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every save as a warning
+logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax warns of every save, and tells each error twice
+
+
+class Busy(UserError):
+    """Another process works on what was asked for."""
 
 
 # --- places -----------------------------------------------------------------------------------
@@ -76,18 +83,69 @@ def score_file(folder: Path, kind: str, step: int) -> Path:
 # --- whole files ------------------------------------------------------------------------------
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old one or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """For the length of a `with` block, what keeps `path` from being written is an error that tells what to do.
+
+    Raises:
+        UserError: the disk is full, the folder is read-only, …
+    """
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        yield
+    except Timeout:  # of a lock; no failure to write, though an OSError
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a path that no system has
+        raise UserError(f"{path} cannot be written: {_reason(error)}.") from error
+
+
+def _reason(error: Exception) -> str:
+    """What stood in the way of writing, and what helps."""
+    code = getattr(error, "errno", None)
+    text = os.strerror(code) if code else str(error)
+    if code in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text or "Disk quota" in text:
+        return f"{text}. Nothing half-written is left. Free some space, then repeat the command, with -P resume=true " \
+               "where it trains"  # fmt: skip
+    if code in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"{text}. Make the folder writable, or choose another with -P root=FOLDER"
+    return text
+
+
+def sync_folder(path: Path) -> None:
+    """Have a folder's entries (or a file) on disk: a file renamed into it is there after a power failure too."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def make_folder(path: Path) -> None:
+    """A folder and those above it, on disk."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in reversed(missing):
+        sync_folder(folder.parent)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old one or the new one, never a part.
+
+    Raises:
+        UserError: it cannot be written; the old one is still there.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path):
+        make_folder(path.parent)
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -101,11 +159,31 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Raises UserError where the file is missing or no JSON."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"No file {path}.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable as JSON ({error}); it is damaged.") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def read_record(path: Path, **expected: Any) -> dict[str, Any]:
+    """A JSON object that has some keys.
+
+    Args:
+        expected: Type (or tuple of types) of the value under each key.
+    Raises:
+        UserError: missing, no JSON, no object, or a key of it is missing or of another type.
+    """
+    record = read_json(path)
+    if not isinstance(record, dict):
+        raise UserError(f"{path}: expected a JSON object, got {type(record).__name__}; it is damaged.")
+    for name, kind in expected.items():
+        value = record.get(name)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
+            raise UserError(f"{path}: {name}={reprlib.repr(value)} is not what was written there; it is damaged.")
+    return record
 
 
 def npy_bytes(array: np.ndarray) -> bytes:
@@ -135,8 +213,23 @@ def save_scores(path: Path, values: np.ndarray, identity: dict[str, Any], proven
     content = npy_bytes(values)
     made = {"package_version": datadiet.__version__, "sha256": hashlib.sha256(content).hexdigest()}
     record = {**provenance, **made, **identity}
+    write_json(path.with_suffix(".json"), record)  # first: values without a record would be taken on trust
     write_bytes(path, content)
-    write_json(path.with_suffix(".json"), record)
+
+
+def load_record(path: Path) -> dict[str, Any] | None:
+    """The record beside a score file; None where there is none.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    sidecar = path.with_suffix(".json")
+    if not sidecar.exists():
+        return None
+    record = read_record(sidecar, sha256=str, dataset=str, fingerprint=str, example_ids=list, type=(str, type(None)))
+    if not all(isinstance(i, str) for i in record["example_ids"]):
+        raise UserError(f"{sidecar}: example_ids are not all names; it is damaged.")
+    return record
 
 
 def load_scores(path: Path) -> tuple[np.ndarray, dict[str, Any] | None]:
@@ -147,12 +240,12 @@ def load_scores(path: Path) -> tuple[np.ndarray, dict[str, Any] | None]:
     """
     try:
         content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"No score file {path} ({error.strerror}).") from None
-    sidecar = path.with_suffix(".json")
-    record = read_json(sidecar) if sidecar.exists() else None
-    if record is not None and record.get("sha256") != hashlib.sha256(content).hexdigest():
-        raise UserError(f"{path}: its content is not what {sidecar.name} was written for; make the scores again.")
+    except (OSError, ValueError) as error:
+        raise UserError(f"No score file {path} ({getattr(error, 'strerror', error)}).") from None
+    record = load_record(path)
+    if record is not None and record["sha256"] != hashlib.sha256(content).hexdigest():
+        sidecar = path.with_suffix(".json").name
+        raise UserError(f"{path}: its content is not what {sidecar} was written for; make the scores again.")
     try:
         values = np.load(io.BytesIO(content), allow_pickle=False)
     except Exception as error:  # NumPy's parser raises many kinds for a damaged header
@@ -160,6 +253,8 @@ def load_scores(path: Path) -> tuple[np.ndarray, dict[str, Any] | None]:
     if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "fiu":
         kind, shape = getattr(values, "dtype", type(values)), np.shape(values)
         raise UserError(f"{path}: expected one real number per example, got {kind} of shape {shape}.")
+    if record is not None and len(values) != len(record["example_ids"]):
+        raise UserError(f"{path}: {len(values)} values for {len(record['example_ids'])} examples; it is damaged.")
     return values, record
 
 
@@ -186,7 +281,11 @@ def _checkpointer():
 def save_checkpoint(run_dir: Path, state: TrainState, seconds: Mapping[str, float] = MappingProxyType({})) -> None:
     """Write ckpts/<step>/: two items (variables, training), the hash of every leaf, and the seconds spent so far.
 
-    Returns when all is on disk.
+    At last comes files.json, the hash of every file: without it a checkpoint is incomplete. Returns when all is on
+    disk.
+
+    Raises:
+        UserError: it cannot be written; nothing of it is left.
     """
     import orbax.checkpoint as ocp
 
@@ -199,7 +298,55 @@ def save_checkpoint(run_dir: Path, state: TrainState, seconds: Mapping[str, floa
     arguments = {name: ocp.args.StandardSave(item) for name, item in items.items()}
     arguments |= {"hashes": ocp.args.JsonSave(hashes), "seconds": ocp.args.JsonSave(dict(seconds))}
     path = (run_dir / "ckpts" / str(int(state.step))).absolute()
-    _checkpointer().save(path, args=ocp.args.Composite(**arguments))
+    with writing(path):
+        try:
+            make_folder(path.parent)
+            _check_space(path.parent, sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(items)))
+            _checkpointer().save(path, args=ocp.args.Composite(**arguments))
+            _seal(path)
+        except Exception as error:  # Orbax's storage raises a ValueError where the disk is full
+            for left in path.parent.glob(f"{path.name}*"):
+                if left.name.split(".")[0] == path.name:
+                    shutil.rmtree(left, ignore_errors=True)
+            if isinstance(error, ValueError) and (code := re.search(r"os_error_code='(\d+)'", str(error))):
+                raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
+            raise
+
+
+def _check_space(folder: Path, num_bytes: int) -> None:
+    """Raises OSError where a checkpoint of so many bytes would not fit: Orbax's threads die noisily of a full disk."""
+    if shutil.disk_usage(folder).free < num_bytes + 2**18:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _file_hash(file: Path) -> str:
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _file_hashes(path: Path) -> dict[str, str]:
+    """sha256 (hex) of every file of a checkpoint, by its path there."""
+    files = sorted(p for p in path.rglob("*") if p.is_file() and p != path / "files.json")
+    return {file.relative_to(path).as_posix(): _file_hash(file) for file in files}
+
+
+def _seal(path: Path) -> None:
+    """Have all of a checkpoint on disk, then say so with the hash of every file."""
+    with ThreadPoolExecutor(8) as pool:  # together, they cost little more than one
+        list(pool.map(sync_folder, [path, *path.rglob("*")]))
+    write_json(path / "files.json", _file_hashes(path))
+    sync_folder(path.parent)
+
+
+def _check_files(path: Path) -> None:
+    """Raises UserError, naming the file, where one of a checkpoint is missing or not what was written."""
+    if not (path / "files.json").is_file():
+        raise UserError(f"{path}: this checkpoint is incomplete (no files.json); train the run again.")
+    expected, found = read_record(path / "files.json"), _file_hashes(path)
+    for name, digest in expected.items():
+        if found.get(name) != digest:
+            state = "is not what was written (its hash differs)" if name in found else "is missing"
+            raise UserError(f"{path / name} {state}: this checkpoint is damaged; train the run again.")
 
 
 def checkpoint_steps(run_dir: Path) -> list[int]:
@@ -215,6 +362,7 @@ def _load_item(run_dir: Path, step: int, item: str) -> Any:
     if not path.is_dir():
         known = ", ".join(map(str, checkpoint_steps(run_dir))) or "none"
         raise UserError(f"No checkpoint of step {step} in {run_dir / 'ckpts'}; there is: {known}.")
+    _check_files(path)
     arguments = {item: ocp.args.StandardRestore(), "hashes": ocp.args.JsonRestore()}
     try:
         restored = _checkpointer().restore(path, args=ocp.args.Composite(**arguments))
@@ -259,12 +407,11 @@ def load_state(run_dir: Path, step: int, like: TrainState) -> TrainState:
 
 
 def load_seconds(run_dir: Path, step: int) -> dict[str, float]:
-    """Seconds spent up to a checkpoint, by name; none where they were not recorded."""
+    """Seconds spent up to a checkpoint, by name."""
     import orbax.checkpoint as ocp
 
     path = (run_dir / "ckpts" / str(step)).absolute()
-    if not (path / "seconds").exists():
-        return {}
+    _check_files(path)
     try:
         return _checkpointer().restore(path, args=ocp.args.Composite(seconds=ocp.args.JsonRestore()))["seconds"]
     except Exception as error:  # as in _load_item
@@ -368,13 +515,14 @@ def lock_run(path: Path) -> Iterator[None]:
     Raises:
         UserError: another process works there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     file = path.with_name(f".{path.name}.lock")
     try:
-        lock = FileLock(file, blocking=False)
-        lock.acquire()
+        with writing(file):
+            make_folder(path.parent)
+            lock = FileLock(file, blocking=False)
+            lock.acquire()
     except Timeout:
-        raise UserError(
+        raise Busy(
             f"{path}: another process is training this run (it holds {file}). Wait until it ends, or choose another "
             "-P run or -P exp."
         ) from None
@@ -387,17 +535,33 @@ def lock_run(path: Path) -> Iterator[None]:
 def claim(path: Path, overwrite: bool) -> None:
     """Make an empty run folder; an existing one is replaced only with `overwrite`: see `check_free`."""
     check_free(path, overwrite)
-    if path.exists():
-        shutil.rmtree(path)
-    path.mkdir(parents=True)
+    with writing(path):
+        if path.exists():
+            shutil.rmtree(path)
+        make_folder(path)
 
 
 def append_line(path: Path, value: dict[str, Any]) -> None:
-    """Append one JSON line, on disk when this returns."""
-    with open(path, "a") as file:
-        file.write(json.dumps(value) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    """Append one JSON line, on disk when this returns; a line that an earlier process left torn is cut off.
+
+    Raises:
+        UserError: it cannot be written; the file is as it was.
+    """
+    with writing(path), open(path, "a+b") as file:
+        whole = end = file.seek(0, os.SEEK_END)
+        while whole and (file.seek(whole - 1), file.read(1))[1] != b"\n":
+            whole -= 1
+        if whole < end:
+            file.truncate(whole)
+        try:
+            file.write(json.dumps(value).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            os.ftruncate(file.fileno(), whole)
+            raise
+    if not whole:
+        sync_folder(path.parent)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -405,8 +569,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     values = []
     try:
         for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
-            values.append(json.loads(line if line.endswith(b"\n") else b""))
-    except ValueError:
+            value = json.loads(line if line.endswith(b"\n") else b"")
+            if not isinstance(value, dict) or not isinstance(value.get("step"), int):
+                break
+            values.append(value)
+    except (ValueError, RecursionError):
         pass
     return values
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from datadiet import config as options
-from datadiet import data, results, store, tracking
+from datadiet import data, record, results, store
 from datadiet.config import TrainConfig, UserError
 from datadiet.pipeline import Place, ScoreChoice, resolve, train_run
 from datadiet.scores import TRAINING_SCORES
@@ -168,9 +168,9 @@ def run_study(config: TrainConfig, exp: str, place: Place, plan: Plan = Plan()) 
     if min(sizes) < 1:
         raise UserError(f"{config.dataset} has {count} examples: too few to keep {min(plan.fractions):.0%} of them.")
     folder = place.layout.experiment(exp)
-    note = f"Study of {config.model} on {config.dataset}.\n\n    {place.command}"
+    note = f"Study of {config.model} on {config.dataset}."
     params = options.as_dict(resolved) | {"score_runs": plan.score_runs, "runs": plan.runs, "sizes": sizes}
-    with tracking.open_run("study", exp, exp, params=params, note=note) as tracked:
+    with place.track("study", exp, exp, folder / record.NAME, params=params, note=note) as tracked:
         inner = replace(place, parent=tracked, resume=not place.overwrite)
         means = score_all(config, exp, plan, inner)
         lines = table(evaluate_all(config, exp, plan, inner, sizes))

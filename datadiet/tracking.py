@@ -1,189 +1,170 @@
-"""MLflow: open a run, log to it, find runs. The only module that imports it."""
+"""A run that is being written: in its record first, and in MLflow where that can be reached."""
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a dead server costs seconds, not minutes
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-
-import mlflow
-from filelock import FileLock
-from mlflow.entities import Dataset as DatasetEntity
-from mlflow.entities import DatasetInput, InputTag, LifecycleStage, Metric, Param, Run, RunStatus, RunTag
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
-from mlflow.tracking.context.registry import resolve_tags
-
-from datadiet.config import Interrupted, UserError
+from datadiet import remote
+from datadiet.config import Diverged, Interrupted, UserError
+from datadiet.record import Record, as_json, begin, load, now
+from datadiet.remote import AWAY
 from datadiet.train import is_timing
 
-EXPERIMENT = "datadiet"
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI then shows training runs first
-DEFAULT_EXPERIMENT_ID = "0"  # where `mlflow run` puts a run when no experiment is named
+RETRY_SECONDS = 30.0  # between two attempts to reach a store that went away
 
 
-@dataclass(frozen=True)
+@dataclass
+class Link:
+    """Whether MLflow is there. A call to a dead server costs seconds, so after one none is made for a while."""
+
+    offline: bool = False  # never call it
+    say: Callable[[str], Any] = print
+    retry_at: float = 0.0
+    lost: bool = False  # it went away at least once
+    _client: Any = None
+
+    @property
+    def client(self) -> Any:
+        """An MlflowClient."""
+        if self._client is None:
+            self._client = remote.connect()
+        return self._client
+
+    def lose(self, error: Exception) -> None:
+        """Note that a call failed; said once."""
+        if not self.lost:
+            self.say(
+                f"Warning: MLflow ({remote.store_name()}) is away ({_first_line(error)}). The work goes on; what it "
+                "lacks stays in exps/, and `mlflow run . -e sync` brings it there."
+            )
+        self.lost, self.retry_at = True, time.monotonic() + RETRY_SECONDS
+
+    @property
+    def open(self) -> bool:
+        """Whether a call is worth an attempt."""
+        return not self.offline and time.monotonic() >= self.retry_at
+
+
+@dataclass
 class TrackedRun:
-    """One MLflow run that is being written."""
+    """One run that is being written: in its record, and in MLflow where that can be reached."""
 
-    client: mlflow.MlflowClient
-    id: str
-    experiment_id: str
-    held: dict[tuple[str, int], float] = field(default_factory=dict)  # (metric, step) -> value, of a continued run
+    record: Record
+    link: Link
+    experiment_id: str | None = None
+    held: dict[tuple[str, int], float] = field(default_factory=dict)  # (metric, step) -> value, that MLflow has
+    parent: TrackedRun | None = None
+    behind: bool = True  # MLflow lacks something that the record has
+    fresh: bool = False  # MLflow cannot have heard of it
+    earlier: dict[tuple[str, int], float] = field(default_factory=dict)  # as `held`, that the mirror had at first
 
-    def log_metrics(self, metrics: dict[str, float], step: int = 0) -> None:
-        """All metrics of one report in one call, without those held: logging a step again doubles the point."""
-        now = int(time.time() * 1000)
-        new = [Metric(k, float(v), now, step) for k, v in metrics.items() if (k, step) not in self.held]
+    @property
+    def id(self) -> str | None:
+        """Of the MLflow run; None where MLflow has not heard of it yet."""
+        return self.record.id
+
+    def log_metrics(self, metrics: dict[str, float], step: int = 0, mirrored: bool = False) -> None:
+        """All metrics of one report in one call, without those held: logging a step again doubles the point.
+
+        Args:
+            mirrored: They are in the run's metrics.jsonl already.
+        """
+        at, values = now(), {k: float(v) for k, v in metrics.items()}
+        if not mirrored and [step, values] not in [[s, v] for s, _, v in self.record.metrics]:
+            self.record.metrics.append([step, at, values])
+            self.record.save()
+        new = [(k, v, at, step) for k, v in values.items() if (k, step) not in self.held]
         if new:
-            self.client.log_batch(self.id, metrics=new)
+            self._tell(lambda client: remote.log_metrics(client, str(self.id), new))
+            if not self.behind:
+                self.held |= {(k, step): v for k, v, _, _ in new}
 
     def timings(self, step: int) -> dict[str, float]:
-        """Timings held at a step, so that the mirror of a continued run says the same."""
-        return {key: value for (key, at), value in self.held.items() if at == step and is_timing(key)}
+        """Timings noted earlier at a step, so that a continued run says the same in the mirror and in MLflow."""
+        return {k: v for (k, at), v in (self.earlier | self.held).items() if at == step and is_timing(k)}
 
     def spent(self, name: str) -> float:
-        """The most seconds held under time/<name>_seconds: work that is lost was done all the same."""
-        return max((value for (key, _), value in self.held.items() if key == f"time/{name}_seconds"), default=0.0)
+        """The most seconds noted under time/<name>_seconds: work that is lost was done all the same."""
+        noted = (self.earlier | self.held).items()
+        return max((value for (key, _), value in noted if key == f"time/{name}_seconds"), default=0.0)
 
     def log_params(self, params: dict[str, Any]) -> None:
         """Under keys that `mlflow run` does not use: it logs the text of its own -P options itself."""
-        self.client.log_batch(self.id, params=[Param(k, _text(v)) for k, v in params.items()])
+        known = self.record.params | as_json(params)
+        if known != self.record.params:
+            self.record.params = known
+            self.record.save()
+        self._tell(lambda client: remote.log_params(client, str(self.id), params))
 
     def log_input(self, name: str, digest: str, context: str, **profile: Any) -> None:
         """The data of this run, as an MLflow dataset. MLflow keeps 36 characters of a digest."""
-        source = json.dumps({"dataset": name})
-        entity = DatasetEntity(name, digest[:36], "datadiet", source, profile=json.dumps(profile))
-        self.client.log_inputs(self.id, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
+        told = {"name": name, "digest": digest, "context": context, "profile": profile}
+        if told not in self.record.inputs:
+            self.record.inputs.append(told)
+            self.record.save()
+        self._tell(lambda client: remote.log_inputs(client, str(self.id), [told]))
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        self.client.log_artifact(self.id, str(path), folder)
+        """A file of the mirror, also to MLflow."""
+        home = self.record.path.parent if self.record.path else Path()
+        told = [os.path.relpath(path, home), folder]
+        if told not in self.record.artifacts:
+            self.record.artifacts.append(told)
+            self.record.save()
+        self._tell(lambda client: client.log_artifact(str(self.id), str(path), folder))
 
     def set_tag(self, key: str, value: str) -> None:
-        self.client.set_tag(self.id, key, value)
+        if self.record.tags.get(key) != value:
+            self.record.tags[key] = value
+            self.record.save()
+        self._tell(lambda client: client.set_tag(str(self.id), key, value))
 
+    def _tell(self, call: Callable[[Any], Any]) -> None:
+        """Tell MLflow what the record says already; where MLflow is away, that is left to a later moment."""
+        if not self.link.open:
+            self.behind = True
+        elif self.behind:
+            self.catch_up()
+        else:
+            try:
+                call(self.link.client)
+            except AWAY as error:
+                remote.reraise_mistakes(error)
+                self.behind = True
+                self.link.lose(error)
 
-def _text(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _client() -> mlflow.MlflowClient:
-    """A client whose store exists: processes that create one sqlite database at once would break it."""
-    uri = mlflow.get_tracking_uri()
-    local = uri.startswith("sqlite:///")
-    try:
-        with FileLock(uri.removeprefix("sqlite:///") + ".lock") if local else nullcontext():
-            client = mlflow.MlflowClient()  # makes the database, or brings it up to date
-            client.search_experiments(max_results=1)
-            return client
-    except (MlflowException, OSError) as error:
-        raise UserError(
-            f"MLflow store {uri} cannot be used: {error}\nStart its server, or name another store with "
-            "MLFLOW_TRACKING_URI (sqlite:///mlflow.db keeps it in a file here)."
-        ) from error
-
-
-def _experiment_id(client: mlflow.MlflowClient) -> str:
-    """The named experiment, else EXPERIMENT, which is made where it does not exist."""
-    given = os.environ.get("MLFLOW_EXPERIMENT_ID")
-    if given and given != DEFAULT_EXPERIMENT_ID:
-        return given
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
-    for _ in range(2):
-        if found := client.get_experiment_by_name(name):
-            return found.experiment_id
+    def catch_up(self) -> None:
+        """Bring all that the record says to MLflow, if it can be reached."""
         try:
-            return client.create_experiment(name, tags=EXPERIMENT_TAGS)
-        except MlflowException:  # another process was faster
-            continue
-    raise UserError(f"MLflow experiment {name!r} cannot be made or found; was it deleted? mlflow experiments restore")
+            told = remote.push(
+                self.link.client, self.record, fresh=self.fresh, say=self.link.say,
+                parent_id=self.parent and self.parent.id, experiment_id=self.parent and self.parent.experiment_id,
+            )  # fmt: skip
+            self.experiment_id, self.held = told.experiment_id, told.held
+            self.behind = self.fresh = False
+        except AWAY as error:
+            remote.reraise_mistakes(error)
+            self.link.lose(error)
 
 
-def _project_run(client: mlflow.MlflowClient) -> Run | None:
-    """The run that `mlflow run` made for this process; it is given out once."""
-    run_id = os.environ.pop("MLFLOW_RUN_ID", None)
-    return client.get_run(run_id) if run_id else None
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:200]
 
 
-def _begin(client: mlflow.MlflowClient, name: str, parent: TrackedRun | None) -> TrackedRun:
-    """The project's run where it lies in a named experiment, else a new one.
+def check_store(offline: bool = False) -> None:
+    """Refuse to begin where MLflow cannot be reached, before any work is done.
 
-    Without --experiment-name MLflow puts the project's run into its Default experiment, from
-    which no run can be moved: that one stays there as the launcher, and points to the real one.
+    Raises:
+        UserError: with what to do.
     """
-    launcher = _project_run(client) if parent is None else None
-    if launcher and launcher.info.experiment_id != DEFAULT_EXPERIMENT_ID:
-        client.set_tag(launcher.info.run_id, "mlflow.runName", name)
-        return TrackedRun(client, launcher.info.run_id, launcher.info.experiment_id)
-    experiment_id = parent.experiment_id if parent else _experiment_id(client)
-    tags = resolve_tags({"mlflow.parentRunId": parent.id} if parent else {})
-    if launcher:
-        tags |= {k: v for k, v in launcher.data.tags.items() if k not in ("mlflow.runName", "mlflow.user")}
-    run = client.create_run(experiment_id, tags=tags, run_name=name)
-    if launcher:
-        client.log_batch(run.info.run_id, params=[Param(k, v) for k, v in launcher.data.params.items()])
-        client.set_tag(launcher.info.run_id, "mlflow.runName", f"launcher of {name}")
-        client.set_tag(
-            launcher.info.run_id,
-            "mlflow.note.content",
-            f"Launched run {run.info.run_id} in experiment `{EXPERIMENT}`. "
-            "With `--experiment-name` (or MLFLOW_EXPERIMENT_NAME) there is one run instead of two.",
-        )
-    return TrackedRun(client, run.info.run_id, experiment_id)
-
-
-def _point_to(client: mlflow.MlflowClient, launcher: Run, name: str, run_id: str) -> None:
-    """Make a project's run the launcher of another one."""
-    if launcher.info.run_id == run_id:
-        return
-    client.set_tag(launcher.info.run_id, "mlflow.runName", f"launcher of {name}")
-    client.set_tag(launcher.info.run_id, "mlflow.note.content", f"Launched run {run_id}, which already existed.")
-
-
-def _continue(client: mlflow.MlflowClient, run_id: str, name: str, parent: TrackedRun | None) -> TrackedRun | None:
-    """A run begun by an earlier process, RUNNING again; None where this store does not have it.
-
-    The project's new run, if any, becomes its launcher.
-    """
-    if (found := _find(client, run_id)) is None:
-        return None
-    client.update_run(run_id, status=RunStatus.to_string(RunStatus.RUNNING))
-    if parent:
-        client.set_tag(run_id, "mlflow.parentRunId", parent.id)
-    elif launcher := _project_run(client):
-        _point_to(client, launcher, name, run_id)
-    histories = (client.get_metric_history(run_id, key) for key in found.data.metrics)
-    held = {(point.key, point.step): point.value for history in histories for point in history}
-    return TrackedRun(client, run_id, found.info.experiment_id, held)
-
-
-def _find(client: mlflow.MlflowClient, run_id: str) -> Run | None:
-    """A run that can be written to; None where there is none in this store, or it was deleted."""
-    try:
-        found = client.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
-            raise
-        return None
-    return found if found.info.lifecycle_stage == LifecycleStage.ACTIVE else None
-
-
-def settle(run_id: str, name: str) -> None:
-    """Make sure that a run whose mirror is finished is FINISHED here: its process may have been killed in between."""
-    client = _client()
-    found = _find(client, run_id)
-    if found and found.info.status != RunStatus.to_string(RunStatus.FINISHED):
-        client.set_terminated(run_id)
-    if launcher := _project_run(client):
-        _point_to(client, launcher, name, run_id)
+    if not offline:
+        remote.connected()
 
 
 @contextmanager
@@ -195,10 +176,15 @@ def open_run(
     params: dict[str, Any],
     note: str,
     parent: TrackedRun | None = None,
-    continues: str | None = None,
+    mirror: Path | None = None,
+    offline: bool = False,
+    say: Callable[[str], Any] = print,
     **tags: str,
 ) -> Iterator[TrackedRun]:
     """A run for the length of a `with` block: FINISHED at its end, FAILED or KILLED where it raises.
+
+    Where MLflow is away at the beginning, that is an error, unless the run belongs to one that has begun; where it
+    goes away later, the block does not notice.
 
     Args:
         kind: train, score, mean_score, results or study.
@@ -207,39 +193,108 @@ def open_run(
         params: Resolved options, logged as cfg.<option>.
         note: Markdown description, shown by the UI.
         parent: Run to nest under.
-        continues: Id of the run to write on, as an earlier process left it; a new one where this
-            store does not have it.
+        mirror: The record's file; the run that an earlier process left unfinished there is continued.
+        offline: Do not call MLflow: the record is all that is written.
+        say: Told once when MLflow goes away.
         tags: More tags, logged as datadiet.<tag>.
     """
-    client = _client()
-    run = (continues and _continue(client, continues, name, parent)) or _begin(client, name, parent)
-    status = RunStatus.FAILED
-    try:
-        named = {"kind": kind, "exp": exp, "path": name, **tags}
-        all_tags = [RunTag(f"datadiet.{k}", v) for k, v in named.items()] + [RunTag("mlflow.note.content", note)]
-        if run.id != continues:
-            client.log_batch(run.id, tags=all_tags)
-            run.log_params({f"cfg.{k}": v for k, v in params.items()})
-        yield run
-        status = RunStatus.FINISHED
-    except (KeyboardInterrupt, Interrupted):
-        status = RunStatus.KILLED
-        raise
-    finally:
-        client.set_terminated(run.id, RunStatus.to_string(status))
-
-
-def store_name() -> str:
-    """Where runs are tracked: a URI."""
-    return mlflow.get_tracking_uri()
-
-
-def finished_training_runs() -> list[Run]:
-    """Every FINISHED training run of the experiment, newest first."""
-    client = _client()
-    return mlflow.search_runs(
-        [_experiment_id(client)],
-        filter_string="attributes.status = 'FINISHED' and tags.`datadiet.kind` = 'train'",
-        order_by=["attributes.start_time DESC"],
-        output_format="list",
+    named = {f"datadiet.{k}": v for k, v in {"kind": kind, "exp": exp, "path": name, **tags}.items()}
+    told = as_json({f"cfg.{k}": v for k, v in params.items()})
+    new = Record(
+        mirror, kind, name, told, named | {"mlflow.note.content": note}, parent=parent.record.uid if parent else None
     )
+    with new.lock():
+        link = parent.link if parent else Link(offline, say)
+        if parent is None:
+            check_store(offline)
+        record = begin(new)
+        run = TrackedRun(record, link, parent=parent, fresh=record is new)
+        run.earlier = {(k, step): value for step, _, values in record.points() for k, value in values.items()}
+        if link.open:
+            run.catch_up()
+        status, error = "FAILED", None
+        try:
+            yield run
+            status = "FINISHED"
+        except (KeyboardInterrupt, Interrupted) as caught:
+            status, error = "KILLED", caught
+            raise
+        except BaseException as caught:
+            error = caught
+            raise
+        finally:
+            _end(run, status, error)
+
+
+def _end(run: TrackedRun, status: str, error: BaseException | None) -> None:
+    """Note the end in the mirror, then in MLflow."""
+    record, text = run.record, None if error is None else str(error) or type(error).__name__
+    with suppress(UserError) if error else nullcontext():  # the folder may be what failed
+        record.end(status, text, isinstance(error, Diverged))
+    if run.link.offline or not (run.link.open or run.parent is None):
+        return
+    if run.behind:
+        run.catch_up()
+    else:
+        run._tell(lambda client: client.set_terminated(run.id, status, record.ended))
+    if not run.behind and (run.parent is None or run.parent.id):
+        record.synced = True
+        with suppress(UserError):
+            record.save()
+
+
+def attach(mirror: Path, offline: bool = False, say: Callable[[str], Any] = print) -> TrackedRun:
+    """A run that another process writes, to nest runs of this process under it.
+
+    Args:
+        mirror: Its record.
+    """
+    return TrackedRun(load(mirror), Link(offline, say), behind=False)
+
+
+def bring(record: Record, parent: Record | None, say: Callable[[str], Any]) -> bool:
+    """Write into MLflow what a record that no process holds has and MLflow lacks.
+
+    Returns:
+        Whether anything was lacking.
+    Raises:
+        UserError: MLflow cannot be reached, or refuses.
+    """
+    client = remote.connected()
+    try:
+        found = remote.find(client, record)
+        names = {name for _, _, values in record.points() for name in values}
+        if (
+            record.synced
+            and found
+            and found.info.status == record.status
+            and names <= found.data.metrics.keys()
+            and record.tags.items() <= found.data.tags.items()
+        ):
+            return False
+        remote.push(client, record, parent_id=parent.id if parent else None, say=say)
+    except AWAY as error:
+        raise UserError(f"MLflow ({remote.store_name()}) does not take {record.name}: {error}") from error
+    record.synced = True
+    record.save()
+    return True
+
+
+def settle(mirror: Path, parent: TrackedRun | None = None, offline: bool = False) -> None:
+    """Make sure that a run whose mirror is finished is FINISHED in MLflow: its process may have been killed between.
+
+    Args:
+        mirror: Its record; the caller holds its lock.
+    """
+    link = parent.link if parent else Link(offline)
+    if not mirror.exists() or not link.open:
+        return
+    record = load(mirror)
+    record.settle()
+    try:
+        bring(record, parent.record if parent else None, link.say)
+    except UserError as error:
+        link.lose(error)
+        return
+    if parent is None and record.id:
+        remote.point_launcher(link.client, record.name, record.id)

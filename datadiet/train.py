@@ -19,7 +19,7 @@ import numpy as np
 import optax
 
 from datadiet import data, trajectory
-from datadiet.config import TrainConfig, UserError, logged_steps, saved_steps
+from datadiet.config import Diverged, TrainConfig, logged_steps, saved_steps
 from datadiet.data import Dataset
 from datadiet.models import Network, Variables
 
@@ -249,7 +249,7 @@ def fit(
     Yields:
         A report at each logging and checkpoint step, and at step 0 when beginning there.
     Raises:
-        UserError: the loss is no longer finite (with the steps between which it happened).
+        Diverged: the loss is no longer finite (with the steps between which it happened).
     """
     clock, began = Clock(earlier), int(state.step)
     key = jax.random.key(config.train_seed)
@@ -298,13 +298,13 @@ def _metrics(config: TrainConfig, state: TrainState, test_values: jax.Array, mem
     """Metrics of a report, all but the timings.
 
     Raises:
-        UserError: the training loss since the last report is not finite.
+        Diverged: the training loss since the last report is not finite.
     """
     step = int(state.step)
     since = max(t for t in (0, *logged_steps(config)) if t < step)
     loss, accuracy = (float(total) / (step - since) for total in state.sums)
     if not np.isfinite(loss):
-        raise UserError(
+        raise Diverged(
             f"Training diverged: the loss was not finite between steps {since + 1} and {step}. "
             f"Try a smaller lr (it was {config.lr})."
         )

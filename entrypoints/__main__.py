@@ -23,6 +23,7 @@ COMMANDS = {
     "score": ("scoring", "Score every training example with a checkpoint of a run."),
     "mean_score": ("scoring", "Average scores over runs."),
     "prepare_data": ("preparing", "Fetch, check and cache a dataset; the only command that downloads."),
+    "sync": ("syncing", "Write into MLflow what it lacks of the mirror."),
     "results": ("table", "Write the table of finished training runs."),
 }
 

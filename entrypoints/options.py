@@ -104,6 +104,10 @@ def training_options(without: tuple[str, ...] = (), **defaults: Any) -> Callable
 ROOT = click.option("--root", type=click.Path(path_type=Path), default=".", help="Folder of exps/.  [default: .]")
 EXP = click.option("--exp", type=Optional(click.STRING), help="Experiment folder below exps/.  [default: see above]")
 OVERWRITE = click.option("--overwrite", type=click.BOOL, default=False, help="Replace old results.  [default: false]")
+OFFLINE = click.option(
+    "--offline", type=click.BOOL, default=False, help="Do not call MLflow: all that it has to know stays in exps/, and "
+    "`sync` tells it later.  [default: false]",
+)  # fmt: skip
 
 RESUME = click.option(
     "--resume",
@@ -115,8 +119,8 @@ RESUME = click.option(
 
 
 def place_options(command: Callable) -> Callable:
-    """root, exp and overwrite."""
-    return ROOT(EXP(OVERWRITE(command)))
+    """root, exp, overwrite and offline."""
+    return ROOT(EXP(OVERWRITE(OFFLINE(command))))
 
 
 SCORE_EXP = click.option(
@@ -151,7 +155,7 @@ def typed_command(ctx: click.Context) -> str:
     return " ".join(words)
 
 
-def make_place(root: Path, overwrite: bool, **more: Any) -> Place:
+def make_place(root: Path, overwrite: bool = False, **more: Any) -> Place:
     """Where the current command writes and how it reports."""
     return Place(ExperimentLayout(root), Console(), typed_command(click.get_current_context()), overwrite, **more)
 

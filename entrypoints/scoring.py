@@ -36,14 +36,14 @@ def _experiments(score_exp: str | None, exp: str | None) -> tuple[str, str]:
 @repairable
 def score(
     run: int, step: int | None, kind: str, batch_size: int, score_exp: str | None, exp: str | None, root: Path,
-    overwrite: bool,
+    overwrite: bool, offline: bool,
 ) -> None:  # fmt: skip
     """Score every training example with a checkpoint of a run.
 
     Writes <root>/exps/<exp>/run_<run>/<type folder>/ckpt_<step>.npy; exp is score_exp by default.
     """
     source, target = _experiments(score_exp, exp)
-    score_run(kind, run, step, batch_size, source, target, make_place(root, overwrite))
+    score_run(kind, run, step, batch_size, source, target, make_place(root, overwrite, offline=offline))
 
 
 @click.command()
@@ -55,11 +55,12 @@ def score(
 @place_options
 @repairable
 def mean_score(
-    n_runs: int, step: int | None, kind: str, score_exp: str | None, exp: str | None, root: Path, overwrite: bool
-) -> None:
+    n_runs: int, step: int | None, kind: str, score_exp: str | None, exp: str | None, root: Path, overwrite: bool,
+    offline: bool,
+) -> None:  # fmt: skip
     """Average the scores of one type and step over runs.
 
     Writes <root>/exps/<exp>/<type folder>/ckpt_<step>.npy; exp is score_exp by default.
     """
     source, target = _experiments(score_exp, exp)
-    mean_run(kind, n_runs, step, source, target, make_place(root, overwrite))
+    mean_run(kind, n_runs, step, source, target, make_place(root, overwrite, offline=offline))

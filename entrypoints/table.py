@@ -9,7 +9,7 @@ from click.core import ParameterSource
 
 from datadiet.results import write_table
 
-from .options import Optional, make_place, repairable
+from .options import OFFLINE, Optional, make_place, repairable
 
 
 @click.command()
@@ -20,9 +20,10 @@ from .options import Optional, make_place, repairable
 @click.option("--root", type=click.Path(path_type=Path), default=".",
               help="Where given, only the runs below <root>/exps.  [default: all of the experiment]")  # fmt: skip
 @click.option("--exp", type=Optional(click.STRING), help="Only runs of this experiment folder.  [default: all]")
+@OFFLINE
 @repairable
-def results(exps_path: Path | None, output: Path, root: Path, exp: str | None) -> None:
+def results(exps_path: Path | None, output: Path, root: Path, exp: str | None, offline: bool) -> None:
     """Write one line per finished training run, from MLflow or from the mirror: the same bytes."""
     ctx = click.get_current_context()
     given = ctx.get_parameter_source("root") != ParameterSource.DEFAULT
-    write_table(exps_path, output, root if given else None, exp, make_place(root, overwrite=True))
+    write_table(exps_path, output, root if given else None, exp, make_place(root, overwrite=True, offline=offline))

@@ -33,12 +33,11 @@ SCORE_CHOICE = (
 def _training_command(name: str, selector: str, *own_options: Any) -> click.Command:
     """A command that trains on the examples that `selector` keeps."""
 
-    def run(root: Any, exp: str | None, overwrite: bool, resume: bool, **values: Any) -> None:
+    def run(root: Any, exp: str | None, overwrite: bool, offline: bool, resume: bool, **values: Any) -> None:
         choice = ScoreChoice(values.get("score_exp") or "full_data", values.get("score_type", "l2_error"),
                              values.get("score_step"))  # fmt: skip
-        train_run(
-            make_config(values, selector=selector), exp or name, make_place(root, overwrite, resume=resume), choice
-        )
+        place = make_place(root, overwrite, offline=offline, resume=resume)
+        train_run(make_config(values, selector=selector), exp or name, place, choice)
 
     command = repairable(run)
     for decorate in (place_options, RESUME, training_options(), *reversed(own_options)):

@@ -10,7 +10,7 @@ import mlflow
 import pytest
 from conftest import PROJECT
 
-from datadiet import tracking
+from datadiet import remote, tracking
 from datadiet.config import UserError
 
 OPEN_ONE = """
@@ -67,5 +67,5 @@ def test_a_server_that_is_down_is_named_within_seconds():
     mlflow.set_tracking_uri("http://127.0.0.1:9")  # the discard port: nobody listens
     begin = time.monotonic()
     with pytest.raises(UserError, match=r"MLflow store http://127.0.0.1:9 cannot be used(.|\n)*MLFLOW_TRACKING_URI"):
-        tracking.finished_training_runs()
+        remote.finished_training_runs()
     assert time.monotonic() - begin < 60, "MLflow's own default is minutes"

@@ -1,0 +1,25 @@
+"""sync: from the mirror into MLflow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from datadiet.sync import sync_mirror
+
+from .options import Optional, make_place, repairable
+
+
+@click.command()
+@click.option("--root", type=click.Path(path_type=Path), default=".", help="Folder of exps/.  [default: .]")
+@click.option("--exp", type=Optional(click.STRING), help="Only runs of this experiment folder.  [default: all]")
+@repairable
+def sync(root: Path, exp: str | None) -> None:
+    """Write into MLflow what it lacks: runs made with offline=true, or while it was away.
+
+    Reads <root>/exps alone, keeps studies above their runs, and may be repeated at any time: what MLflow has stays as
+    it is. Runs that a process is working on are passed over.
+    """
+    place = make_place(root)
+    sync_mirror(place.layout, exp, place.progress.say)
