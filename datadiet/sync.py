@@ -65,7 +65,9 @@ def _sync_one(one: Record, by_uid: dict[str, Record], layout: ExperimentLayout, 
         with store.lock_run(one.path.parent if one.kind == "train" else one.path):
             fresh = record.load(one.path)  # another process may have written it meanwhile
             fresh.settle()
-            fresh.tags["datadiet.root"] = str(layout.root.resolve())  # the mirror may have been moved
+            root = str(layout.root.resolve())
+            if fresh.tags.get("datadiet.root") != root:  # the mirror was moved
+                fresh.tags["datadiet.root"], fresh.synced = root, False
             written = tracking.bring(fresh, by_uid.get(fresh.parent or ""), say)
             by_uid[fresh.uid] = fresh
     except Busy:

@@ -275,8 +275,9 @@ def bring(record: Record, parent: Record | None, say: Callable[[str], Any]) -> b
         remote.push(client, record, parent_id=parent.id if parent else None, say=say)
     except AWAY as error:
         raise UserError(f"MLflow ({remote.store_name()}) does not take {record.name}: {error}") from error
-    record.synced = True
-    record.save()
+    if not record.synced:
+        record.synced = True
+        record.save()
     return True
 
 

@@ -84,5 +84,5 @@ def test_every_entry_point_explains_itself(name, tmp_path):
     text = call(["python", "-m", "entrypoints", name, "--help"], PROJECT, tmp_path).stdout
     assert f"Usage: datadiet {name}" in text
     options = [line for line in text.splitlines() if line.strip().startswith("--")]
-    assert len(options) >= 3
+    assert len(options) >= 2
     assert text.count("[default:") + text.count("[required]") >= len(options) - 1  # --help has none
