@@ -261,7 +261,7 @@ def best_skip(values: np.ndarray, positive: np.ndarray) -> Skip:
     clean = np.arange(1, len(values) + 1) - hits
     gain = hits / max(1, hits[-1]) - clean / max(1, clean[-1])
     last = np.append(np.diff(values[order]) != 0, True)  # ends of runs of equal values
-    return _skip(values, positive, values[order[np.argmax(np.where(last, gain, -np.inf))]])
+    return _skip(values, positive, float(values[order[np.argmax(np.where(last, gain, -np.inf))]]))
 
 
 def _skip(values: np.ndarray, positive: np.ndarray, border: float) -> Skip:

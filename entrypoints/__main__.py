@@ -22,6 +22,7 @@ COMMANDS = {
     "offset_subset": ("training", "Train on a window of examples by ascending score."),
     "score": ("scoring", "Score every training example with a checkpoint of a run."),
     "mean_score": ("scoring", "Average scores over runs."),
+    "report": ("report", "Say what a finished study decides: report.html, pictures and kept sets."),
     "prepare_data": ("preparing", "Fetch, check and cache a dataset; the only command that downloads."),
     "sync": ("syncing", "Write into MLflow what it lacks of the mirror."),
     "results": ("table", "Write the table of finished training runs."),

@@ -1,0 +1,286 @@
+"""The report of a study: decisions in words, one self-contained page, pictures and kept sets, from known numbers."""
+
+from __future__ import annotations
+
+import base64
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import studies
+from conftest import datadiet
+from PIL import Image
+
+from datadiet import data, kept, wording
+from datadiet.config import UserError
+from datadiet.decision import Decision, noise_audit
+from datadiet.evidence import read_study
+from datadiet.report import write_report
+
+GOOD = {"keep_max l2_error": (0.001, 0.08), "random": (0.01, 0.05)}
+
+
+def decide(root: Path, losses=GOOD, margin: float = 0.5, **options) -> Decision:
+    return Decision(read_study(studies.write_study(root, losses, **options), "demo"), margin)
+
+
+def words(decision: Decision) -> str:
+    parts = (wording.which, wording.how_sure, wording.price, wording.warnings)
+    return "\n".join([wording.headline(decision), *(line for part in parts for line in part(decision))])
+
+
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory) -> Path:
+    """exps of a study with randomised labels and two scores, and its report."""
+    root = tmp_path_factory.mktemp("noisy")
+    losses = {**GOOD, "keep_max grad_norm": (0.02, 0.09)}
+    exps = studies.write_study(root, losses, noise=0.1, types=("l2_error", "grad_norm"))
+    write_report(exps, "demo")
+    return exps
+
+
+# --- the decision -----------------------------------------------------------------------------
+
+
+def test_what_may_be_dropped_is_said_first(tmp_path):
+    decision = decide(tmp_path)
+    assert wording.headline(decision) == "20 % of the training examples can be dropped at a margin of 0.5 points."
+    text = words(decision)
+    assert "Keep the 1,150 examples of largest l2_error score (step 10)." in text
+    assert "95.30 % against 95.40 % with all of the data: -0.10 points (95 % interval -0." in text
+    assert "the score is worth having" in text
+
+
+def test_nothing_can_be_dropped_is_said_plainly(tmp_path):
+    decision = decide(tmp_path, margin=0.05)
+    assert wording.headline(decision) == "Nothing can be dropped at a margin of 0.05 points."
+    assert decision.best is None
+    text = words(decision)
+    assert "The most accurate subset is the 1,150 examples" in text
+    assert "As nothing can be dropped at this margin, nothing pays it back." in text
+
+
+def test_one_run_gives_no_verdict_and_no_interval(tmp_path):
+    decision = decide(tmp_path, runs=1, score_runs=1)
+    assert wording.headline(decision).startswith("Nothing can be said: one evaluation run per subset")
+    assert {line.verdict for line in decision.lines[1:]} == {"no verdict"}
+    assert "interval:" not in words(decision).replace("no interval:", "")
+    assert "comes from one run" in words(decision)
+
+
+def test_a_random_subset_is_recommended_where_no_score_is_better(tmp_path):
+    decision = decide(tmp_path, {"keep_max l2_error": (0.001, 0.08), "random": (0.0005, 0.05)})
+    assert decision.best is not None
+    assert decision.best.cell.arm == "random"
+    text = words(decision)
+    assert "No score is needed" in text
+    assert "A random choice costs nothing." in text
+
+
+def test_the_correction_for_many_arms_is_told_where_it_matters(tmp_path):
+    arms = {f"keep_max {kind}": (0.02, 0.08) for kind in ("grad_norm", "l1_error", "max_margin")}
+    close = {"keep_max l2_error": (0.0045, 0.08), "random": (0.02, 0.05), **arms}
+    types = ("l2_error", *(arm.split()[1] for arm in arms))
+    decision = decide(tmp_path, close, types=types)
+    low = next(line for line in decision.lines if line.cell.arm == "keep_max l2_error").minus_full
+    assert low is not None
+    margin = -100 * low.low + 0.001  # just enough for one arm
+    told = words(Decision(decision.study, margin))
+    assert "5 arms were tried, so the best of them passes wrongly in at most 12.5 %" in told
+    assert "(Bonferroni) it does not hold: nothing may then be dropped." in told
+    assert "stays the same with bounds corrected" in words(Decision(decision.study, 1.5))
+
+
+def test_cliffs_and_emptied_classes_are_warned_of(tmp_path):
+    text = "\n".join(wording.warnings(decide(tmp_path)))
+    assert "Cliff: at 40 % kept, keep_max l2_error is worse than a random subset: -3.00 points" in text
+    assert "Nearly emptied: keep_max l2_error at 80 %" in text
+    assert "random at" not in text
+
+
+def test_with_equal_steps_the_diet_never_pays_in_time(tmp_path):
+    decision = decide(tmp_path)
+    cost = decision.cost(decision.shown)
+    steps = studies.STEP / studies.NUM_STEPS
+    assert cost.train == pytest.approx(studies.SCORE_RUNS * studies.TRAIN_SECONDS * steps)
+    assert cost.score == pytest.approx(studies.SCORE_RUNS * studies.SCORE_SECONDS)
+    assert cost.pays_after is None
+    assert "It never pays in training time" in words(decision)
+    assert "would pay after 3 of them" in words(decision)  # 9.01 s at 0.2 * 20 s each
+
+
+def test_with_equal_epochs_it_pays_after_as_many_trainings_as_are_said(tmp_path):
+    decision = decide(tmp_path, budget="epochs")
+    assert decision.cost(decision.shown).pays_after == 3
+    assert "the diet pays after 3 trainings" in words(decision)
+
+
+def test_the_noise_audit_finds_the_changed_labels(noisy):
+    study = read_study(noisy, "demo")
+    audit = {row["score"]: row for row in noise_audit(study)}
+    assert study.noise is not None
+    assert audit["l2_error at 10"]["k"] == study.noise.changed.sum() > 100
+    assert audit["l2_error at 10"]["auroc"] > 0.85
+    assert audit["l2_error at 10"]["precision"] > 0.5
+    assert abs(audit["input norm"]["auroc"] - 0.5) < 0.1
+    assert audit["l2_error at 10"]["best_removed"] > 0.7
+    assert noise_audit(read_study(studies.write_study(noisy.parent / "clean", GOOD), "demo")) == []
+
+
+def test_an_unfinished_or_absent_study_is_refused_with_the_way_on(tmp_path):
+    exps = studies.write_study(tmp_path, GOOD)
+    (exps / "demo/random/size_575/run_6/summary.json").unlink()
+    with pytest.raises(UserError, match=r"run_6 is not finished; the same study command continues it"):
+        write_report(exps, "demo")
+    with pytest.raises(UserError, match=r"there is: demo"):
+        write_report(exps, "other")
+    with pytest.raises(UserError, match="margin=0: expected percentage points"):
+        write_report(exps, "demo", margin=0)
+
+
+# --- the page ---------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """What a browser would fetch or run, and the parts of the page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.fetched, self.ids, self.tags, self.images, self.open = [], [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        self.tags.append(tag)
+        self.fetched += [values[k] for k in ("src", "href", "srcset", "action", "data", "poster") if k in values]
+        self.ids += [values["id"]] if "id" in values else []
+        self.images += [values] if tag == "img" else []
+        if tag not in ("img", "meta", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_asks_for_nothing(noisy):
+    text = (noisy / "demo/report.html").read_text()
+    page = Page(text)
+    assert not page.open
+    assert all(source.startswith("data:image/png;base64,") for source in page.fetched)
+    assert "url(" not in text
+    assert "@import" not in text
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert not [word for word in ("http://", "https://") if word in text]
+    pictures = ["accuracy", "training_curves", "kept_per_class", "score_histograms", "stability", "extremes"]
+    assert [i for i in page.ids if i in pictures] == pictures
+    assert {"decision", "sure", "accuracies", "scores", "noise", "classes", "cost", "repeat"} <= set(page.ids)
+    assert all(image["alt"] for image in page.images)
+    assert text.index("can be dropped") < text.index("<img") < text.index("mlflow run . -e study")
+    assert 'name="viewport" content="width=device-width' in text
+
+
+def test_the_page_shows_the_files_that_lie_beside_it(noisy):
+    page = Page((noisy / "demo/report.html").read_text())
+    files = sorted(path.read_bytes() for path in (noisy / "demo/figures").iterdir())
+    assert sorted(base64.b64decode(i["src"].partition(",")[2]) for i in page.images) == files
+    for path in (noisy / "demo/figures").iterdir():
+        with Image.open(path) as picture:
+            assert picture.width < 900, "readable on a phone only if it is not shrunk much"
+
+
+def test_the_same_mirror_gives_the_same_bytes(noisy):
+    files = [noisy / "demo/report.html", noisy / "demo/statistics.json"]
+    files += [*(noisy / "demo/figures").iterdir(), *(noisy / "demo/kept").iterdir()]
+    before = {path: path.read_bytes() for path in files}
+    write_report(noisy, "demo")
+    assert {path: path.read_bytes() for path in files} == before
+
+
+def test_names_are_escaped(tmp_path):
+    exps = studies.write_study(tmp_path, GOOD)
+    studies.rewrite(exps / "demo/study.json", model="<script>alert(1)</script>")
+    write_report(exps, "demo")
+    text = (exps / "demo/report.html").read_text()
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
+
+
+def test_the_numbers_of_the_page_are_a_file_too(noisy):
+    found = json.loads((noisy / "demo/statistics.json").read_text())
+    assert (found["margin"], found["arm"]) == (0.5, "keep_max l2_error")
+    assert found["smallest_kept"]["random"] is None
+    full = found["cells"][0]
+    assert full["accuracy"]["mean"] == pytest.approx(studies.full_accuracies().mean())
+    assert len(full["per_class"]) == studies.CLASSES
+    assert sum(full["kept_per_class"]) == data.load("digits").num_examples
+
+
+def test_without_the_data_set_a_report_is_made_and_says_what_is_missing(tmp_path):
+    exps = studies.write_study(tmp_path, GOOD)
+    studies.rewrite(exps / "demo/study.json", fingerprint="0" * 64)
+    write_report(exps, "demo")
+    text = (exps / "demo/report.html").read_text()
+    assert "digits has changed since the study" in text
+    assert "kept_per_class" in Page(text).ids
+    assert not (exps / "demo/kept").exists()
+
+
+# --- kept sets --------------------------------------------------------------------------------
+
+
+def test_kept_tables_tell_every_example(noisy):
+    study, digits = read_study(noisy, "demo"), data.load("digits")
+    cell = study.cell("keep_max l2_error", 575)
+    assert cell is not None
+    table = pd.read_parquet(kept.path_of(study, cell, "parquet"))
+    columns = ["example_id", "index", "label", "score_mean", "score_standard_error", "rank", "kept"]
+    assert list(table.columns) == columns
+    own = pd.read_csv(noisy / cell.paths[0] / "kept.csv")
+    assert set(table.example_id[table.kept]) == set(own.example_id)
+    assert (table["rank"] <= 575).equals(table.kept.astype("boolean"))
+    np.testing.assert_array_equal(table["index"], np.arange(digits.num_examples))
+    assert study.noise is not None
+    np.testing.assert_array_equal(table.label, study.noise.labels)
+    runs = studies.own_scores(digits, study.noise.labels, studies.SCORE_RUNS)
+    np.testing.assert_allclose(table.score_mean, runs.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(table.score_standard_error, runs.std(axis=0, ddof=1) / 2, rtol=1e-4)
+    same = pd.read_csv(kept.path_of(study, cell, "csv"))
+    pd.testing.assert_frame_equal(same, table, check_dtype=False)
+
+
+def test_a_random_subset_has_no_scores(noisy):
+    table = pd.read_csv(noisy / "demo/kept/random_575.csv")
+    assert table.kept.sum() == 575
+    assert table[["score_mean", "score_standard_error", "rank"]].isna().all().all()
+
+
+def test_pytorch_takes_a_kept_set(noisy):
+    utils = pytest.importorskip("torch.utils.data")
+    table = pd.read_csv(noisy / "demo/kept/keep_max_l2_error_575.csv")
+    images = data.load("digits").train_images
+    subset = utils.Subset(images, table.index[table.kept].tolist())
+    assert len(subset) == 575
+    np.testing.assert_array_equal(subset[7], images[table["index"][table.kept].iloc[7]])
+
+
+# --- the entry point --------------------------------------------------------------------------
+
+
+def test_the_entry_point_makes_it_again_and_logs_it(tmp_path):
+    exps = studies.write_study(tmp_path, GOOD)
+    done = datadiet("report", tmp_path, exp="demo", margin=0.05)
+    assert "Nothing can be dropped at a margin of 0.05 points." in done.output
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("datadiet")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert (run.data.tags["datadiet.kind"], run.data.params["cfg.margin"]) == ("report", "0.05")
+    names = {a.path for a in client.list_artifacts(run.info.run_id)}
+    assert names == {"report.html", "statistics.json", "figures", "kept"}
+    assert (exps / "demo/report.html").exists()
+    done = datadiet("report", tmp_path, exp="none", expect=2)
+    assert "there is: demo" in done.output
