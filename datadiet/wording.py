@@ -189,7 +189,9 @@ def _equal_epochs(cost: Cost) -> list[str]:
 def warnings(decision: Decision) -> list[str]:
     """What to beware of: cliffs, emptied classes, few runs, label noise."""
     found, study = [], decision.study
-    n = decision.lines[0].accuracy.n
+    n, best, corrected = decision.lines[0].accuracy.n, decision.best, decision.corrected
+    if best and not (corrected and corrected.cell.fraction == best.cell.fraction):
+        found.append("The answer does not survive a correction for the number of arms tried: see how sure it is.")
     if n < 3:
         found.append(f"Only {n} evaluation run{'s' if n > 1 else ''} per subset; take 5 or more.")
     for arm, cliff in decision.cliffs.items():
