@@ -13,6 +13,7 @@ from typing import Any
 EPOCHS = 200
 DECAY_EPOCHS = (60, 120, 160)
 SEED_STRIDE = 424242
+BUDGETS = ("iterations", "epochs")
 
 
 class UserError(Exception):
@@ -42,7 +43,12 @@ class TrainConfig:
     width: int | None = option(None, "Channels (units, for mlp) of the first layer.", auto="the model's own")
     run: int = option(0, "Index of this run among repetitions; the seeds derive from it.")
     num_steps: int = option(
-        None, "Optimizer steps, the same for every subset size.", auto=f"{EPOCHS} epochs of the full training set"
+        None, "Optimizer steps of a training on all data; see budget.", auto=f"{EPOCHS} epochs of the full training set"
+    )
+    budget: str = option(
+        "iterations",
+        "What a training on a subset shares with one on all data: 'iterations', the number of steps; or 'epochs', the "
+        "passes over its examples (num_steps, decay_steps, log_steps, save_steps shrink with the subset).",
     )
     train_batch_size: int = option(128, "Examples per optimizer step; a smaller subset is one batch.")
     test_batch_size: int = option(1024, "Examples per evaluation batch; no result depends on it.")
@@ -127,6 +133,8 @@ def validate(config: TrainConfig) -> None:
         raise _refuse("trajectory_window", config.trajectory_window, "at least 3 presentations")
     if not 0 < config.tdds_decay <= 1:
         raise _refuse("tdds_decay", config.tdds_decay, "a weight above 0, at most 1")
+    if config.budget not in BUDGETS:
+        raise _refuse("budget", config.budget, f"one of {', '.join(BUDGETS)}")
     if config.beta >= 1:
         raise _refuse("beta", config.beta, "a momentum below 1")
     for step in config.decay_steps or ():
@@ -188,6 +196,24 @@ def resolve(config: TrainConfig, num_examples: int) -> TrainConfig:
     resolved = dataclasses.replace(config, **missing, trajectory=gathered)
     validate(resolved)
     return resolved
+
+
+def fit_budget(config: TrainConfig, num_examples: int) -> TrainConfig:
+    """A resolved config with the steps of its subset.
+
+    With budget=iterations nothing changes. With budget=epochs every number of steps is multiplied by
+    the fraction of the examples that is kept, and is at least 1.
+    """
+    if config.budget == "iterations" or config.size is None:
+        return config
+
+    def shrink(steps: int) -> int:
+        return max(1, round(steps * config.size / num_examples))
+
+    names = ("num_steps", "log_steps", "save_steps", "early_save_steps")
+    shrunk: dict[str, Any] = {name: shrink(getattr(config, name)) for name in names}
+    shrunk["early_step"] = shrink(config.early_step) if config.early_step else 0
+    return dataclasses.replace(config, **shrunk, decay_steps=tuple(map(shrink, config.decay_steps)))
 
 
 def saved_steps(config: TrainConfig) -> list[int]:

@@ -6,9 +6,9 @@ import json
 import shlex
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,6 +44,7 @@ class Place:
     resume: bool = False  # a finished run with the same options is taken as it is, an unfinished one continued
     parent: tracking.TrackedRun | None = None
     offline: bool = False  # MLflow is never called; `sync` tells it later
+    tags: Mapping[str, str] = field(default_factory=dict)  # more of MLflow's tags, as datadiet.<tag>
 
     def track(
         self, kind: str, exp: str, name: str, mirror: Path | None, *, params: dict[str, Any], note: str, **tags: str
@@ -51,7 +52,7 @@ class Place:
         """`tracking.open_run` as this place has it."""
         return tracking.open_run(
             kind, exp, name, params=params, note=f"{note}\n\n    {self.command}", parent=self.parent, mirror=mirror,
-            offline=self.offline, say=self.progress.say, root=str(self.layout.root.resolve()), **tags,
+            offline=self.offline, say=self.progress.say, root=str(self.layout.root.resolve()), **{**self.tags, **tags},
         )  # fmt: skip
 
 
@@ -76,7 +77,8 @@ def resolve(config: TrainConfig) -> TrainConfig:
     config = replace(config, trajectory=trajectory.expand(config.trajectory))
     refuse_unused(config)
     options.validate(config)
-    return options.resolve(config, data.count_examples(config.dataset, config.data_dir))
+    count = data.count_examples(config.dataset, config.data_dir)
+    return options.fit_budget(options.resolve(config, count), count)
 
 
 def refuse_unused(config: TrainConfig) -> None:
@@ -214,6 +216,7 @@ class Task:
     kept_by: str
     select_seconds: float  # that choosing them took, reading the scores included
     inputs: dict[str, str]  # kept.csv for a subset, random_labels.csv where labels were randomised
+    select_seconds: float  # spent on choosing
 
     @property
     def member(self) -> np.ndarray:
@@ -301,7 +304,7 @@ def train_run(config: TrainConfig, exp: str, place: Place, choice: ScoreChoice =
         The summary, as in summary.json.
     Raises:
         UserError: anything the caller can repair; before data is loaded where that can be known.
-        Interrupted: SIGTERM came; what was done is saved.
+        Interrupted: SIGTERM or Ctrl-C came; what was done is saved.
     """
     config = find_scores(place.layout, resolve(config), choice)
     run_dir = place.layout.run(exp, config)
@@ -361,7 +364,7 @@ def _train(task: Task, place: Place, continues: bool) -> dict[str, Any]:
         f"{task.name}: test accuracy {summary['test_acc']:.4f} in {summary['total_seconds']:.1f} s -> {task.run_dir}"
     )
     if stopping() and place.parent:
-        raise Interrupted(f"Stopped by SIGTERM after {task.name}, which is finished. Continue: {place.command}")
+        raise Interrupted(f"Stopped after {task.name}, which is finished. Continue: {place.command}")
     return summary
 
 
@@ -390,8 +393,10 @@ def summarize(task: Task, tracked: tracking.TrackedRun, last: dict[str, float]) 
         **{key: last[key] for key in ("train_acc", "test_acc", "train_loss", "test_loss")},
         "test_acc_per_class": [last.get(train.class_metric(c)) for c in classes],  # null: no test example
         "kept_per_class": kept_per_class.tolist(),  # by the labels trained on
+        "budget": task.config.budget,
         "select_seconds": task.select_seconds,
         "seconds": last["time/train_seconds"] + last["time/eval_seconds"],
+        **{f"{name}_seconds": last[f"time/{name}_seconds"] for name in ("train", "eval")},
         "compile_seconds": last["time/compile_seconds"],
         "total_seconds": last["time/total_seconds"],
         "fingerprint": task.dataset.fingerprint,
@@ -435,5 +440,5 @@ def _fit(
                 tracked.log_metrics(metrics, step, mirrored=True)
     if step < config.num_steps:
         again = place.command if place.parent or place.resume else f"{place.command} -P resume=true"
-        raise Interrupted(f"Stopped by SIGTERM after step {step} of {config.num_steps}, all saved. Continue: {again}")
+        raise Interrupted(f"Stopped after step {step} of {config.num_steps}, all saved. Continue: {again}")
     return metrics

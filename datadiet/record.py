@@ -140,6 +140,12 @@ def _is_point(value: Any) -> bool:
     )
 
 
+def reopen(path: Path) -> None:
+    """Let a finished run be continued by those who begin the same again, as a study does that adds nothing."""
+    if path.exists() and (earlier := load(path)).status == "FINISHED":
+        earlier.end("KILLED", "It goes on.")
+
+
 def begin(new: Record) -> Record:
     """The record of a run that begins: the one that an earlier process left unfinished, or `new`."""
     if new.path and new.path.exists():

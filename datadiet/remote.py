@@ -48,6 +48,19 @@ def store_name() -> str:
     return mlflow.get_tracking_uri()
 
 
+def absolute_store() -> str:
+    """The same, from whatever folder it is used."""
+    uri = store_name()
+    path = uri.removeprefix("sqlite:///")
+    return f"sqlite:///{os.path.abspath(path)}" if uri.startswith("sqlite:///") else uri
+
+
+def use_store(uri: str) -> None:
+    """Track runs there from now on."""
+    if uri != store_name():
+        mlflow.set_tracking_uri(uri)
+
+
 def log_params(client: MlflowClient, run_id: str, params: dict[str, Any]) -> None:
     entities = [Param(k, _text(v)) for k, v in params.items()]
     for start in range(0, len(entities), 100):  # MLflow takes no more at once

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import rmtree
+from types import FrameType
 from typing import Any
 
 from datadiet import config as options
@@ -134,18 +135,39 @@ def remove_unplanned(run_dir: Path, config: TrainConfig, before: int) -> None:
             rmtree(run_dir / "ckpts" / str(step))
 
 
+@dataclass
+class _Listener:
+    """A signal handler that remembers having been called."""
+
+    heard: threading.Event
+    before: Mapping[signal.Signals, Any]  # handlers that it stands in for
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.heard.set()
+        if number == signal.SIGINT:  # whoever presses Ctrl-C again does not want to wait
+            signal.signal(number, self.before[signal.Signals(number)])
+
+
 @contextmanager
 def listen() -> Iterator[Callable[[], bool]]:
-    """For the length of a `with` block, SIGTERM only makes the function it gives say True.
+    """For the length of a `with` block, SIGTERM and the first Ctrl-C only make the function it gives say True.
 
-    Elsewhere than in the main thread, where Python lets no one listen, it never does.
+    Within another such block it says True also where that one heard. Elsewhere than in the main
+    thread, where Python lets no one listen, it never does.
     """
-    heard = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield heard.is_set
+        yield lambda: False
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: heard.set())
+    listening = signal.getsignal(signal.SIGTERM)
+    if isinstance(listening, _Listener):
+        yield listening.heard.is_set
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    listener = _Listener(threading.Event(), before)
     try:
-        yield heard.is_set
+        for number in before:
+            signal.signal(number, listener)
+        yield listener.heard.is_set
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, action in before.items():
+            signal.signal(number, action)

@@ -1,32 +1,22 @@
-"""The quick study: score, prune, retrain, compare; one parent run with everything below it."""
+"""A study: score, prune, retrain, compare; one parent run with everything below it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from datadiet import cluster, data, engine, graph, pipeline, record, results, resume, store, tracking, workers
 from datadiet import config as options
-from datadiet import data, record, results, store
-from datadiet.config import TrainConfig, UserError
-from datadiet.pipeline import Place, ScoreChoice, resolve, train_run
-from datadiet.scores import TRAINING_SCORES
-from datadiet.scoring import mean_run, score_run
+from datadiet.config import TrainConfig, UserError, option
+from datadiet.graph import Plan
+from datadiet.pipeline import Place, Task
 
 BASELINES = ("full data", "random")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What the study compares."""
-
-    score_types: tuple[str, ...] = ("l2_error", "grad_norm", "forget")
-    score_runs: int = 5  # runs 0 … 4 are scored
-    runs: int = 5  # and runs 5 … 9 evaluate, so that no seed serves both
-    fractions: tuple[float, ...] = (0.7, 0.5, 0.3, 0.1)
+SEEDS = ("model_seed", "train_seed", "random_subset_seed")
 
 
 class Cell(NamedTuple):
@@ -73,9 +63,10 @@ def table(cells: Sequence[Cell]) -> list[Line]:
 
 def as_text(lines: Sequence[Line]) -> str:
     """The table for a terminal, accuracies in per cent."""
-    head = f"{'scored by':<12}{'examples':>9}{'kept':>7}{'test acc %':>16}{'n':>4}{'- random':>10}{'- full':>9}"
+    wide = max(12, 2 + max(len(line.scored_by) for line in lines))
+    head = f"{'scored by':<{wide}}{'examples':>9}{'kept':>7}{'test acc %':>16}{'n':>4}{'- random':>10}{'- full':>9}"
     rows = [
-        f"{r.scored_by:<12}{r.size:>9,}{r.fraction:>7.0%}{100 * r.mean:>9.2f} ± {100 * r.std:4.2f}{r.n:>4}"
+        f"{r.scored_by:<{wide}}{r.size:>9,}{r.fraction:>7.0%}{100 * r.mean:>9.2f} ± {100 * r.std:4.2f}{r.n:>4}"
         f"{_signed(r.minus_random):>10}{_signed(r.minus_full):>9}"
         for r in lines
     ]
@@ -119,69 +110,162 @@ def plot_histograms(means: dict[str, Path], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def score_all(config: TrainConfig, exp: str, plan: Plan, place: Place) -> dict[str, Path]:
-    """Train the scoring runs on all examples and score them; the mean score file of each type."""
-    for run in range(plan.score_runs):
-        train_run(replace(config, run=run), f"{exp}/full_data", place)
-    source = f"{exp}/full_data"
-    means = {}
-    for kind in plan.score_types:
-        if kind not in TRAINING_SCORES:
-            for run in range(plan.score_runs):
-                score_run(kind, run, None, 512, source, source, place)
-        means[kind] = mean_run(kind, plan.score_runs, None, source, source, place)
-    return means
+def as_json(plan: Plan, task: Task, given: TrainConfig, place: Place) -> dict[str, Any]:
+    """study.json: what is compared, and where its parts lie below exps. It is the same however often it is written.
+
+    plan: every option, those of the trainings as resolved for a run on all data.
+    dataset, fingerprint, num_examples, model, budget: what all runs share.
+    score_runs: folders of the scored runs. means: type, step and path of every mean score file.
+    cells: one for each arm and size: arm (its name), selector, type and step of its scores (null without),
+    size, fraction and runs, the folders of its runs; those at equal positions share their seeds.
+    """
+    layout, count = place.layout, task.dataset.num_examples
+    exp, scored_at = task.exp.removesuffix(f"/{graph.FULL}"), graph.steps(plan, task.config)
+    scored = [layout.name(layout.run(task.exp, chosen)) for chosen in graph.scoring_configs(plan, given)]
+    means = [
+        {"type": kind, "step": step, "path": layout.name(graph.mean_file(layout, exp, kind, step))}
+        for kind in plan.score_types
+        for step in scored_at
+    ]
+    cells = [
+        {
+            "arm": cell.arm.name, "selector": cell.arm.selector, "type": cell.arm.type, "step": cell.arm.step,
+            "size": cell.size, "fraction": cell.fraction,
+            "runs": [layout.name(layout.run(cell.exp, chosen)) for chosen in cell.configs],
+        }
+        for cell in graph.cells(plan, given, exp, layout, count)
+    ]  # fmt: skip
+    unset = ("run", "selector", "size", "scores", *SEEDS)
+    told = {k: v for k, v in options.as_dict(task.config).items() if k not in unset}
+    told |= {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(plan).items()}
+    return {
+        "plan": told | {"score_steps": list(scored_at)},
+        "dataset": task.dataset.name,
+        "fingerprint": task.dataset.fingerprint,
+        "num_examples": count,
+        "model": task.config.model,
+        "budget": task.config.budget,
+        "score_runs": scored,
+        "means": means,
+        "cells": cells,
+    }
 
 
-def evaluate_all(config: TrainConfig, exp: str, plan: Plan, place: Place, sizes: Sequence[int]) -> list[Cell]:
-    """Train on every subset with every evaluation seed; subsets need no checkpoint but the last."""
+def check(plan: Plan, config: TrainConfig, exp: str, place: Place) -> tuple[TrainConfig, Task]:
+    """Refuse, before anything is trained, what could not be finished.
 
-    def cell(kept_by: str, selector: str, size: int | None, folder: str) -> Cell:
-        runs = range(plan.score_runs, plan.score_runs + plan.runs)
-        chosen = replace(config, selector=selector, size=size, save_steps=config.num_steps)
-        choice = ScoreChoice(f"{exp}/full_data", kept_by)
-        summaries = [train_run(replace(chosen, run=run), f"{exp}/{folder}", place, choice) for run in runs]
-        return Cell(kept_by, summaries[0]["num_kept"], np.array([s["test_acc"] for s in summaries]))
+    Returns:
+        The config with num_steps, and the first scoring run as it will be prepared.
+    Raises:
+        UserError: an option is impossible, the data cannot be had, or runs of other options are in the way.
+    """
+    if given := [name for name in SEEDS if getattr(config, name) is not None]:
+        raise UserError(
+            f"{given[0]}={getattr(config, given[0])}: the runs of a study have seeds of their own; expected none given."
+        )
+    resolved = pipeline.resolve(replace(config, offset=0))
+    graph.check(plan, replace(resolved, offset=config.offset), data.count_examples(config.dataset, config.data_dir))
+    if not config.track_forgetting and "forget" in plan.score_types:
+        raise UserError("score_types=forget needs the statistics that track_forgetting=false leaves out.")
+    config = replace(config, num_steps=resolved.num_steps)
+    first = graph.scoring_configs(plan, resolved)[0]
+    task = pipeline.prepare(first, f"{exp}/{graph.FULL}", place)
+    for job in graph.jobs(plan, config, exp, place.layout, task.dataset.num_examples):
+        run_dir = place.layout.exps / job.name
+        if job.kind == "train" and not place.overwrite and (run_dir / "args.json").exists():
+            resume.check_same(run_dir, pipeline.resolve(job.arguments["config"]), task.dataset, {})
+    return config, task
 
-    cells = [cell("full data", "all", None, "full_data")]
-    for size in sizes:
-        cells += [cell(kind, "keep_max", size, f"keep_max_{kind}") for kind in plan.score_types]
-        cells.append(cell("random", "random", size, "random_subset"))
-    return cells
+
+@dataclass(frozen=True)
+class Means:
+    """How the jobs of a study are done, which never changes a result."""
+
+    engine: str = option(
+        "local", "Where jobs are done: 'local', on this machine; or 'ray' (pip install 'datadiet[ray]')."
+    )
+    workers: int = option(
+        None, "Jobs at once; 1: in this process, no others.", auto="one per GPU, else one per processor"
+    )
+    ray_address: str | None = option(
+        None, "Address of a Ray cluster, as in ray.init.", auto="one is begun on this machine"
+    )
 
 
-def run_study(config: TrainConfig, exp: str, place: Place, plan: Plan = Plan()) -> list[Line]:
-    """The whole study; finished runs with the same options are taken as they are, unfinished ones continued.
+ENGINES = ("local", "ray")
+
+
+def check_means(means: Means) -> None:
+    """Refuse what cannot be had.
+
+    Raises:
+        UserError: names the option, its value and what was expected.
+    """
+    if means.engine not in ENGINES:
+        raise UserError(f"engine={means.engine}: expected one of {', '.join(ENGINES)}.")
+    if means.workers is not None and means.workers < 1:
+        raise UserError(f"workers={means.workers}: expected at least 1 job at once.")
+    if means.engine == "ray":
+        cluster.load_ray()
+    elif means.ray_address is not None:
+        raise UserError(f"ray_address={means.ray_address} is used with engine=ray only.")
+
+
+def begin_engine(means: Means, place: Place, count: int) -> engine.Engine:
+    """The engine for `count` jobs that are not done yet."""
+    if means.engine == "ray":
+        return cluster.Cluster(engine.Setting.of(place), means.ray_address, means.workers)
+    at_once = min(means.workers or workers.default_workers(), max(count, 1))
+    return engine.Here(place) if at_once == 1 else workers.Workers(engine.Setting.of(place), at_once)
+
+
+def run_study(config: TrainConfig, exp: str, place: Place, plan: Plan, means: Means) -> list[Line]:
+    """The whole study; what is finished with the same options is taken as it is, the rest continued.
 
     Args:
         config: Training options; its run and subset options are set by the study.
         exp: Experiment folder that everything is written below.
         place: Where and how to report.
         plan: What to compare.
+        means: How jobs are done.
     Returns:
         The table, also printed, written as table.csv and logged with the plots to MLflow.
     """
-    resolved = resolve(config)
-    config = replace(config, num_steps=resolved.num_steps)
-    count = data.count_examples(config.dataset, config.data_dir)
-    sizes = [round(fraction * count) for fraction in plan.fractions]
-    if min(sizes) < 1:
-        raise UserError(f"{config.dataset} has {count} examples: too few to keep {min(plan.fractions):.0%} of them.")
+    check_means(means)
+    config, task = check(plan, config, exp, place)
     folder = place.layout.experiment(exp)
+    count = task.dataset.num_examples
+    described = as_json(plan, task, config, place)
+    if not place.overwrite:
+        record.reopen(folder / record.NAME)
     note = f"Study of {config.model} on {config.dataset}."
-    params = options.as_dict(resolved) | {"score_runs": plan.score_runs, "runs": plan.runs, "sizes": sizes}
-    with place.track("study", exp, exp, folder / record.NAME, params=params, note=note) as tracked:
+    with place.track("study", exp, exp, folder / record.NAME, params=described["plan"], note=note) as tracked:
+        store.write_json(folder / "study.json", described)
+        tracked.log_input(task.dataset.name, task.dataset.fingerprint, "study", num_rows=count)
         inner = replace(place, parent=tracked, resume=not place.overwrite)
-        means = score_all(config, exp, plan, inner)
-        lines = table(evaluate_all(config, exp, plan, inner, sizes))
-        store.write_csv(folder / "table.csv", ",".join(Line._fields), lines)
-        plot_accuracy(lines, folder / "accuracy.png")
-        plot_histograms(means, folder / "scores.png")
-        found = [r for r in results.from_mirror(place.layout.exps) if r.path.startswith(f"{exp}/")]
-        store.write_text(folder / "results.csv", results.to_csv(found))
-        for name in ("table.csv", "accuracy.png", "scores.png", "results.csv"):
-            tracked.log_artifact(folder / name)
-        best = {f"study/{r.scored_by.replace(' ', '_')}/{r.fraction:.0%}".replace("%", "pct"): r.mean for r in lines}
-        tracked.log_metrics(best)
+        jobs = graph.jobs(plan, config, exp, place.layout, count)
+        left = [job for job in jobs if not (place.layout.exps / job.name / "summary.json").exists()]
+        engine.run_jobs(jobs, begin_engine(means, inner, len(left)), place.progress, exp, place.command)
+        return report(described, folder, tracked, place)
+
+
+def report(study: dict[str, Any], folder: Path, tracked: tracking.TrackedRun, place: Place) -> list[Line]:
+    """The table of a finished study and its pictures, in the mirror and in MLflow."""
+    exps = place.layout.exps
+
+    def accuracies(cell: dict[str, Any]) -> np.ndarray:
+        return np.array([store.read_json(exps / run / "summary.json")["test_acc"] for run in cell["runs"]])
+
+    lines = table([Cell(cell["arm"], cell["size"], accuracies(cell)) for cell in study["cells"]])
+    store.write_csv(folder / "table.csv", ",".join(Line._fields), lines)
+    plot_accuracy(lines, folder / "accuracy.png")
+    plot_histograms({f"{m['type']} at {m['step']}": exps / m["path"] for m in study["means"]}, folder / "scores.png")
+    name = place.layout.name(folder)
+    found = [r for r in results.from_mirror(exps) if r.path.startswith(f"{name}/")]
+    store.write_text(folder / "results.csv", results.to_csv(found))
+    for file in ("study.json", "table.csv", "accuracy.png", "scores.png", "results.csv"):
+        tracked.log_artifact(folder / file)
+    told = {f"study/{r.scored_by.replace(' ', '_')}/{r.fraction:.0%}".replace("%", "pct"): r.mean for r in lines}
+    tracked.log_metrics(told)
     place.progress.say(f"\n{as_text(lines)}\n\nTable, plots and results.csv: {folder}")
     return lines

@@ -16,6 +16,7 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / 
 # name -> (module, line of help); a module is imported when its command is run or asked for help.
 COMMANDS = {
     "main": ("study", "The quick study: score, prune, retrain and compare on embedded data, in minutes."),
+    "study": ("study", "Score, prune, retrain and compare: from data to a decision."),
     "full_data": ("training", "Train on all examples, tracking forgetting."),
     "random_subset": ("training", "Train on a random subset."),
     "keep_max": ("training", "Train on the examples of largest score."),

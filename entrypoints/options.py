@@ -64,17 +64,21 @@ def _click_type(field: Field) -> click.ParamType:
     return Optional(kind) if field.default is None else kind
 
 
-def config_option(name: str, default: Any, names: tuple[str, ...] = ()) -> Callable:
-    """The click option of a TrainConfig field; without a default it is required."""
-    field = FIELDS[name]
+def field_option(field: Field, default: Any, kind: click.ParamType, names: tuple[str, ...] = ()) -> Callable:
+    """The click option of a field made by `config.option`."""
     text = field.metadata["help"] + (f" One of: {', '.join(names)}." if names else "")
     if default is None:
         shown = f"[default: {field.metadata['auto']}]"
+    elif isinstance(default, tuple):
+        shown = f"[default: {','.join(map(str, default))}]"
     else:
-        value = ",".join(default) if isinstance(default, tuple) else default
-        value = value if isinstance(value, str) else repr(value).lower()
-        shown = f"[default: {value}]"
-    return click.option(f"--{name}", type=_click_type(field), default=default, help=f"{text}  {shown}")
+        shown = f"[default: {default if isinstance(default, str) else repr(default).lower()}]"
+    return click.option(f"--{field.name}", type=kind, default=default, help=f"{text}  {shown}")
+
+
+def config_option(name: str, default: Any, names: tuple[str, ...] = ()) -> Callable:
+    """The click option of a TrainConfig field."""
+    return field_option(FIELDS[name], default, _click_type(FIELDS[name]), names)
 
 
 def required_option(name: str) -> Callable:

@@ -1,27 +1,146 @@
-"""main: the quick study."""
+"""study, and main, its quick preset."""
 
 from __future__ import annotations
 
+import difflib
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
+import yaml
 
-from datadiet.study import run_study
+from datadiet.graph import Plan
+from datadiet.study import Means, run_study
 
-from .options import make_config, make_place, place_options, repairable, training_options
+from .options import (
+    Optional,
+    Repairable,
+    field_option,
+    make_config,
+    make_place,
+    place_options,
+    repairable,
+    training_options,
+)
+
+PLAN_FIELDS = {field.name: field for field in fields(Plan)}
+MEANS_FIELDS = {field.name: field for field in fields(Means)}
+
+
+class Listed(click.ParamType):
+    """Comma-separated values."""
+
+    def __init__(self, kind: click.ParamType) -> None:
+        self.kind = kind
+        self.name = f"{kind.name},…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        parts = value if isinstance(value, list | tuple) else str(value).split(",")
+        return tuple(self.kind.convert(str(part).strip(), param, ctx) for part in parts)
+
+
+TYPES = {
+    "int": click.INT,
+    "str": click.STRING,
+    "str | None": click.STRING,
+    "float": click.FLOAT,
+    "tuple[str, ...]": Listed(click.STRING),
+    "tuple[int, ...]": Listed(click.INT),
+    "tuple[float, ...]": Listed(click.FLOAT),
+}
+
+
+def read_plan(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
+    """Take the values of a plan file for those options that the command line does not give.
+
+    Raises:
+        Repairable: no such file, not a table of names and values, or names that are no options.
+    """
+    if path is None:
+        return None
+    try:
+        values = yaml.safe_load(path.read_text())  # JSON is YAML
+    except OSError as error:
+        raise Repairable(f"plan={path}: cannot be read ({error.strerror}); expected a YAML or JSON file.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise Repairable(f"plan={path}: not readable as YAML or JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise Repairable(f"plan={path}: expected option names and values, as in 'dataset: digits'; got {values!r}.")
+    known = sorted(p.name for p in ctx.command.params if p.name and p.name != param.name)
+    for name, value in values.items():
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, 1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise Repairable(f"plan={path}: {name!r} is no option of {ctx.info_name}.{hint} Known: {', '.join(known)}.")
+        if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(v, dict | list) for v in value)):
+            raise Repairable(f"plan={path}: {name} has nested values; expected one value or a list of them.")
+    ctx.default_map = {name: _as_typed(value) for name, value in values.items()}
+    return path
+
+
+def _as_typed(value: Any) -> str | None:
+    """A value of a plan file as it would be typed on the command line."""
+    if isinstance(value, list):
+        return ",".join(map(str, value)) or "none"
+    return "auto" if value is None else str(value)
+
+
+PLAN = click.option(
+    "--plan",
+    type=Optional(click.Path(path_type=Path)),
+    is_eager=True,
+    callback=read_plan,
+    help="YAML or JSON file of options, by the names that stand here; the command line overrides it.  [default: none]",
+)
+
+
+def study_options(**defaults: Any) -> Any:
+    """Every option of Plan and Means, with other defaults where given."""
+
+    def decorate(command: Any) -> Any:
+        for field in reversed([*PLAN_FIELDS.values(), *MEANS_FIELDS.values()]):
+            kind, default = TYPES[str(field.type)], defaults.get(field.name, field.default)
+            command = field_option(field, default, Optional(kind) if field.default is None else kind)(command)
+        return PLAN(command)
+
+    return decorate
+
+
+def _run(root: Path, exp: str | None, overwrite: bool, offline: bool, plan: Path | None, **values: Any) -> None:
+    chosen = Plan(**{name: values.pop(name) for name in PLAN_FIELDS})
+    name = exp or click.get_current_context().info_name
+    means = Means(**{name: values.pop(name) for name in MEANS_FIELDS})
+    run_study(make_config(values), str(name), make_place(root, overwrite, offline=offline), chosen, means)
+
+
+@click.command(name="study")
+@study_options()
+@training_options(without=("run",))
+@place_options
+@repairable
+def study(**values: Any) -> None:
+    """Score, prune, retrain and compare: one command from data to a decision.
+
+    Trains score_runs networks on all examples, scores every example with each, averages the scores, and trains
+    eval_runs networks on what each selector keeps by each score at each fraction, on random subsets of the same
+    sizes and on all of the data. All of it is written below <root>/exps/<exp>/, exp being study by default, and
+    tracked as the children of one MLflow run. The same command goes on where it was stopped or killed and repeats
+    nothing that is finished. SIGTERM or Ctrl-C saves what is being trained and ends with exit code 75.
+    """
+    _run(**values)
 
 
 @click.command(name="main")
+@study_options(score_runs=5, fractions=(0.7, 0.5, 0.3, 0.1), workers=1)
 @training_options(without=("run",), dataset="digits", model="mlp", num_steps=330, augment=False)
 @place_options
 @repairable
-def main(root: Path, exp: str | None, overwrite: bool, offline: bool, **values: Any) -> None:
-    """The quick study: score, prune, retrain and compare.
+def main(**values: Any) -> None:
+    """The quick study: the same as study, with defaults that end within minutes on two CPU cores.
 
-    Trains scoring runs on all examples, scores them by EL2N, GraNd and forgetting, and trains on the examples of
-    largest mean score and on random ones at several sizes with several seeds. Ends with a table, plots and
-    results.csv in <root>/exps/<exp>/; exp is main by default. Finished runs with the same options are not
-    repeated, unfinished ones are continued. SIGTERM while a run trains saves it and ends with exit code 75.
+    Ends with a table, plots and results.csv in <root>/exps/<exp>/; exp is main by default. Finished runs with the
+    same options are not repeated, unfinished ones are continued. SIGTERM or Ctrl-C saves what is being trained and
+    ends with exit code 75.
     """
-    run_study(make_config(values), exp or "main", make_place(root, overwrite, offline=offline))
+    _run(**values)

@@ -47,8 +47,8 @@ def _training_command(name: str, selector: str, *own_options: Any) -> click.Comm
 
 STOPPING = """
 
-SIGTERM saves a checkpoint and ends with exit code 75 (mlflow run itself then ends with 1). The same command with
-resume=true goes on, and ends with the result of an uninterrupted run."""
+SIGTERM or Ctrl-C saves a checkpoint and ends with exit code 75 (mlflow run itself then ends with 1). The same command
+with resume=true goes on, and ends with the result of an uninterrupted run."""
 
 full_data = _training_command("full_data", "all")
 random_subset = _training_command("random_subset", "random", required_option("size"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import functools
 import json
 from pathlib import Path
 
@@ -268,17 +267,13 @@ def test_scores_of_other_data_are_refused(root):
     assert "no .json beside it says which data it belongs to" in done.stdout
 
 
-def test_main_is_a_study_under_one_parent(tmp_path, monkeypatch):
+def test_main_is_a_study_under_one_parent(tmp_path):
     """The quick study with fewer runs; a second call repeats nothing, other options are refused."""
-    import entrypoints.study
-    from datadiet.study import Plan, run_study
-
-    plan = Plan(score_types=("l2_error", "forget"), score_runs=2, runs=2, fractions=(0.5,))
-    monkeypatch.setattr(entrypoints.study, "run_study", functools.partial(run_study, plan=plan))
-    params = {"num_steps": 22, "width": 16}
+    params = {"score_types": "l2_error,forget", "score_runs": 2, "eval_runs": 2, "fractions": 0.5}
+    params |= {"num_steps": 22, "width": 16}
     done = datadiet("main", tmp_path, **params)
-    assert [line.split()[0] for line in done.stdout.split("scored by")[1].splitlines()[1:5]] == [
-        "full", "l2_error", "forget", "random",
+    assert [" ".join(line.split()[:2]) for line in done.stdout.split("scored by")[1].splitlines()[1:5]] == [
+        "full data", "keep_max l2_error", "keep_max forget", "random 719",
     ]  # fmt: skip
     folder = tmp_path / "exps/main"
     for name in ("table.csv", "accuracy.png", "scores.png", "results.csv"):
@@ -290,7 +285,7 @@ def test_main_is_a_study_under_one_parent(tmp_path, monkeypatch):
     children = [run for run in found if run is not parent]
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
     artifacts = {a.path for a in mlflow.MlflowClient().list_artifacts(parent.info.run_id)}
-    assert artifacts == {"table.csv", "accuracy.png", "scores.png", "results.csv"}
+    assert artifacts == {"study.json", "table.csv", "accuracy.png", "scores.png", "results.csv"}
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("summary.json")}
     again = datadiet("main", tmp_path, **params)
     assert again.stdout.count("finished before, taken as it is") == len(before) == 10

@@ -1,13 +1,32 @@
-"""The study's table: means, spreads and paired differences."""
+"""A study: what it compares, what it refuses, and its table; killed and continued it ends the same."""
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
 
+import mlflow
 import numpy as np
 import pytest
+from conftest import datadiet, environment
 
+from datadiet import config, graph, store
+from datadiet.config import TrainConfig
+from datadiet.graph import Plan
+from datadiet.store import ExperimentLayout
 from datadiet.study import Cell, as_text, table
+
+GIVEN = TrainConfig(dataset="digits", model="mlp", width=16, num_steps=44, augment=False)
+OPTIONS = {"dataset": "digits", "model": "mlp", "width": 16, "num_steps": 44, "augment": "false"}
+TINY = {"score_types": "l2_error,forget", "score_runs": 2, "eval_runs": 2, "fractions": 0.5}
+LAYOUT = ExperimentLayout(Path("root"))
 
 CELLS = [
     Cell("full data", 100, np.array([0.9, 0.8, 1.0])),
@@ -34,3 +53,268 @@ def test_the_printed_table_is_in_per_cent():
     lines = as_text(table(CELLS)).splitlines()
     assert lines[2].split() == ["l2_error", "50", "50%", "80.00", "±", "10.00", "3", "+20.00", "-10.00"]
     assert len({len(line.rstrip()) for line in lines[1:3]}) == 2
+
+
+# --- what is compared -------------------------------------------------------------------------
+
+
+PLAN = Plan(
+    score_runs=3, score_types=("l2_error", "forget"), score_steps=(4, 8), selectors=("keep_max", "random", "offset"),
+    fractions=(0.5, 0.2),
+)  # fmt: skip
+
+
+def test_every_selector_meets_every_score_and_the_baselines_are_there_once():
+    made = [arm.name for arm in graph.arms(PLAN, (4, 8))]
+    assert len(made) == len(set(made)) == 2 + 2 * 2 * 2
+    assert made[:2] == ["full data", "random"]
+    assert "offset forget step 8" in made
+    assert [arm.name for arm in graph.arms(PLAN, (4,))][2:4] == ["keep_max l2_error", "keep_max forget"]
+
+
+def test_no_seed_scores_and_judges_and_positions_share_seeds():
+    made = graph.cells(PLAN, GIVEN, "s", LAYOUT, 1438)
+    assert len(made) == 1 + 2 * (1 + 2 * 2 * 2)
+    scoring = {config.resolve(c, 1438).train_seed for c in graph.scoring_configs(PLAN, GIVEN)}
+    seeds = [[config.resolve(c, 1438).train_seed for c in cell.configs] for cell in made]
+    assert all(own == seeds[0] for own in seeds)
+    assert not scoring & set(seeds[0])
+    assert len(scoring) == 3
+    assert len(set(seeds[0])) == 5
+
+
+def test_jobs_come_after_what_they_wait_for_and_share_no_folder():
+    jobs = graph.jobs(PLAN, replace(GIVEN, offset=7), "s", LAYOUT, 1438)
+    names = [job.name for job in jobs]
+    assert len(set(names)) == len(names) == 3 + 3 * 2 + 2 * 2 + 17 * 5
+    for position, job in enumerate(jobs):
+        assert set(job.after) <= set(names[:position])
+    assert len({job.arguments["config"] for job in jobs if job.kind == "train"}) == 3 + 17 * 5
+    (mean,) = (job for job in jobs if job.kind == "mean_score" and "forget" in job.name and job.name.endswith("8"))
+    assert mean.after == ("s/full_data/run_0", "s/full_data/run_1", "s/full_data/run_2"), "made by training"
+    chosen = next(job for job in jobs if job.name == "s/offset.forget.8/size_288.offset_7/run_4")
+    assert chosen.after == (mean.name,)
+    assert chosen.arguments["config"].scores == f"root/exps/{mean.name}.npy"
+    assert chosen.tags == {"arm": "offset forget step 8", "fraction": "0.2003", "role": "evaluation", "size": "288"}
+
+
+def test_the_budget_is_steps_or_passes():
+    given = replace(GIVEN, selector="random", size=360, decay_steps=(20, 30), log_steps=10)
+    same = config.resolve(given, 1440)
+    assert config.fit_budget(same, 1440) == same
+    passes = config.fit_budget(replace(same, budget="epochs"), 1440)
+    assert (passes.num_steps, passes.decay_steps, passes.log_steps, passes.save_steps) == (11, (5, 8), 2, 1)
+    assert config.fit_budget(replace(same, budget="epochs", size=None), 1440).num_steps == 44
+    assert config.fit_budget(replace(same, budget="epochs", size=1), 1440).num_steps == 1
+
+
+# --- what is refused --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"score_runs": 0}, "score_runs=0: expected a whole number of at least 1"),
+        ({"score_types": "l2_error,nonsense"}, "score_types=l2_error,nonsense: expected one or more of l2_error"),
+        ({"selectors": "best"}, "selectors=best: expected one or more of keep_max"),
+        ({"fractions": "0.5,1"}, "fractions=0.5,1.0: expected fractions above 0 and below 1"),
+        ({"fractions": "0.5,0.5001"}, "of 1438 examples these keep 719, 719"),
+        ({"fractions": "0.0001"}, "these keep 0; expected different sizes"),
+        ({"fractions": "half"}, "'half' is not a valid float"),
+        ({"score_steps": "5"}, "no checkpoint is saved at 5; there are checkpoints at 0, 4, 8,"),
+        ({"margin": 0}, "margin=0.0: expected percentage points above 0"),
+        ({"track_forgetting": "false"}, "score_types=forget needs"),
+        ({"model_seed": 3}, "model_seed=3: the runs of a study have seeds of their own"),
+        ({"budget": "hours"}, "budget=hours: expected one of iterations, epochs"),
+        ({"engine": "slurm"}, "engine=slurm: expected one of local, ray"),
+        ({"workers": 0}, "workers=0: expected at least 1"),
+        ({"ray_address": "auto:1"}, "is used with engine=ray only"),
+        ({"model": "gpt"}, "model='gpt'"),
+        ({"augment": "maybe"}, "'maybe' is not a valid boolean"),
+    ],
+)
+def test_wrong_input_is_refused_before_anything_is_trained(tmp_path, given, message):
+    done = datadiet("study", tmp_path, expect=2, **OPTIONS | TINY | given)
+    assert message in " ".join(done.stderr.split())
+    assert not (tmp_path / "exps").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("score_run: 3", "'score_run' is no option of study. Did you mean score_runs? Known: augment, beta, budget,"),
+        ("plan: x.yaml", "'plan' is no option of study"),
+        ("- 1", "expected option names and values"),
+        ("lr: {a: 1}", "lr has nested values"),
+        ("lr: [", "not readable as YAML or JSON"),
+        ("lr: high", "'high' is not a valid float"),
+    ],
+)
+def test_a_plan_that_is_none_is_refused(tmp_path, text, message):
+    (tmp_path / "plan.yaml").write_text(text)
+    assert message in " ".join(datadiet("study", tmp_path, expect=2, plan="plan.yaml").stderr.split())
+    assert "cannot be read" in datadiet("study", tmp_path, expect=2, plan="absent.yaml").stderr
+
+
+# --- what is left -----------------------------------------------------------------------------
+
+
+def tables(root: Path, exp: str) -> dict[str, object]:
+    """What a study leaves, without timings: tables, scores, and the summary of every run."""
+    folder = root / "exps" / exp
+    found: dict[str, object] = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("ckpt_*.npy")}
+    found["table.csv"] = (folder / "table.csv").read_text()
+    found["results.csv"] = [line.rsplit(",", 1)[0] for line in (folder / "results.csv").read_text().splitlines()]
+    described = store.read_json(folder / "study.json")
+    found["study.json"] = described
+    for path in folder.rglob("summary.json"):
+        summary = store.read_json(path)
+        kept = {k: v for k, v in summary.items() if not k.endswith("seconds") and k != "mlflow_run_id"}
+        found[path.relative_to(folder).as_posix()] = kept
+    for path in folder.rglob("kept.csv"):
+        found[path.relative_to(folder).as_posix()] = path.read_bytes()
+    return found
+
+
+def runs_of_study() -> tuple[mlflow.entities.Run, list[mlflow.entities.Run]]:
+    """The one study run, and all others."""
+    found = mlflow.search_runs(experiment_names=["datadiet"], output_format="list")
+    (parent,) = (run for run in found if run.data.tags["datadiet.kind"] == "study")
+    return parent, [run for run in found if run is not parent]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    """A folder with a plan and the study that was done in one process, undisturbed."""
+    base = tmp_path_factory.mktemp("study")
+    plan = OPTIONS | TINY | {"augment": False, "score_types": ["l2_error", "forget"], "num_steps": 400, "exp": "s"}
+    (base / "plan.json").write_text(json.dumps(plan))
+    datadiet("study", base, plan="plan.json", workers=1, root=base / "whole")
+    return base
+
+
+def test_a_plan_file_says_the_options_and_the_command_line_overrides_them(base):
+    described = store.read_json(base / "whole/exps/s/study.json")
+    assert (described["plan"]["num_steps"], described["plan"]["fractions"]) == (400, [0.5])
+    assert described["plan"]["score_types"] == ["l2_error", "forget"]
+    done = datadiet("study", base, expect=2, plan="plan.json", workers=1, root=base / "whole", lr=0.2, exp="s")
+    assert "lr: 0.1 there, 0.2 asked for" in " ".join(done.stderr.split())
+
+
+def test_study_json_names_what_is_there(base):
+    exps = base / "whole/exps"
+    described = store.read_json(exps / "s/study.json")
+    assert [cell["arm"] for cell in described["cells"]] == [
+        "full data", "keep_max l2_error", "keep_max forget", "random",
+    ]  # fmt: skip
+    for cell in described["cells"]:
+        summaries = [store.read_json(exps / run / "summary.json") for run in cell["runs"]]
+        assert {summary["num_kept"] for summary in summaries} == {cell["size"]}
+        assert {summary["budget"] for summary in summaries} == {described["budget"]} == {"iterations"}
+        assert [int(run.rsplit("_", 1)[1]) for run in cell["runs"]] == [2, 3]
+    for mean in described["means"]:
+        values, record = store.load_scores(exps / mean["path"])
+        assert record is not None
+        assert (record["type"], record["step"], record["runs"]) == (mean["type"], mean["step"], [0, 1])
+        assert values.shape == (1438,)
+    assert all((exps / run / "args.json").exists() for run in described["score_runs"])
+
+
+def test_the_same_study_again_changes_nothing(base):
+    folder = base / "whole/exps/s"
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.name in ("summary.json",) or p.suffix == ".npy"}
+    content = tables(base / "whole", "s")
+    parent, children = runs_of_study()
+    datadiet("study", base, plan="plan.json", workers=1, root=base / "whole")
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert tables(base / "whole", "s") == content
+    again, others = runs_of_study()
+    assert (again.info.run_id, again.info.status) == (parent.info.run_id, "FINISHED")
+    assert {run.info.run_id for run in others} == {run.info.run_id for run in children}
+
+
+def test_runs_in_mlflow_can_be_grouped(base):
+    mlflow.set_tracking_uri(f"sqlite:///{base}/mlflow.db")
+    parent, children = runs_of_study()
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    kinds = [run.data.tags["datadiet.kind"] for run in children]
+    assert {kind: kinds.count(kind) for kind in kinds} == {"train": 10, "score": 2, "mean_score": 2}
+    judged = [run for run in children if run.data.tags.get("datadiet.role") == "evaluation"]
+    arms = [(run.data.tags["datadiet.arm"], run.data.tags["datadiet.size"]) for run in judged]
+    assert {arm: arms.count(arm) for arm in arms} == {
+        ("full data", "1438"): 2, ("keep_max l2_error", "719"): 2, ("keep_max forget", "719"): 2, ("random", "719"): 2,
+    }  # fmt: skip
+    assert {run.data.params["cfg.budget"] for run in judged} == {"iterations"}
+    assert {data.dataset.digest for data in parent.inputs.dataset_inputs} == {
+        store.read_json(base / "whole/exps/s/study.json")["fingerprint"][:36]
+    }
+
+
+def begin(base: Path, root: Path) -> subprocess.Popen:
+    """A real study in two workers."""
+    words = ["--plan", "plan.json", "--workers", "2", "--root", str(root)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-m", "entrypoints", "study", *words]
+    return subprocess.Popen(command, cwd=base, env=environment(root), start_new_session=True, **pipes)
+
+
+def wait(process: subprocess.Popen, until) -> None:
+    """Until something is so, while the process runs."""
+    end = time.monotonic() + 90
+    while not until():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "nothing happened within 90 seconds"
+        time.sleep(0.005)
+
+
+def workers_of(process: subprocess.Popen) -> list[int]:
+    """Its worker processes."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(pid) for pid in children if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes in /proc")
+def test_killed_stopped_and_continued_in_workers_it_ends_the_same(base, tmp_path):
+    runs = tmp_path / "exps/s"
+    study = begin(base, tmp_path)
+    wait(study, lambda: len(list(runs.glob("full_data/run_[01]/ckpts/[1-9]*"))) > 1)
+    killed = workers_of(study)
+    os.kill(killed[0], signal.SIGKILL)
+    wait(study, lambda: len(set(workers_of(study)) - set(killed)) == 1)
+    wait(study, lambda: list(runs.glob("full_data/run_*/summary.json")))
+    left = workers_of(study)
+    study.kill()
+    told, _ = study.communicate()
+    assert "its process died (SIGKILL); it is begun again" in told
+    end = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in left):
+        assert time.monotonic() < end, "workers outlive their study"
+        time.sleep(0.01)
+
+    study = begin(base, tmp_path)
+    wait(study, lambda: list(runs.glob("*/size_*/run_*/ckpts/*")))
+    study.terminate()
+    _, errors = study.communicate(timeout=60)
+    assert study.returncode == 75, errors
+    assert "Continue: mlflow run . -e study -P plan=plan.json" in errors
+
+    study = begin(base, tmp_path)
+    told, errors = study.communicate(timeout=120)
+    assert study.returncode == 0, errors
+    one, other = tables(base / "whole", "s"), tables(tmp_path, "s")
+    assert one.keys() == other.keys()
+    assert [name for name in one if one[name] != other[name]] == []
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    parent, children = runs_of_study()
+    assert parent.info.status == "FINISHED"
+    trained = [run for run in children if run.data.tags["datadiet.kind"] == "train"]
+    assert (len(trained), {run.info.status for run in trained}) == (10, {"FINISHED"})
+    assert "RUNNING" not in {run.info.status for run in children}
+
+
+def test_ray_gives_the_same(base, tmp_path):
+    ray = pytest.importorskip("ray")
+    datadiet("study", base, plan="plan.json", engine="ray", workers=2, root=tmp_path)
+    assert not ray.is_initialized()
+    one, other = tables(base / "whole", "s"), tables(tmp_path, "s")
+    assert [name for name in one | other if one.get(name) != other.get(name)] == []

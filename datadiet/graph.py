@@ -1,0 +1,229 @@
+"""What a study compares, and the jobs that make it: pure functions of its options.
+
+Scoring runs train on all examples, each is scored, the scores are averaged over runs, and every arm (a way
+to choose examples) trains on its subsets with seeds that no scoring run has.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from datadiet import config as options
+from datadiet import scores, selection, store
+from datadiet.config import TrainConfig, UserError, option
+from datadiet.store import ExperimentLayout
+
+FULL = "full_data"  # folder of the runs on all examples, below the study's own
+PASSES = {"train": 3.0, "grad_norm": 3.0, "score": 1.0}  # work per example, in forward passes, for the time left
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study compares, beside the training options."""
+
+    score_runs: int = option(10, "Runs whose scores are averaged: runs 0 … score_runs - 1.")
+    eval_runs: int = option(5, "Runs that judge each subset: the next ones, whose seeds no scoring run has.")
+    score_types: tuple[str, ...] = option(("l2_error", "grad_norm", "forget"), "Scores to compare, comma-separated.")
+    score_steps: tuple[int, ...] = option(
+        None,
+        "Optimizer steps at which runs are scored, comma-separated; each needs a checkpoint (save_steps).",
+        auto="the first checkpoint after a tenth of training",
+    )
+    selectors: tuple[str, ...] = option(("keep_max",), "Ways to choose examples by a score, comma-separated.")
+    fractions: tuple[float, ...] = option(
+        (0.9, 0.7, 0.5, 0.3), "Fractions of the training set to keep, above 0 and below 1, comma-separated."
+    )
+    margin: float = option(0.5, "Loss of test accuracy that is tolerated, in percentage points.")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to choose examples; by the mean score of a type and step, or without scores."""
+
+    name: str
+    selector: str
+    type: str | None
+    step: int | None
+    folder: str  # below the study's
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to make, with MLflow and the mirror, and what it waits for."""
+
+    name: str  # of what it makes, as a path below exps
+    kind: str  # train, score or mean_score
+    arguments: dict[str, Any]
+    after: tuple[str, ...] = ()  # names of jobs whose files it reads
+    cost: float = 0.0  # in examples passed forward through the network
+    tags: dict[str, str] = field(default_factory=dict)  # for MLflow
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One arm at one size; its runs in the order of their seeds."""
+
+    arm: Arm
+    size: int
+    fraction: float
+    configs: tuple[TrainConfig, ...]
+    exp: str
+
+
+def _refuse(name: str, got: Any, expected: str) -> UserError:
+    shown = ",".join(map(str, got)) if isinstance(got, tuple) else got
+    return UserError(f"{name}={shown}: expected {expected}.")
+
+
+def _check_names(name: str, given: tuple[str, ...], known: Iterable[str]) -> None:
+    known = tuple(known)
+    if not given or len(set(given)) < len(given) or not set(given) <= set(known):
+        raise _refuse(name, given, f"one or more of {', '.join(known)}, each once")
+
+
+def check(plan: Plan, config: TrainConfig, num_examples: int) -> None:
+    """Refuse a study that could not be finished.
+
+    Args:
+        config: Options of a scoring run, resolved.
+        num_examples: N, size of the full training set.
+    Raises:
+        UserError: names the option, its value and what was expected.
+    """
+    for name in ("score_runs", "eval_runs"):
+        if getattr(plan, name) < 1:
+            raise _refuse(name, getattr(plan, name), "a whole number of at least 1")
+    if not (math.isfinite(plan.margin) and plan.margin > 0):
+        raise _refuse("margin", plan.margin, "percentage points above 0")
+    _check_names("score_types", plan.score_types, (*scores.SCORES, *scores.TRAINING_SCORES))
+    _check_names("selectors", plan.selectors, selection.SELECTORS)
+    if not plan.fractions or not all(0 < fraction < 1 for fraction in plan.fractions):
+        raise _refuse("fractions", plan.fractions, "fractions above 0 and below 1 (all of the data is always there)")
+    made = sizes(plan, num_examples)
+    if min(made) < 1 or max(made) == num_examples or len(set(made)) < len(made):
+        raise UserError(
+            f"fractions={','.join(map(str, plan.fractions))}: of {num_examples} examples these keep "
+            f"{', '.join(map(str, made))}; expected different sizes from 1 to {num_examples - 1}."
+        )
+    saved = options.saved_steps(config)
+    if absent := [step for step in plan.score_steps or () if step not in saved]:
+        raise UserError(
+            f"score_steps={','.join(map(str, plan.score_steps))}: no checkpoint is saved at {absent[0]}; there are "
+            f"checkpoints at {', '.join(map(str, saved))}. Choose among them, or save more with -P save_steps=N."
+        )
+    if plan.score_steps is not None and (not plan.score_steps or len(set(plan.score_steps)) < len(plan.score_steps)):
+        raise _refuse("score_steps", plan.score_steps, "one or more steps, each once")
+    for size in made:
+        options.check_size(size, config.offset if "offset" in plan.selectors else 0, num_examples)
+
+
+def sizes(plan: Plan, num_examples: int) -> list[int]:
+    """How many examples each fraction keeps, in the order of `fractions`."""
+    return [round(fraction * num_examples) for fraction in plan.fractions]
+
+
+def steps(plan: Plan, config: TrainConfig) -> tuple[int, ...]:
+    """Steps at which runs with this resolved config are scored."""
+    return plan.score_steps or (options.default_score_step(config),)
+
+
+def arms(plan: Plan, scored_at: tuple[int, ...]) -> list[Arm]:
+    """All data, a random choice, and every selector with every score it needs."""
+    made = [Arm("full data", "all", None, None, FULL), Arm("random", "random", None, None, "random")]
+    for selector in plan.selectors:
+        if selector in selection.WITHOUT_SCORES:
+            made += [Arm(selector, selector, None, None, selector)] if selector != "random" else []
+            continue
+        for kind in plan.score_types:
+            for step in scored_at:
+                name = f"{selector} {kind}" + (f" step {step}" if len(scored_at) > 1 else "")
+                made.append(Arm(name, selector, kind, step, f"{selector}.{kind}.{step}"))
+    return made
+
+
+def scoring_configs(plan: Plan, config: TrainConfig) -> list[TrainConfig]:
+    """Options of the runs that are scored."""
+    config = replace(config, selector="all", size=None, offset=0, scores=None)
+    return [replace(config, run=run) for run in range(plan.score_runs)]
+
+
+def mean_file(layout: ExperimentLayout, exp: str, kind: str, step: int) -> Path:
+    """The mean score file of a study."""
+    return store.score_file(layout.experiment(f"{exp}/{FULL}"), kind, step)
+
+
+def cells(plan: Plan, config: TrainConfig, exp: str, layout: ExperimentLayout, num_examples: int) -> list[Cell]:
+    """Every arm at every size, full data first, then from the largest fraction given first to the last.
+
+    Args:
+        config: As given; `num_steps` not None.
+        num_examples: N.
+    """
+    runs = range(plan.score_runs, plan.score_runs + plan.eval_runs)
+    scored_at = steps(plan, options.resolve(config, num_examples))
+    full, *others = arms(plan, scored_at)
+    # A subset's networks are judged at the end and not looked at before.
+    config = replace(config, save_steps=config.num_steps, early_step=0)
+
+    def cell(arm: Arm, size: int) -> Cell:
+        chosen = replace(
+            config,
+            selector=arm.selector,
+            size=None if arm is full else size,
+            offset=config.offset if arm.selector == "offset" else 0,
+            scores=None if arm.type is None or arm.step is None else str(mean_file(layout, exp, arm.type, arm.step)),
+        )
+        configs = tuple(replace(chosen, run=run) for run in runs)
+        return Cell(arm, size, size / num_examples, configs, f"{exp}/{arm.folder}")
+
+    found = [cell(full, num_examples)]
+    return found + [cell(arm, size) for size in sizes(plan, num_examples) for arm in (*others[1:], others[0])]
+
+
+def _train_job(config: TrainConfig, exp: str, layout: ExperimentLayout, after: tuple[str, ...], size: int,
+               num_examples: int, **tags: str) -> Job:  # fmt: skip
+    told = {"size": str(size), "fraction": f"{size / num_examples:.4g}", **tags}
+    cost = PASSES["train"] * config.num_steps * min(config.train_batch_size, size)
+    if config.budget == "epochs":
+        cost *= size / num_examples
+    name = layout.name(layout.run(exp, config))
+    return Job(name, "train", {"config": config, "exp": exp}, after, cost, told)
+
+
+def jobs(plan: Plan, config: TrainConfig, exp: str, layout: ExperimentLayout, num_examples: int) -> list[Job]:
+    """All jobs of a study; each comes after those it waits for. Arguments as for `cells`."""
+    source = f"{exp}/{FULL}"
+    scored_at = steps(plan, options.resolve(config, num_examples))
+    made, parts = [], {}
+    for chosen in scoring_configs(plan, config):
+        trained = _train_job(chosen, source, layout, (), num_examples, num_examples, role="scoring")
+        made.append(trained)
+        for kind in plan.score_types:
+            for step in scored_at:
+                part = trained
+                if kind not in scores.TRAINING_SCORES:
+                    file = store.score_file(layout.experiment(source) / f"run_{chosen.run}", kind, step)
+                    part = Job(
+                        layout.name(file.with_suffix("")), "score",
+                        {"kind": kind, "run": chosen.run, "step": step, "exp": source}, (trained.name,),
+                        PASSES.get(kind, PASSES["score"]) * num_examples, {"role": "scoring"},
+                    )  # fmt: skip
+                    made.append(part)
+                parts.setdefault((kind, step), []).append(part.name)
+    means = {}
+    for (kind, step), waits in parts.items():
+        file = mean_file(layout, exp, kind, step)
+        arguments = {"kind": kind, "n_runs": plan.score_runs, "step": step, "exp": source}
+        means[kind, step] = layout.name(file.with_suffix(""))
+        made.append(Job(means[kind, step], "mean_score", arguments, tuple(waits), 0.0, {"role": "scoring"}))
+    for cell in cells(plan, config, exp, layout, num_examples):
+        after = () if cell.arm.type is None else (means[cell.arm.type, cell.arm.step],)
+        told = {"role": "evaluation", "arm": cell.arm.name}
+        made += [
+            _train_job(chosen, cell.exp, layout, after, cell.size, num_examples, **told) for chosen in cell.configs
+        ]
+    return made
