@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datadiet import remote, store
-from datadiet.config import UserError
+from datadiet.config import BUDGETS, UserError
 from datadiet.pipeline import Place
 
 HEADER = (
@@ -30,6 +30,7 @@ class Result(NamedTuple):
     train_acc: float  # 0 to 1, over the last report's training batches
     test_acc: float  # 0 to 1, on the whole test set after the last step
     seconds: float  # training and evaluation, without compilation
+    budget: str  # what trainings on subsets share with those on all data
 
     def cells(self) -> tuple[str, ...]:
         return (
@@ -46,7 +47,7 @@ def from_mirror(exps_path: Path) -> list[Result]:
     """
     if not exps_path.is_dir():
         raise UserError(f"exps_path={exps_path}: no such folder; expected the exps/ folder of a root.")
-    records = (store.read_json(path) for path in exps_path.rglob("summary.json"))
+    records = ({"budget": BUDGETS[0]} | store.read_json(path) for path in exps_path.rglob("summary.json"))
     return [Result(*(record[name] for name in Result._fields)) for record in records]
 
 
@@ -72,6 +73,7 @@ def from_mlflow(root: Path | None) -> list[Result]:
             train_acc=metrics["train_acc"],
             test_acc=metrics["test_acc"],
             seconds=metrics["time/train_seconds"] + metrics["time/eval_seconds"],
+            budget=params.get("cfg.budget", BUDGETS[0]),
         )
         newest.setdefault((home, result.path), result)
     return list(newest.values())
@@ -91,20 +93,40 @@ def to_csv(results: list[Result]) -> str:
     return buffer.getvalue()
 
 
-def write_table(exps_path: Path | None, output: Path, root: Path | None, exp: str | None, place: Place) -> None:
+def of_one_budget(found: list[Result], budget: str | None) -> list[Result]:
+    """The runs of one budget, which must be named where there are several: their accuracies do not compare.
+
+    Raises:
+        UserError: runs of several budgets and none named, or an unknown one.
+    """
+    if budget not in (None, *BUDGETS):
+        raise UserError(f"budget={budget}: expected one of {', '.join(BUDGETS)}.")
+    there = sorted({result.budget for result in found})
+    if budget is None and len(there) > 1:
+        raise UserError(
+            f"These runs were trained with different budgets ({', '.join(there)}), which one table must not mix: "
+            f"choose with -P budget={there[0]}, or one experiment with -P exp=EXP."
+        )
+    return [result for result in found if budget in (None, result.budget)]
+
+
+def write_table(
+    exps_path: Path | None, output: Path, root: Path | None, exp: str | None, place: Place, budget: str | None = None
+) -> None:
     """Write results.csv and log it to MLflow.
 
     Args:
         exps_path: Mirror to read; None: MLflow, or that of the place where it is offline.
         output: File to write.
         root, exp: Only runs of this root or experiment folder; None: all.
+        budget: Only runs of this budget; None: of the one there is.
     Raises:
-        UserError: there is no finished training run.
+        UserError: there is no finished training run, or there are runs of several budgets.
     """
     if place.offline and exps_path is None:
         exps_path = place.layout.exps
     found = from_mirror(exps_path) if exps_path else from_mlflow(root)
-    found = [r for r in found if exp is None or r.path.startswith(f"{exp}/")]
+    found = of_one_budget([r for r in found if exp is None or r.path.startswith(f"{exp}/")], budget)
     source = str(exps_path) if exps_path else f"MLflow ({remote.store_name()})"
     if not found:
         raise UserError(

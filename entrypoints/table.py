@@ -20,10 +20,15 @@ from .options import OFFLINE, Optional, make_place, repairable
 @click.option("--root", type=click.Path(path_type=Path), default=".",
               help="Where given, only the runs below <root>/exps.  [default: all of the experiment]")  # fmt: skip
 @click.option("--exp", type=Optional(click.STRING), help="Only runs of this experiment folder.  [default: all]")
+@click.option("--budget", type=Optional(click.STRING),
+              help="Only runs of this budget, iterations or epochs.  [default: the one there is]")  # fmt: skip
 @OFFLINE
 @repairable
-def results(exps_path: Path | None, output: Path, root: Path, exp: str | None, offline: bool) -> None:
+def results(
+    exps_path: Path | None, output: Path, root: Path, exp: str | None, budget: str | None, offline: bool
+) -> None:
     """Write one line per finished training run, from MLflow or from the mirror: the same bytes."""
     ctx = click.get_current_context()
     given = ctx.get_parameter_source("root") != ParameterSource.DEFAULT
-    write_table(exps_path, output, root if given else None, exp, make_place(root, overwrite=True, offline=offline))
+    place = make_place(root, overwrite=True, offline=offline)
+    write_table(exps_path, output, root if given else None, exp, place, budget)
