@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from datadiet import config as options
-from datadiet import scores, selection, store
+from datadiet import scores, selection, store, trajectory
 from datadiet.config import TrainConfig, UserError, option
 from datadiet.store import ExperimentLayout
 
 FULL = "full_data"  # folder of the runs on all examples, below the study's own
+TRAJECTORY_OPTIONS = frozenset(name for entry in trajectory.TRAJECTORIES.values() for name in entry.options)
 PASSES = {"train": 3.0, "grad_norm": 3.0, "score": 1.0}  # work per example, in forward passes, for the time left
 
 
@@ -85,8 +86,14 @@ def _check_names(name: str, given: tuple[str, ...], known: Iterable[str]) -> Non
         raise _refuse(name, given, f"one or more of {', '.join(known)}, each once")
 
 
+def check_names(plan: Plan) -> None:
+    """Raises UserError for a score or selector that there is not, with those there are."""
+    _check_names("score_types", plan.score_types, (*scores.SCORES, *scores.TRAINING_SCORES))
+    _check_names("selectors", plan.selectors, selection.SELECTORS)
+
+
 def check(plan: Plan, config: TrainConfig, num_examples: int) -> None:
-    """Refuse a study that could not be finished.
+    """Refuse a study that could not be finished; after `check_names`.
 
     Args:
         config: Options of a scoring run, resolved.
@@ -99,8 +106,6 @@ def check(plan: Plan, config: TrainConfig, num_examples: int) -> None:
             raise _refuse(name, getattr(plan, name), "a whole number of at least 1")
     if not (math.isfinite(plan.margin) and plan.margin > 0):
         raise _refuse("margin", plan.margin, "percentage points above 0")
-    _check_names("score_types", plan.score_types, (*scores.SCORES, *scores.TRAINING_SCORES))
-    _check_names("selectors", plan.selectors, selection.SELECTORS)
     if not plan.fractions or not all(0 < fraction < 1 for fraction in plan.fractions):
         raise _refuse("fractions", plan.fractions, "fractions above 0 and below 1 (all of the data is always there)")
     made = sizes(plan, num_examples)
@@ -146,8 +151,10 @@ def arms(plan: Plan, scored_at: tuple[int, ...]) -> list[Arm]:
 
 
 def scoring_configs(plan: Plan, config: TrainConfig) -> list[TrainConfig]:
-    """Options of the runs that are scored."""
-    config = replace(config, selector="all", size=None, offset=0, scores=None)
+    """Options of the runs that are scored; they gather what the scores need."""
+    gathered = [kind for kind in plan.score_types if kind in scores.TRAINING_SCORES]
+    gathered = trajectory.expand([*config.trajectory, *gathered])
+    config = replace(config, selector="all", size=None, offset=0, scores=None, trajectory=gathered)
     return [replace(config, run=run) for run in range(plan.score_runs)]
 
 
@@ -166,8 +173,10 @@ def cells(plan: Plan, config: TrainConfig, exp: str, layout: ExperimentLayout, n
     runs = range(plan.score_runs, plan.score_runs + plan.eval_runs)
     scored_at = steps(plan, options.resolve(config, num_examples))
     full, *others = arms(plan, scored_at)
-    # A subset's networks are judged at the end and not looked at before.
-    config = replace(config, save_steps=config.num_steps, early_step=0)
+    # Networks that judge are looked at at their end alone, and gather no more than was asked for.
+    used = {name for kind in trajectory.expand(config.trajectory) for name in trajectory.TRAJECTORIES[kind].options}
+    defaults = {name: options.FIELDS[name].default for name in TRAJECTORY_OPTIONS - used}
+    config = replace(config, save_steps=config.num_steps, early_step=0, **defaults)
 
     def cell(arm: Arm, size: int) -> Cell:
         chosen = replace(

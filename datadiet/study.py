@@ -163,13 +163,14 @@ def check(plan: Plan, config: TrainConfig, exp: str, place: Place) -> tuple[Trai
         raise UserError(
             f"{given[0]}={getattr(config, given[0])}: the runs of a study have seeds of their own; expected none given."
         )
-    resolved = pipeline.resolve(replace(config, offset=0))
+    options.validate(config)
+    graph.check_names(plan)
+    resolved = pipeline.resolve(graph.scoring_configs(plan, config)[0])
     graph.check(plan, replace(resolved, offset=config.offset), data.count_examples(config.dataset, config.data_dir))
     if not config.track_forgetting and "forget" in plan.score_types:
         raise UserError("score_types=forget needs the statistics that track_forgetting=false leaves out.")
     config = replace(config, num_steps=resolved.num_steps)
-    first = graph.scoring_configs(plan, resolved)[0]
-    task = pipeline.prepare(first, f"{exp}/{graph.FULL}", place)
+    task = pipeline.prepare(resolved, f"{exp}/{graph.FULL}", place)
     for job in graph.jobs(plan, config, exp, place.layout, task.dataset.num_examples):
         run_dir = place.layout.exps / job.name
         if job.kind == "train" and not place.overwrite and (run_dir / "args.json").exists():

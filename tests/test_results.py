@@ -18,7 +18,9 @@ HEADER = (
 
 
 def result(path: str, **changes) -> Result:
-    values = dict(zip(Result._fields, (path, "cifar10", "mlp", "l2_error", 25_000, 50_000, 0.99, 0.875, 12.345)))
+    values = dict(
+        zip(Result._fields, (path, "cifar10", "mlp", "l2_error", 25_000, 50_000, 0.99, 0.875, 12.345, "epochs"))
+    )
     return Result(**values | changes)
 
 
@@ -57,3 +59,13 @@ def test_the_mirror_is_read_where_runs_are_finished(tmp_path):
 )
 def test_scored_by(config, score_type, words):
     assert scored_by(TrainConfig(**config), score_type) == words
+
+
+def test_budgets_are_not_mixed():
+    found = [result("a/run_0"), result("a/run_1", budget="iterations")]
+    with pytest.raises(UserError, match=r"different budgets \(epochs, iterations\).* -P budget=epochs"):
+        results.of_one_budget(found, None)
+    assert results.of_one_budget(found, "epochs") == found[:1]
+    assert results.of_one_budget(found[1:], None) == found[1:]
+    with pytest.raises(UserError, match="budget=hours: expected one of iterations, epochs"):
+        results.of_one_budget(found, "hours")
