@@ -87,7 +87,10 @@ def _check_names(name: str, given: tuple[str, ...], known: Iterable[str]) -> Non
 
 
 def check_names(plan: Plan) -> None:
-    """Raises UserError for a score or selector that there is not, with those there are."""
+    """Raises UserError for a number of runs below 1, and a score or selector that there is not."""
+    for name in ("score_runs", "eval_runs"):
+        if getattr(plan, name) < 1:
+            raise _refuse(name, getattr(plan, name), "a whole number of at least 1")
     _check_names("score_types", plan.score_types, (*scores.SCORES, *scores.TRAINING_SCORES))
     _check_names("selectors", plan.selectors, selection.SELECTORS)
 
@@ -101,9 +104,6 @@ def check(plan: Plan, config: TrainConfig, num_examples: int) -> None:
     Raises:
         UserError: names the option, its value and what was expected.
     """
-    for name in ("score_runs", "eval_runs"):
-        if getattr(plan, name) < 1:
-            raise _refuse(name, getattr(plan, name), "a whole number of at least 1")
     if not (math.isfinite(plan.margin) and plan.margin > 0):
         raise _refuse("margin", plan.margin, "percentage points above 0")
     if not plan.fractions or not all(0 < fraction < 1 for fraction in plan.fractions):

@@ -86,10 +86,10 @@ def test_no_seed_scores_and_judges_and_positions_share_seeds():
 def test_jobs_come_after_what_they_wait_for_and_share_no_folder():
     jobs = graph.jobs(PLAN, replace(GIVEN, offset=7), "s", LAYOUT, 1438)
     names = [job.name for job in jobs]
-    assert len(set(names)) == len(names) == 3 + 3 * 2 + 2 * 2 + 17 * 5
+    assert len(set(names)) == len(names) == 3 + 3 * 2 + 2 * 2 + 19 * 5
     for position, job in enumerate(jobs):
         assert set(job.after) <= set(names[:position])
-    assert len({job.arguments["config"] for job in jobs if job.kind == "train"}) == 3 + 17 * 5
+    assert len({job.arguments["config"] for job in jobs if job.kind == "train"}) == 3 + 19 * 5
     (mean,) = (job for job in jobs if job.kind == "mean_score" and "forget" in job.name and job.name.endswith("8"))
     assert mean.after == ("s/full_data/run_0", "s/full_data/run_1", "s/full_data/run_2"), "made by training"
     chosen = next(job for job in jobs if job.name == "s/offset.forget.8/size_288.offset_7/run_4")
