@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from datadiet import cluster, data, engine, graph, pipeline, record, results, resume, store, tracking, workers
+from datadiet import cluster, data, engine, graph, pipeline, record, report, results, resume, store, tracking, workers
 from datadiet import config as options
 from datadiet.config import TrainConfig, UserError, option
 from datadiet.graph import Plan
@@ -247,11 +247,11 @@ def run_study(config: TrainConfig, exp: str, place: Place, plan: Plan, means: Me
         jobs = graph.jobs(plan, config, exp, place.layout, count)
         left = [job for job in jobs if not (place.layout.exps / job.name / "summary.json").exists()]
         engine.run_jobs(jobs, begin_engine(means, inner, len(left)), place.progress, exp, place.command)
-        return report(described, folder, tracked, place)
+        return conclude(described, folder, tracked, place)
 
 
-def report(study: dict[str, Any], folder: Path, tracked: tracking.TrackedRun, place: Place) -> list[Line]:
-    """The table of a finished study and its pictures, in the mirror and in MLflow."""
+def conclude(study: dict[str, Any], folder: Path, tracked: tracking.TrackedRun, place: Place) -> list[Line]:
+    """The table, the report and the pictures of a finished study, in the mirror and in MLflow."""
     exps = place.layout.exps
 
     def accuracies(cell: dict[str, Any]) -> np.ndarray:
@@ -266,7 +266,12 @@ def report(study: dict[str, Any], folder: Path, tracked: tracking.TrackedRun, pl
     store.write_text(folder / "results.csv", results.to_csv(found))
     for file in ("study.json", "table.csv", "accuracy.png", "scores.png", "results.csv"):
         tracked.log_artifact(folder / file)
+    for path in report.write_report(exps, name):
+        where = path.parent.relative_to(folder).as_posix()
+        tracked.log_artifact(path, None if where == "." else where)
     told = {f"study/{r.scored_by.replace(' ', '_')}/{r.fraction:.0%}".replace("%", "pct"): r.mean for r in lines}
     tracked.log_metrics(told)
-    place.progress.say(f"\n{as_text(lines)}\n\nTable, plots and results.csv: {folder}")
+    place.progress.say(
+        f"\n{as_text(lines)}\n\nReport: {folder / 'report.html'}\nTable, plots and results.csv: {folder}"
+    )
     return lines
