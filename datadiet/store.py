@@ -212,9 +212,16 @@ def save_scores(path: Path, values: np.ndarray, identity: dict[str, Any], proven
     """
     content = npy_bytes(values)
     made = {"package_version": datadiet.__version__, "sha256": hashlib.sha256(content).hexdigest()}
-    record = {**provenance, **made, **identity}
+    record = sealed({**provenance, **made, **identity})
     write_json(path.with_suffix(".json"), record)  # first: values without a record would be taken on trust
     write_bytes(path, content)
+
+
+def sealed(record: dict[str, Any]) -> dict[str, Any]:
+    """A record with the hash of all else that it says, as `load_record` expects it."""
+    rest = {name: value for name, value in record.items() if name != "record_sha256"}
+    text = json.dumps(rest, sort_keys=True)
+    return rest | {"record_sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def load_record(path: Path) -> dict[str, Any] | None:
@@ -227,6 +234,8 @@ def load_record(path: Path) -> dict[str, Any] | None:
     if not sidecar.exists():
         return None
     record = read_record(sidecar, sha256=str, dataset=str, fingerprint=str, example_ids=list, type=(str, type(None)))
+    if record != sealed(record):
+        raise UserError(f"{sidecar}: not what was written there (its hash differs); make the scores again.")
     if not all(isinstance(i, str) for i in record["example_ids"]):
         raise UserError(f"{sidecar}: example_ids are not all names; it is damaged.")
     return record
@@ -334,7 +343,7 @@ def _seal(path: Path) -> None:
     """Have all of a checkpoint on disk, then say so with the hash of every file."""
     with ThreadPoolExecutor(8) as pool:  # together, they cost little more than one
         list(pool.map(sync_folder, [path, *path.rglob("*")]))
-    write_json(path / "files.json", _file_hashes(path))
+    write_json(path / "files.json", sealed(_file_hashes(path)))
     sync_folder(path.parent)
 
 
@@ -343,8 +352,12 @@ def _check_files(path: Path) -> None:
     if not (path / "files.json").is_file():
         raise UserError(f"{path}: this checkpoint is incomplete (no files.json); train the run again.")
     expected, found = read_record(path / "files.json"), _file_hashes(path)
+    if expected != sealed(expected):
+        raise UserError(
+            f"{path / 'files.json'} is not what was written: this checkpoint is damaged; train the run again."
+        )
     for name, digest in expected.items():
-        if found.get(name) != digest:
+        if name != "record_sha256" and found.get(name) != digest:
             state = "is not what was written (its hash differs)" if name in found else "is missing"
             raise UserError(f"{path / name} {state}: this checkpoint is damaged; train the run again.")
 

@@ -259,7 +259,7 @@ def test_scores_of_other_data_are_refused(root):
     copy = root / "other.npy"
     copy.write_bytes(score_of(root, "l2_error").read_bytes())
     record = json.loads(record_file.read_text()) | {"fingerprint": "0" * 64, "dataset": "other_digits"}
-    copy.with_suffix(".json").write_text(json.dumps(record))
+    copy.with_suffix(".json").write_text(json.dumps(store.sealed(record)))
     done = datadiet("keep_max", root, expect=2, size=10, exp="y", scores=copy, **QUICK)
     assert f"{copy}: The values belong to other_digits" in done.stderr
     copy.with_suffix(".json").unlink()

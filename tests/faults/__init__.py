@@ -1,0 +1,1 @@
+"""Faults done on purpose, counted: `python -m tests.faults`."""

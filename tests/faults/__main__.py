@@ -1,0 +1,105 @@
+"""The proof: faults at random moments and places, each survived or detected, none of them losing anything.
+
+python -m tests.faults                 # all of it, about 12 minutes on two cores; writes tests/faults/results.md
+python -m tests.faults --seed 7        # other moments and places
+python -m tests.faults --part 0.05     # a twentieth of it
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+def table(tallies: list, seed: int, seconds: float) -> str:
+    """Markdown."""
+    import datadiet
+
+    head = ["fault", "tried", "detected", "survived", "lost"]
+    rows = [[t.fault, t.tried, t.detected, t.survived, t.lost] for t in tallies]
+    rows.append(["all", *(sum(row[i] for row in rows) for i in range(1, 5))])
+    widths = [max(len(str(row[i])) for row in (head, *rows)) for i in range(5)]
+
+    def line(cells: list) -> str:
+        shown = [str(c).ljust(w) if i == 0 else str(c).rjust(w) for i, (c, w) in enumerate(zip(cells, widths))]
+        return f"| {' | '.join(shown)} |"
+
+    rule = f"|{'|'.join('-' * (w + 2) for w in widths)}|"
+    made = (
+        f"seed {seed}, {seconds:.0f} s, {datetime.date.today()}, datadiet {datadiet.__version__}, "
+        f"Python {platform.python_version()}, {os.cpu_count()} cores"
+    )
+    notes = [f"- {note}" for t in tallies for note in t.notes]
+    return "\n".join([line(head), rule, *map(line, rows), "", made, *([""] if notes else []), *notes]) + "\n"
+
+
+@click.command()
+@click.option("--seed", type=int, help="Of moments and places.  [default: drawn, and printed]")
+@click.option("--part", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Of all faults.  [default: 1]")
+@click.option("--server/--no-server", default=True, help="Whether to start MLflow servers.  [default: yes]")
+@click.option("--output", type=click.Path(path_type=Path), help="File for the table.  [default: results.md here]")
+@click.option("--keep", is_flag=True, help="Keep the folder in which it was done.")
+def main(seed: int | None, part: float, server: bool, output: Path | None, keep: bool) -> None:
+    """Do faults on purpose, and print what came of them."""
+    base = Path(tempfile.mkdtemp(prefix="datadiet-faults-"))
+    os.environ["DATADIET_CACHE"] = str(base / "cache")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(base / "xla")
+    from . import scenes
+
+    seed = random.SystemRandom().randrange(10**6) if seed is None else seed
+    print(f"seed {seed}, in {base}", flush=True)
+    stage, begin = scenes.Stage(base, random.Random(seed)), time.monotonic()
+    tallies = []
+
+    def many(count: int) -> int:
+        return max(1, round(count * part))
+
+    def add(*found: object) -> None:
+        tallies.extend(found)
+        for one in found:
+            told = f"{one.tried} tried, {one.detected} detected, {one.survived} survived, {one.lost} lost"  # type: ignore
+            print(f"{time.monotonic() - begin:5.0f} s  {one.fault}: {told}", flush=True)  # type: ignore
+
+    add(scenes.kill_training(stage, many(20), False), scenes.kill_training(stage, many(12), True))
+    add(scenes.kill_others(stage, {"score": many(8), "mean_score": many(5), "results": many(5)}))
+    add(*scenes.corrupt_all(stage, many(200), many(40)))
+    add(scenes.full_disks(stage, many(8), False), scenes.full_disks(stage, many(4), True))
+    add(scenes.offline_then_sync(stage, many(4)))
+    if part == 1:
+        add(scenes.together(stage, f"sqlite:///{base}/eight.db", 8, "one sqlite store"))
+    if server:
+        own = scenes.new_server(base / "server")
+        try:
+            add(scenes.lose_server(stage, own, many(6)))
+            if part == 1:
+                add(scenes.together(stage, own.uri, 8, "one mlflow server"))
+        finally:
+            own.signal(signal.SIGKILL)
+    text = table(tallies, seed, time.monotonic() - begin)
+    print(f"\n{text}")
+    place = output or (Path(__file__).with_name("results.md") if part == 1 and server else None)
+    if place:
+        command = "python -m tests.faults" + ("" if part == 1 else f" --part {part:g}")
+        place.write_text(f"# Faults done on purpose\n\nMade by `{command} --seed {seed}`.\n\n{text}")
+    lost = sum(t.lost for t in tallies)
+    if lost or keep:
+        print(f"kept: {base}")
+    else:
+        shutil.rmtree(base, ignore_errors=True)
+    sys.exit(1 if lost else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""Real processes that begin quickly: forked from one that has imported everything and started nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+# What a fork inherits has to be imported, never begun: JAX's backend and MLflow's stores are made in the children.
+import entrypoints.scoring
+import entrypoints.syncing
+import entrypoints.table
+import entrypoints.training  # noqa: F401
+from datadiet import models, store, train
+from datadiet.config import resolve, saved_steps
+from entrypoints.__main__ import main
+
+QUICK = {"dataset": "digits", "model": "mlp", "width": 16, "num_steps": 150, "augment": "false"}
+TRAINING = QUICK | {"save_steps": 15, "log_steps": 10}  # a third of the reports come between two checkpoints
+TIMED = {"seconds", "compile_seconds", "total_seconds", "mlflow_run_id", "select_seconds"}
+
+
+@dataclass
+class Tally:
+    """What came of one kind of fault."""
+
+    fault: str
+    tried: int = 0
+    detected: int = 0  # refused or passed over, by name
+    survived: int = 0  # the result is that of an undisturbed run
+    lost: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, outcome: str, note: str = "") -> None:
+        """outcome: detected, survived or lost."""
+        self.tried += 1
+        setattr(self, outcome, getattr(self, outcome) + 1)
+        if note:
+            self.notes.append(f"{self.fault}: {note}")
+            print(f"  {outcome}: {note}", flush=True)
+
+
+@dataclass
+class Child:
+    """A forked process."""
+
+    pid: int
+    log: Path
+    begun: float
+    code: int | None = None
+
+    def wait(self, seconds: float = 240) -> int:
+        """Its exit code (minus the signal that ended it); it is killed after so many seconds."""
+        end = time.monotonic() + seconds
+        while self.running():
+            if time.monotonic() > end:
+                os.kill(self.pid, signal.SIGKILL)
+            time.sleep(0.005)
+        assert self.code is not None
+        return self.code
+
+    def running(self) -> bool:
+        if self.code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.code = os.waitstatus_to_exitcode(status) if pid else None
+        return self.code is None
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            if self.running():
+                os.kill(self.pid, signal.SIGKILL)
+        self.wait()
+
+    @property
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+
+def fork(work: Any, log: Path) -> Child:
+    """Run `work()` in a child; its return value is the exit code."""
+    sys.stdout.flush()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    pid = os.fork()
+    if pid:
+        return Child(pid, log, time.monotonic())
+    code = 1
+    try:
+        out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(out, 1)
+        os.dup2(out, 2)
+        code = work()
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code or 0)
+
+
+def datadiet(words: list[str], uri: str, log: Path) -> Child:
+    """`datadiet WORDS` as a process of its own."""
+
+    def work() -> int:
+        import mlflow
+
+        mlflow.set_tracking_uri(uri)
+        main(words, prog_name="datadiet")
+        return 0
+
+    return fork(work, log)
+
+
+def words(command: str, **options: Any) -> list[str]:
+    return [command, *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
+
+
+def asked(question: Any, *arguments: Any, log: Path) -> Any:
+    """What a function gives (JSON), asked in a child, which may use JAX and MLflow."""
+    answer = log.with_suffix(f".{time.monotonic_ns()}.answer")
+
+    def work() -> int:
+        answer.write_text(json.dumps(question(*arguments)))
+        return 0
+
+    child = fork(work, log)
+    if child.wait() != 0:
+        raise AssertionError(f"{question.__name__}: {child.text[-2000:]}")
+    return json.loads(answer.read_text())
+
+
+# --- what is compared -------------------------------------------------------------------------
+
+
+def untimed(record: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in record.items() if k not in TIMED and not train.is_timing(k)}
+
+
+def state_of(run: Path, step: int) -> dict[str, str]:
+    """Hash of every leaf of a checkpoint, verified; raises UserError where it is damaged."""
+    stored = store.open_run(run)
+    shape = stored.arguments["data"]["image_shape"]
+    config = resolve(stored.config, stored.arguments["data"]["num_examples"])
+    network = models.build_model(config.model, 10, shape, config.width)
+    like = train.initial_state(network, config, stored.arguments["data"]["num_examples"])
+    return store._leaf_hashes(store.load_state(run, step, like))
+
+
+def content(run: str) -> dict[str, Any]:
+    """All that a training run made, without timings: files by their bytes, checkpoints by their verified state."""
+    folder = Path(run)
+    found: dict[str, Any] = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and "ckpts" not in p.relative_to(folder).parts):
+        name = path.relative_to(folder).as_posix()
+        if path.suffix == ".lock" or path.name.endswith("mlflow_run.json"):
+            continue
+        if path.name == "metrics.jsonl":
+            found[name] = [untimed(json.loads(line)) for line in path.read_text().splitlines()]
+        elif path.suffix == ".json":
+            found[name] = untimed(json.loads(path.read_text()))
+            found[name].pop("record_sha256", None)
+        else:
+            found[name] = path.read_bytes().hex()
+    found["ckpts"] = sorted(p.name for p in (folder / "ckpts").iterdir())
+    stored = store.open_run(folder)
+    assert store.checkpoint_steps(folder) == saved_steps(resolve(stored.config, 1438))
+    for step in store.checkpoint_steps(folder):
+        found |= {f"{step}{leaf}": digest for leaf, digest in state_of(folder, step).items()}
+    return found
+
+
+def difference(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    return [name for name in sorted(one.keys() | other.keys()) if one.get(name) != other.get(name)]
+
+
+def told_wrongly(uri: str, roots: list[str]) -> list[str]:
+    """What MLflow says otherwise than the mirror of training runs: one run each, FINISHED, every point once."""
+    import mlflow
+
+    mlflow.set_tracking_uri(uri)
+    client, wrong = mlflow.MlflowClient(), []
+    runs = mlflow.search_runs(experiment_names=["datadiet"], output_format="list", max_results=50000)
+    for root in roots:
+        for summary in sorted((Path(root) / "exps").rglob("summary.json")):
+            path = summary.parent.relative_to(Path(root) / "exps").as_posix()
+            mine = [
+                r for r in runs
+                if r.data.tags["datadiet.root"] == str(Path(root).resolve()) and r.data.tags["datadiet.path"] == path
+            ]  # fmt: skip
+            if len(mine) != 1 or mine[0].info.status != "FINISHED":
+                wrong.append(f"{summary.parent}: MLflow has {[r.info.status for r in mine]}")
+                continue
+            lines = store.read_lines(summary.with_name("metrics.jsonl"))
+            for name in lines[0].keys() - {"step"}:
+                points = client.get_metric_history(mine[0].info.run_id, name)
+                if sorted((p.step, p.value) for p in points) != [(line["step"], line[name]) for line in lines]:
+                    wrong.append(f"{summary.parent}: {name} differs in MLflow")
+    return wrong
+
+
+def half_written(root: Path) -> list[str]:
+    """Temporary files and folders that were left."""
+    return [str(p) for p in root.rglob("*") if p.name.endswith(".tmp") or "orbax-checkpoint-tmp" in p.name]
