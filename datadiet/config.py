@@ -87,6 +87,25 @@ class TrainConfig:
     size: int | None = option(None, "Number of training examples to keep.", auto="all")
     offset: int = option(0, "Examples of smallest score to skip before the window (selector 'offset').")
     scores: str | None = option(None, "Score file (.npy) to select by.", auto="the mean score of score_exp")
+    balance: str | None = option(
+        None,
+        "How many of each class to keep: 'none' (as they come), 'proportional' or 'equal' (as far as there are).",
+        auto="none; proportional for herding and d2",
+    )
+    cutoff: float = option(0.0, "Fraction of all examples, those of largest score, left out first (ccs, d2), below 1.")
+    strata: int = option(50, "Bins of equal width that the score is divided into (ccs).")
+    center: str = option("mean", "Center of a class in feature space: mean or median (moderate).")
+    neighbors: int = option(5, "Nearest examples in feature space that each is joined to (d2).")
+    gamma: float = option(0.1, "Discount of the neighbours of a kept example at distance d: exp(-gamma * d) (d2).")
+    features_run: str | None = option(
+        None, "Run folder that features are taken from (moderate, k_center, herding, d2).", auto="run 0 of score_exp"
+    )
+    features_step: int | None = option(
+        None, "Step of the checkpoint that features are taken from.", auto="the step of the score"
+    )
+    manifest: str | None = option(
+        None, "File of kept examples (kept.csv) to train on (selector manifest).", auto="none"
+    )
 
 
 FIELDS = {f.name: f for f in dataclasses.fields(TrainConfig)}
@@ -100,8 +119,10 @@ _AT_LEAST_ONE = (
     "save_steps",
     "early_save_steps",
     "width",
+    "strata",
+    "neighbors",
 )
-_NOT_NEGATIVE = ("run", "offset", "early_step", "lr", "beta", "weight_decay", "decay_factor")
+_NOT_NEGATIVE = ("run", "offset", "early_step", "lr", "beta", "weight_decay", "decay_factor", "cutoff", "gamma")
 _SEEDS = ("random_label_seed", "model_seed", "train_seed", "random_subset_seed")
 
 
@@ -129,6 +150,8 @@ def validate(config: TrainConfig) -> None:
             raise _refuse(name, value, "a seed from 0 to 2**32 - 1")
     if not 0 <= config.random_label_fraction <= 1:
         raise _refuse("random_label_fraction", config.random_label_fraction, "a fraction from 0 to 1")
+    if config.cutoff >= 1:
+        raise _refuse("cutoff", config.cutoff, "a fraction below 1")
     if config.trajectory_window < 3:
         raise _refuse("trajectory_window", config.trajectory_window, "at least 3 presentations")
     if not 0 < config.tdds_decay <= 1:
@@ -170,7 +193,7 @@ def resolve(config: TrainConfig, num_examples: int) -> TrainConfig:
         num_examples: N, size of the *full* training set: an epoch is N // train_batch_size
             steps (at least 1) whatever the subset, so all sizes train equally long.
     Returns:
-        A config in which only data_dir, width, scores and size may be None.
+        A config in which only data_dir, width and the options of what to keep may be None.
     Raises:
         UserError: an option or the subset asked for is impossible.
     """

@@ -140,6 +140,29 @@ class Network:
         """Evaluation mode: normalised images float32 [B, H, W, D] -> logits float32 [B, C]."""
         return self.module.apply(variables, images, train=False)
 
+    def apply_with_features(self, variables: Variables, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Evaluation mode: logits [B, C], and what the last dense layer makes them of, float32 [B, F].
+
+        Raises:
+            UserError: the network has no dense layer.
+        """
+        taken: list[jax.Array] = []
+
+        def keep_input(call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
+            if isinstance(context.module, nn.Dense) and context.method_name == "__call__":
+                taken.append(args[0])
+            return call(*args, **kwargs)
+
+        with nn.intercept_methods(keep_input):
+            logits = self.apply(variables, images)
+        if not taken:
+            raise UserError(f"{type(self.module).__name__} has no dense layer, so no features before it.")
+        return logits, taken[-1].astype(jnp.float32)
+
+    def features(self, variables: Variables, images: jax.Array) -> jax.Array:
+        """Evaluation mode: penultimate features, float32 [B, F]; see `apply_with_features`."""
+        return self.apply_with_features(variables, images)[1]
+
     def apply_training(self, variables: Variables, images: jax.Array) -> tuple[jax.Array, Variables]:
         """Training mode (statistics of the batch): logits [B, C] and the new batch_stats."""
         logits, updated = self.module.apply(variables, images, train=True, mutable=["batch_stats"])

@@ -14,8 +14,21 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from datadiet import (
+    choosing,
+    data,
+    identity,
+    models,
+    record,
+    resume,
+    scores,
+    selection,
+    store,
+    tracking,
+    train,
+    trajectory,
+)
 from datadiet import config as options
-from datadiet import data, identity, models, record, resume, scores, selection, store, tracking, train, trajectory
 from datadiet.config import Interrupted, TrainConfig, UserError
 from datadiet.data import Dataset
 from datadiet.store import ExperimentLayout
@@ -68,26 +81,17 @@ class ScoreChoice:
 def resolve(config: TrainConfig) -> TrainConfig:
     """Names checked and derived options filled in, without loading data."""
     models.check_model(config.model)
-    if config.selector != "all":
+    if config.selector == choosing.MANIFEST:
+        config = choosing.find_manifest(config)
+    elif config.selector != "all":
         selection.check_selector(config.selector)
         if config.size is None:
             raise UserError(f"selector={config.selector} needs a size: -P size=N.")
-    if config.offset and config.selector != "offset":
-        raise UserError(f"offset={config.offset} is used by offset_subset only.")
     config = replace(config, trajectory=trajectory.expand(config.trajectory))
-    refuse_unused(config)
+    choosing.refuse_unused(config)
     options.validate(config)
     count = data.count_examples(config.dataset, config.data_dir)
     return options.fit_budget(options.resolve(config, count), count)
-
-
-def refuse_unused(config: TrainConfig) -> None:
-    """Raises UserError where a statistic's option was given and no statistic asked for uses it."""
-    used = {option for name in config.trajectory for option in trajectory.TRAJECTORIES[name].options}
-    for name in {option for entry in trajectory.TRAJECTORIES.values() for option in entry.options} - used:
-        if getattr(config, name) != options.FIELDS[name].default:
-            users = [user for user, entry in trajectory.TRAJECTORIES.items() if name in entry.options]
-            raise UserError(f"{name}={getattr(config, name)} is used by trajectory={','.join(users)} only.")
 
 
 def default_scores(layout: ExperimentLayout, config: TrainConfig, choice: ScoreChoice) -> Path:
@@ -116,20 +120,27 @@ def find_scores(layout: ExperimentLayout, config: TrainConfig, choice: ScoreChoi
     Raises:
         UserError: the file is not there, with the commands that make it.
     """
-    if config.selector == "all" or config.selector in selection.WITHOUT_SCORES:
+    if config.selector in ("all", choosing.MANIFEST, *selection.WITHOUT_SCORES):
         return replace(config, scores=None)
     path = default_scores(layout, config, choice) if config.scores is None else Path(config.scores)
     if path.is_file():
         return replace(config, scores=str(path))
     if config.scores is not None:
         raise UserError(f"scores={path}: no such file; expected a score file (.npy).")
-    others = sorted(map(str, layout.experiment(choice.exp).glob("*_scores/ckpt_*.npy")))
+    files = layout.experiment(choice.exp).glob("*_scores/ckpt_*.npy")
+    others = sorted(str(file) for file in files if file.with_suffix(".json").exists())
     lines = [
         f"No mean score file {path}. Make it, here from runs 0-2 (the paper takes ten):",
         *(f"  {command}" for command in _commands_for(path, layout, config, choice)),
         f"Or name a file: -P scores=PATH. Mean scores there are: {', '.join(others) or 'none'}.",
     ]
     raise UserError("\n".join(lines))
+
+
+def find_sources(layout: ExperimentLayout, config: TrainConfig, choice: ScoreChoice) -> TrainConfig:
+    """The config with all that its selector looks at: the score file, and the checkpoint of its features."""
+    config = find_scores(layout, config, choice)
+    return choosing.find_features(layout, config, choice.exp, choice.step)
 
 
 def _commands_for(path: Path, layout: ExperimentLayout, config: TrainConfig, choice: ScoreChoice) -> list[str]:
@@ -178,27 +189,41 @@ def read_scores(path: Path, dataset: Dataset, say: Callable[[str], None]) -> tup
     return values, record.get("type") if record else None
 
 
-def choose(config: TrainConfig, dataset: Dataset, place: Place) -> tuple[np.ndarray, np.ndarray | None, str | None]:
-    """Ids to train on in kept order [M], the scores they were chosen by, and the type of those."""
+def choose(
+    config: TrainConfig, dataset: Dataset, labels: np.ndarray, place: Place
+) -> tuple[np.ndarray, np.ndarray | None, str | None]:
+    """Ids to train on in kept order [M], the scores they were chosen by, and the type of those.
+
+    Args:
+        dataset: As published.
+        labels: int32 [N], those trained on.
+    """
     everything = np.arange(dataset.num_examples, dtype=np.int32)
     if config.size is None:
         return everything, None, None
+    if config.manifest is not None:
+        return choosing.manifest_ids(Path(config.manifest), dataset), None, None
     values, score_type = None, None
     if config.scores is not None:
         values, score_type = read_scores(Path(config.scores), dataset, place.progress.say)
     chosen_from = everything if values is None else values
-    seed = config.random_subset_seed
-    kept = selection.kept_order(config.selector, chosen_from, size=config.size, offset=config.offset, seed=seed)
+    kept = selection.kept_order(
+        config.selector, chosen_from, size=config.size, seed=config.random_subset_seed, labels=labels,
+        features=choosing.features(config, dataset) if config.features_run else None,
+        **choosing.parameters(config)._asdict(),
+    )  # fmt: skip
     return kept, values, score_type
 
 
 def scored_by(config: TrainConfig, score_type: str | None) -> str:
     """How the training examples of a run were chosen, in words for the table."""
+    told = " ".join(f"{name} {value}" for name, value in choosing.given_parameters(config).items())
     if config.scores is None:
-        return "full data" if config.selector == "all" else config.selector
-    name = score_type or Path(config.scores).stem
-    manner = {"keep_max": "", "offset": f" (offset {config.offset})"}
-    return name + manner.get(config.selector, f" ({config.selector})")
+        name = "full data" if config.selector == "all" else config.selector
+        return f"{name} ({told})" if told else name
+    name, selector = score_type or Path(config.scores).stem, config.selector
+    manner = " ".join(filter(None, ["" if selector in ("keep_max", "offset") else selector, told]))
+    return f"{name} ({manner})" if manner else name
 
 
 @dataclass(frozen=True)
@@ -240,13 +265,11 @@ def prepare(config: TrainConfig, exp: str, place: Place) -> Task:
         dataset.train_labels, config.random_label_fraction, config.random_label_seed
     )
     start = time.perf_counter()
-    kept, values, score_type = choose(config, published, place)
+    kept, values, score_type = choose(config, published, labels, place)
     select_seconds = time.perf_counter() - start
     inputs = {}
     if config.selector != "all":
-        shown = [""] * dataset.num_examples if values is None else values.tolist()
-        rows = ((dataset.example_ids[i], order, shown[i]) for order, i in enumerate(kept))
-        inputs["kept.csv"] = store.csv_text("example_id,kept_order,score", rows)
+        inputs["kept.csv"] = choosing.manifest_text(dataset, kept, values)
     if config.random_label_fraction:
         rows = ((dataset.example_ids[i], i, dataset.train_labels[i], labels[i]) for i in touched)
         inputs["random_labels.csv"] = store.csv_text("example_id,id,label,random_label", rows)
@@ -306,7 +329,7 @@ def train_run(config: TrainConfig, exp: str, place: Place, choice: ScoreChoice =
         UserError: anything the caller can repair; before data is loaded where that can be known.
         Interrupted: SIGTERM or Ctrl-C came; what was done is saved.
     """
-    config = find_scores(place.layout, resolve(config), choice)
+    config = find_sources(place.layout, resolve(config), choice)
     run_dir = place.layout.run(exp, config)
     if place.resume and place.overwrite:
         raise UserError("resume=true and overwrite=true exclude each other: continue the run, or replace it.")

@@ -1,24 +1,29 @@
 """Scores of training examples: one value each; larger means harder, kept first by keep_max.
 
-A score of logits is a function of logits and labels; a score of gradients needs the network.
-To add one: write the function, name it in LOGIT_SCORES or GRADIENT_SCORES.
+A score of logits is a function of logits and labels; one of the network sees a batch of images; one of features sees
+the features of all examples at once. To add one: write the function, name it in LOGIT_SCORES, NETWORK_SCORES or
+FEATURE_SCORES.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.stats import rankdata
 
 from datadiet.config import UserError
 from datadiet.models import Network, Variables
 from datadiet.per_example import grad_norms
 from datadiet.trajectory import TRAJECTORIES
+
+KMEANS_STEPS = 100
+FEATURES = "features"  # what a batch gives beside its scores
 
 
 def _errors(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -50,9 +55,75 @@ def sum_margin(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return 1 - logits.shape[-1] * true
 
 
+def entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """-sum over c of p_c log p_c in [0, log C]; the label is not used. Source: Coleman et al. 2020."""
+    logs = jax.nn.log_softmax(logits)
+    return -(jnp.exp(logs) * logs).sum(-1)
+
+
+def least_confidence(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """1 - the largest p_c in [0, 1 - 1/C]; the label is not used. Source: Coleman et al. 2020."""
+    return 1 - jax.nn.softmax(logits).max(-1)
+
+
+def margin(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """1 - (the largest p_c - the second largest) in [0, 1]; the label is not used.
+
+    The literature's margin is the difference itself, small where uncertain (Scheffer et al. 2001). The margin of
+    the label is max_margin.
+    """
+    first, second = jnp.moveaxis(jax.lax.top_k(jax.nn.softmax(logits), 2)[0], -1, 0)
+    return 1 - (first - second)
+
+
+def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Cross-entropy, -log p_y in nats."""
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=-1)[:, 0]
+
+
 def grad_norm(network: Network, variables: Variables, images: jax.Array, labels: jax.Array) -> jax.Array:
     """GraNd, the norm of the loss gradient over all parameters. Source: Paul et al. 2021, definition 2.1."""
     return grad_norms(network, variables, images, labels)
+
+
+def grand_last(network: Network, variables: Variables, images: jax.Array, labels: jax.Array) -> jax.Array:
+    """GraNd of the last layer's kernel and bias alone: ||p - y||_2 sqrt(1 + ||h||_2^2) for its input h."""
+    logits, features = network.apply_with_features(variables, images)
+    return l2_error(logits, labels) * jnp.sqrt(1 + (features**2).sum(-1))
+
+
+def input_norm(network: Network, variables: Variables, images: jax.Array, labels: jax.Array) -> jax.Array:
+    """L2 norm of the normalised input: a control that knows neither network nor label, close to GraNd at step 0."""
+    return jnp.sqrt((images.reshape(len(images), -1) ** 2).sum(-1))
+
+
+def prototype(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """1 - cosine of the features [N, F] and the nearest of C prototypes, in [0, 2]; high is atypical.
+
+    The prototypes are those of k-means (Lloyd) with k = C. It starts from the class means, so that nothing is drawn
+    by chance; the labels serve for nothing else. Source: Sorscher et al. 2022, there with self-supervised features.
+    """
+    centers = kmeans(features, np.stack([features[labels == c].mean(0) for c in np.unique(labels)]))
+    cosines = _unit(features) @ _unit(centers).T
+    return (1 - cosines.max(1)).astype(np.float32)
+
+
+def kmeans(points: np.ndarray, centers: np.ndarray) -> np.ndarray:
+    """Centers [K, F] after Lloyd's iterations from `centers` until no point changes its own, at most KMEANS_STEPS."""
+    nearest = None
+    for _ in range(KMEANS_STEPS):
+        found = ((centers**2).sum(1) - 2 * points @ centers.T).argmin(1)
+        if nearest is not None and (found == nearest).all():
+            break
+        nearest, used = found, np.unique(found)
+        centers = np.array(centers)
+        centers[used] = [points[found == k].mean(0) for k in used]  # one that lost all its points stays
+    return centers
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    """Rows of length 1; a zero row stays zero."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 LOGIT_SCORES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
@@ -60,11 +131,18 @@ LOGIT_SCORES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "l1_error": l1_error,
     "max_margin": max_margin,
     "sum_margin": sum_margin,
+    "entropy": entropy,
+    "least_confidence": least_confidence,
+    "margin": margin,
+    "loss": loss,
 }
-GRADIENT_SCORES: dict[str, Callable[[Network, Variables, jax.Array, jax.Array], jax.Array]] = {
+NETWORK_SCORES: dict[str, Callable[[Network, Variables, jax.Array, jax.Array], jax.Array]] = {
     "grad_norm": grad_norm,
+    "grand_last": grand_last,
+    "input_norm": input_norm,
 }
-SCORES = (*LOGIT_SCORES, *GRADIENT_SCORES)  # of a checkpoint
+FEATURE_SCORES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {"prototype": prototype}
+SCORES = (*LOGIT_SCORES, *NETWORK_SCORES, *FEATURE_SCORES)  # of a checkpoint
 TRAINING_SCORES = tuple(TRAJECTORIES)  # gathered while training
 
 
@@ -88,18 +166,51 @@ def _rows(array: np.ndarray | jax.Array, first: int, size: int) -> np.ndarray | 
 
 @lru_cache(maxsize=8)
 def _batch_scorer(kinds: tuple[str, ...], network: Network, prepare: Callable) -> Callable:
-    """Jitted (variables, images [B, …], labels [B]) -> scores [B] by kind."""
+    """Jitted (variables, images [B, …], labels [B]) -> by kind scores [B], or features [B, F]."""
 
     def score(variables: Variables, images: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
         images = prepare(images)
-        gradient_kinds = [kind for kind in kinds if kind in GRADIENT_SCORES]
-        values = {kind: GRADIENT_SCORES[kind](network, variables, images, labels) for kind in gradient_kinds}
+        values = {
+            kind: NETWORK_SCORES[kind](network, variables, images, labels) for kind in kinds if kind in NETWORK_SCORES
+        }
         if len(values) < len(kinds):
-            logits = network.apply(variables, images)
+            logits, features = network.apply_with_features(variables, images)
             values |= {kind: LOGIT_SCORES[kind](logits, labels) for kind in kinds if kind in LOGIT_SCORES}
+            values |= {FEATURES: features} if FEATURES in kinds else {}
         return values
 
     return jax.jit(score)
+
+
+def _by_batch(kinds: tuple[str, ...], network: Network, variables: Variables, images: Any, labels: np.ndarray,
+              batch_size: int, prepare: Callable, progress: Callable[[int], Any]) -> dict[str, np.ndarray]:  # fmt: skip
+    """What `_batch_scorer` gives, of all examples: arrays [N, …] by kind."""
+    count = len(labels)
+    size = min(batch_size, count)
+    joined: dict[str, np.ndarray] = {}
+    score = _batch_scorer(kinds, network, prepare)
+    waiting: list[tuple[int, int, dict[str, jax.Array]]] = []
+
+    def fetch() -> None:
+        start, first, found = waiting.pop()
+        for kind, values in found.items():
+            if kind not in joined:
+                joined[kind] = np.empty((count, *values.shape[1:]), np.float32)
+            joined[kind][first : first + size] = values
+        progress(first + size - start)
+
+    for start in range(0, count, size or 1):
+        first = min(start, count - size)  # the last batch reaches back, so that all have one shape
+        found = score(variables, _rows(images, first, size), _rows(labels, first, size))
+        if waiting:  # one batch behind, so that the device computes meanwhile
+            fetch()
+        waiting.append((start, first, found))
+    if waiting:
+        fetch()
+    for kind, values in joined.items():
+        if bad := int((~np.isfinite(values.reshape(count, -1)).all(1)).sum()):
+            raise UserError(f"{kind}: {bad} of {count} values are not finite; the network has diverged at this step.")
+    return joined
 
 
 def compute_many(
@@ -136,29 +247,20 @@ def compute_many(
     count = len(labels)
     if len(images) != count:
         raise UserError(f"{len(images)} images but {count} labels.")
-    size = min(batch_size, count)
-    joined = {kind: np.empty(count, np.float32) for kind in kinds}
-    score = _batch_scorer(tuple(kinds), network, prepare)
-    waiting: list[tuple[int, int, dict[str, jax.Array]]] = []
+    by_batch = dict.fromkeys(FEATURES if kind in FEATURE_SCORES else kind for kind in kinds)
+    found = _by_batch(tuple(by_batch), network, variables, images, labels, batch_size, prepare, progress)
+    return {
+        kind: FEATURE_SCORES[kind](found[FEATURES], labels) if kind in FEATURE_SCORES else found[kind] for kind in kinds
+    }
 
-    def fetch() -> None:
-        start, first, found = waiting.pop()
-        for kind, values in found.items():
-            joined[kind][first : first + size] = values
-        progress(first + size - start)
 
-    for start in range(0, count, size or 1):
-        first = min(start, count - size)  # the last batch reaches back, so that all have one shape
-        found = score(variables, _rows(images, first, size), _rows(labels, first, size))
-        if waiting:  # one batch behind, so that the device computes meanwhile
-            fetch()
-        waiting.append((start, first, found))
-    if waiting:
-        fetch()
-    for kind, values in joined.items():
-        if bad := int((~np.isfinite(values)).sum()):
-            raise UserError(f"{kind}: {bad} of {count} values are not finite; the network has diverged at this step.")
-    return joined
+def compute_features(
+    network: Network, variables: Variables, images: np.ndarray | jax.Array, batch_size: int = 512, *,
+    prepare: Callable[[jax.Array], jax.Array] = _as_given, progress: Callable[[int], Any] = lambda done: None,
+) -> np.ndarray:  # fmt: skip
+    """Penultimate features in evaluation mode, float32 [N, F]; arguments as of `compute_many`."""
+    labels = np.zeros(len(images), np.int32)
+    return _by_batch((FEATURES,), network, variables, images, labels, batch_size, prepare, progress)[FEATURES]
 
 
 def compute_scores(
@@ -168,12 +270,51 @@ def compute_scores(
     return compute_many([kind], network, variables, images, labels, batch_size)[kind]
 
 
+# --- over runs --------------------------------------------------------------------------------
+
+
+def _over_measured(function: Callable, values: np.ndarray) -> np.ndarray:
+    """function(values [R, N], axis=0), without NumPy's warnings about examples that no run measured."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Mean of empty slice|All-NaN slice|Degrees of freedom", RuntimeWarning)
+        return function(np.asarray(values, np.float64), axis=0)
+
+
 def mean_over_runs(values: np.ndarray) -> np.ndarray:
     """Mean of scores [R, N] over runs, float64 [N].
 
     A NaN (an example that a run did not measure) is left out of its mean; it stays NaN where
     no run measured the example.
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
-        return np.nanmean(np.asarray(values, np.float64), axis=0)
+    return _over_measured(np.nanmean, values)
+
+
+def median_over_runs(values: np.ndarray) -> np.ndarray:
+    """Median of scores [R, N] over runs, float64 [N]; NaN as in `mean_over_runs`."""
+    return _over_measured(np.nanmedian, values)
+
+
+def rank_mean_over_runs(values: np.ndarray) -> np.ndarray:
+    """Mean over runs of relative ranks, float64 [N] in (0, 1]: robust where the scale of a score differs between runs.
+
+    In each run an example has its rank among those measured (1 is the smallest, equal scores share the mean of their
+    ranks) divided by their number; NaN as in `mean_over_runs`.
+    """
+    ranks = np.full(np.shape(values), np.nan)
+    for row, found in zip(ranks, np.asarray(values)):
+        measured = ~np.isnan(found)
+        row[measured] = rankdata(found[measured]) / measured.sum()
+    return mean_over_runs(ranks)
+
+
+def standard_error(values: np.ndarray) -> np.ndarray:
+    """Standard error of the mean over runs of scores [R, N], float64 [N]; NaN where fewer than two runs measured."""
+    measured = np.maximum((~np.isnan(values)).sum(axis=0), 1)
+    return _over_measured(partial(np.nanstd, ddof=1), values) / np.sqrt(measured)
+
+
+COMBINATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "mean": mean_over_runs,
+    "median": median_over_runs,
+    "rank_mean": rank_mean_over_runs,
+}

@@ -52,14 +52,14 @@ def find_run(place: Place, exp: str, run: int) -> StoredRun:
 
 
 def _record(kind: str, path: Path, values: np.ndarray, identity: dict, provenance: dict, seconds: float,
-            exp: str, place: Place, entry_point: str) -> Path:  # fmt: skip
-    """Write a score file and its MLflow run."""
+            exp: str, place: Place, entry_point: str, beside: dict[str, np.ndarray] | None = None) -> Path:  # fmt: skip
+    """Write a score file, arrays beside it by suffix, and its MLflow run."""
     name = place.layout.name(path.with_suffix(""))
     told = {k: v for k, v in provenance.items() if k != "labels"}
     note = f"{kind} of {len(values):,} examples of {identity['dataset']}: {told}"
     found, mirror = statistics(values), path.with_suffix(f".{record.NAME}")
     with place.track(entry_point, exp, name, mirror, params=told, note=note) as tracked:
-        store.save_scores(path, values, identity, provenance | {"seconds": round(seconds, 3)})
+        store.save_scores(path, values, identity, provenance | {"seconds": round(seconds, 3)}, beside or {})
         tracked.log_input(identity["dataset"], identity["fingerprint"], "scoring", num_rows=len(values))
         tracked.log_metrics(found | {"time/total_seconds": seconds}, provenance["step"])
     mean = f"mean {found['score/mean']:.4f}" if found else "nothing measured yet"
@@ -135,8 +135,13 @@ def score_run(kind: str, run: int, step: int | None, batch_size: int, source_exp
     return _record(kind, path, values, dataset.identity(), provenance, seconds, exp, place, "score")
 
 
-def mean_run(kind: str, n_runs: int, step: int | None, source_exp: str, exp: str, place: Place) -> Path:
-    """Mean over runs 0 … n_runs - 1 of the scores of one type and step.
+def mean_run(
+    kind: str, n_runs: int, step: int | None, source_exp: str, exp: str, place: Place, combine: str = "mean"
+) -> Path:
+    """Mean over runs 0 … n_runs - 1 of the scores of one type and step, or another combination of them.
+
+    Beside it: ckpt_<step>.runs.npy, the scores [R, N] of each run, and ckpt_<step>.stderr.npy, the standard error
+    [N] of their mean (NaN for one run).
 
     Args:
         kind: A name in scores.SCORES or TRAINING_SCORES.
@@ -144,6 +149,7 @@ def mean_run(kind: str, n_runs: int, step: int | None, source_exp: str, exp: str
         step: As for `score_run`.
         source_exp: Experiment that holds the runs' scores.
         exp: Experiment that the mean is written to.
+        combine: A name in scores.COMBINATIONS; others than mean go to ckpt_<step>.<combine>.npy.
     Returns:
         The score file.
     Raises:
@@ -152,6 +158,8 @@ def mean_run(kind: str, n_runs: int, step: int | None, source_exp: str, exp: str
     scores.check_score(kind, (*scores.SCORES, *scores.TRAINING_SCORES))
     if n_runs < 1:
         raise UserError(f"n_runs={n_runs}: expected at least 1.")
+    if combine not in scores.COMBINATIONS:
+        raise UserError(f"combine={combine!r}: expected one of {', '.join(scores.COMBINATIONS)}.")
     if place.parent is None:
         tracking.check_store(place.offline)
     start = time.perf_counter()
@@ -170,18 +178,22 @@ def mean_run(kind: str, n_runs: int, step: int | None, source_exp: str, exp: str
     for path, (_, other) in zip(paths, loaded):
         if other["fingerprint"] != first["fingerprint"]:
             raise UserError(f"{path} was not made from the same data as {paths[0]}; score those runs again.")
-    values = scores.mean_over_runs(np.stack([values for values, _ in loaded]))
+    runs = np.stack([values for values, _ in loaded])
+    values = scores.COMBINATIONS[combine](runs)
     identity = {name: first[name] for name in ("dataset", "fingerprint", "example_ids")}
     provenance = {
         "type": kind, "step": step, "runs": list(range(n_runs)), "source": source_exp,
         "random_labels": first.get("random_labels"),
+        **({} if combine == "mean" else {"combine": combine}),
     }  # fmt: skip
-    path = store.score_file(place.layout.experiment(exp), kind, step)
+    path = store.score_file(place.layout.experiment(exp), kind, step, combine)
     check_replaceable(path, provenance, place.overwrite)
     held = _made_before(path, provenance, first["fingerprint"], place)
     if held and held["sha256"] == hashlib.sha256(store.npy_bytes(values)).hexdigest():
         return _take(path, place)
-    return _record(kind, path, values, identity, provenance, time.perf_counter() - start, exp, place, "mean_score")
+    beside = {"runs": runs.astype(np.float32), "stderr": scores.standard_error(runs)}
+    seconds = time.perf_counter() - start
+    return _record(kind, path, values, identity, provenance, seconds, exp, place, "mean_score", beside)
 
 
 def _load_recorded(path: Path) -> tuple[np.ndarray, dict[str, Any]]:

@@ -31,6 +31,7 @@ from filelock import FileLock, Timeout
 import datadiet
 from datadiet import data
 from datadiet.config import TrainConfig, UserError, from_dict
+from datadiet.coresets import Parameters
 from datadiet.models import Network, Variables, build_model
 from datadiet.train import TrainState
 
@@ -50,6 +51,7 @@ class ExperimentLayout:
     """Paths below <root>/exps. Nothing here reads or writes."""
 
     root: Path
+    names_selector: bool = False  # of every subset in its folder, also of those that have an entry point of their own
 
     @property
     def exps(self) -> Path:
@@ -66,18 +68,26 @@ class ExperimentLayout:
         """Folder of a training run."""
         folder = self.experiment(exp)
         if config.selector != "all":
-            window = f".offset_{config.offset}" if config.selector == "offset" else ""
-            folder /= f"size_{config.size}{window}"
+            folder /= self.subset(config)
         return folder / f"run_{config.run}"
+
+    def subset(self, config: TrainConfig) -> str:
+        """size_<size>, the selector where no entry point of its own stands for it, and its options that were given."""
+        own = ("random", "keep_max", "offset") if not self.names_selector else ()
+        selector = [] if config.selector in own else [config.selector]
+        given = {name: getattr(config, name) for name in Parameters._fields}
+        given = {k: v for k, v in given.items() if v != Parameters._field_defaults[k] or k == config.selector}
+        return ".".join([f"size_{config.size}", *selector, *(f"{name}_{value}" for name, value in given.items())])
 
     def name(self, path: Path) -> str:
         """Path below exps, with '/': the name of a run."""
         return path.relative_to(self.exps).as_posix()
 
 
-def score_file(folder: Path, kind: str, step: int) -> Path:
-    """Score file of a type and step below a run's or an experiment's folder."""
-    return folder / SCORE_FOLDERS.get(kind, f"{kind}_scores") / f"ckpt_{step}.npy"
+def score_file(folder: Path, kind: str, step: int, combine: str = "mean") -> Path:
+    """Score file of a type and step below a run's or an experiment's folder; there, how runs were combined."""
+    manner = "" if combine == "mean" else f".{combine}"
+    return folder / SCORE_FOLDERS.get(kind, f"{kind}_scores") / f"ckpt_{step}{manner}.npy"
 
 
 # --- whole files ------------------------------------------------------------------------------
@@ -203,15 +213,23 @@ def write_csv(path: Path, header: str, rows: Iterable[tuple]) -> None:
 # --- scores -----------------------------------------------------------------------------------
 
 
-def save_scores(path: Path, values: np.ndarray, identity: dict[str, Any], provenance: dict[str, Any]) -> None:
+def save_scores(
+    path: Path, values: np.ndarray, identity: dict[str, Any], provenance: dict[str, Any],
+    beside: Mapping[str, np.ndarray] = MappingProxyType({}),
+) -> None:  # fmt: skip
     """Write scores [N] as .npy and, beside it, a .json that ties them to their data.
 
     Args:
         identity: Of the dataset: see `Dataset.identity`.
         provenance: type, step, runs and what else tells how they were made.
+        beside: More arrays, for <name>.<suffix>.npy by suffix; the .json has their hashes.
     """
     content = npy_bytes(values)
     made = {"package_version": datadiet.__version__, "sha256": hashlib.sha256(content).hexdigest()}
+    for suffix, array in beside.items():
+        extra = npy_bytes(array)
+        made[f"{suffix}_sha256"] = hashlib.sha256(extra).hexdigest()
+        write_bytes(path.with_suffix(f".{suffix}.npy"), extra)
     record = sealed({**provenance, **made, **identity})
     write_json(path.with_suffix(".json"), record)  # first: values without a record would be taken on trust
     write_bytes(path, content)
@@ -475,11 +493,18 @@ class StoredRun:
         Args:
             images: [B, H, W, D], normalised float32; or uint8, which are normalised as in training.
         """
+        return self.network.apply(self.variables(step), self._normalized(images))
+
+    def features(self, images: np.ndarray | jax.Array, step: int) -> jax.Array:
+        """Penultimate features float32 [B, F] in evaluation mode at a step; images as for `logits`."""
+        return self.network.features(self.variables(step), self._normalized(images))
+
+    def _normalized(self, images: np.ndarray | jax.Array) -> jax.Array:
         images = jnp.asarray(images)
-        if images.dtype == jnp.uint8:
-            facts = self.arguments["data"]
-            images = data.normalize(images, *(jnp.asarray(facts[name], jnp.float32) for name in ("mean", "std")))
-        return self.network.apply(self.variables(step), images)
+        if images.dtype != jnp.uint8:
+            return images
+        facts = self.arguments["data"]
+        return data.normalize(images, *(jnp.asarray(facts[name], jnp.float32) for name in ("mean", "std")))
 
 
 def open_run(path: str | Path) -> StoredRun:

@@ -21,6 +21,8 @@ COMMANDS = {
     "random_subset": ("training", "Train on a random subset."),
     "keep_max": ("training", "Train on the examples of largest score."),
     "offset_subset": ("training", "Train on a window of examples by ascending score."),
+    "subset": ("training", "Train on what any selector keeps, or on a kept manifest."),
+    "select": ("selecting", "Write what a selector keeps as a manifest, without training."),
     "score": ("scoring", "Score every training example with a checkpoint of a run."),
     "mean_score": ("scoring", "Average scores over runs."),
     "report": ("report", "Say what a finished study decides: report.html, pictures and kept sets."),

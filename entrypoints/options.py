@@ -14,7 +14,9 @@ import click
 from click.core import ParameterSource
 from tqdm import tqdm
 
+from datadiet.choosing import FEATURE_FIELDS
 from datadiet.config import FIELDS, Interrupted, TrainConfig, UserError
+from datadiet.coresets import Parameters
 from datadiet.pipeline import Place
 from datadiet.resume import EXIT_CODE
 from datadiet.store import ExperimentLayout
@@ -81,12 +83,14 @@ def config_option(name: str, default: Any, names: tuple[str, ...] = ()) -> Calla
     return field_option(FIELDS[name], default, _click_type(FIELDS[name]), names)
 
 
-def required_option(name: str) -> Callable:
+def required_option(name: str, names: tuple[str, ...] = ()) -> Callable:
     field = FIELDS[name]
-    return click.option(f"--{name}", type=_click_type(field), required=True, help=field.metadata["help"])
+    text = field.metadata["help"] + (f" One of: {', '.join(names)}." if names else "")
+    return click.option(f"--{name}", type=_click_type(field), required=True, help=text)
 
 
-NOT_TRAINING = ("selector", "size", "offset", "scores")  # an entry point's own
+# An entry point's own.
+NOT_TRAINING = ("selector", "size", "scores", "manifest", *Parameters._fields, *FEATURE_FIELDS)
 
 
 def training_options(without: tuple[str, ...] = (), **defaults: Any) -> Callable:
@@ -159,9 +163,10 @@ def typed_command(ctx: click.Context) -> str:
     return " ".join(words)
 
 
-def make_place(root: Path, overwrite: bool = False, **more: Any) -> Place:
-    """Where the current command writes and how it reports."""
-    return Place(ExperimentLayout(root), Console(), typed_command(click.get_current_context()), overwrite, **more)
+def make_place(root: Path, overwrite: bool = False, names_selector: bool = False, **more: Any) -> Place:
+    """Where the current command writes and how it reports; see `ExperimentLayout` for names_selector."""
+    layout = ExperimentLayout(root, names_selector)
+    return Place(layout, Console(), typed_command(click.get_current_context()), overwrite, **more)
 
 
 def make_config(values: dict[str, Any], **fixed: Any) -> TrainConfig:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from datadiet.scores import SCORES, TRAINING_SCORES
+from datadiet.scores import COMBINATIONS, SCORES, TRAINING_SCORES
 from datadiet.scoring import mean_run, score_run
 
 from .options import SCORE_EXP, Optional, make_place, place_options, repairable
@@ -51,16 +51,19 @@ def score(
 @STEP
 @click.option("--type", "kind", default="l2_error",
               help=f"One of: {', '.join((*SCORES, *TRAINING_SCORES))}.  [default: l2_error]")  # fmt: skip
+@click.option("--combine", default="mean", help=f"How runs are combined, one of: {', '.join(COMBINATIONS)}; others "
+              "than mean go to ckpt_<step>.<combine>.npy.  [default: mean]")  # fmt: skip
 @SCORE_EXP
 @place_options
 @repairable
 def mean_score(
-    n_runs: int, step: int | None, kind: str, score_exp: str | None, exp: str | None, root: Path, overwrite: bool,
-    offline: bool,
+    n_runs: int, step: int | None, kind: str, combine: str, score_exp: str | None, exp: str | None, root: Path,
+    overwrite: bool, offline: bool,
 ) -> None:  # fmt: skip
     """Average the scores of one type and step over runs.
 
-    Writes <root>/exps/<exp>/<type folder>/ckpt_<step>.npy; exp is score_exp by default.
+    Writes <root>/exps/<exp>/<type folder>/ckpt_<step>.npy, and beside it the scores of each run (.runs.npy) and the
+    standard error of their mean (.stderr.npy); exp is score_exp by default.
     """
     source, target = _experiments(score_exp, exp)
-    mean_run(kind, n_runs, step, source, target, make_place(root, overwrite, offline=offline))
+    mean_run(kind, n_runs, step, source, target, make_place(root, overwrite, offline=offline), combine)

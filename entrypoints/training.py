@@ -1,4 +1,4 @@
-"""full_data, random_subset, keep_max, offset_subset: one training command, four presets."""
+"""full_data, random_subset, keep_max, offset_subset, subset: one training command, five presets."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ from typing import Any
 
 import click
 
+from datadiet.choosing import FEATURE_FIELDS, MANIFEST
+from datadiet.config import FIELDS
+from datadiet.coresets import Parameters
 from datadiet.pipeline import ScoreChoice, train_run
+from datadiet.selection import SELECTORS
 
 from .options import (
     RESUME,
@@ -29,15 +33,27 @@ SCORE_CHOICE = (
                  "checkpoint of the scored runs after a tenth of their training]"),
 )  # fmt: skip
 
+SELECTION = (
+    required_option("selector", (*SELECTORS, MANIFEST)),
+    config_option("size", None),
+    *(config_option(name, FIELDS[name].default) for name in (*Parameters._fields, *FEATURE_FIELDS)),
+)
 
-def _training_command(name: str, selector: str, *own_options: Any) -> click.Command:
-    """A command that trains on the examples that `selector` keeps."""
+
+def score_choice(values: dict[str, Any]) -> ScoreChoice:
+    """From click's values."""
+    return ScoreChoice(
+        values.get("score_exp") or "full_data", values.get("score_type", "l2_error"), values.get("score_step")
+    )
+
+
+def _training_command(name: str, selector: str | None, *own_options: Any) -> click.Command:
+    """A command that trains on the examples that `selector` keeps; None: the one that is asked for."""
 
     def run(root: Any, exp: str | None, overwrite: bool, offline: bool, resume: bool, **values: Any) -> None:
-        choice = ScoreChoice(values.get("score_exp") or "full_data", values.get("score_type", "l2_error"),
-                             values.get("score_step"))  # fmt: skip
-        place = make_place(root, overwrite, offline=offline, resume=resume)
-        train_run(make_config(values, selector=selector), exp or name, place, choice)
+        config = make_config(values) if selector is None else make_config(values, selector=selector)
+        place = make_place(root, overwrite, names_selector=selector is None, offline=offline, resume=resume)
+        train_run(config, exp or name, place, score_choice(values))
 
     command = repairable(run)
     for decorate in (place_options, RESUME, training_options(), *reversed(own_options)):
@@ -51,11 +67,13 @@ SIGTERM or Ctrl-C saves a checkpoint and ends with exit code 75 (mlflow run itse
 with resume=true goes on, and ends with the result of an uninterrupted run."""
 
 full_data = _training_command("full_data", "all")
-random_subset = _training_command("random_subset", "random", required_option("size"))
-keep_max = _training_command("keep_max", "keep_max", required_option("size"), *SCORE_CHOICE)
+BALANCE = config_option("balance", None)
+random_subset = _training_command("random_subset", "random", required_option("size"), BALANCE)
+keep_max = _training_command("keep_max", "keep_max", required_option("size"), *SCORE_CHOICE, BALANCE)
 offset_subset = _training_command(
-    "offset_subset", "offset", required_option("size"), config_option("offset", 0), *SCORE_CHOICE
+    "offset_subset", "offset", required_option("size"), config_option("offset", 0), *SCORE_CHOICE, BALANCE
 )
+subset = _training_command("subset", None, *SELECTION, *SCORE_CHOICE, config_option("manifest", None))
 full_data.help = (
     """Train on all examples, tracking forgetting.
 
@@ -78,5 +96,12 @@ offset_subset.help = (
     """Train on the `size` examples of smallest score after skipping the `offset` smallest.
 
 Writes <root>/exps/<exp>/size_<size>.offset_<offset>/run_<run>/; exp is offset_subset by default."""
+    + STOPPING
+)
+subset.help = (
+    """Train on what any selector keeps, or on the examples of a kept.csv (selector=manifest manifest=PATH).
+
+Writes <root>/exps/<exp>/size_<size>.<selector>[.<option>_<value>]/run_<run>/; exp is subset by default. Selectors that
+look at features take them from run 0 of score_exp."""
     + STOPPING
 )

@@ -31,7 +31,43 @@ LOGIT_SCORES = {
     "l1_error": _per_example(lambda p, y: sum(abs(e) for e in _error(p, y))),
     "max_margin": _per_example(lambda p, y: max(p[c] for c in range(len(p)) if c != y) - p[y]),
     "sum_margin": _per_example(lambda p, y: sum(p[c] - p[y] for c in range(len(p)) if c != y)),
+    "entropy": _per_example(lambda p, y: -sum(v * math.log(v) for v in p if v > 0)),
+    "least_confidence": _per_example(lambda p, y: 1 - max(p)),
+    "margin": _per_example(lambda p, y: 1 - sorted(p)[-1] + sorted(p)[-2]),
+    "loss": _per_example(lambda p, y: -math.log(p[y])),
 }
+
+
+def _norm(vector):
+    return math.sqrt(sum(float(v) ** 2 for v in np.ravel(vector)))
+
+
+def grand_last(features, logits, labels):
+    """Norm of the gradient of the last layer, entry by entry: kernel (p - y) h, bias p - y."""
+    norms = []
+    for h, p, y in zip(features, softmax(logits), labels):
+        error = _error(p, int(y))
+        norms.append(_norm([e * float(v) for e in error for v in h] + error))
+    return np.array(norms)
+
+
+def input_norm(images):
+    return np.array([_norm(image) for image in images])
+
+
+def prototype(features, labels):
+    """k-means from the class means, point by point; then 1 - cosine to the nearest center."""
+    points = [np.asarray(h, float) for h in features]
+    centers = [np.mean([h for h, y in zip(points, labels) if y == c], axis=0) for c in sorted(set(labels.tolist()))]
+    own = None
+    while True:
+        found = [min(range(len(centers)), key=lambda k: _norm(h - centers[k])) for h in points]
+        if found == own:
+            break
+        own = found
+        members = [[h for h, k in zip(points, own) if k == c] for c in range(len(centers))]
+        centers = [np.mean(m, axis=0) if m else center for m, center in zip(members, centers)]
+    return np.array([1 - max(h @ c / _norm(h) / _norm(c) for c in centers) for h in points])
 
 
 def forgetting(ids: np.ndarray, correct: np.ndarray, num_examples: int) -> np.ndarray:
@@ -51,31 +87,6 @@ def forgetting(ids: np.ndarray, correct: np.ndarray, num_examples: int) -> np.nd
     return np.array(scores, float)
 
 
-def _extreme(key, largest):
-    """Whether `kept` holds the `size` most extreme values: nothing outside beats anything inside."""
-
-    def is_right(values, kept, size, offset):
-        keys = [key(v) for v in values]
-        inside, outside = [keys[i] for i in kept], [k for i, k in enumerate(keys) if i not in set(kept.tolist())]
-        return not outside or (min(inside) >= max(outside) if largest else max(inside) <= min(outside))
-
-    return is_right
-
-
-def _window(values, kept, size, offset):
-    return sorted(values[i] for i in kept) == sorted(values)[offset : offset + size]
-
-
-SELECTORS = {
-    "keep_max": _extreme(lambda v: v, True),
-    "keep_min": _extreme(lambda v: v, False),
-    "keep_max_abs": _extreme(abs, True),
-    "keep_min_abs": _extreme(abs, False),
-    "offset": _window,
-    "random": lambda values, kept, size, offset: True,
-}
-
-
 def sgd(params, grads, lrs, beta, weight_decay, nesterov):
     """Parameters after each step of SGD with coupled weight decay, for given gradients."""
     velocity, seen = np.zeros_like(params), []
@@ -93,3 +104,25 @@ def mean_ignoring_nan(rows: np.ndarray) -> np.ndarray:
         found = [v for v in column if not math.isnan(v)]
         means.append(sum(found) / len(found) if found else math.nan)
     return np.array(means)
+
+
+def median_ignoring_nan(rows: np.ndarray) -> np.ndarray:
+    medians = []
+    for column in np.asarray(rows).T:
+        found = sorted(v for v in column if not math.isnan(v))
+        middle = len(found) // 2
+        medians.append((found[middle] + found[~middle]) / 2 if found else math.nan)
+    return np.array(medians)
+
+
+def rank_mean(rows: np.ndarray) -> np.ndarray:
+    """Mean of (examples below + half of those equal, itself included, + 1/2) / examples measured."""
+    ranked = []
+    for row in rows:
+        found = [v for v in row if not math.isnan(v)]
+        ranks = {v: sum(w < v for w in found) + (found.count(v) + 1) / 2 for v in found}
+        ranked.append([ranks[v] / len(found) if v in ranks else math.nan for v in row])
+    return mean_ignoring_nan(np.array(ranked))
+
+
+COMBINATIONS = {"mean": mean_ignoring_nan, "median": median_ignoring_nan, "rank_mean": rank_mean}

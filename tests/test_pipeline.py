@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from conftest import QUICK, call, datadiet, mlflow_run
 
 import datadiet as dd
 from datadiet import store
+from datadiet.selection import SELECTORS, kept_order
 
 HEADER = (
     "Dataset,Neural network,Scored by,No.of train datasamples,fraction of data trained on,"
@@ -137,6 +139,12 @@ def test_scores_and_means_tell_what_they_are(root, runs):
     single = [np.load(score_of(root, "l2_error", f"run_{run}")) for run in (0, 1)]
     mean = np.load(score_of(root, "l2_error"))
     np.testing.assert_allclose(mean, (single[0].astype(float) + single[1]) / 2)
+    matrix, error = (np.load(score_of(root, "l2_error").with_suffix(f".{name}.npy")) for name in ("runs", "stderr"))
+    np.testing.assert_array_equal(matrix, single)
+    np.testing.assert_allclose(error, np.abs(matrix[0].astype(float) - matrix[1]) / 2, atol=1e-12)
+    record = json.loads(score_of(root, "l2_error").with_suffix(".json").read_text())
+    content = score_of(root, "l2_error").with_suffix(".runs.npy").read_bytes()
+    assert record["runs_sha256"] == hashlib.sha256(content).hexdigest()
     run = runs["full_data/error_l2_norm_scores/ckpt_4"]
     assert run.data.tags["datadiet.kind"] == "mean_score"
     assert run.data.metrics["score/mean"] == pytest.approx(mean.mean())
@@ -215,6 +223,28 @@ def test_the_table_is_the_same_from_mlflow_and_from_the_mirror(root, runs):
         ("full_data", {**QUICK, "trajectory": "forget,auc"}, "trajectory='auc': expected some of forget"),
         ("full_data", {**QUICK, "trajectory_window": 5}, "is used by trajectory=dyn_unc,dual,tdds only"),
         ("full_data", {**QUICK, "decay_steps": "1,b"}, "expected comma-separated whole numbers"),
+        ("subset", {"selector": "best", "size": 9}, "selector='best': expected one of keep_max"),
+        ("subset", {"selector": "ccs", **QUICK}, "selector=ccs needs a size: -P size=N"),
+        (
+            "subset",
+            {"selector": "keep_max", "size": 9, "cutoff": 0.1, **QUICK},
+            "cutoff=0.1 is used by selector=ccs,d2 only",
+        ),
+        ("subset", {"selector": "random", "size": 9, "offset": 3, **QUICK}, "offset=3 is used by selector=offset only"),
+        (
+            "subset",
+            {"selector": "keep_max", "size": 9, "features_step": 4, **QUICK},
+            "features_step=4 is used by selector=mod",
+        ),
+        ("subset", {"selector": "herding", "size": 9, "score_exp": "none", **QUICK}, "full_data -P run=0 -P exp=none"),
+        ("subset", {"selector": "manifest", **QUICK}, "needs a file of kept examples: -P manifest=PATH/kept.csv"),
+        ("subset", {"selector": "manifest", "manifest": "no.csv", **QUICK}, "manifest=no.csv: expected a csv file"),
+        ("subset", {"selector": "random", "size": 9, "manifest": "a", **QUICK}, "is used by selector=manifest only"),
+        (
+            "select",
+            {"dataset": "digits", "selector": "ccs", "size": 1000, "cutoff": 0.5},
+            "expected a cutoff of at most 0.3046",
+        ),
         ("score", {"run": 9}, "mlflow run . -e full_data -P run=9 -P exp=full_data"),
         ("score", {"step": 5}, "No checkpoint of step 5"),
         ("score", {"type": "el2n"}, "type='el2n': expected one of l2_error"),
@@ -226,6 +256,7 @@ def test_the_table_is_the_same_from_mlflow_and_from_the_mirror(root, runs):
             "mlflow run . -e score -P run=2 -P score_exp=full_data -P type=l2_error -P step=4",
         ),
         ("mean_score", {"n_runs": 1, "type": "aum"}, "-P exp=full_data -P save_steps=4 -P trajectory=aum"),
+        ("mean_score", {"combine": "max"}, "combine='max': expected one of mean, median, rank_mean"),
         ("mean_score", {"n_runs": 0}, "n_runs=0"),
         ("mean_score", {"n_runs": 1}, "holds other scores (runs: [0, 1] there, [0] asked for)"),
         ("results", {"exps_path": "nowhere"}, "exps_path=nowhere: no such folder"),
@@ -243,6 +274,48 @@ def test_nothing_was_lost_by_the_refusals(root):
     assert not (root / "exps/x").exists()
     assert json.loads(score_of(root, "l2_error").with_suffix(".json").read_text())["runs"] == [0, 1]
     assert (root / "exps/full_data/run_0/summary.json").exists()
+
+
+def test_any_selector_trains_and_writes_manifests(root):
+    """Each in a folder of its own; a training run keeps what `select` says, and a manifest trains the same."""
+    short = QUICK | {"num_steps": 4}
+    folder = root / "exps/subset"
+    for selector in SELECTORS:
+        more = {"cutoff": 0.1} if selector in ("ccs", "d2") else {}
+        datadiet("subset", root, selector=selector, size=300, **more, **short)
+        datadiet("select", root, dataset="digits", selector=selector, size=300, **more)
+    names = {f"size_300.{name}{'.cutoff_0.1' if name in ('ccs', 'd2') else ''}" for name in SELECTORS}
+    names = {name.replace("300.offset", "300.offset.offset_0") for name in names}
+    assert {path.name for path in folder.iterdir()} == names == {path.name for path in (root / "exps/select").iterdir()}
+    for name in names:
+        kept = (folder / name / "run_0/kept.csv").read_text()
+        assert kept == (root / "exps/select" / name / "run_0/kept.csv").read_text()
+        assert len(kept.splitlines()) == 301
+    again = datadiet("select", root, dataset="digits", selector="herding", size=300)
+    assert "300 examples kept (herding)" in again.stdout
+    manifest = root / "exps/select/size_300.herding/run_0/kept.csv"
+    datadiet("subset", root, selector="manifest", manifest=manifest, **short)
+    one, other = (folder / f"size_300.{name}/run_0" for name in ("herding", "manifest"))
+    assert csv_ids(one / "kept.csv") == csv_ids(other / "kept.csv")
+    assert one.joinpath("summary.json").exists()
+    losses = [json.loads((run / "summary.json").read_text())["test_loss"] for run in (one, other)]
+    assert losses[0] == losses[1]
+
+
+def csv_ids(path: Path) -> list[str]:
+    return [row["example_id"] for row in csv.DictReader(path.open())]
+
+
+def test_features_come_from_the_scored_run(root):
+    run = dd.open_run(root / "exps/full_data/run_0")
+    digits = dd.load_dataset("digits")
+    features = np.asarray(run.features(digits.train_images, 8))
+    assert features.shape == (1438, 32)
+    datadiet("select", root, dataset="digits", selector="k_center", size=40, features_step=8, exp="x_features")
+    kept = csv_ids(root / "exps/x_features/size_40.k_center/run_0/kept.csv")
+    seed = run.config.random_subset_seed
+    expected = kept_order("k_center", np.zeros(1438), size=40, features=features, seed=seed)
+    assert kept == digits.example_ids[expected].tolist()
 
 
 def test_a_diverged_run_is_failed_in_mlflow_and_unfinished_in_the_mirror(root):

@@ -12,9 +12,9 @@ from conftest import PROJECT, call
 # From top to bottom: a module may import only from those below it.
 HOUSE = [
     "study", "cluster", "workers", "engine", "graph", "report", "wording", "kept", "figures", "decision", "evidence",
-    "results", "sync", "scoring", "pipeline", "resume", "tracking", "remote", "record", "store", "scores",
-    "statistics", "selection", "train", "trajectory", "forgetting", "per_example", "models", "conv",
-    "prepare", "tfds_builders", "fetch", "identity", "data", "cache", "sources", "config",
+    "results", "sync", "selecting", "scoring", "pipeline", "choosing", "resume", "tracking", "remote", "record",
+    "store", "scores", "statistics", "selection", "coresets", "train", "trajectory", "forgetting", "per_example",
+    "models", "conv", "prepare", "tfds_builders", "fetch", "identity", "data", "cache", "sources", "config",
 ]  # fmt: skip
 ENTRY_POINTS = {  # own parameters and defaults, from the contract; None: has to be given
     "main": {},
@@ -23,6 +23,8 @@ ENTRY_POINTS = {  # own parameters and defaults, from the contract; None: has to
     "random_subset": {"size": None, "run": 0},
     "keep_max": {"size": None, "scores": "auto", "run": 0},
     "offset_subset": {"size": None, "offset": 0, "scores": "auto", "run": 0},
+    "subset": {"selector": None, "size": "auto", "scores": "auto", "run": 0},
+    "select": {"selector": None, "size": None, "scores": "auto", "run": 0},
     "score": {"run": 0, "step": "auto", "batch_size": 512, "type": "l2_error"},
     "mean_score": {"n_runs": 10, "step": "auto", "type": "l2_error"},
     "report": {"exp": "study", "margin": "auto"},

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 import oracles
 import pytest
 
 from datadiet.config import UserError
-from datadiet.scores import GRADIENT_SCORES, LOGIT_SCORES, SCORES, compute_many, compute_scores, mean_over_runs
+from datadiet.models import MODELS, build_model
+from datadiet.scores import (
+    COMBINATIONS,
+    FEATURE_SCORES,
+    LOGIT_SCORES,
+    NETWORK_SCORES,
+    SCORES,
+    compute_features,
+    compute_many,
+    compute_scores,
+    mean_over_runs,
+    standard_error,
+)
+from datadiet.trajectory import TRAJECTORIES
 
 
 def test_golden_logits(golden):
@@ -15,7 +29,7 @@ def test_golden_logits(golden):
     np.testing.assert_allclose(logits, golden.arrays["logits"], atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", SCORES)
+@pytest.mark.parametrize("kind", ["l2_error", "l1_error", "max_margin", "sum_margin", "grad_norm"])
 def test_golden_scores(golden, kind):
     values = compute_scores(kind, golden.network, golden.variables, golden.images, golden.labels, batch_size=24)
     assert values.dtype == np.float32
@@ -25,7 +39,45 @@ def test_golden_scores(golden, kind):
 
 def test_every_score_has_an_oracle():
     assert set(LOGIT_SCORES) == set(oracles.LOGIT_SCORES)
-    assert set(GRADIENT_SCORES) == {"grad_norm"}, "give a new gradient score a golden case or an oracle"
+    assert set(NETWORK_SCORES) == {"grad_norm", "grand_last", "input_norm"}, "give a new one a case below"
+    assert set(FEATURE_SCORES) == {"prototype"}, "give a new one a case below"
+    assert set(COMBINATIONS) == set(oracles.COMBINATIONS)
+    assert not set(SCORES) & set(TRAJECTORIES), "one name, one score"
+
+
+def test_scores_of_features_and_inputs_equal_their_formula(golden):
+    arguments = (golden.network, golden.variables, golden.images, golden.labels)
+    found = compute_many(SCORES, *arguments, batch_size=24)
+    features = np.asarray(golden.network.features(golden.variables, golden.images))
+    expected = {
+        "grand_last": oracles.grand_last(features, golden.arrays["logits"], golden.labels),
+        "input_norm": oracles.input_norm(golden.images),
+        "prototype": oracles.prototype(features, golden.labels),
+    }
+    for kind, values in expected.items():
+        np.testing.assert_allclose(found[kind], values, rtol=1e-3, atol=1e-5, err_msg=kind)
+    assert (found["grand_last"] <= found["grad_norm"] * (1 + 1e-4)).all(), "a part of the whole gradient"
+    np.testing.assert_allclose(compute_features(*arguments[:3], batch_size=7), features, rtol=1e-4, atol=1e-5)
+
+
+def test_prototypes_move_from_the_class_means():
+    """Two clusters, one label wrong in each: the prototypes end in the clusters, whatever the labels say."""
+    random = np.random.RandomState(0)
+    features = np.concatenate([random.normal([9, 1], 0.5, (20, 2)), random.normal([1, 9], 0.5, (20, 2))])
+    labels = np.repeat([0, 1], 20)
+    right = FEATURE_SCORES["prototype"](features, labels)
+    labels[[0, 20]] = labels[[20, 0]]
+    np.testing.assert_allclose(FEATURE_SCORES["prototype"](features, labels), right, rtol=1e-6)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_last_layer_maps_features_to_logits(model):
+    network = build_model(model, 3, (32, 32, 3), width=2)
+    variables = network.init(jax.random.key(0))
+    images = np.random.RandomState(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
+    logits, features = jax.jit(network.apply_with_features)(variables, images)
+    last = variables["params"][max(name for name in variables["params"] if name.startswith("Dense_"))]
+    np.testing.assert_allclose(features @ last["kernel"] + last["bias"], logits, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", LOGIT_SCORES)
@@ -52,9 +104,10 @@ def test_batch_size_changes_nothing(golden, batch_size):
 
 def test_order_of_examples_changes_nothing(golden):
     order = np.random.RandomState(1).permutation(64)
-    values = compute_scores("l2_error", golden.network, golden.variables, golden.images, golden.labels)
-    moved = compute_scores("l2_error", golden.network, golden.variables, golden.images[order], golden.labels[order])
-    np.testing.assert_allclose(moved, values[order], rtol=1e-5)
+    values = compute_many(SCORES, golden.network, golden.variables, golden.images, golden.labels)
+    moved = compute_many(SCORES, golden.network, golden.variables, golden.images[order], golden.labels[order])
+    for kind in SCORES:
+        np.testing.assert_allclose(moved[kind], values[kind][order], rtol=1e-3, atol=1e-5, err_msg=kind)
 
 
 def test_impossible_requests_are_refused(golden):
@@ -77,3 +130,28 @@ def test_mean_over_runs_leaves_out_what_a_run_did_not_measure():
     rows = np.array([[1, np.nan, np.nan], [2, 5, np.nan], [6, 7, np.nan]])
     np.testing.assert_allclose(mean_over_runs(rows), oracles.mean_ignoring_nan(rows))
     assert mean_over_runs(rows).tolist()[:2] == [3, 6]
+
+
+@pytest.mark.parametrize("combine", COMBINATIONS)
+def test_combinations_over_runs_equal_their_definition(combine):
+    random = np.random.RandomState(0)
+    rows = random.randint(0, 6, (5, 40)).astype(float)  # with ties
+    rows[random.rand(5, 40) < 0.3] = np.nan
+    rows[:, 0] = np.nan
+    np.testing.assert_allclose(COMBINATIONS[combine](rows), oracles.COMBINATIONS[combine](rows))
+    whole = np.nan_to_num(rows)
+    order = random.permutation(40)
+    np.testing.assert_allclose(COMBINATIONS[combine](whole[:, order]), COMBINATIONS[combine](whole)[order])
+
+
+def test_ranks_do_not_see_the_scale_of_a_run():
+    rows = np.random.RandomState(0).rand(3, 20)
+    scaled = rows * [[1], [1e6], [1e-6]]
+    np.testing.assert_array_equal(COMBINATIONS["rank_mean"](scaled), COMBINATIONS["rank_mean"](rows))
+    assert np.abs(np.argsort(mean_over_runs(scaled)) - np.argsort(mean_over_runs(rows))).max() > 0
+
+
+def test_the_standard_error_is_that_of_the_mean():
+    rows = np.array([[1, np.nan, np.nan], [2, 5, np.nan], [6, 7, 4]])
+    expected = [np.sqrt(7) / np.sqrt(3), np.sqrt(2) / np.sqrt(2), np.nan]
+    np.testing.assert_allclose(standard_error(rows), expected)

@@ -3,37 +3,139 @@
 from __future__ import annotations
 
 import numpy as np
-import oracles
+import oracles_selection
 import pytest
 
 import datadiet as dd
-from datadiet.config import UserError
+from datadiet import coresets
+from datadiet.config import FIELDS, UserError
+from datadiet.coresets import Parameters, evenly, in_proportion
 from datadiet.selection import SELECTORS, kept_order
+
+N = 60
+DISTINCT = {"cutoff": 0.2, "strata": 7, "neighbors": 4, "gamma": 0.3}  # other than the defaults
+
+
+def pool(kind: str = "distinct") -> tuple[np.ndarray, dict]:
+    """Scores [N], and labels [N] and features [N, 3], without ties, with many, or all equal."""
+    random = np.random.RandomState(3)
+    scores = {"distinct": random.normal(size=N), "ties": random.randint(-2, 3, N), "constant": np.ones(N)}[kind]
+    labels = random.choice(4, N, p=[0.5, 0.3, 0.15, 0.05]) if kind != "constant" else np.zeros(N, int)
+    features = {
+        "distinct": random.normal(size=(N, 3)),
+        "ties": random.randint(0, 3, (N, 3)),
+        "constant": np.ones((N, 3)),
+    }
+    return scores, {"labels": labels, "features": features[kind].astype(np.float32)}
+
+
+def options_of(name: str, size: int) -> dict:
+    """Parameters that a selector takes, within what `size` allows."""
+    given = {k: v for k, v in DISTINCT.items() if k in SELECTORS[name].options}
+    if "cutoff" in given:
+        given["cutoff"] = min(given["cutoff"], (N - size) / N)
+    return given | ({"offset": min(5, N - size)} if name == "offset" else {})
 
 
 def test_every_selector_has_an_oracle():
-    assert set(SELECTORS) == set(oracles.SELECTORS)
+    assert set(SELECTORS) == set(oracles_selection.SELECTORS)
 
 
 @pytest.mark.parametrize("name", SELECTORS)
-@pytest.mark.parametrize("values", ["distinct", "ties", "constant"])
-@pytest.mark.parametrize("size", [1, 13, 40, 60])
-def test_selectors_agree_with_their_definition(name, values, size):
-    random = np.random.RandomState(3)
-    scores = {"distinct": random.normal(size=60), "ties": random.randint(-2, 3, 60), "constant": np.ones(60)}[values]
-    offset = min(5, 60 - size) if name == "offset" else 0
-    kept = dd.select(name, scores, size=size, offset=offset, seed=1)
-    assert kept.dtype == np.int32
+@pytest.mark.parametrize("kind", ["distinct", "ties", "constant"])
+@pytest.mark.parametrize("size", [1, 13, 40, N])
+def test_selectors_agree_with_their_definition(name, kind, size):
+    scores, more = pool(kind)
+    more |= options_of(name, size) | {"balance": "none"}
+    order = kept_order(name, scores, size=size, seed=1, **more)
+    kept = dd.select(name, scores, size=size, seed=1, **more)
+    assert kept.dtype == order.dtype == np.int32
     assert len(set(kept.tolist())) == size
     assert (np.diff(kept) > 0).all()
-    assert oracles.SELECTORS[name](scores.tolist(), kept, size, offset)
-    np.testing.assert_array_equal(kept, dd.select(name, scores, size=size, offset=offset, seed=1))
+    np.testing.assert_array_equal(kept, np.sort(order))
+    np.testing.assert_array_equal(order, kept_order(name, scores, size=size, seed=1, **more))
+    if name == "d2" and kind != "distinct":
+        return  # which of equally distant examples are neighbours is for the seed to say
+    parameters = Parameters(**{k: v for k, v in more.items() if k not in ("labels", "features")})
+    check = oracles_selection.SELECTORS[name]
+    assert check(scores.tolist(), more["labels"].tolist(), more["features"], order.tolist(), parameters)
+    if size == 13 and kind == "distinct" and name != "random":
+        others = [[*order[:-1].tolist(), i] for i in set(range(N)) - set(order.tolist())]
+        passed = [check(scores.tolist(), more["labels"].tolist(), more["features"], o, parameters) for o in others]
+        assert not all(passed), "the check lets anything pass"
+
+
+def test_moderate_by_medians_agrees_with_its_definition():
+    scores, more = pool()
+    order = kept_order("moderate", scores, size=20, center="median", **more)
+    parameters = Parameters(center="median")
+    assert oracles_selection.SELECTORS["moderate"](scores, more["labels"].tolist(), more["features"], order, parameters)
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+@pytest.mark.parametrize("balance", ["proportional", "equal"])
+@pytest.mark.parametrize("size", [1, 3, 20, 47, N])
+def test_any_selector_can_be_balanced(name, balance, size):
+    scores, more = pool()
+    more |= options_of(name, size)
+    kept = kept_order(name, scores, size=size, seed=2, balance=balance, **more)
+    assert len(set(kept.tolist())) == size
+    counts, quotas = (np.bincount(more["labels"][i], minlength=4).tolist() for i in (np.arange(N), kept))
+    check = {"proportional": oracles_selection.in_proportion, "equal": oracles_selection.evenly}[balance]
+    assert check(counts, size, quotas)
+    if name == "keep_max":  # the best of each class, in turn
+        for c in range(4):
+            own = [i for i in kept if more["labels"][i] == c]
+            members = np.flatnonzero(more["labels"] == c)
+            assert own == members[np.argsort(-scores[members])][: len(own)].tolist()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_shares_are_exact(seed):
+    random = np.random.RandomState(seed)
+    counts = random.randint(0, 30, random.randint(1, 12)) + (random.rand() < 0.5)
+    for size in {0, 1, int(counts.sum()), int(random.randint(counts.sum() + 1))} if counts.sum() else {0}:
+        for share, check in ((in_proportion, oracles_selection.in_proportion), (evenly, oracles_selection.evenly)):
+            if counts.sum() and size <= counts.sum():
+                quotas = share(counts, size, seed)
+                assert (quotas <= counts).all()
+                assert check(counts.tolist(), size, quotas.tolist()), (share, counts, size, quotas)
+
+
+@pytest.mark.parametrize("name", sorted(set(SELECTORS) - {"random", "ccs"}))
+@pytest.mark.parametrize("balance", ["none", "proportional"])
+def test_the_order_of_the_examples_changes_nothing(name, balance):
+    """Where nothing is drawn and nothing is tied."""
+    scores, more = pool()
+    arrays, given = dict(more), options_of(name, 20) | {"balance": balance}
+    kept = dd.select(name, scores, size=20, **arrays, **given)
+    place = np.random.RandomState(4).permutation(N)
+    moved = dd.select(name, scores[place], size=20, **{k: v[place] for k, v in arrays.items()}, **given)
+    assert set(place[moved].tolist()) == set(kept.tolist())
+
+
+@pytest.mark.parametrize("name", ["k_center", "herding", "d2"])
+def test_greedy_selections_are_nested(name):
+    scores, more = pool()
+    whole = kept_order(name, scores, size=40, seed=5, balance="none", **more)
+    np.testing.assert_array_equal(kept_order(name, scores, size=15, seed=5, balance="none", **more), whole[:15])
+
+
+@pytest.mark.parametrize("block", [1, 7, N, 1000])
+def test_neighbours_do_not_depend_on_the_block(block, monkeypatch):
+    _, more = pool()
+    points = more["features"]
+    distances = np.linalg.norm(points[:, None] - points, axis=-1) + np.diag(np.full(N, np.inf))
+    monkeypatch.setattr(coresets, "BLOCK", block)
+    found = np.sort(coresets.nearest(points, 4), axis=1)
+    np.testing.assert_array_equal(found, np.sort(np.argsort(distances, axis=1)[:, :4], axis=1))
 
 
 @pytest.mark.parametrize("name", sorted(set(SELECTORS) - {"random"}))
 def test_ties_depend_on_the_seed_not_on_the_position(name):
     scores = np.zeros(1000)
-    picks = [dd.select(name, scores, size=100, seed=seed) for seed in range(20)]
+    more = {"labels": np.zeros(1000, int), "features": np.ones((1000, 2), np.float32)}
+    picks = [dd.select(name, scores, size=100, seed=seed, **more) for seed in range(20)]
     assert len({tuple(p) for p in picks}) == 20
     # 20 x 100 draws from 1000 positions: the first half gets 1000 +- 3 standard deviations.
     assert 870 < sum((p < 500).sum() for p in picks) < 1130
@@ -80,3 +182,26 @@ def test_scores_that_cannot_be_ordered_are_refused():
         dd.select("keep_max", np.zeros((3, 2)), size=1)
     with pytest.raises(UserError, match="selector='best': expected one of keep_max"):
         dd.select("best", np.zeros(3), size=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("ccs", {"cutoff": 0.6}, "cutoff=0.6 leaves 24 of 60 examples, fewer than size=30: .* at most 0.5"),
+        ("keep_max", {"balance": "fair"}, "balance=fair: expected one of none, proportional, equal"),
+        ("moderate", {"center": "mode"}, "center=mode: expected mean or median"),
+        ("moderate", {"features": None}, "selector=moderate needs features"),
+        ("herding", {"labels": None}, "selector=herding needs labels"),
+        ("k_center", {"features": np.ones((59, 2))}, "features: expected 2-dimensional, of 60 examples"),
+    ],
+)
+def test_impossible_parameters_are_refused(name, given, message):
+    scores, more = pool()
+    with pytest.raises(UserError, match=message):
+        dd.select(name, scores, size=30, **more | given)
+
+
+def test_parameters_are_options_with_the_same_defaults():
+    for name, default in Parameters._field_defaults.items():
+        assert FIELDS[name].default == default, name
+    assert set().union(*(selector.options for selector in SELECTORS.values())) == set(Parameters._fields) - {"balance"}

@@ -1,0 +1,221 @@
+"""Selectors that look beyond the order of the scores: strata, distances between features, neighbourhoods.
+
+Each takes a pool and a size and returns positions in the pool, int [size], in the order in which it keeps them. What a
+seed decides (draws, and the order among equals) is the same for the same pool; nothing depends on positions. Work is
+done in blocks of BLOCK examples: nothing of size N x N is ever held.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+BLOCK = 256  # examples whose distances to all others are held at once
+
+
+class Parameters(NamedTuple):
+    """Options of selectors: the fields of the same names of TrainConfig, which has their help."""
+
+    offset: int = 0
+    balance: str | None = None
+    cutoff: float = 0.0
+    strata: int = 50
+    center: str = "mean"
+    neighbors: int = 5
+    gamma: float = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """What a selector chooses from, in canonical order."""
+
+    values: np.ndarray  # scores, real [N]; of a selector without scores only their number counts
+    seed: int | Sequence[int]
+    labels: Any = None  # int [N], for a selector that needs them
+    features: Any = None  # float32 [N, F], for a selector that needs them
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def part(self, ids: np.ndarray, number: int) -> Pool:
+        """Some of it, with a seed of its own."""
+        parts = {name: getattr(self, name) for name in ("values", "labels", "features")}
+        seed = [*np.atleast_1d(self.seed).tolist(), number]
+        return replace(self, seed=seed, **{k: v if v is None else v[ids] for k, v in parts.items()})
+
+    def shuffled(self) -> np.ndarray:
+        """All positions in an order drawn from the seed, int [N]."""
+        return np.random.RandomState(self.seed).permutation(len(self))
+
+
+def ascending(keys: np.ndarray, seed: int | Sequence[int]) -> np.ndarray:
+    """Ids by ascending key, int [N]; equal keys in an order drawn from `seed`, never by position."""
+    shuffled = np.random.RandomState(seed).permutation(len(keys))
+    return shuffled[np.argsort(keys[shuffled], kind="stable")]
+
+
+# --- sharing a number out ---------------------------------------------------------------------
+
+
+def in_proportion(counts: np.ndarray, size: int, seed: int | Sequence[int] = 0) -> np.ndarray:
+    """How many of each group to take, int [G], summing to `size`: proportional to their counts, by largest remainder.
+
+    Equal remainders are served in an order drawn from `seed`. No group gives more than it has.
+    """
+    shares = size * counts.astype(np.int64)
+    quotas, remainders = shares // counts.sum(), shares % counts.sum()
+    quotas[ascending(-remainders, seed)[: size - quotas.sum()]] += 1
+    return quotas
+
+
+def evenly(counts: np.ndarray, size: int, seed: int | Sequence[int] = 0) -> np.ndarray:
+    """How many of each group to take, int [G], summing to `size`: as equal as the counts allow.
+
+    From the smallest group on, each gives an equal share of what is left to take, or all it has.
+    """
+    quotas = np.zeros(len(counts), np.int64)
+    for visited, group in enumerate(ascending(counts, seed)):
+        quotas[group] = min(counts[group], (size - quotas.sum()) // (len(counts) - visited))
+    return quotas
+
+
+# --- strata of scores -------------------------------------------------------------------------
+
+
+def ccs(pool: Pool, size: int, parameters: Parameters) -> np.ndarray:
+    """Coverage-centric selection: the `cutoff` hardest are dropped, the rest is drawn evenly from strata of the score.
+
+    `strata` bins of equal width span the scores that are left. From the least populated on, each gives an equal share
+    of what is left to take, or all it has, drawn uniformly. Source: Zheng et al. 2023, with AUM as the score.
+    """
+    dropped = min(int(parameters.cutoff * len(pool)), len(pool) - size)
+    rest = ascending(-pool.values, pool.seed)[dropped:]
+    values = pool.values[rest].astype(np.float64)
+    width = np.ptp(values) / parameters.strata
+    strata = (
+        np.minimum((values - values.min()) / width, parameters.strata - 1).astype(int) if width else np.zeros_like(rest)
+    )
+    budgets = evenly(np.bincount(strata, minlength=parameters.strata), size, pool.seed)
+    order = np.random.RandomState([*np.atleast_1d(pool.seed), len(pool)]).permutation(len(rest))
+    rank = np.empty_like(order)  # of each example among those of its stratum
+    for stratum in np.unique(strata):
+        members = order[strata[order] == stratum]
+        rank[members] = np.arange(len(members))
+    return rest[order[rank[order] < budgets[strata[order]]]]
+
+
+# --- features ---------------------------------------------------------------------------------
+
+
+def moderate(pool: Pool, size: int, parameters: Parameters) -> np.ndarray:
+    """Those whose distance to the center of their class is nearest to the median distance, by rank.
+
+    The ranks [(N - size) / 2, (N + size) / 2) are kept, the middle first. Source: Xia et al. 2023, whose centers are
+    means (center=mean), in their code medians (center=median).
+    """
+    features, distances = pool.features, np.empty(len(pool))
+    average = {"mean": np.mean, "median": np.median}[parameters.center]
+    for label in np.unique(pool.labels):
+        members = pool.labels == label
+        center = average(features[members].astype(np.float64), axis=0)
+        distances[members] = np.linalg.norm(features[members] - center, axis=1)
+    first = (len(pool) - size) // 2
+    kept = ascending(distances, pool.seed)[first : first + size]
+    return kept[np.argsort(np.abs(np.arange(size) - (size - 1) / 2), kind="stable")]
+
+
+def k_center(pool: Pool, size: int, parameters: Parameters) -> np.ndarray:
+    """Greedy k-center: begins with the example nearest to the mean, then always takes the one farthest from those kept.
+
+    Sizes are nested: a smaller selection begins a larger one. Source: Sener & Savarese 2018.
+    """
+    shuffled = pool.shuffled()  # so that argmax decides ties by the seed
+    points = (pool.features - pool.features.mean(0, dtype=np.float64)).astype(np.float32)[shuffled]
+    squares = np.einsum("nf,nf->n", points, points)
+    distances, taken = np.full(len(pool), np.inf, np.float32), int(squares.argmin())
+    kept = np.empty(size, np.int64)
+    for position in range(size):
+        kept[position] = taken
+        np.minimum(distances, squares + squares[taken] - 2 * (points @ points[taken]), out=distances)
+        distances[taken] = -np.inf
+        taken = int(distances.argmax())
+    return shuffled[kept]
+
+
+def herding(pool: Pool, size: int, parameters: Parameters) -> np.ndarray:
+    """Always takes the example that brings the mean of those kept nearest to the mean of all.
+
+    argmin over x not kept of ||(m + 1) mean - sum of the m kept - x||. Sizes are nested. Source: Welling 2009; within
+    classes as in Rebuffi et al. 2017 (iCaRL).
+    """
+    shuffled = pool.shuffled()
+    points = (pool.features - pool.features.mean(0, dtype=np.float64)).astype(np.float32)[shuffled]  # their mean is 0
+    half_squares = np.einsum("nf,nf->n", points, points) / 2
+    total, kept = np.zeros(points.shape[1], np.float64), np.empty(size, np.int64)
+    for position in range(size):
+        gains = -(points @ total.astype(np.float32)) - half_squares
+        gains[kept[:position]] = -np.inf
+        kept[position] = gains.argmax()
+        total += points[kept[position]]
+    return shuffled[kept]
+
+
+def nearest(points: np.ndarray, count: int) -> np.ndarray:
+    """The `count` nearest other points of each, int [N, count], unordered."""
+    squares, found = np.einsum("nf,nf->n", points, points), np.empty((len(points), count), np.int64)
+    for start in range(0, len(points), BLOCK):
+        block = slice(start, min(start + BLOCK, len(points)))
+        distances = squares - 2 * points[block] @ points.T
+        distances[np.arange(block.stop - start), np.arange(start, block.stop)] = np.inf
+        found[block] = np.argpartition(distances, count - 1, axis=1)[:, :count]
+    return found
+
+
+def d2(pool: Pool, size: int, parameters: Parameters) -> np.ndarray:
+    """D2 pruning: difficulty is passed to neighbours, then the hardest is taken and its neighbours are discounted.
+
+    The graph joins each example to its `neighbors` nearest in features, in both directions, at distances d. Difficulty
+    is the score, shifted to 0 or more. Forward: x_i + sum over its neighbours of exp(-d) x_j. Then, `size` times: take
+    the largest x, and subtract exp(-gamma d) of it from those of its neighbours. The `cutoff` hardest are dropped
+    first. Source: Maharana et al. 2024, as their code has it (the paper has squared distances).
+    """
+    dropped = min(int(parameters.cutoff * len(pool)), len(pool) - size)
+    rest = np.sort(ascending(-pool.values, pool.seed)[dropped:])
+    ids = rest[np.random.RandomState(pool.seed).permutation(len(rest))]  # so that rank decides ties by the seed
+    points = (pool.features[ids] - pool.features[ids].mean(0, dtype=np.float64)).astype(np.float32)
+    values = pool.values[ids].astype(np.float64)
+    count = min(parameters.neighbors, len(ids) - 1)
+    pairs = np.stack([np.repeat(np.arange(len(ids)), count), nearest(points, count).ravel() if count else []]).astype(
+        int
+    )
+    one, other = np.unique(np.concatenate([pairs, pairs[::-1]], axis=1), axis=1)  # by `one`, ascending
+    lengths = np.linalg.norm(points[one] - points[other], axis=1).astype(np.float64)
+    difficulty = values - values.min()
+    weights = difficulty + np.bincount(one, np.exp(-lengths) * difficulty[other], minlength=len(ids))
+    discounts, starts = np.exp(-parameters.gamma * lengths), np.searchsorted(one, np.arange(len(ids) + 1))
+    return ids[_take_and_discount(weights.tolist(), size, starts, other, discounts)]
+
+
+def _take_and_discount(
+    weights: list[float], size: int, starts: np.ndarray, other: np.ndarray, discounts: np.ndarray
+) -> np.ndarray:
+    """The reverse pass of `d2`; the neighbours of i are other[starts[i] : starts[i + 1]]. A heap of current and old
+    weights: what is popped counts only if it is current."""
+    heap = [(-weight, i) for i, weight in enumerate(weights)]
+    heapq.heapify(heap)
+    kept, taken = [], [False] * len(weights)
+    while len(kept) < size:
+        weight, i = heapq.heappop(heap)
+        if taken[i] or -weight != weights[i]:
+            continue
+        kept.append(i)
+        taken[i] = True
+        for edge in range(starts[i], starts[i + 1]):
+            if not taken[j := int(other[edge])]:
+                weights[j] -= float(discounts[edge]) * weights[i]
+                heapq.heappush(heap, (-weights[j], j))
+    return np.array(kept, np.int64)

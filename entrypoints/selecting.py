@@ -1,0 +1,40 @@
+"""select: what a selector keeps, as a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from datadiet.data import KNOWN
+from datadiet.selecting import select_run
+
+from .options import config_option, make_config, make_place, place_options, repairable
+from .training import SCORE_CHOICE, SELECTION, score_choice
+
+DATA = (
+    config_option("dataset", "cifar10", KNOWN),
+    config_option("data_dir", None),
+    config_option("run", 0),
+    config_option("random_subset_seed", None),
+    config_option("random_label_fraction", 0.0),
+    config_option("random_label_seed", 0),
+)
+
+
+def _select(root: Path, exp: str | None, overwrite: bool, offline: bool, **values: Any) -> None:
+    """Write what a selector keeps, without training on it.
+
+    Writes <root>/exps/<exp>/size_<size>.<selector>[.<option>_<value>]/run_<run>/kept.csv: example id, kept order and
+    score; and kept.json, which ties it to its data. exp is select by default. Train on it: subset with
+    selector=manifest manifest=PATH.
+    """
+    place = make_place(root, overwrite, names_selector=True, offline=offline)
+    select_run(make_config(values), exp or "select", place, score_choice(values))
+
+
+select = repairable(_select)
+for _decorate in (place_options, *reversed(DATA), *reversed(SCORE_CHOICE), *reversed(SELECTION)):
+    select = _decorate(select)
+select = click.command("select")(select)
