@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -141,7 +142,7 @@ def _manifest_names(path: Path) -> list[str]:
         rows = list(csv.DictReader(io.StringIO(path.read_text())))
         rows.sort(key=lambda row: int(row.get("kept_order") or 0))
         names = [row["example_id"] for row in rows]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise UserError(f"manifest={path}: expected a csv file with a column example_id ({error!r}).") from error
     if not names:
         raise UserError(f"manifest={path} names no example.")
@@ -155,7 +156,12 @@ def manifest_ids(path: Path, dataset: Dataset) -> np.ndarray:
         UserError: it is of other data, or names an example twice or one that the data does not have.
     """
     record = path.with_suffix(".json")
-    told = store.read_json(record) if record.exists() else {}
+    told = store.read_record(record) if record.exists() else {}
+    if told and (told != store.sealed(told) or told.get("sha256") != _digest(path)):
+        raise UserError(
+            f"manifest={path} or {record.name} is not what was written there. Make them again, or remove {record.name} "
+            "to train on lines that you changed yourself."
+        )
     if told.get("fingerprint", dataset.fingerprint) != dataset.fingerprint:
         raise UserError(f"manifest={path} keeps examples of {told.get('dataset')}, not of this {dataset.name}.")
     place = {str(name): i for i, name in enumerate(dataset.example_ids)}
@@ -169,11 +175,17 @@ def manifest_ids(path: Path, dataset: Dataset) -> np.ndarray:
     return np.array([place[name] for name in names], np.int32)
 
 
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def write_manifest(path: Path, dataset: Dataset, kept: np.ndarray, values: np.ndarray | None, facts: dict) -> None:
     """kept.csv and, beside it, kept.json that ties it to its data."""
-    store.write_text(path, manifest_text(dataset, kept, values))
+    text = manifest_text(dataset, kept, values)
     record = {**facts, "dataset": dataset.name, "fingerprint": dataset.fingerprint, "num_kept": len(kept)}
-    store.write_json(path.with_suffix(".json"), record)
+    record["sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    store.write_json(path.with_suffix(".json"), store.sealed(record))  # first: lines without it are taken on trust
+    store.write_text(path, text)
 
 
 def manifest_text(dataset: Dataset, kept: np.ndarray, values: np.ndarray | None) -> str:

@@ -123,7 +123,33 @@ _AT_LEAST_ONE = (
     "neighbors",
 )
 _NOT_NEGATIVE = ("run", "offset", "early_step", "lr", "beta", "weight_decay", "decay_factor", "cutoff", "gamma")
+_WHOLE = (*_AT_LEAST_ONE, "run", "offset", "early_step", "trajectory_window", "size", "features_step")
+LARGEST = 10**9  # of whole numbers; steps and ids are int32
+LARGEST_REAL = 1e38  # float32 has no more
+MAX_CHECKPOINTS, MAX_REPORTS = 100_000, 1_000_000
+MAX_RUNS = 10_000  # the seeds of later ones are beyond 2**32
 _SEEDS = ("random_label_seed", "model_seed", "train_seed", "random_subset_seed")
+
+
+def check_text(name: str, text: str) -> None:
+    """Refuse text that no file system, database or terminal takes, wherever it is used.
+
+    Raises:
+        UserError: control characters or half a character in it, or too long (as a path: a part of it).
+    """
+    try:
+        parts = text.encode().split(b"/")
+    except UnicodeEncodeError:
+        raise _refuse(name, repr(text[:80]), "text in UTF-8") from None
+    if any(ord(c) < 32 or ord(c) == 127 for c in text):
+        raise _refuse(name, repr(text[:80]), "text without control characters")
+    if len(text) > 3000 or max(map(len, parts)) > 200:
+        raise _refuse(name, f"{text[:40]}… ({len(text)} characters)", "at most 200 bytes between two '/'")
+
+
+def _check_number_of(name: str, steps: int, every: int | None, limit: int, what: str) -> None:
+    if every is not None and steps // every > limit:
+        raise _refuse(name, every, f"at least {-(-steps // limit)}: {steps // every} {what} are too many")
 
 
 def _refuse(name: str, got: Any, expected: str) -> UserError:
@@ -144,6 +170,19 @@ def validate(config: TrainConfig) -> None:
         value = getattr(config, name)
         if not (math.isfinite(value) and value >= 0):
             raise _refuse(name, value, "a finite number of at least 0")
+        if value > LARGEST_REAL:
+            raise _refuse(name, value, f"at most {LARGEST_REAL:g}")
+    for name in _WHOLE:
+        value = getattr(config, name)
+        if value is not None and value > LARGEST:
+            raise _refuse(name, value, f"at most {LARGEST}")
+    for name in FIELDS:
+        value = getattr(config, name)
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str):
+                check_text(name, text)
+    if config.features_step is not None and config.features_step < 0:
+        raise _refuse("features_step", config.features_step, "a step of at least 0")
     for name in _SEEDS:
         value = getattr(config, name)
         if value is not None and not 0 <= value < 2**32:
@@ -161,10 +200,15 @@ def validate(config: TrainConfig) -> None:
     if config.beta >= 1:
         raise _refuse("beta", config.beta, "a momentum below 1")
     for step in config.decay_steps or ():
-        if step < 1:
-            raise _refuse("decay_steps", config.decay_steps, "steps of at least 1")
+        if not 1 <= step <= LARGEST:
+            raise _refuse("decay_steps", step, f"steps from 1 to {LARGEST}")
     if config.size is not None and config.size < 1:
         raise _refuse("size", config.size, "at least 1 example to keep")
+    if config.num_steps is not None:
+        early = min(config.early_step, config.num_steps)
+        _check_number_of("save_steps", config.num_steps, config.save_steps, MAX_CHECKPOINTS, "checkpoints")
+        _check_number_of("early_save_steps", early, config.early_save_steps, MAX_CHECKPOINTS, "checkpoints")
+        _check_number_of("log_steps", config.num_steps, config.log_steps, MAX_REPORTS, "reports")
 
 
 def check_size(size: int, offset: int, num_examples: int) -> None:

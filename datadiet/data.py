@@ -184,8 +184,15 @@ def source(name: str) -> Source:
 
 
 def folder(data_dir: str | Path | None) -> Path | None:
-    """data_dir as a path, with ~ expanded; None stays None."""
-    return Path(data_dir).expanduser() if data_dir else None
+    """data_dir as a path, with ~ expanded; None stays None.
+
+    Raises:
+        UserError: the home of a user that there is not.
+    """
+    try:
+        return Path(data_dir).expanduser() if data_dir else None
+    except RuntimeError as error:
+        raise UserError(f"data_dir={data_dir}: expected a folder ({error}).") from None
 
 
 def count_examples(name: str, data_dir: str | Path | None = None) -> int:

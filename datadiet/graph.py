@@ -91,6 +91,8 @@ def check_names(plan: Plan) -> None:
     for name in ("score_runs", "eval_runs"):
         if getattr(plan, name) < 1:
             raise _refuse(name, getattr(plan, name), "a whole number of at least 1")
+        if getattr(plan, name) > options.MAX_RUNS:
+            raise _refuse(name, getattr(plan, name), f"at most {options.MAX_RUNS}: seeds go no further")
     _check_names("score_types", plan.score_types, (*scores.SCORES, *scores.TRAINING_SCORES))
     _check_names("selectors", plan.selectors, selection.SELECTORS)
 

@@ -89,6 +89,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
             raise UserError(f"selector={config.selector} needs a size: -P size=N.")
     config = replace(config, trajectory=trajectory.expand(config.trajectory))
     choosing.refuse_unused(config)
+    selection.check_words(choosing.parameters(config))
     options.validate(config)
     count = data.count_examples(config.dataset, config.data_dir)
     return options.fit_budget(options.resolve(config, count), count)

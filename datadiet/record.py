@@ -62,7 +62,11 @@ class Record:
         reports = self.path.with_name("metrics.jsonl") if self.path and self.kind == "train" else None
         for line in store.read_lines(reports) if reports else ():
             values = {name: value for name, value in line.items() if name != "step"}
-            yield line["step"], self.begun + int(1000 * values.get("time/total_seconds", 0)), values
+            yield line["step"], self.moment(values), values
+
+    def moment(self, values: dict[str, float]) -> int:
+        """ms since 1970 of a report: the same whenever it is told, so that MLflow takes it once."""
+        return self.begun + int(1000 * values.get("time/total_seconds", 0))
 
     def same_run(self, other: Record) -> bool:
         """Whether an unfinished run that was begun as `self` is the one that would begin as `other`."""

@@ -18,6 +18,9 @@ HEADER = (
 )  # fmt: skip
 
 
+_FIRST = ",".join(HEADER).encode()
+
+
 class Result(NamedTuple):
     """One finished training run."""
 
@@ -110,6 +113,20 @@ def of_one_budget(found: list[Result], budget: str | None) -> list[Result]:
     return [result for result in found if budget in (None, result.budget)]
 
 
+def _check_output(path: Path, overwrite: bool) -> None:
+    """Raises UserError where a file that is no table would be replaced."""
+    if path.is_dir():
+        raise UserError(f"output={path} is a folder; expected the name of a file.")
+    if overwrite or not path.exists():
+        return
+    with open(path, "rb") as file:
+        if file.read(1) and (file.seek(0), file.read(len(_FIRST)))[1] != _FIRST:
+            raise UserError(
+                f"output={path} is no table of results, and would be lost. Choose another file, or replace it with "
+                "-P overwrite=true."
+            )
+
+
 def write_table(
     exps_path: Path | None, output: Path, root: Path | None, exp: str | None, place: Place, budget: str | None = None
 ) -> None:
@@ -123,6 +140,11 @@ def write_table(
     Raises:
         UserError: there is no finished training run, or there are runs of several budgets.
     """
+    _check_output(output, place.overwrite)
+    if exp is not None:
+        place.layout.experiment(exp)
+    if budget not in (None, *BUDGETS):
+        raise UserError(f"budget={budget}: expected one of {', '.join(BUDGETS)}.")
     if place.offline and exps_path is None:
         exps_path = place.layout.exps
     found = from_mirror(exps_path) if exps_path else from_mlflow(root)

@@ -156,15 +156,14 @@ def mean_run(
         UserError: a run without such scores (with the command that makes them), or runs on different data.
     """
     scores.check_score(kind, (*scores.SCORES, *scores.TRAINING_SCORES))
-    if n_runs < 1:
-        raise UserError(f"n_runs={n_runs}: expected at least 1.")
+    if not 1 <= n_runs <= options.MAX_RUNS:
+        raise UserError(f"n_runs={n_runs}: expected at least 1, at most {options.MAX_RUNS}.")
     if combine not in scores.COMBINATIONS:
         raise UserError(f"combine={combine!r}: expected one of {', '.join(scores.COMBINATIONS)}.")
-    if place.parent is None:
-        tracking.check_store(place.offline)
     start = time.perf_counter()
     step = options.default_score_step(find_run(place, source_exp, 0).config) if step is None else step
     folder = place.layout.experiment(source_exp)
+    path = store.score_file(place.layout.experiment(exp), kind, step, combine)
     paths = [store.score_file(folder / f"run_{run}", kind, step) for run in range(n_runs)]
     if missing := [run for run, path in enumerate(paths) if not path.exists()]:
         lines = [
@@ -173,6 +172,8 @@ def mean_run(
             *(f"  {_command(kind, step, run, source_exp)}" for run in missing),
         ]
         raise UserError("\n".join(lines))
+    if place.parent is None:
+        tracking.check_store(place.offline)
     loaded = [_load_recorded(path) for path in paths]
     first = loaded[0][1]
     for path, (_, other) in zip(paths, loaded):
@@ -186,7 +187,6 @@ def mean_run(
         "random_labels": first.get("random_labels"),
         **({} if combine == "mean" else {"combine": combine}),
     }  # fmt: skip
-    path = store.score_file(place.layout.experiment(exp), kind, step, combine)
     check_replaceable(path, provenance, place.overwrite)
     held = _made_before(path, provenance, first["fingerprint"], place)
     if held and held["sha256"] == hashlib.sha256(store.npy_bytes(values)).hexdigest():

@@ -31,11 +31,11 @@ def select_run(config: TrainConfig, exp: str, place: Place, choice: ScoreChoice)
     Raises:
         UserError: anything the caller can repair, or another selection in the way.
     """
+    config = find_sources(place.layout, resolve(config), choice)
+    path = place.layout.run(exp, config) / "kept.csv"
     if place.parent is None:
         tracking.check_store(place.offline)
-    config = find_sources(place.layout, resolve(config), choice)
     dataset = data.load(config.dataset, config.data_dir)
-    path = place.layout.run(exp, config) / "kept.csv"
     recorded = {name: value for name, value in options.as_dict(config).items() if name in RECORDED}
     facts = {**recorded, "fingerprint": dataset.fingerprint}
     check_replaceable(path, facts, place.overwrite)

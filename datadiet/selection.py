@@ -145,16 +145,25 @@ def check_parameters(name: str, parameters: Parameters, size: int, num_examples:
         UserError: names the parameter, its value and what was expected.
     """
     check_size(size, parameters.offset, num_examples)
-    if parameters.balance not in (None, *BALANCES):
-        raise UserError(f"balance={parameters.balance}: expected one of {', '.join(BALANCES)}.")
-    if parameters.center not in ("mean", "median"):
-        raise UserError(f"center={parameters.center}: expected mean or median.")
+    check_words(parameters)
     if "cutoff" in SELECTORS[name].options and int(parameters.cutoff * num_examples) + size > num_examples:
         raise UserError(
             f"cutoff={parameters.cutoff} leaves {num_examples - int(parameters.cutoff * num_examples)} of "
             f"{num_examples} examples, fewer than size={size}: expected a cutoff of at most "
             f"{1 - size / num_examples:.4g}."
         )
+
+
+def check_words(parameters: Parameters) -> None:
+    """Refuse a balance or a center that there is not.
+
+    Raises:
+        UserError: names the parameter, its value and what was expected.
+    """
+    if parameters.balance not in (None, *BALANCES):
+        raise UserError(f"balance={parameters.balance}: expected one of {', '.join(BALANCES)}.")
+    if parameters.center not in ("mean", "median"):
+        raise UserError(f"center={parameters.center}: expected mean or median.")
 
 
 def _checked(name: str, array: Any, what: str, count: int, ndim: int) -> np.ndarray:

@@ -30,7 +30,7 @@ from filelock import FileLock, Timeout
 
 import datadiet
 from datadiet import data
-from datadiet.config import TrainConfig, UserError, from_dict
+from datadiet.config import TrainConfig, UserError, check_text, from_dict
 from datadiet.coresets import Parameters
 from datadiet.models import Network, Variables, build_model
 from datadiet.train import TrainState
@@ -48,7 +48,7 @@ class Busy(UserError):
 
 @dataclass(frozen=True)
 class ExperimentLayout:
-    """Paths below <root>/exps. Nothing here reads or writes."""
+    """Paths below <root>/exps. Nothing here writes."""
 
     root: Path
     names_selector: bool = False  # of every subset in its folder, also of those that have an entry point of their own
@@ -62,14 +62,32 @@ class ExperimentLayout:
         parts = exp.split("/")
         if not all(re.fullmatch(r"[\w][\w.+-]*", part) for part in parts):
             raise UserError(f"exp={exp!r}: expected a name of letters, digits, '_', '-', '.' (parts joined by '/').")
-        return self.exps.joinpath(*parts)
+        check_text("exp", exp)
+        return self.inside(self.exps.joinpath(*parts))
+
+    def inside(self, path: Path) -> Path:
+        """The path, where no symbolic link on it leads out of the mirror.
+
+        Raises:
+            UserError: one does.
+        """
+        try:
+            within = path.resolve().is_relative_to(self.exps.resolve())
+        except (OSError, RuntimeError, ValueError):  # links in a circle
+            within = False
+        if not within:
+            raise UserError(
+                f"{path}: a symbolic link leads out of {self.exps}. Replace it by a folder; to keep the mirror "
+                "elsewhere, choose another -P root=FOLDER, or let exps itself be the link."
+            )
+        return path
 
     def run(self, exp: str, config: TrainConfig) -> Path:
         """Folder of a training run."""
         folder = self.experiment(exp)
         if config.selector != "all":
             folder /= self.subset(config)
-        return folder / f"run_{config.run}"
+        return self.inside(folder / f"run_{config.run}")
 
     def subset(self, config: TrainConfig) -> str:
         """size_<size>, the selector where no entry point of its own stands for it, and its options that were given."""
@@ -80,8 +98,8 @@ class ExperimentLayout:
         return ".".join([f"size_{config.size}", *selector, *(f"{name}_{value}" for name, value in given.items())])
 
     def name(self, path: Path) -> str:
-        """Path below exps, with '/': the name of a run."""
-        return path.relative_to(self.exps).as_posix()
+        """Path below exps, with '/': the name of a run; see `inside`."""
+        return self.inside(path).relative_to(self.exps).as_posix()
 
 
 def score_file(folder: Path, kind: str, step: int, combine: str = "mean") -> Path:

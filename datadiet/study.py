@@ -233,8 +233,8 @@ def run_study(config: TrainConfig, exp: str, place: Place, plan: Plan, means: Me
         The table, also printed, written as table.csv and logged with the plots to MLflow.
     """
     check_means(means)
-    config, task = check(plan, config, exp, place)
     folder = place.layout.experiment(exp)
+    config, task = check(plan, config, exp, place)
     count = task.dataset.num_examples
     described = as_json(plan, task, config, place)
     if not place.overwrite:

@@ -75,7 +75,8 @@ class TrackedRun:
         Args:
             mirrored: They are in the run's metrics.jsonl already.
         """
-        at, values = now(), {k: float(v) for k, v in metrics.items()}
+        values = {k: float(v) for k, v in metrics.items()}
+        at = self.record.moment(values) if mirrored else now()
         if not mirrored and [step, values] not in [[s, v] for s, _, v in self.record.metrics]:
             self.record.metrics.append([step, at, values])
             self.record.save()

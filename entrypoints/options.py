@@ -15,7 +15,7 @@ from click.core import ParameterSource
 from tqdm import tqdm
 
 from datadiet.choosing import FEATURE_FIELDS
-from datadiet.config import FIELDS, Interrupted, TrainConfig, UserError
+from datadiet.config import FIELDS, Interrupted, TrainConfig, UserError, check_text
 from datadiet.coresets import Parameters
 from datadiet.pipeline import Place
 from datadiet.resume import EXIT_CODE
@@ -45,6 +45,22 @@ class Steps(click.ParamType):
             return tuple(int(part) for part in value.split(","))
         except ValueError:
             self.fail(f"{value!r}: expected comma-separated whole numbers, or 'none'.", param, ctx)
+
+
+class Location(click.Path):
+    """The path of a file or folder that may be there or not."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not str(value):
+            self.fail("expected a path, got nothing.", param, ctx)
+        try:
+            check_text("path", str(value))  # before the system is asked: of NUL it makes a ValueError
+        except UserError as error:
+            self.fail(str(error), param, ctx)
+        return super().convert(value, param, ctx)
 
 
 class Names(click.ParamType):
@@ -109,7 +125,7 @@ def training_options(without: tuple[str, ...] = (), **defaults: Any) -> Callable
     return decorate
 
 
-ROOT = click.option("--root", type=click.Path(path_type=Path), default=".", help="Folder of exps/.  [default: .]")
+ROOT = click.option("--root", type=Location(), default=".", help="Folder of exps/.  [default: .]")
 EXP = click.option("--exp", type=Optional(click.STRING), help="Experiment folder below exps/.  [default: see above]")
 OVERWRITE = click.option("--overwrite", type=click.BOOL, default=False, help="Replace old results.  [default: false]")
 OFFLINE = click.option(
@@ -164,7 +180,13 @@ def typed_command(ctx: click.Context) -> str:
 
 
 def make_place(root: Path, overwrite: bool = False, names_selector: bool = False, **more: Any) -> Place:
-    """Where the current command writes and how it reports; see `ExperimentLayout` for names_selector."""
+    """Where the current command writes and how it reports; see `ExperimentLayout` for names_selector.
+
+    Raises:
+        UserError: root is no folder.
+    """
+    if root.exists() and not root.is_dir():
+        raise UserError(f"root={root}: expected a folder.")
     layout = ExperimentLayout(root, names_selector)
     return Place(layout, Console(), typed_command(click.get_current_context()), overwrite, **more)
 
@@ -186,12 +208,21 @@ class Stopped(click.ClickException):
     exit_code = EXIT_CODE
 
 
+def _check_texts(ctx: click.Context) -> None:
+    for param in ctx.command.params:
+        value = ctx.params.get(param.name or "")
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str):
+                check_text(param.opts[0].lstrip("-"), text)
+
+
 def repairable(command: Callable) -> Callable:
     """Show a UserError as one message with exit code 2, an Interrupted with EXIT_CODE, without a traceback."""
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         try:
+            _check_texts(click.get_current_context())
             return command(*args, **kwargs)
         except UserError as error:
             raise Repairable(str(error)) from None

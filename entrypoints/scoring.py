@@ -13,7 +13,7 @@ from .options import SCORE_EXP, Optional, make_place, place_options, repairable
 
 STEP = click.option(
     "--step",
-    type=Optional(click.INT),
+    type=Optional(click.IntRange(min=0)),
     help="Optimizer steps done by the network that scores; 0 is the untrained one.  "
     "[default: the first checkpoint after a tenth of training]",
 )
@@ -26,11 +26,11 @@ def _experiments(score_exp: str | None, exp: str | None) -> tuple[str, str]:
 
 
 @click.command()
-@click.option("--run", type=click.INT, default=0, help="Index of the run to score with.  [default: 0]")
+@click.option("--run", type=click.IntRange(min=0), default=0, help="Index of the run to score with.  [default: 0]")
 @STEP
 @click.option("--type", "kind", default="l2_error", help=f"One of: {', '.join(SCORES)}.  [default: l2_error]")
-@click.option("--batch_size", type=click.INT, default=512, help="Examples on the device at once; no value depends on "
-              "it.  [default: 512]")  # fmt: skip
+@click.option("--batch_size", type=click.IntRange(min=1), default=512,
+              help="Examples on the device at once; no value depends on it.  [default: 512]")  # fmt: skip
 @SCORE_EXP
 @place_options
 @repairable

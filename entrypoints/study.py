@@ -14,6 +14,7 @@ from datadiet.graph import Plan
 from datadiet.study import Means, run_study
 
 from .options import (
+    Location,
     Optional,
     Repairable,
     field_option,
@@ -88,7 +89,7 @@ def _as_typed(value: Any) -> str | None:
 
 PLAN = click.option(
     "--plan",
-    type=Optional(click.Path(path_type=Path)),
+    type=Optional(Location()),
     is_eager=True,
     callback=read_plan,
     help="YAML or JSON file of options, by the names that stand here; the command line overrides it.  [default: none]",

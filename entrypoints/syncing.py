@@ -8,11 +8,11 @@ import click
 
 from datadiet.sync import sync_mirror
 
-from .options import Optional, make_place, repairable
+from .options import Location, Optional, make_place, repairable
 
 
 @click.command()
-@click.option("--root", type=click.Path(path_type=Path), default=".", help="Folder of exps/.  [default: .]")
+@click.option("--root", type=Location(), default=".", help="Folder of exps/.  [default: .]")
 @click.option("--exp", type=Optional(click.STRING), help="Only runs of this experiment folder.  [default: all]")
 @repairable
 def sync(root: Path, exp: str | None) -> None:

@@ -9,26 +9,33 @@ from click.core import ParameterSource
 
 from datadiet.results import write_table
 
-from .options import OFFLINE, Optional, make_place, repairable
+from .options import OFFLINE, OVERWRITE, Location, Optional, make_place, repairable
 
 
 @click.command()
-@click.option("--exps_path", type=Optional(click.Path(path_type=Path)),
+@click.option("--exps_path", type=Optional(Location()),
               help="Read this exps/ folder (the mirror) instead of MLflow.  [default: MLflow]")  # fmt: skip
-@click.option("--output", type=click.Path(path_type=Path), default="results.csv",
-              help="File to write; an older table there is replaced.  [default: results.csv]")  # fmt: skip
-@click.option("--root", type=click.Path(path_type=Path), default=".",
+@click.option("--output", type=Location(), default="results.csv",
+              help="File to write; it may replace an older table only.  [default: results.csv]")  # fmt: skip
+@click.option("--root", type=Location(), default=".",
               help="Where given, only the runs below <root>/exps.  [default: all of the experiment]")  # fmt: skip
 @click.option("--exp", type=Optional(click.STRING), help="Only runs of this experiment folder.  [default: all]")
 @click.option("--budget", type=Optional(click.STRING),
               help="Only runs of this budget, iterations or epochs.  [default: the one there is]")  # fmt: skip
+@OVERWRITE
 @OFFLINE
 @repairable
 def results(
-    exps_path: Path | None, output: Path, root: Path, exp: str | None, budget: str | None, offline: bool
+    exps_path: Path | None,
+    output: Path,
+    root: Path,
+    exp: str | None,
+    budget: str | None,
+    overwrite: bool,
+    offline: bool,
 ) -> None:
     """Write one line per finished training run, from MLflow or from the mirror: the same bytes."""
     ctx = click.get_current_context()
     given = ctx.get_parameter_source("root") != ParameterSource.DEFAULT
-    place = make_place(root, overwrite=True, offline=offline)
+    place = make_place(root, overwrite, offline=offline)
     write_table(exps_path, output, root if given else None, exp, place, budget)

@@ -29,8 +29,8 @@ SCORE_CHOICE = (
     config_option("scores", None),
     SCORE_EXP,
     click.option("--score_type", default="l2_error", help="Type of that mean score.  [default: l2_error]"),
-    click.option("--score_step", type=Optional(click.INT), help="Step of that mean score.  [default: the first "
-                 "checkpoint of the scored runs after a tenth of their training]"),
+    click.option("--score_step", type=Optional(click.IntRange(min=0)), help="Step of that mean score.  "
+                 "[default: the first checkpoint of the scored runs after a tenth of their training]"),
 )  # fmt: skip
 
 SELECTION = (

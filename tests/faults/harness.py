@@ -17,13 +17,14 @@ import entrypoints.scoring
 import entrypoints.syncing
 import entrypoints.table
 import entrypoints.training  # noqa: F401
-from datadiet import models, store, train
+from datadiet import models, record, store, sync, train
 from datadiet.config import resolve, saved_steps
 from entrypoints.__main__ import main
 
 QUICK = {"dataset": "digits", "model": "mlp", "width": 16, "num_steps": 150, "augment": "false"}
-TRAINING = QUICK | {"save_steps": 15, "log_steps": 10}  # a third of the reports come between two checkpoints
-TIMED = {"seconds", "compile_seconds", "total_seconds", "mlflow_run_id", "select_seconds"}
+TRAINING = QUICK | {"save_steps": 15, "log_steps": 10}  # two thirds of the reports come between two checkpoints
+TIMED = {"seconds", "mlflow_run_id", *(f"{name}_seconds" for name in ("train", "eval", "compile", "total", "select"))}
+OUTCOMES = ("detected", "told wrongly", "survived", "lost")
 
 
 @dataclass
@@ -31,19 +32,28 @@ class Tally:
     """What came of one kind of fault."""
 
     fault: str
-    tried: int = 0
-    detected: int = 0  # refused or passed over, by name
-    survived: int = 0  # the result is that of an undisturbed run
-    lost: int = 0
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
+    not_hit: int = 0  # the fault came too late, or could not be done: no part of `tried`
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def tried(self) -> int:
+        return sum(self.counts.values())
+
     def add(self, outcome: str, note: str = "") -> None:
-        """outcome: detected, survived or lost."""
-        self.tried += 1
-        setattr(self, outcome, getattr(self, outcome) + 1)
+        """outcome: detected (refused or passed over, the file named), told wrongly (refused, another file named),
+        survived (the result is that of an undisturbed run) or lost."""
+        self.counts[outcome] += 1
         if note:
-            self.notes.append(f"{self.fault}: {note}")
-            print(f"  {outcome}: {note}", flush=True)
+            self.note(f"{outcome}: {note}")
+
+    def judge(self, wrong: list[str]) -> None:
+        """Survived where nothing is wrong, else lost."""
+        self.add("lost" if wrong else "survived", "; ".join(wrong))
+
+    def note(self, text: str) -> None:
+        self.notes.append(f"{self.fault}: {text}")
+        print(f"  {text}", flush=True)
 
 
 @dataclass
@@ -161,7 +171,7 @@ def content(run: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and "ckpts" not in p.relative_to(folder).parts):
         name = path.relative_to(folder).as_posix()
-        if path.suffix == ".lock" or path.name.endswith("mlflow_run.json"):
+        if path.suffix == ".lock" or path.name == record.NAME:
             continue
         if path.name == "metrics.jsonl":
             found[name] = [untimed(json.loads(line)) for line in path.read_text().splitlines()]
@@ -178,32 +188,46 @@ def content(run: str) -> dict[str, Any]:
     return found
 
 
-def difference(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    return [name for name in sorted(one.keys() | other.keys()) if one.get(name) != other.get(name)]
+def differences(whole: str, runs: list[str]) -> list[list[str]]:
+    """For each run, what in it is not as in the undisturbed one."""
+    right, told = content(whole), []
+    for run in runs:
+        try:
+            found = content(run)
+            different = [name for name in sorted(right.keys() | found.keys()) if right.get(name) != found.get(name)]
+            told.append([f"{run}: {different[:5]} differ"] if different else [])
+        except Exception as error:
+            told.append([f"{run}: {type(error).__name__}: {error}"])
+    return told
 
 
-def told_wrongly(uri: str, roots: list[str]) -> list[str]:
-    """What MLflow says otherwise than the mirror of training runs: one run each, FINISHED, every point once."""
+def untold(uri: str, roots: list[str]) -> list[list[str]]:
+    """For each root, what MLflow says otherwise than its records: one run each, of their status, every point once."""
     import mlflow
 
     mlflow.set_tracking_uri(uri)
-    client, wrong = mlflow.MlflowClient(), []
+    client = mlflow.MlflowClient()
     runs = mlflow.search_runs(experiment_names=["datadiet"], output_format="list", max_results=50000)
-    for root in roots:
-        for summary in sorted((Path(root) / "exps").rglob("summary.json")):
-            path = summary.parent.relative_to(Path(root) / "exps").as_posix()
-            mine = [
-                r for r in runs
-                if r.data.tags["datadiet.root"] == str(Path(root).resolve()) and r.data.tags["datadiet.path"] == path
-            ]  # fmt: skip
-            if len(mine) != 1 or mine[0].info.status != "FINISHED":
-                wrong.append(f"{summary.parent}: MLflow has {[r.info.status for r in mine]}")
-                continue
-            lines = store.read_lines(summary.with_name("metrics.jsonl"))
-            for name in lines[0].keys() - {"step"}:
-                points = client.get_metric_history(mine[0].info.run_id, name)
-                if sorted((p.step, p.value) for p in points) != [(line["step"], line[name]) for line in lines]:
-                    wrong.append(f"{summary.parent}: {name} differs in MLflow")
+    return [_untold(client, runs, Path(root)) for root in roots]
+
+
+def _untold(client: Any, runs: list[Any], root: Path) -> list[str]:
+    here = [r for r in runs if r.data.tags.get("datadiet.root") == str(root.resolve())]
+    records = [record.load(path) for path in sync.record_files(root / "exps")]
+    wrong = [] if records else [f"{root}: no record"]
+    for one in records:
+        mine = [r for r in here if (r.data.tags["datadiet.kind"], r.data.tags["datadiet.path"]) == (one.kind, one.name)]
+        if len(mine) != 1 or mine[0].info.status != one.status or one.status != "FINISHED":
+            wrong.append(f"{one.path}: {one.status}, MLflow has {[r.info.status for r in mine]}")
+            continue
+        expected: dict[str, list[tuple[int, float]]] = {}
+        for step, _, values in one.points():
+            for name, value in values.items():
+                expected.setdefault(name, []).append((step, float(value)))
+        for name in sorted(expected.keys() | mine[0].data.metrics.keys()):
+            points = client.get_metric_history(mine[0].info.run_id, name)
+            if sorted((p.step, p.value) for p in points) != sorted(expected.get(name, [])):
+                wrong.append(f"{one.path}: {name} differs in MLflow: {len(points)} for {len(expected.get(name, []))}")
     return wrong
 
 

@@ -11,6 +11,8 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,10 +21,12 @@ from typing import Any
 from datadiet import store
 from datadiet.config import UserError
 
-from .harness import TRAINING, Child, Tally, asked, content, datadiet, difference, half_written, told_wrongly, words
+from .harness import TRAINING, Child, Tally, asked, datadiet, differences, half_written, untold, words
 from .harness import state_of as _state_of
 
 RUN = "exps/full_data/run_0"
+KILLED = -signal.SIGKILL
+ATTEMPTS = 4  # at most, for each fault that is to hit
 
 
 @dataclass
@@ -42,6 +46,9 @@ class Stage:
     def run(self, name: str, command: str, uri: str | None = None, **options: Any) -> Child:
         return datadiet(words(command, **options), uri or self.uri, self.log(name))
 
+    def train(self, root: Path, uri: str | None = None, **more: Any) -> Child:
+        return self.run(root.name, "full_data", uri, root=root, resume="true", **TRAINING, **more)
+
     def done(self, name: str, command: str, uri: str | None = None, **options: Any) -> float:
         """Run a command to its end, which has to be good; the seconds that it took."""
         child = self.run(name, command, uri, **options)
@@ -56,46 +63,86 @@ class Stage:
         return self.done("whole", "full_data", root=self.base / "whole", **TRAINING)
 
     @cached_property
-    def whole(self) -> dict[str, Any]:
-        """Content of an undisturbed run."""
+    def whole(self) -> Path:
+        """The folder of an undisturbed run."""
         assert self.seconds
-        return asked(content, str(self.base / "whole" / RUN), log=self.log("content"))
+        return self.base / "whole" / RUN
+
+    def judge(self, tally: Tally, wrong: dict[Path, list[str]], uri: str | None = None) -> None:
+        """Compare the runs of roots with the undisturbed one, and with what MLflow says; `wrong` is known already."""
+        roots = [str(root) for root in wrong]
+        runs = [str(root / RUN) for root in wrong]
+        apart = asked(differences, str(self.whole), runs, log=self.log("differences"))
+        in_mlflow = asked(untold, uri or self.uri, roots, log=self.log("untold"))
+        for known, *found in zip(wrong.values(), apart, in_mlflow):
+            tally.judge(known or [text for part in found for text in part])
+
+    def resumed(self, root: Path, uri: str | None = None) -> list[str]:
+        """Train on with resume=true; what is wrong with how that ends."""
+        child = self.train(root, uri)
+        return [f"{root}: resuming ended with {child.code}: {child.text[-400:]}"] if child.wait() else []
 
 
-def _compare(stage: Stage, tally: Tally, root: Path, name: str) -> None:
-    found = asked(content, str(root / RUN), log=stage.log(f"content_{name}"))
-    different = difference(stage.whole, found)
-    tally.add("lost" if different else "survived", f"{root}: {different[:5]} differ" if different else "")
+def _hits(tally: Tally, count: int) -> Iterator[int]:
+    """Numbers of attempts, until so many faults hit; the caller counts in `tally` those that did not."""
+    for k in range(ATTEMPTS * count):
+        if k - tally.not_hit >= count:
+            return
+        yield k
+
+
+# --- kill -9 ----------------------------------------------------------------------------------
+
+
+def _kill_at(stage: Stage, child: Child, seconds: float) -> bool:
+    """kill -9 at a random moment within so many seconds from the start; whether it came before the end."""
+    moment = stage.random.uniform(0, seconds)
+    while child.running() and time.monotonic() - child.begun < moment:
+        time.sleep(0.002)
+    child.kill()
+    return child.code == KILLED
+
+
+def _saving(ckpts: Path) -> Path | None:
+    """The checkpoint that is being written: its temporary folder, or one without its seal."""
+    with suppress(OSError):
+        for path in ckpts.iterdir():
+            if not (path / "files.json").exists():
+                return path
+    return None
+
+
+def _kill_saving(stage: Stage, child: Child, ckpts: Path) -> bool:
+    """kill -9 while a random checkpoint is being written; whether it is incomplete."""
+    after, delay = stage.random.randrange(11), stage.random.uniform(0, 0.05)  # seconds; a save takes about so long
+    while child.running():
+        if len(list(ckpts.glob("[0-9]*/files.json"))) >= after and _saving(ckpts):
+            time.sleep(delay)
+            break
+        time.sleep(0.001)
+    child.kill()
+    return child.code == KILLED and _saving(ckpts) is not None
 
 
 def kill_training(stage: Stage, count: int, while_saving: bool) -> Tally:
     """kill -9 at a random moment, or at one while a checkpoint is being written; then resume=true."""
     tally = Tally("kill -9 while a checkpoint is written" if while_saving else "kill -9 while training")
-    whole, roots = stage.whole, []
-    assert whole
-    for k in range(count):
-        name = f"{'saving' if while_saving else 'training'}_{k}"
-        root = stage.base / name
-        child = stage.run(name, "full_data", root=root, resume="true", **TRAINING)
-        moment, after = stage.random.uniform(0.1, 1.0) * stage.seconds, stage.random.randrange(1, 11)
-        while child.running():
-            saved = len(list((root / RUN / "ckpts").glob("[0-9]*"))) if while_saving else 0
-            if while_saving and saved >= after:
-                time.sleep(stage.random.uniform(0, 0.12))  # a save takes about so long
-                break
-            if not while_saving and time.monotonic() - child.begun >= moment:
-                break
-            time.sleep(0.002)
-        child.kill()
-        again = stage.run(f"{name}_again", "full_data", root=root, resume="true", **TRAINING)
-        if code := again.wait():
-            tally.add("lost", f"{root}: resuming ended with {code}: {again.text[-300:]}")
-            continue
-        _compare(stage, tally, root, name)
-        roots.append(str(root))
-    if wrong := asked(told_wrongly, stage.uri, roots, log=stage.log("told")):
-        tally.lost += len(wrong)
-        tally.notes += wrong
+    wrong: dict[Path, list[str]] = {}
+    assert stage.whole
+    for k in _hits(tally, count):
+        root = stage.base / f"{'saving' if while_saving else 'training'}_{k}"
+        child = stage.train(root)
+        ckpts = root / RUN / "ckpts"
+        hit = _kill_saving(stage, child, ckpts) if while_saving else _kill_at(stage, child, stage.seconds)
+        if not hit:
+            tally.not_hit += 1
+        if hit or child.code == KILLED:  # also a run that is not counted is looked at
+            found = stage.resumed(root)
+            if hit:
+                wrong[root] = found
+            elif found:
+                tally.judge(found)
+    stage.judge(tally, wrong)
     return tally
 
 
@@ -113,28 +160,35 @@ def _score_options(stage: Stage, command: str, name: str) -> tuple[str, dict[str
     return command, {"root": root, "score_exp": "full_data", "exp": exp, "step": 15}, out
 
 
-def kill_others(stage: Stage, counts: dict[str, int]) -> Tally:
+def kill_others(stage: Stage, counts: dict[str, int]) -> list[Tally]:
     """kill -9 at random moments of score, mean_score and results; then the same command again."""
-    tally = Tally("kill -9 in " + ", ".join(counts))
-    assert stage.whole
-    root = stage.base / "whole"
+    root = stage.whole.parents[2]
     stage.done("scored", "score", root=root, score_exp="full_data", exp="scored", step=15)
-    for command, count in counts.items():
-        _, options, expected = _score_options(stage, command, f"whole_{command}")
-        seconds = stage.done(f"whole_{command}", command, **options)
-        for k in range(count):
-            name = f"{command}_{k}"
-            _, options, out = _score_options(stage, command, name)
-            child = stage.run(name, command, **options)
-            time.sleep(stage.random.uniform(0.2, 1.0) * seconds)
-            child.kill()
-            if out.exists() and out.read_bytes() != expected.read_bytes():
-                tally.add("lost", f"{out} is neither old nor new")
-                continue
-            again = stage.run(f"{name}_again", command, **options)
-            same = again.wait() == 0 and out.read_bytes() == expected.read_bytes()
-            whole = same and (command == "results" or store.load_scores(out)[1] is not None)
-            tally.add("survived" if whole else "lost", "" if whole else f"{out}: {again.text[-300:]}")
+    return [_kill_other(stage, command, count) for command, count in counts.items()]
+
+
+def _kill_other(stage: Stage, command: str, count: int) -> Tally:
+    tally = Tally(f"kill -9 in {command}")
+    _, options, expected = _score_options(stage, command, f"whole_{command}")
+    seconds = stage.done(f"whole_{command}", command, **options)
+    for k in _hits(tally, count):
+        name = f"{command}_{k}"
+        _, options, out = _score_options(stage, command, name)
+        child = stage.run(name, command, **options)
+        hit = _kill_at(stage, child, seconds)
+        if not hit:
+            tally.not_hit += 1
+        wrong = []
+        if out.exists() and out.read_bytes() != expected.read_bytes():
+            wrong.append(f"{out} is neither old nor new")
+        again = stage.run(f"{name}_again", command, **options)
+        same = again.wait() == 0 and out.read_bytes() == expected.read_bytes()
+        if not same or (command != "results" and store.load_scores(out)[1] is None):
+            wrong.append(f"{out}: {again.text[-300:]}")
+        if hit or wrong:
+            tally.judge(wrong)
+    for text in asked(untold, stage.uri, [str(stage.base / "whole")], log=stage.log("untold"))[0]:
+        tally.add("lost", text)
     return tally
 
 
@@ -175,8 +229,8 @@ def _outcomes(files: list[str], plan: list[tuple[str, int]], load: Any) -> list[
             same = load() == right
             found.append(["survived" if same else "lost", f"{kind} in {name}, seed {seed}" if not same else ""])
         except UserError as error:
-            told = Path(name).name in str(error) or Path(name).with_suffix(".npy").name in str(error)
-            found.append(["detected" if told else "lost", "" if told else f"{kind} in {name} is not named: {error}"])
+            told = name in str(error)
+            found.append(["detected" if told else "told wrongly", "" if told else f"{kind} in {name}: {error}"])
         except Exception as error:
             found.append(["lost", f"{kind} in {name}, seed {seed}: {type(error).__name__}: {error}"])
         Path(name).write_bytes(before)
@@ -229,48 +283,65 @@ def _mount(folder: Path, options: str) -> bool:
     return subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True).returncode == 0
 
 
-def full_disks(stage: Stage, count: int, read_only: bool) -> Tally:
-    """A disk that fills up (or turns read-only) at a random moment; then there is room, and resume=true."""
-    tally = Tally("the disk turns read-only" if read_only else "the disk is full")
-    assert stage.whole
-    need = sum(p.stat().st_size for p in (stage.base / "whole" / RUN).rglob("*") if p.is_file())
-    for k in range(count):
-        name = f"{'read_only' if read_only else 'disk'}_{k}"
-        root = stage.base / name
-        size = 64 * 2**20 if read_only else int(stage.random.uniform(0.1, 0.9) * need)
-        if not _mount(root, f"size={size}"):
-            tally.notes.append(f"{tally.fault}: mounting is impossible here, not tried")
-            return tally
-        try:
-            child = stage.run(name, "full_data", root=root, resume="true", **TRAINING)
-            if read_only:
-                time.sleep(stage.random.uniform(0.1, 0.9) * stage.seconds)
-                _remount_read_only(root, child)
-            code = child.wait()
-            wrong = [] if code in (0, 2) else [f"exit code {code}"]
-            if code == 2 and ("cannot be written" not in child.text or "Traceback" in child.text):
-                wrong.append("unclear: " + child.text[-400:])
-            if code and not read_only:
-                wrong += half_written(root)
-            subprocess.run(["mount", "-o", "remount,rw,size=128m", root], check=True)
-            again = stage.run(f"{name}_again", "full_data", root=root, resume="true", **TRAINING)
-            if again.wait() or wrong:
-                tally.add("lost", f"{name}: {wrong} {again.text[-300:]}")
+def full_disks(stage: Stage, count: int) -> Tally:
+    """A disk that fills up at a random moment; then there is room, and resume=true."""
+    tally = Tally("the disk is full")
+    need = sum(p.stat().st_size for p in stage.whole.rglob("*") if p.is_file())
+    wrong, mounted = {}, []
+    try:
+        for k in _hits(tally, count):
+            root = stage.base / f"disk_{k}"
+            if not _mount(root, f"size={int(stage.random.uniform(0.1, 0.95) * need)}"):
+                tally.not_hit += 1
                 continue
-            _compare(stage, tally, root, name)
-            wrong = asked(told_wrongly, stage.uri, [str(root)], log=stage.log("told"))
-            tally.lost += len(wrong)
-            tally.notes += wrong
-        finally:
+            mounted.append(root)
+            child = stage.train(root)
+            if child.wait() == 0:
+                tally.not_hit += 1
+                continue
+            wrong[root] = _unclear(child) + half_written(root)
+            subprocess.run(["mount", "-o", "remount,size=128m", root], check=True)
+            wrong[root] += stage.resumed(root)
+        stage.judge(tally, wrong)
+    finally:
+        for root in mounted:
             subprocess.run(["umount", "-l", root], check=False)
     return tally
 
 
-def _remount_read_only(root: Path, child: Child) -> None:
-    """Refused while a file is open for writing: asked until it is granted."""
-    while child.running():
-        if subprocess.run(["mount", "-o", "remount,ro", root], capture_output=True).returncode == 0:
-            return
+def read_only_folders(stage: Stage, count: int) -> Tally:
+    """The folder turns read-only at a random moment: a read-only view of it is laid over it, then taken off."""
+    tally = Tally("the folder turns read-only")
+    wrong: dict[Path, list[str]] = {}
+    assert stage.whole
+    for k in _hits(tally, count):
+        root, view = stage.base / f"read_only_{k}", stage.base / f"view_{k}"
+        root.mkdir()
+        view.mkdir()
+        seen = all(_try(*words) for words in (("--bind", root, view), ("-o", "remount,ro,bind", view)))
+        child, moment = stage.train(root), stage.random.uniform(0, stage.seconds)
+        while child.running() and time.monotonic() - child.begun < moment:
+            time.sleep(0.002)
+        covered = seen and child.running() and _try("--bind", view, root)
+        code = child.wait()
+        for folder in (*([root] if covered else []), view):
+            subprocess.run(["umount", "-l", folder], capture_output=True, check=False)
+        if not covered or code == 0:
+            tally.not_hit += 1
+            continue
+        wrong[root] = _unclear(child) + stage.resumed(root)
+    stage.judge(tally, wrong)
+    return tally
+
+
+def _try(*words: Any) -> bool:
+    return subprocess.run(["mount", *words], capture_output=True).returncode == 0
+
+
+def _unclear(child: Child) -> list[str]:
+    """What is wrong with how a process says that it cannot write."""
+    clear = child.code == 2 and "cannot be written" in child.text and "Traceback" not in child.text
+    return [] if clear else [f"exit code {child.code}, unclear: {child.text[-400:]}"]
 
 
 # --- MLflow -----------------------------------------------------------------------------------
@@ -325,70 +396,96 @@ def new_server(base: Path) -> Server:
     return server
 
 
-def lose_server(stage: Stage, server: Server, count: int) -> Tally:
-    """The server is killed (or hangs) in the middle of a training and restarted after it; then `sync`, twice."""
-    tally = Tally("the MLflow server is killed or hangs, then returns")
+DIES, RESTARTS, HANGS = "is killed", "is killed and restarted", "hangs"
+
+
+def lose_server(stage: Stage, server: Server, count: int, way: str) -> Tally:
+    """In the middle of a training the server is killed, killed and restarted, or hangs; afterwards `sync`, twice."""
+    tally = Tally(f"the MLflow server {way}")
+    wrong: dict[Path, list[str]] = {}
     assert stage.whole
-    server_roots = []
-    for k in range(count):
-        root = stage.base / f"server_{k}"
-        run = root / RUN
-        child = stage.run(root.name, "full_data", server.uri, root=root, resume="true", **TRAINING)
-        after, hangs = stage.random.randrange(1, 10), k % 3 == 2
-        while child.running() and len(list((run / "ckpts").glob("[0-9]*"))) < after:
+    for k in _hits(tally, count):
+        root = stage.base / f"server_{way.split()[-1]}_{k}"
+        ckpts, after = root / RUN / "ckpts", stage.random.randrange(1, 9)
+        child = stage.train(root, server.uri)
+        while child.running() and len(list(ckpts.glob("[0-9]*/files.json"))) < after:
             time.sleep(0.002)
-        server.signal(signal.SIGSTOP if hangs else signal.SIGKILL)
-        if k % 3 == 1:  # back before training ends
+        server.signal(signal.SIGSTOP if way == HANGS else signal.SIGKILL)
+        if way == RESTARTS:
             server.start()
-        code, seconds = child.wait(), time.monotonic() - child.begun
-        if hangs:
+        code = child.wait()
+        seconds = time.monotonic() - child.begun
+        if way == HANGS:
             server.signal(signal.SIGCONT)
-        elif k % 3 == 0:
+        elif way == DIES:
             server.start()
-        if code or seconds > 120:
-            tally.add("lost", f"{root}: exit code {code} after {seconds:.0f} s: {child.text[-300:]}")
-            continue
+        hit = "is away" in child.text
+        if not hit:
+            tally.not_hit += 1
+        wrong[root] = [f"{root}: {child.text[-400:]}"] if code or seconds > 120 else []
         for again in ("sync", "sync_again"):
             stage.done(f"{root.name}_{again}", "sync", server.uri, root=root)
-        server_roots.append(str(root))
-        _compare(stage, tally, root, root.name)
-    wrong = asked(told_wrongly, server.uri, server_roots, log=stage.log("told"))
-    tally.lost += len(wrong)
-    tally.notes += wrong
+        if not hit and not wrong[root]:
+            del wrong[root]
+    stage.judge(tally, wrong, server.uri)
     return tally
 
 
-def offline_then_sync(stage: Stage, count: int) -> Tally:
-    """Runs made with offline=true, told to MLflow by `sync` that is killed at random moments and repeated."""
-    tally = Tally("offline=true, then sync killed again and again")
-    root = stage.base / "offline"
-    for run in range(count):
-        stage.done(f"offline_{run}", "full_data", root=root, run=run, offline="true", **TRAINING)
-    seconds = 2.0
-    for k in range(2 * count):
-        child = stage.run(f"sync_{k}", "sync", root=root)
-        time.sleep(stage.random.uniform(0.2, 1.0) * seconds)
-        child.kill()
-    stage.done("sync_last", "sync", root=root)
-    stage.done("table", "results", root=root, output=stage.base / "mlflow.csv")
-    stage.done("table_mirror", "results", exps_path=root / "exps", output=stage.base / "mirror.csv")
-    same = (stage.base / "mlflow.csv").read_bytes() == (stage.base / "mirror.csv").read_bytes()
-    wrong = asked(told_wrongly, stage.uri, [str(root)], log=stage.log("told")) + ([] if same else ["tables differ"])
-    for k in range(count):
-        tally.add("lost" if k < len(wrong) else "survived", wrong[k] if k < len(wrong) else "")
+def _new_store(uri: str) -> bool:
+    import mlflow
+
+    from datadiet import remote
+
+    mlflow.set_tracking_uri(uri)
+    return remote.connect() is not None
+
+
+def kill_sync(stage: Stage, count: int) -> Tally:
+    """Runs made with offline=true, told to MLflow by `sync` that is killed at a random moment, then done twice."""
+    tally = Tally("kill -9 in sync, after offline=true")
+    made, empty = stage.base / "offline", stage.base / "empty.db"
+    assert stage.whole
+    for run in range(2):
+        stage.done(f"offline_{run}", "full_data", root=made, run=run, offline="true", **TRAINING)
+    asked(_new_store, f"sqlite:///{empty}", log=stage.log("empty"))
+
+    def copied(name: str) -> tuple[Path, str]:
+        shutil.copytree(made, stage.base / name)
+        shutil.copy(empty, stage.base / f"{name}.db")
+        return stage.base / name, f"sqlite:///{stage.base}/{name}.db"
+
+    root, uri = copied("offline_whole")
+    seconds = stage.done("sync_whole", "sync", uri, root=root)
+    for k in _hits(tally, count):
+        root, uri = copied(f"offline_{k}")
+        hit = _kill_at(stage, stage.run(f"sync_{k}", "sync", uri, root=root), seconds)
+        if not hit:
+            tally.not_hit += 1
+        tables = [root / "by_mlflow.csv", root / "by_mirror.csv"]
+        for again in ("sync", "sync"):
+            stage.done(f"sync_{k}_again", again, uri, root=root)
+        stage.done(f"table_{k}", "results", uri, root=root, output=tables[0])
+        stage.done(f"table_{k}", "results", uri, root=root, exps_path=root / "exps", output=tables[1])
+        wrong = asked(untold, uri, [str(root)], log=stage.log("untold"))[0]
+        wrong += [] if tables[0].read_bytes() == tables[1].read_bytes() else [f"{root}: the tables differ"]
+        if hit or wrong:
+            tally.judge(wrong)
     return tally
 
 
 def together(stage: Stage, uri: str, count: int, where: str) -> Tally:
     """So many runs at once into one store."""
     tally = Tally(f"{count} runs at once into {where}")
-    root = stage.base / f"together_{where.split()[-1]}"
-    children = [stage.run(f"{root.name}_{k}", "full_data", uri, root=root, run=k, **TRAINING) for k in range(count)]
-    codes = [child.wait(400) for child in children]
-    wrong = asked(told_wrongly, uri, [str(root)], log=stage.log("told"))
-    for k, code in enumerate(codes):
-        bad = [w for w in wrong if f"run_{k}:" in w] + (
-            [f"exit code {code}: {children[k].text[-300:]}"] if code else []
-        )
-        tally.add("lost" if bad else "survived", "; ".join(bad))
+    roots = [stage.base / f"{where.split()[-1]}_{k}" for k in range(count)]
+    assert stage.whole
+    children = [stage.train(root, uri) for root in roots]
+    wrong = {
+        root: [f"{root}: exit code {child.code}: {child.text[-300:]}"] if child.wait(400) else []
+        for root, child in zip(roots, children)
+    }
+    for root, child in zip(roots, children):
+        if "is away" in child.text and not wrong[root]:
+            tally.note(f"{root.name} needed sync, as it said")
+            stage.done(f"{root.name}_sync", "sync", uri, root=root)
+    stage.judge(tally, wrong, uri)
     return tally
