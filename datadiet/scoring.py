@@ -163,7 +163,7 @@ def mean_run(
     start = time.perf_counter()
     step = options.default_score_step(find_run(place, source_exp, 0).config) if step is None else step
     folder = place.layout.experiment(source_exp)
-    path = store.score_file(place.layout.experiment(exp), kind, step, combine)
+    target = store.score_file(place.layout.experiment(exp), kind, step, combine)
     paths = [store.score_file(folder / f"run_{run}", kind, step) for run in range(n_runs)]
     if missing := [run for run, path in enumerate(paths) if not path.exists()]:
         lines = [
@@ -187,13 +187,13 @@ def mean_run(
         "random_labels": first.get("random_labels"),
         **({} if combine == "mean" else {"combine": combine}),
     }  # fmt: skip
-    check_replaceable(path, provenance, place.overwrite)
-    held = _made_before(path, provenance, first["fingerprint"], place)
+    check_replaceable(target, provenance, place.overwrite)
+    held = _made_before(target, provenance, first["fingerprint"], place)
     if held and held["sha256"] == hashlib.sha256(store.npy_bytes(values)).hexdigest():
-        return _take(path, place)
+        return _take(target, place)
     beside = {"runs": runs.astype(np.float32), "stderr": scores.standard_error(runs)}
     seconds = time.perf_counter() - start
-    return _record(kind, path, values, identity, provenance, seconds, exp, place, "mean_score", beside)
+    return _record(kind, target, values, identity, provenance, seconds, exp, place, "mean_score", beside)
 
 
 def _load_recorded(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
