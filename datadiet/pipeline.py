@@ -6,8 +6,8 @@ import json
 import shlex
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -242,7 +242,7 @@ class Task:
     kept_by: str
     select_seconds: float  # that choosing them took, reading the scores included
     inputs: dict[str, str]  # kept.csv for a subset, random_labels.csv where labels were randomised
-    select_seconds: float  # spent on choosing
+    continues: bool = False  # its folder holds a part of it
 
     @property
     def member(self) -> np.ndarray:
@@ -252,16 +252,28 @@ class Task:
         return member
 
 
-def prepare(config: TrainConfig, exp: str, place: Place) -> Task:
-    """Load the data and choose the examples of a run.
+def load(config: TrainConfig) -> tuple[Dataset, Dataset]:
+    """The dataset of a run as published, and as its model takes it.
 
     Raises:
-        UserError: the data or the scores cannot be had or do not fit.
+        UserError: the data cannot be had, or cannot be trained on as asked.
     """
     published = data.load(config.dataset, config.data_dir)
     dataset = data.fit_images(published, models.input_shape(config.model, published.image_shape))
     if config.augment and len(dataset.image_shape) != 3:
         raise UserError(f"augment=true needs images; {dataset.name} has vectors: -P augment=false.")
+    return published, dataset
+
+
+def prepare(config: TrainConfig, exp: str, place: Place, loaded: tuple[Dataset, Dataset]) -> Task:
+    """Choose the examples of a run.
+
+    Args:
+        loaded: What `load` gave.
+    Raises:
+        UserError: the scores cannot be had or do not fit.
+    """
+    published, dataset = loaded
     labels, touched = data.randomize_labels(
         dataset.train_labels, config.random_label_fraction, config.random_label_seed
     )
@@ -330,26 +342,52 @@ def train_run(config: TrainConfig, exp: str, place: Place, choice: ScoreChoice =
         UserError: anything the caller can repair; before data is loaded where that can be known.
         Interrupted: SIGTERM or Ctrl-C came; what was done is saved.
     """
-    config = find_sources(place.layout, resolve(config), choice)
-    run_dir = place.layout.run(exp, config)
+    return train_runs(config, [config.run], exp, place, choice)[0]
+
+
+def train_runs(
+    config: TrainConfig, runs: Sequence[int], exp: str, place: Place, choice: ScoreChoice = ScoreChoice()
+) -> list[dict[str, Any]]:
+    """Several training runs that differ in `run` and the seeds that derive from it, each with a folder and an MLflow
+    run of its own; at the same time where that is faster.
+
+    Args:
+        runs: Their indices.
+    Returns:
+        Their summaries. The rest is as for `train_run`; a run that diverges is told at the end, and stops no other.
+    """
+    if len(set(runs)) < len(runs):
+        raise UserError(f"runs={','.join(map(str, runs))}: expected each run once.")
     if place.resume and place.overwrite:
         raise UserError("resume=true and overwrite=true exclude each other: continue the run, or replace it.")
-    if run_dir.exists():
-        with store.lock_run(run_dir):  # a second process is refused before it loads data
-            store.check_free(run_dir, place.overwrite or place.resume)
-            if place.resume:
-                resume.check_worthwhile(run_dir)
+    configs = [find_sources(place.layout, resolve(replace(config, run=run)), choice) for run in runs]
+    for run_dir in (place.layout.run(exp, one) for one in configs):
+        if run_dir.exists():
+            with store.lock_run(run_dir):  # a second process is refused before it loads data
+                store.check_free(run_dir, place.overwrite or place.resume)
+                if place.resume:
+                    resume.check_worthwhile(run_dir)
     if place.parent is None:
         tracking.check_store(place.offline)
-    task = prepare(config, exp, place)
-    with store.lock_run(run_dir):
-        continues = place.resume and (run_dir / "args.json").exists()
-        if not continues:
-            store.claim(run_dir, place.overwrite)
-        elif (summary := finished(task, place)) is not None:
-            return summary
-        write_inputs(task)
-        return _train(task, place, continues)
+    loaded = load(configs[0])
+    tasks = [prepare(one, exp, place, loaded) for one in configs]
+    with ExitStack() as locks:
+        for task in tasks:
+            locks.enter_context(store.lock_run(task.run_dir))
+        tasks = [replace(t, continues=place.resume and (t.run_dir / "args.json").exists()) for t in tasks]
+        summaries = {task.name: _begin(task, place) for task in tasks}
+        summaries |= _train_all([task for task in tasks if summaries[task.name] is None], place)
+    return [summaries[task.name] for task in tasks]
+
+
+def _begin(task: Task, place: Place) -> dict[str, Any] | None:
+    """Make the folder of a run with its inputs; where it is there and finished, its summary."""
+    if not task.continues:
+        store.claim(task.run_dir, place.overwrite)
+    elif (summary := finished(task, place)) is not None:
+        return summary
+    write_inputs(task)
+    return None
 
 
 def finished(task: Task, place: Place) -> dict[str, Any] | None:
@@ -366,30 +404,139 @@ def finished(task: Task, place: Place) -> dict[str, Any] | None:
     return summary
 
 
-def _train(task: Task, place: Place, continues: bool) -> dict[str, Any]:
-    """Train in a folder that is locked and has its inputs, from the beginning or from its last good checkpoint."""
+def _train_all(tasks: Sequence[Task], place: Place) -> dict[str, dict[str, Any]]:
+    """Train in folders that are locked and have their inputs; the summaries by name.
+
+    Raises:
+        UserError: runs diverged; all others are finished.
+    """
+    if not tasks:
+        return {}
+    config, dataset = tasks[0].config, tasks[0].dataset
+    network = models.build_model(config.model, dataset.num_classes, dataset.image_shape, config.width)
+    splits = train.on_device(dataset, "train", tasks[0].labels), train.on_device(dataset, "test")
+    ended: dict[str, dict[str, Any] | UserError] = {}
+    with resume.listen() as stopping:
+        for group in _groups(tasks, network, place):
+            ended |= _train(group, network, splits, place, stopping)
+            if stopping() and (place.parent or len(ended) < len(tasks)):
+                raise Interrupted(f"Stopped after {group[-1][0].name}. Continue: {_again(place)}")
+    if len(tasks) == 1 and isinstance(error := ended[tasks[0].name], UserError):
+        raise error
+    if errors := [f"{name}: {error}" for name, error in ended.items() if isinstance(error, UserError)]:
+        raise UserError("\n".join(errors))
+    return {name: summary for name, summary in ended.items() if not isinstance(summary, UserError)}
+
+
+def _groups(tasks: Sequence[Task], network: models.Network, place: Place) -> Iterator[list[tuple[Task, resume.Start]]]:
+    """Runs that train at the same time: those that begin at the same step, where that is faster; else each alone."""
+    if not train.gains_together(tasks[0].config.model):
+        yield from ([(task, _start(task, network, place))] for task in tasks)
+        return
+    starts = [_start(task, network, place) for task in tasks]
+    for step in dict.fromkeys(start.step or 0 for start in starts):
+        yield [(task, start) for task, start in zip(tasks, starts) if (start.step or 0) == step]
+
+
+def _start(task: Task, network: models.Network, place: Place) -> resume.Start:
+    """Where a run begins: untrained, or, where its folder holds a part of it, at the last good checkpoint."""
+    fresh = train.initial_state(network, task.config, task.dataset.num_examples)
+    if not task.continues:
+        return resume.Start(fresh)
+    start = resume.last_good(task.run_dir, task.config, fresh, place.progress.say)
+    resume.cut_back(task.run_dir, task.config, start)
+    return start
+
+
+def _again(place: Place) -> str:
+    """The command that goes on."""
+    return place.command if place.parent or place.resume else f"{place.command} -P resume=true"
+
+
+@contextmanager
+def _open(task: Task, place: Place) -> Iterator[tracking.TrackedRun]:
+    """The MLflow run of a training run, the one it had where it is continued."""
     config = task.config
     note = (
         f"{config.model} on {len(task.kept):,} of {task.dataset.num_examples:,} examples of {task.dataset.name} "
         f"({task.kept_by}), {config.num_steps:,} steps."
     )
-    with (
-        resume.listen() as stopping,
-        place.track(
-            "train", task.exp, task.name, task.run_dir / record.NAME, params=options.as_dict(config), note=note,
-            scored_by=task.kept_by,
-        ) as tracked,
-    ):  # fmt: skip
+    with place.track(
+        "train", task.exp, task.name, task.run_dir / record.NAME, params=options.as_dict(config), note=note,
+        scored_by=task.kept_by,
+    ) as tracked:  # fmt: skip
         log_inputs(task, tracked)
-        last = _fit(task, tracked, place, stopping, continues)
-        summary = summarize(task, tracked, last)
+        yield tracked
+
+
+class Lane:
+    """A run while it trains: mirrors each report before logging it."""
+
+    def __init__(self, task: Task, start: resume.Start, tracked: tracking.TrackedRun) -> None:
+        self.task, self.start, self.tracked = task, start, tracked
+        self.saved = start.step
+        self.metrics = start.lines[-1] if start.lines else {}  # of the last report
+        for line in start.lines:
+            tracked.log_metrics({k: v for k, v in line.items() if k != "step"}, line["step"], mirrored=True)
+
+    def entrant(self) -> train.Entrant:
+        """As training takes it."""
+        names = ("train", "eval", "compile", "total")
+        earlier = {name: max(self.start.seconds.get(name, 0.0), self.tracked.spent(name)) for name in names}
+        return train.Entrant(self.task.config, np.sort(self.task.kept), self.start.state, earlier)
+
+    def record(self, report: train.Report) -> None:
+        if report.metrics:
+            self.metrics = report.metrics | self.tracked.timings(report.step)
+            store.append_line(self.task.run_dir / "metrics.jsonl", {"step": report.step, **self.metrics})
+        if report.save and report.step != self.saved:
+            save_step(self.task, report)
+            self.saved = report.step
+        if report.metrics:
+            self.tracked.log_metrics(self.metrics, report.step, mirrored=True)
+
+    def finish(self, place: Place) -> dict[str, Any]:
+        """Write the summary."""
+        task, summary = self.task, summarize(self.task, self.tracked, self.metrics)
         store.write_json(task.run_dir / "summary.json", summary)
-    place.progress.say(
-        f"{task.name}: test accuracy {summary['test_acc']:.4f} in {summary['total_seconds']:.1f} s -> {task.run_dir}"
-    )
-    if stopping() and place.parent:
-        raise Interrupted(f"Stopped after {task.name}, which is finished. Continue: {place.command}")
-    return summary
+        told = f"test accuracy {summary['test_acc']:.4f} in {summary['total_seconds']:.1f} s -> {task.run_dir}"
+        place.progress.say(f"{task.name}: {told}")
+        return summary
+
+
+def _train(
+    group: Sequence[tuple[Task, resume.Start]], network: models.Network, splits: tuple[train.DeviceData, ...],
+    place: Place, stopping: Callable[[], bool],
+) -> dict[str, dict[str, Any] | UserError]:  # fmt: skip
+    """Train runs at the same time; by name the summary of each, or why it could not go on.
+
+    Raises:
+        Interrupted: `stopping` said yes before the last step; the states are saved.
+    """
+    config, step = group[0][0].config, group[0][1].step or 0
+    ended: dict[str, dict[str, Any] | UserError] = {}
+    with ExitStack() as all_runs:
+        stacks = [all_runs.enter_context(ExitStack()) for _ in group]
+        lanes = [Lane(*pair, own.enter_context(_open(pair[0], place))) for pair, own in zip(group, stacks)]
+        names = [lane.task.name for lane in lanes]
+        with place.progress.counter(config.num_steps, " … ".join(dict.fromkeys((names[0], names[-1])))) as advance:
+            advance(step)
+            entrants = [lane.entrant() for lane in lanes]
+            for run, report in train.fit_runs(network, *splits, entrants, advance, stopping):
+                step = report.step
+                if report.error:
+                    ended[names[run]] = report.error
+                    stacks[run].__exit__(type(report.error), report.error, None)  # FAILED; the others go on
+                else:
+                    lanes[run].record(report)
+        if step < config.num_steps and len(ended) < len(lanes):
+            raise Interrupted(
+                f"Stopped after step {step} of {config.num_steps}, all saved. Continue: {_again(place)}"
+            )
+        for name, lane in zip(names, lanes):
+            if name not in ended:
+                ended[name] = lane.finish(place)
+    return ended
 
 
 def log_inputs(task: Task, tracked: tracking.TrackedRun) -> None:
@@ -426,43 +573,3 @@ def summarize(task: Task, tracked: tracking.TrackedRun, last: dict[str, float]) 
         "fingerprint": task.dataset.fingerprint,
         "mlflow_run_id": tracked.id,
     }
-
-
-def _fit(
-    task: Task, tracked: tracking.TrackedRun, place: Place, stopping: Callable[[], bool], continues: bool
-) -> dict[str, float]:
-    """Train, mirroring each report before logging it; the metrics of the last one.
-
-    Raises:
-        Interrupted: `stopping` said yes before the last step; the state is saved.
-    """
-    config, run_dir = task.config, task.run_dir
-    network = models.build_model(config.model, task.dataset.num_classes, task.dataset.image_shape, config.width)
-    splits = train.on_device(task.dataset, "train", task.labels), train.on_device(task.dataset, "test")
-    start = resume.Start(train.initial_state(network, config, task.dataset.num_examples))
-    if continues:
-        start = resume.last_good(run_dir, config, start.state, place.progress.say)
-        resume.cut_back(run_dir, config, start)
-        for line in start.lines:
-            tracked.log_metrics({k: v for k, v in line.items() if k != "step"}, line["step"], mirrored=True)
-    names = ("train", "eval", "compile", "total")
-    earlier = {name: max(start.seconds.get(name, 0.0), tracked.spent(name)) for name in names}
-    saved, step = start.step, start.step or 0
-    metrics = start.lines[-1] if start.lines else {}
-    with place.progress.counter(config.num_steps, task.name) as advance:
-        advance(step)
-        kept = np.sort(task.kept)
-        for report in train.fit(network, *splits, kept, config, start.state, advance, stopping, earlier):
-            step = report.step
-            if report.metrics:
-                metrics = report.metrics | tracked.timings(step)
-                store.append_line(run_dir / "metrics.jsonl", {"step": step, **metrics})
-            if report.save and step != saved:
-                save_step(task, report)
-                saved = step
-            if report.metrics:
-                tracked.log_metrics(metrics, step, mirrored=True)
-    if step < config.num_steps:
-        again = place.command if place.parent or place.resume else f"{place.command} -P resume=true"
-        raise Interrupted(f"Stopped after step {step} of {config.num_steps}, all saved. Continue: {again}")
-    return metrics

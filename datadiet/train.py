@@ -6,10 +6,12 @@ the device; the host sends ids and fetches metrics once per report.
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -20,8 +22,10 @@ import optax
 
 from datadiet import data, trajectory
 from datadiet.config import Diverged, TrainConfig, logged_steps, saved_steps
+from datadiet.conv import on_cpu
 from datadiet.data import Dataset
 from datadiet.models import Network, Variables
+from datadiet.programs import Clock, compiled, timed
 
 CHUNK_STEPS = 128  # at most so many steps per call of the device
 CHUNK_SECONDS = 0.5  # and about so long, so that progress shows and an interrupt is heard
@@ -31,6 +35,16 @@ PROGRAM_FIELDS = (
     "num_steps", "lr", "beta", "nesterov", "weight_decay", "decay_factor", "decay_steps", "lr_vitaly", "augment",
     "tdds_decay",
 )  # fmt: skip
+
+
+# Models whose runs train faster side by side than one after the other. Measured on two CPU cores at batch 128
+# (`python -m benchmarks --only runs`); elsewhere the rest fills the device alone.
+TOGETHER = frozenset({"mlp"})
+
+
+def gains_together(model: str) -> bool:
+    """Whether several runs of a model are faster side by side."""
+    return model in TOGETHER
 
 
 class TrainState(NamedTuple):
@@ -61,6 +75,15 @@ class DeviceData(NamedTuple):
         return data.normalize(images, self.mean, self.std)
 
 
+class Entrant(NamedTuple):
+    """A run that is to be trained."""
+
+    config: TrainConfig  # resolved
+    kept: np.ndarray  # ids of its training examples, int32 [M]
+    state: TrainState  # where it begins: `initial_state`, or one restored; consumed
+    earlier: Mapping[str, float] = MappingProxyType({})  # seconds spent before that, as in `Report.seconds`
+
+
 class Report(NamedTuple):
     """What `fit` yields. The state's buffers are reused: take what you need before the next report."""
 
@@ -69,6 +92,7 @@ class Report(NamedTuple):
     metrics: dict[str, float]  # empty where the step is a checkpoint only
     save: bool  # whether a checkpoint was asked for at this step
     seconds: dict[str, float]  # spent so far, by name; see Clock
+    error: Diverged | None = None  # why this is the run's last report, though its training is not done
 
 
 def is_timing(metric: str) -> bool:
@@ -159,6 +183,14 @@ def _run_chunk(network, config, key, train, state, ids, num_steps):
     )
 
 
+def _run_chunks(network, config, keys, train, states, ids, num_steps):
+    """`_run_chunk` of R runs side by side: keys and states are tuples of R, ids [R, CHUNK_STEPS, B]."""
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    one = partial(_run_chunk, network, config)
+    stacked = jax.vmap(one, (0, None, 0, 0, None))(jnp.stack(keys), train, stacked, ids, num_steps)
+    return tuple(jax.tree.map(lambda leaf: leaf[run], stacked) for run in range(len(states)))  # noqa: B023
+
+
 def _evaluate(network: Network, batch_size: int, variables: Variables, split: DeviceData) -> jax.Array:
     """float32 [2 + C]: mean loss and accuracy over the whole split, then the accuracy in each class (NaN where the
     split has none of it); the last batch is filled and masked."""
@@ -179,50 +211,6 @@ def _evaluate(network: Network, batch_size: int, variables: Variables, split: De
     return sums / jnp.concatenate([jnp.full(2, count), sizes])
 
 
-@lru_cache(maxsize=8)
-def _compiled(function: Callable, static: tuple, shapes: Any, donate: tuple[int, ...]) -> Callable:
-    leaves, treedef = shapes
-    arguments = jax.tree.unflatten(treedef, leaves)
-    return jax.jit(partial(function, *static), donate_argnums=donate).lower(*arguments).compile()
-
-
-class Clock:
-    """Seconds spent, by name: train, eval, compile and total.
-
-    Args:
-        earlier: What `elapsed` said where the work is continued.
-    """
-
-    def __init__(self, earlier: Mapping[str, float] = MappingProxyType({})) -> None:
-        self.begin = time.perf_counter() - earlier.get("total", 0.0)
-        self.seconds = {name: earlier.get(name, 0.0) for name in ("train", "eval", "compile")}
-
-    def elapsed(self) -> dict[str, float]:
-        """Seconds so far."""
-        return {**self.seconds, "total": time.perf_counter() - self.begin}
-
-    def timed(self, name: str, call: Callable, *arguments: Any) -> Any:
-        start = time.perf_counter()
-        result = jax.block_until_ready(call(*arguments))
-        self.seconds[name] += time.perf_counter() - start
-        return result
-
-    def metrics(self, steps: int, batch_size: int) -> dict[str, float]:
-        """Seconds so far, and the mean rate of training."""
-        spent = {f"time/{name}_seconds": value for name, value in self.elapsed().items()}
-        return spent | {"examples_per_second": steps * batch_size / max(self.seconds["train"], 1e-9)}
-
-
-def _program(clock: Clock, function: Callable, static: tuple, arguments: tuple, donate: tuple[int, ...] = ()):
-    """A compiled function, from memory where a run before has compiled it; compiling is timed apart."""
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.asarray(x).dtype), arguments)
-    leaves, treedef = jax.tree.flatten(shapes)
-    start = time.perf_counter()
-    program = _compiled(function, static, (tuple(leaves), treedef), donate)
-    clock.seconds["compile"] += time.perf_counter() - start
-    return program
-
-
 def fit(
     network: Network,
     train: DeviceData,
@@ -234,64 +222,125 @@ def fit(
     stopping: Callable[[], bool] = lambda: False,
     earlier: Mapping[str, float] = MappingProxyType({}),
 ) -> Iterator[Report]:
-    """Train from `state` to num_steps.
+    """Train one run; `fit_runs` and `Entrant` say how.
+
+    Raises:
+        Diverged: the loss is no longer finite (with the steps between which it happened).
+    """
+    for _, report in fit_runs(network, train, test, [Entrant(config, kept, state, earlier)], progress, stopping):
+        if report.error:
+            raise report.error
+        yield report
+
+
+def fit_runs(
+    network: Network,
+    train: DeviceData,
+    test: DeviceData,
+    entrants: Sequence[Entrant],
+    progress: Callable[[int], Any] = lambda steps: None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> Iterator[tuple[int, Report]]:
+    """Train runs at the same time, from their states to num_steps. None of them depends on the others.
+
+    On a CPU all run the program of a single run, as many at once as there are cores, and end with the bytes of runs
+    trained alone. Elsewhere one program takes a step of all of them (vmap), which adds in another order: equal to
+    rounding. `gains_together` tells where this is faster.
 
     Args:
         network: What is trained.
         train, test: The full splits; train's labels are the ones trained on.
-        kept: ids of the training examples, int32 [M].
-        config: Resolved options.
-        state: Where to begin: `initial_state`, or one restored. Consumed.
+        entrants: The runs: all at the same step, with equally many examples, alike in all options but seeds.
         progress: Called with the number of steps just done.
-        stopping: Asked after every chunk of steps; where it says yes, a last report that is to be
+        stopping: Asked after every chunk of steps; where it says yes, a last report of each run that is to be
             saved comes at once and training ends.
-        earlier: Seconds spent before `state`, as in `Report.seconds`.
     Yields:
-        A report at each logging and checkpoint step, and at step 0 when beginning there.
-    Raises:
-        Diverged: the loss is no longer finite (with the steps between which it happened).
+        Position of a run, and its report, at each logging and checkpoint step, and at step 0 when beginning there.
+        A run whose loss is no longer finite has an `error` in its last report, and the others go on.
     """
-    clock, began = Clock(earlier), int(state.step)
-    key = jax.random.key(config.train_seed)
-    batch_size = min(config.train_batch_size, len(kept))
-    ids = np.zeros((CHUNK_STEPS, batch_size), np.int32)
-    run_chunk, evaluate = _programs(clock, network, config, (key, train, state, ids), test)
-    member = np.zeros(len(train.labels), bool)
-    member[kept] = True
+    config, began = entrants[0].config, int(entrants[0].state.step)
+    clocks = [Clock(run.earlier) for run in entrants]
+    batch_size = min(config.train_batch_size, len(entrants[0].kept))
+    keys = tuple(jax.random.key(run.config.train_seed) for run in entrants)
+    states = tuple(run.state for run in entrants)
+    ids = np.zeros((len(entrants), CHUNK_STEPS, batch_size), np.int32)
+    advance, evaluate = _programs(clocks, network, config, (keys, train, states, ids), test)
+    members = [_member(run.kept, len(train.labels)) for run in entrants]
     saves, logs = frozenset(saved_steps(config)), frozenset(logged_steps(config))
 
-    step, spent = began, clock.seconds["train"]
+    def reports(step: int, metrics: Mapping[int, dict[str, float] | Diverged], save: bool):
+        for run in sorted(alive):
+            found = metrics.get(run, {})
+            error = found if isinstance(found, Diverged) else None
+            told = {} if isinstance(found, Diverged) else found
+            yield run, Report(step, states[run], told, save and error is None, clocks[run].elapsed(), error)
+
+    step, training, alive = began, 0.0, set(range(len(entrants)))
     if step == 0:
-        yield Report(0, state, {}, True, clock.elapsed())
+        yield from reports(0, {}, True)
     for stop in sorted(t for t in saves | logs if t > began):
         while step < stop and not (step > began and stopping()):
-            pace = (clock.seconds["train"] - spent) / max(1, step - began)
+            pace = training / max(1, step - began)
             count = min(stop - step, CHUNK_STEPS, max(1, int(CHUNK_SECONDS / max(pace, 1e-9))))
-            ids[:count] = data.batch_ids(kept, batch_size, config.train_seed, step + 1, count)
-            state = clock.timed("train", run_chunk, key, train, state, ids, np.int32(count))
+            for rows, run in zip(ids, entrants):
+                rows[:count] = data.batch_ids(run.kept, batch_size, run.config.train_seed, step + 1, count)
+            start = time.perf_counter()
+            states = timed(clocks, "train", advance, states, ids, np.int32(count))
+            training += time.perf_counter() - start
             step += count
             progress(count)
         if step < stop:
-            yield Report(step, state, {}, True, clock.elapsed())
+            yield from reports(step, {}, True)
             return
-        metrics: dict[str, float] = {}
+        metrics: dict[int, dict[str, float] | Diverged] = {}
+        for run in alive if stop in logs else ():
+            clock = clocks[run]
+            test_values = timed([clock], "eval", evaluate, states[run].variables, test)
+            try:
+                metrics[run] = _metrics(config, states[run], test_values, members[run])
+                metrics[run] |= clock.metrics(step, batch_size)
+            except Diverged as error:
+                metrics[run] = error
         if stop in logs:
-            test_values = clock.timed("eval", evaluate, state.variables, test)
-            metrics = _metrics(config, state, test_values, member) | clock.metrics(step, batch_size)
-            state = state._replace(sums=jnp.zeros(2))
-        yield Report(step, state, metrics, stop in saves, clock.elapsed())
+            states = tuple(state._replace(sums=jnp.zeros(2)) for state in states)
+        yield from reports(step, metrics, stop in saves)
+        alive -= {run for run, found in metrics.items() if isinstance(found, Diverged)}
+        if not alive:
+            return
 
 
-def _programs(clock: Clock, network: Network, config: TrainConfig, inputs: tuple, test: DeviceData):
-    """The compiled loop over a chunk of steps, and the compiled evaluation.
+def _member(kept: np.ndarray, count: int) -> np.ndarray:
+    """bool [N]: trained on."""
+    member = np.zeros(count, bool)
+    member[kept] = True
+    return member
+
+
+def _programs(clocks: Sequence[Clock], network: Network, config: TrainConfig, inputs: tuple, test: DeviceData):
+    """The compiled loop over a chunk of steps of all runs, (states, ids, count) -> states, and the evaluation of one.
 
     Args:
-        inputs: key, train, state and ids, as `_run_chunk` takes them.
+        inputs: keys, train, states and ids, as `_run_chunks` takes them.
     """
     static = (network, replace(TrainConfig(), **{name: getattr(config, name) for name in PROGRAM_FIELDS}))
-    run_chunk = _program(clock, _run_chunk, static, (*inputs, np.int32(0)), donate=(2,))
+    keys, train, states, ids = inputs
     eval_static = (network, min(config.test_batch_size, len(test.labels)))
-    return run_chunk, _program(clock, _evaluate, eval_static, (inputs[2].variables, test))
+    evaluate = compiled(clocks, _evaluate, eval_static, (states[0].variables, test))
+    if len(states) > 1 and not on_cpu():
+        chunks = compiled(clocks, _run_chunks, static, (*inputs, np.int32(0)), donate=(2,))
+        return lambda states, ids, count: chunks(keys, train, states, ids, count), evaluate
+    chunk = compiled(clocks, _run_chunk, static, (keys[0], train, states[0], ids[0], np.int32(0)), donate=(2,))
+
+    def advance(states: tuple[TrainState, ...], ids: np.ndarray, count: np.integer) -> tuple[TrainState, ...]:
+        def one(run: int) -> TrainState:
+            return jax.block_until_ready(chunk(keys[run], train, states[run], ids[run], count))
+
+        if len(states) == 1:
+            return (one(0),)
+        with ThreadPoolExecutor(min(len(states), os.cpu_count() or 1)) as pool:
+            return tuple(pool.map(one, range(len(states))))
+
+    return advance, evaluate
 
 
 def _metrics(config: TrainConfig, state: TrainState, test_values: jax.Array, member: np.ndarray) -> dict[str, float]:

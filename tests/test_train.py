@@ -15,6 +15,7 @@ from conftest import GOLDEN
 
 from datadiet import data, models, train
 from datadiet.config import TrainConfig, UserError, resolve
+from datadiet.programs import Clock, compiled
 from datadiet.trajectory import TRAJECTORIES
 
 
@@ -149,9 +150,8 @@ def test_evaluation_counts_every_example_once(digits, batch_size):
     network, _, test_split, config, state = setup(digits, test_batch_size=batch_size)
     network_logits = network.apply(state.variables, test_split.batch(test_split.images))
     expected = float((network_logits.argmax(-1) == test_split.labels).mean())
-    clock = train.Clock()
     size = min(batch_size, len(test_split.labels))
-    evaluate = train._program(clock, train._evaluate, (network, size), (state.variables, test_split))
+    evaluate = compiled([Clock()], train._evaluate, (network, size), (state.variables, test_split))
     _, accuracy, *per_class = map(float, evaluate(state.variables, test_split))
     assert accuracy == pytest.approx(expected, abs=1e-6)
     correct, labels = np.asarray(network_logits.argmax(-1) == test_split.labels), np.asarray(test_split.labels)

@@ -1,0 +1,59 @@
+"""Compiled programs, and the seconds that compiling and running them takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+class Clock:
+    """Seconds spent, by name: train, eval, compile and total.
+
+    Args:
+        earlier: What `elapsed` said where the work is continued.
+    """
+
+    def __init__(self, earlier: Mapping[str, float] = MappingProxyType({})) -> None:
+        self.begin = time.perf_counter() - earlier.get("total", 0.0)
+        self.seconds = {name: earlier.get(name, 0.0) for name in ("train", "eval", "compile")}
+
+    def elapsed(self) -> dict[str, float]:
+        """Seconds so far."""
+        return {**self.seconds, "total": time.perf_counter() - self.begin}
+
+    def metrics(self, steps: int, batch_size: int) -> dict[str, float]:
+        """Seconds so far, and the mean rate of training."""
+        spent = {f"time/{name}_seconds": value for name, value in self.elapsed().items()}
+        return spent | {"examples_per_second": steps * batch_size / max(self.seconds["train"], 1e-9)}
+
+
+def timed(clocks: Sequence[Clock], name: str, call: Callable, *arguments: Any) -> Any:
+    """What a call returns, when it is computed; its seconds are shared evenly among the runs that it was for."""
+    start = time.perf_counter()
+    result = jax.block_until_ready(call(*arguments))
+    share = (time.perf_counter() - start) / len(clocks)
+    for clock in clocks:
+        clock.seconds[name] += share
+    return result
+
+
+def compiled(
+    clocks: Sequence[Clock], function: Callable, static: tuple, arguments: tuple, donate: tuple[int, ...] = ()
+):
+    """A compiled function, from memory where a run before has compiled it; compiling is timed apart."""
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.asarray(x).dtype), arguments)
+    leaves, treedef = jax.tree.flatten(shapes)
+    return timed(clocks, "compile", _compiled, function, static, (tuple(leaves), treedef), donate)
+
+
+@lru_cache(maxsize=8)
+def _compiled(function: Callable, static: tuple, shapes: Any, donate: tuple[int, ...]) -> Callable:
+    leaves, treedef = shapes
+    arguments = jax.tree.unflatten(treedef, leaves)
+    return jax.jit(partial(function, *static), donate_argnums=donate).lower(*arguments).compile()
