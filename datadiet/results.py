@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,8 +52,17 @@ def from_mirror(exps_path: Path) -> list[Result]:
     """
     if not exps_path.is_dir():
         raise UserError(f"exps_path={exps_path}: no such folder; expected the exps/ folder of a root.")
-    records = ({"budget": BUDGETS[0]} | store.read_json(path) for path in exps_path.rglob("summary.json"))
+    records = ({"budget": BUDGETS[0]} | store.read_json(path) for path in _summaries(exps_path))
     return [Result(*(record[name] for name in Result._fields)) for record in records]
+
+
+def _summaries(folder: Path) -> Iterator[Path]:
+    """Every summary.json below a folder. Nothing else is looked for within a run: its checkpoints are many files."""
+    for found, folders, files in os.walk(folder):
+        if "args.json" in files:
+            folders.clear()
+        if "summary.json" in files:
+            yield Path(found) / "summary.json"
 
 
 def from_mlflow(root: Path | None) -> list[Result]:

@@ -9,11 +9,12 @@ import click
 from datadiet.choosing import FEATURE_FIELDS, MANIFEST
 from datadiet.config import FIELDS
 from datadiet.coresets import Parameters
-from datadiet.pipeline import ScoreChoice, train_run
+from datadiet.pipeline import ScoreChoice, train_runs
 from datadiet.selection import SELECTORS
 
 from .options import (
     RESUME,
+    RUNS,
     SCORE_EXP,
     Optional,
     config_option,
@@ -50,13 +51,21 @@ def score_choice(values: dict[str, Any]) -> ScoreChoice:
 def _training_command(name: str, selector: str | None, *own_options: Any) -> click.Command:
     """A command that trains on the examples that `selector` keeps; None: the one that is asked for."""
 
-    def run(root: Any, exp: str | None, overwrite: bool, offline: bool, resume: bool, **values: Any) -> None:
+    def run(
+        root: Any,
+        exp: str | None,
+        overwrite: bool,
+        offline: bool,
+        resume: bool,
+        runs: tuple[int, ...] | None,
+        **values: Any,
+    ) -> None:
         config = make_config(values) if selector is None else make_config(values, selector=selector)
         place = make_place(root, overwrite, names_selector=selector is None, offline=offline, resume=resume)
-        train_run(config, exp or name, place, score_choice(values))
+        train_runs(config, runs or [config.run], exp or name, place, score_choice(values))
 
     command = repairable(run)
-    for decorate in (place_options, RESUME, training_options(), *reversed(own_options)):
+    for decorate in (place_options, RESUME, RUNS, training_options(), *reversed(own_options)):
         command = decorate(command)
     return click.command(name)(command)
 

@@ -1,0 +1,163 @@
+"""Several runs at the same time: each is the run that it would have been alone."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import mlflow
+import numpy as np
+import pytest
+from conftest import datadiet
+from test_resume import SHORT, content, stop_when_asked, untimed
+from test_train import equal, setup
+
+from datadiet import data, train
+from datadiet.store import checkpoint_steps
+
+RUNS = (0, 2, 5)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits")
+
+
+def entrants(digits, runs=RUNS, **given):
+    """What `fit_runs` takes; random halves of the data."""
+    lanes = []
+    for run in runs:
+        network, *splits, config, state = setup(digits, run=run, **given)
+        kept = np.sort(np.random.RandomState(run).permutation(digits.num_examples)[:700]).astype(np.int32)
+        lanes.append(train.Entrant(config, kept, state))
+    return network, splits, lanes
+
+
+def together(digits, lanes=None, **given) -> dict[int, list[train.Report]]:
+    network, splits, made = entrants(digits, **given)
+    found: dict[int, list[train.Report]] = {}
+    for run, report in train.fit_runs(network, *splits, lanes or made):
+        found.setdefault(run, []).append(report._replace(state=jax.device_get(report.state)))
+    return found
+
+
+def timeless(reports: list[train.Report]) -> list[tuple]:
+    return [(r.step, r.save, untimed(r.metrics)) for r in reports]
+
+
+@pytest.fixture(scope="module")
+def alone(digits) -> list[list[train.Report]]:
+    network, splits, lanes = entrants(digits, log_steps=10)
+    found = []
+    for config, kept, state, _ in lanes:
+        reports = train.fit(network, *splits, kept, config, state)
+        found.append([r._replace(state=jax.device_get(r.state)) for r in reports])
+    return found
+
+
+def test_runs_at_the_same_time_end_with_the_bytes_of_runs_alone(digits, alone):
+    for run, reports in together(digits, log_steps=10).items():
+        assert timeless(reports) == timeless(alone[run])
+        jax.tree.map(equal, [r.state for r in reports], [r.state for r in alone[run]])
+
+
+def test_the_program_of_other_devices_agrees_to_rounding(digits, alone, monkeypatch):
+    monkeypatch.setattr(train, "on_cpu", lambda: False)
+    for run, reports in together(digits, log_steps=10).items():
+        assert [r.step for r in reports] == [r.step for r in alone[run]]
+        for name, value in untimed(reports[-1].metrics).items():
+            assert value == pytest.approx(alone[run][-1].metrics[name], rel=1e-3, abs=0.01), name
+        for one, other in zip(*(jax.tree.leaves(r[-1].state.params) for r in (reports, alone[run]))):
+            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_the_seconds_of_runs_add_up(digits):
+    found = together(digits)
+    spent = [reports[-1].seconds for reports in found.values()]
+    assert sum(s["train"] + s["eval"] + s["compile"] for s in spent) <= spent[-1]["total"] * 1.001
+
+
+def test_a_run_that_diverges_stops_no_other(digits, alone):
+    *_, lanes = entrants(digits, log_steps=10)
+    broken = lanes[1].state._replace(params=jax.tree.map(lambda leaf: leaf * jnp.nan, lanes[1].state.params))
+    lanes[1] = lanes[1]._replace(state=broken)
+    found = together(digits, lanes)
+    assert "Training diverged: the loss was not finite between steps 1 and 10" in str(found[1][-1].error)
+    assert (found[1][-1].step, found[1][-1].metrics, found[1][-1].save) == (10, {}, False)
+    for run in (0, 2):
+        assert timeless(found[run]) == timeless(alone[run])
+
+
+# --- through the command line -------------------------------------------------------------------
+
+
+def folder(root: Path, run: int) -> Path:
+    return root / f"exps/random_subset/size_700/run_{run}"
+
+
+def statuses(root: Path) -> dict[str, list[str]]:
+    """Statuses of the MLflow runs by path."""
+    found: dict[str, list[str]] = {}
+    for run in mlflow.search_runs(experiment_names=["datadiet"], output_format="list"):
+        if run.data.tags["datadiet.root"] == str(root):
+            found.setdefault(run.data.tags["datadiet.path"], []).append(run.info.status)
+    return found
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    """A folder with one MLflow store and the runs trained by one command each."""
+    base = tmp_path_factory.mktemp("runs")
+    for run in RUNS:
+        datadiet("random_subset", base, root=base / "alone", run=run, size=700, **SHORT)
+    return base
+
+
+def check_equal(base: Path, root: Path) -> None:
+    for run in RUNS:
+        one, other = content(folder(base / "alone", run)), content(folder(root, run))
+        assert one.keys() == other.keys()
+        assert [name for name in one if one[name] != other[name]] == []
+    assert statuses(root) == {f"random_subset/size_700/run_{run}": ["FINISHED"] for run in RUNS}
+
+
+@pytest.mark.parametrize("side_by_side", [True, False])
+def test_one_command_trains_several_runs(base, tmp_path, monkeypatch, side_by_side):
+    monkeypatch.setattr(train, "gains_together", lambda model: side_by_side)
+    datadiet("random_subset", base, root=tmp_path, runs="0,2,5", size=700, **SHORT)
+    check_equal(base, tmp_path)
+
+
+@pytest.mark.parametrize("side_by_side", [True, False])
+def test_runs_that_were_stopped_go_on(base, tmp_path, monkeypatch, side_by_side):
+    monkeypatch.setattr(train, "gains_together", lambda model: side_by_side)
+    with monkeypatch.context() as patch:
+        stop_when_asked(patch, 5)
+        done = datadiet("random_subset", base, expect=75, root=tmp_path, runs="0,2,5", size=700, **SHORT)
+    assert "-P runs=0,2,5 " in done.stderr
+    assert "-P resume=true" in done.stderr
+    begun = RUNS if side_by_side else RUNS[:1]
+    assert statuses(tmp_path) == {f"random_subset/size_700/run_{run}": ["KILLED"] for run in begun}
+    assert {run: checkpoint_steps(folder(tmp_path, run)) for run in begun} == {run: [0, 20, 40, 45] for run in begun}
+    if side_by_side:  # one of them was behind, as after a power cut
+        shutil.rmtree(folder(tmp_path, 2) / "ckpts/45")
+    done = datadiet("random_subset", base, root=tmp_path, resume="true", runs="0-0,2,5", size=700, **SHORT)
+    check_equal(base, tmp_path)
+
+
+def test_finished_runs_are_left_and_only_the_others_are_trained(base, tmp_path):
+    datadiet("random_subset", base, root=tmp_path, run=2, size=700, **SHORT)
+    refused = datadiet("random_subset", base, expect=2, root=tmp_path, runs="0,2,5", size=700, **SHORT)
+    assert "run_2 holds a finished run" in refused.stderr
+    assert not folder(tmp_path, 0).exists()
+    done = datadiet("random_subset", base, root=tmp_path, resume="true", runs="0,2,5", size=700, **SHORT)
+    assert "run_2: finished before" in done.stdout
+    check_equal(base, tmp_path)
+
+
+@pytest.mark.parametrize("runs", ["3-1", "0,0", "0-2,1", "x", "-1", "0,,2"])
+def test_indices_that_say_nothing_are_refused(runs, tmp_path):
+    done = datadiet("full_data", tmp_path, expect=2, runs=runs, **SHORT)
+    assert repr(runs) in done.stderr
