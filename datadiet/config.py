@@ -14,6 +14,7 @@ EPOCHS = 200
 DECAY_EPOCHS = (60, 120, 160)
 SEED_STRIDE = 424242
 BUDGETS = ("iterations", "epochs")
+COMPUTE_DTYPES = ("float32", "bfloat16")
 
 
 class UserError(Exception):
@@ -41,6 +42,10 @@ class TrainConfig:
     data_dir: str | None = option(None, "Folder that holds the data.", auto="where the dataset is usually found")
     model: str = option("resnet18_lowres", "Network, by name.")
     width: int | None = option(None, "Channels (units, for mlp) of the first layer.", auto="the model's own")
+    compute_dtype: str = option(
+        "float32",
+        "Type in which layers compute, float32 or bfloat16; parameters, statistics, loss and logits are float32.",
+    )
     run: int = option(0, "Index of this run among repetitions; the seeds derive from it.")
     num_steps: int = option(
         None, "Optimizer steps of a training on all data; see budget.", auto=f"{EPOCHS} epochs of the full training set"
@@ -197,6 +202,8 @@ def validate(config: TrainConfig) -> None:
         raise _refuse("tdds_decay", config.tdds_decay, "a weight above 0, at most 1")
     if config.budget not in BUDGETS:
         raise _refuse("budget", config.budget, f"one of {', '.join(BUDGETS)}")
+    if config.compute_dtype not in COMPUTE_DTYPES:
+        raise _refuse("compute_dtype", repr(config.compute_dtype), f"one of {', '.join(COMPUTE_DTYPES)}")
     if config.beta >= 1:
         raise _refuse("beta", config.beta, "a momentum below 1")
     for step in config.decay_steps or ():

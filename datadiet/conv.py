@@ -129,11 +129,13 @@ def kernel_gradient(
     def add(total: jax.Array, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         seen = patches(pair[0], shape[:2], strides, pads, g.shape[1:3]).reshape(-1, math.prod(shape[:3]))
         features = pair[1].reshape(-1, shape[3])
-        return total + jax.lax.dot_general(features, seen, (((0,), (0,)), ((), ())), precision=precision), None
+        contract = (((0,), (0,)), ((), ()))
+        product = jax.lax.dot_general(features, seen, contract, precision, preferred_element_type=jnp.float32)
+        return total + product, None
 
-    start = jnp.zeros((shape[3], math.prod(shape[:3])), jnp.result_type(a, g))
+    start = jnp.zeros((shape[3], math.prod(shape[:3])), jnp.float32)
     pairs = tuple(x.reshape(-1, chunk, *x.shape[1:]) for x in (a, g))
-    return jax.lax.scan(add, start, pairs)[0].T.reshape(shape)
+    return jax.lax.scan(add, start, pairs)[0].T.reshape(shape).astype(jnp.result_type(a, g))
 
 
 def chunk_size(examples: int, positions: int) -> int:

@@ -27,17 +27,19 @@ class ResNetBlock(nn.Module):
     filters: int
     stride: int
     train: bool
+    dtype: Any
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        norm = partial(BatchNorm, use_running_average=not self.train)
+        norm = partial(BatchNorm, use_running_average=not self.train, dtype=self.dtype)
+        conv = partial(Conv, dtype=self.dtype)
         strides = (self.stride, self.stride)
-        y = Conv(self.filters, (3, 3), strides, name="Conv_0")(x)
+        y = conv(self.filters, (3, 3), strides, name="Conv_0")(x)
         y = nn.relu(norm(name="BatchNorm_0")(y))
-        y = Conv(self.filters, (3, 3), name="Conv_1")(y)
+        y = conv(self.filters, (3, 3), name="Conv_1")(y)
         y = norm(name="BatchNorm_1")(y)
         if x.shape != y.shape:
-            x = Conv(self.filters, (1, 1), strides, name="conv_proj")(x)
+            x = conv(self.filters, (1, 1), strides, name="conv_proj")(x)
             x = norm(name="norm_proj")(x)
         return nn.relu(x + y)
 
@@ -48,19 +50,21 @@ class BottleneckResNetBlock(nn.Module):
     filters: int
     stride: int
     train: bool
+    dtype: Any
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        norm = partial(BatchNorm, use_running_average=not self.train)
+        norm = partial(BatchNorm, use_running_average=not self.train, dtype=self.dtype)
+        conv = partial(Conv, dtype=self.dtype)
         strides = (self.stride, self.stride)
-        y = Conv(self.filters, (1, 1), name="Conv_0")(x)
+        y = conv(self.filters, (1, 1), name="Conv_0")(x)
         y = nn.relu(norm(name="BatchNorm_0")(y))
-        y = Conv(self.filters, (3, 3), strides, name="Conv_1")(y)
+        y = conv(self.filters, (3, 3), strides, name="Conv_1")(y)
         y = nn.relu(norm(name="BatchNorm_1")(y))
-        y = Conv(4 * self.filters, (1, 1), name="Conv_2")(y)
+        y = conv(4 * self.filters, (1, 1), name="Conv_2")(y)
         y = norm(name="BatchNorm_2", scale_init=nn.initializers.zeros)(y)
         if x.shape != y.shape:
-            x = Conv(4 * self.filters, (1, 1), strides, name="conv_proj")(x)
+            x = conv(4 * self.filters, (1, 1), strides, name="conv_proj")(x)
             x = norm(name="norm_proj")(x)
         return nn.relu(x + y)
 
@@ -72,19 +76,20 @@ class ResNet(nn.Module):
     stages: tuple[int, ...]
     num_classes: int
     width: int
+    dtype: Any
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        x = Conv(self.width, (3, 3), name="conv_init")(x)
-        x = nn.relu(BatchNorm(use_running_average=not train, name="bn_init")(x))
+        x = Conv(self.width, (3, 3), dtype=self.dtype, name="conv_init")(x)
+        x = nn.relu(BatchNorm(use_running_average=not train, dtype=self.dtype, name="bn_init")(x))
         index = 0
         for stage, blocks in enumerate(self.stages):
             for position in range(blocks):
                 stride = 2 if stage > 0 and position == 0 else 1
                 name = f"{self.block.__name__}_{index}"
-                x = self.block(self.width * 2**stage, stride, train, name=name)(x)
+                x = self.block(self.width * 2**stage, stride, train, self.dtype, name=name)(x)
                 index += 1
-        return nn.Dense(self.num_classes, name="Dense_0")(x.mean((1, 2)))
+        return nn.Dense(self.num_classes, name="Dense_0")(x.astype(jnp.float32).mean((1, 2)))
 
 
 class SimpleCNN(nn.Module):
@@ -92,13 +97,14 @@ class SimpleCNN(nn.Module):
 
     num_classes: int
     width: int
+    dtype: Any
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         for level in range(3):
             for stride in (1, 2):
-                x = nn.relu(BiasedConv(self.width * 2**level, (3, 3), (stride, stride))(x))
-        return nn.Dense(self.num_classes)(x.mean((1, 2)))
+                x = nn.relu(BiasedConv(self.width * 2**level, (3, 3), (stride, stride), dtype=self.dtype)(x))
+        return nn.Dense(self.num_classes)(x.astype(jnp.float32).mean((1, 2)))
 
 
 class MLP(nn.Module):
@@ -106,13 +112,14 @@ class MLP(nn.Module):
 
     num_classes: int
     width: int
+    dtype: Any
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         x = x.reshape(x.shape[0], -1)
         for _ in range(2):
-            x = nn.relu(nn.Dense(self.width)(x))
-        return nn.Dense(self.num_classes)(x)
+            x = nn.relu(nn.Dense(self.width, dtype=self.dtype)(x))
+        return nn.Dense(self.num_classes)(x.astype(jnp.float32))
 
 
 @dataclass(frozen=True)
@@ -172,7 +179,7 @@ class Network:
 class Model(NamedTuple):
     """One entry of MODELS: how to build the module, and the smallest image it takes."""
 
-    build: Callable[[int, int], nn.Module]  # (num_classes, width)
+    build: Callable[[int, int, Any], nn.Module]  # (num_classes, width, dtype)
     width: int
     least_image_shape: tuple[int, int, int] | None  # None: takes the data as it is, vectors too
 
@@ -206,7 +213,13 @@ def input_shape(name: str, image_shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(max(got, want) for got, want in zip(image_shape, least, strict=True))
 
 
-def build_model(name: str, num_classes: int, image_shape: tuple[int, ...], width: int | None = None) -> Network:
+def build_model(
+    name: str,
+    num_classes: int,
+    image_shape: tuple[int, ...],
+    width: int | None = None,
+    compute_dtype: str = "float32",
+) -> Network:
     """A network by name.
 
     Args:
@@ -214,9 +227,11 @@ def build_model(name: str, num_classes: int, image_shape: tuple[int, ...], width
         num_classes: C.
         image_shape: (H, W, D) of the images it will be given, or (D,) for vectors.
         width: Channels of the first layer (units of each hidden layer for mlp); None: the model's own.
+        compute_dtype: Type in which layers compute, all but the last; parameters, statistics of batch norm, gradients
+            and logits are float32 with every one.
     Raises:
         UserError: unknown name.
     """
     check_model(name)
     model = MODELS[name]
-    return Network(model.build(num_classes, width or model.width), tuple(image_shape))
+    return Network(model.build(num_classes, width or model.width, jnp.dtype(compute_dtype)), tuple(image_shape))

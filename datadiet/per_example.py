@@ -226,7 +226,8 @@ def dense_squares(use_bias: bool, a: jax.Array, g: jax.Array) -> jax.Array:
     """Kernel and bias of a dense layer: a [B, …, I], g [B, …, O] -> [B]."""
     bias = bias_squares(g) if use_bias else 0
     if a.ndim == 2:
-        return jnp.sum(a**2, axis=1, dtype=jnp.float32) * jnp.sum(g**2, axis=1, dtype=jnp.float32) + bias
+        a, g = a.astype(jnp.float32), g.astype(jnp.float32)
+        return jnp.sum(a**2, axis=1) * jnp.sum(g**2, axis=1) + bias
     a, g = (x.reshape(x.shape[0], -1, x.shape[-1]) for x in (a, g))
     positions, inputs, outputs = a.shape[1], a.shape[2], g.shape[2]
     gram_is_cheaper = positions * (inputs + outputs) < inputs * outputs

@@ -413,7 +413,9 @@ def _train_all(tasks: Sequence[Task], place: Place) -> dict[str, dict[str, Any]]
     if not tasks:
         return {}
     config, dataset = tasks[0].config, tasks[0].dataset
-    network = models.build_model(config.model, dataset.num_classes, dataset.image_shape, config.width)
+    network = models.build_model(
+        config.model, dataset.num_classes, dataset.image_shape, config.width, config.compute_dtype
+    )
     splits = train.on_device(dataset, "train", tasks[0].labels), train.on_device(dataset, "test")
     ended: dict[str, dict[str, Any] | UserError] = {}
     with resume.listen() as stopping:
@@ -530,9 +532,7 @@ def _train(
                 else:
                     lanes[run].record(report)
         if step < config.num_steps and len(ended) < len(lanes):
-            raise Interrupted(
-                f"Stopped after step {step} of {config.num_steps}, all saved. Continue: {_again(place)}"
-            )
+            raise Interrupted(f"Stopped after step {step} of {config.num_steps}, all saved. Continue: {_again(place)}")
         for name, lane in zip(names, lanes):
             if name not in ended:
                 ended[name] = lane.finish(place)

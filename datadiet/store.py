@@ -494,7 +494,8 @@ class StoredRun:
     @cached_property
     def network(self) -> Network:
         facts = self.arguments["data"]
-        return build_model(self.config.model, facts["num_classes"], facts["image_shape"], self.config.width)
+        config, shape = self.config, facts["image_shape"]
+        return build_model(config.model, facts["num_classes"], shape, config.width, config.compute_dtype)
 
     @property
     def steps(self) -> list[int]:

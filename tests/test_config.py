@@ -50,6 +50,7 @@ def test_saved_steps(given, steps):
         ({"run": 20_000}, "seed=.*: expected a seed from 0 to"),
         ({"random_label_fraction": 1.5}, "random_label_fraction=1.5: expected a fraction from 0 to 1"),
         ({"random_label_fraction": float("nan")}, "random_label_fraction=nan"),
+        ({"compute_dtype": "float16"}, "compute_dtype='float16': expected one of float32, bfloat16"),
         ({"decay_steps": (5, 0)}, "decay_steps"),
         ({"size": 0}, "size=0: expected at least 1"),
         ({"size": 1001}, "size=1001: the training set has 1000 examples"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -71,3 +72,28 @@ def test_small_images_are_padded_up_to_what_a_model_takes():
         input_shape("simple_cnn_0", (384,))
     with pytest.raises(UserError, match="model='vgg': expected one of resnet18_lowres"):
         dd.build_model("vgg", 10, (32, 32, 3))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_bfloat16_is_close_and_stays_inside(name):
+    full, half = (dd.build_model(name, 10, (32, 32, 3), 8, dtype) for dtype in ("float32", "bfloat16"))
+    variables = full.init(jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, variables, half.init(jax.random.key(0)))
+    images, labels = jax.random.normal(jax.random.key(1), (16, 32, 32, 3)), jnp.arange(16) % 10
+
+    def step(network):
+        def loss(params):
+            logits, stats = network.apply_training({**variables, "params": params}, images)
+            return -jax.nn.log_softmax(logits)[jnp.arange(16), labels].mean(), (logits, stats)
+
+        return jax.grad(loss, has_aux=True)(variables["params"])
+
+    (gradient, (logits, stats)), (exact, (expected, exact_stats)) = step(half), step(full)
+    assert {leaf.dtype for leaf in jax.tree.leaves((gradient, logits, stats))} == {jnp.dtype("float32")}
+    for one, other, most in ((logits, expected, 0.05), (gradient, exact, 0.2), (stats, exact_stats, 0.05)):
+        one, other = (jax.flatten_util.ravel_pytree(tree)[0] for tree in (one, other))
+        assert float(jnp.linalg.norm(one - other)) <= most * float(jnp.linalg.norm(other))
+    assert not np.array_equal(logits, expected)
+    norms = [dd.compute_scores("grad_norm", network, variables, images, labels) for network in (half, full)]
+    np.testing.assert_allclose(*norms, rtol=0.1)
+    assert "bf16" not in str(jax.make_jaxpr(full.apply)(variables, images)), "nothing of it without being asked"

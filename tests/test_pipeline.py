@@ -365,3 +365,22 @@ def test_main_is_a_study_under_one_parent(tmp_path):
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("summary.json")} == before
     other = datadiet("main", tmp_path, expect=2, **params | {"lr": 0.2})
     assert "holds a run made otherwise (lr: 0.1 there, 0.2 asked for)" in " ".join(other.stderr.split())
+
+
+def test_the_type_of_computation_is_part_of_a_run(root, tmp_path):
+    given = QUICK | {"root": tmp_path, "compute_dtype": "bfloat16"}
+    datadiet("full_data", root, **given)
+    datadiet("score", root, root=tmp_path)
+    run, digits = dd.open_run(tmp_path / "exps/full_data/run_0"), dd.load_dataset("digits")
+    variables = run.variables(4)
+    images = ((digits.train_images / np.float32(255)) - digits.mean) / digits.std
+    found = np.load(score_of(tmp_path, "l2_error", "run_0"))
+    exact = dd.build_model("mlp", 10, digits.image_shape, run.config.width)
+    apart = [
+        np.abs(found - dd.compute_scores("l2_error", network, variables, images, digits.train_labels)).mean()
+        for network in (run.network, exact)
+    ]
+    assert 0.2 * apart[1] > apart[0], "scored as it was trained"
+    assert 0 < apart[1] < 0.02
+    refused = datadiet("full_data", root, expect=2, resume="true", **given | {"compute_dtype": "float32"})
+    assert "compute_dtype: bfloat16 there, float32 asked for" in refused.stderr
