@@ -1,47 +1,76 @@
-"""Every benchmark in one command: `python -m benchmarks [--rounds 5] [--quick] [--only NAME]`.
+"""Every benchmark in one command: `python -m benchmarks [--rounds 5] [--quick] [--only NAME …]`.
 
-Prints the table and writes it to benchmarks/results/<device>.md and .json. Candidates of a case take turns, so that a
-busy machine slows all alike; read the ratios, and absolute times of a GPU only.
+Prints the table and writes it, with the goals beside what was measured, to benchmarks/results/<device>.md and .json.
+Candidates of a case take turns, so that a busy machine slows all alike; read the ratios, and absolute times of a GPU
+only. PyTorch takes part where it is installed: `pip install -e '.[bench]'`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
+import time
 from pathlib import Path
 
 import jax
 
-from benchmarks import conv, grand, whole
-from benchmarks.timing import HEADER, markdown
+from benchmarks import forward, grand, layers, peer_torch, published, runs, startup, step, table, whole
+from benchmarks.timing import GOALS_HEADER, HEADER, Row, goals_markdown, markdown
 
-BENCHMARKS = {"grand": grand, "whole": whole, "conv": conv}
+BENCHMARKS = {
+    "startup": startup,  # datadiet --help
+    "grand": grand,  # GraNd
+    "forward": forward,  # EL2N of a batch
+    "step": step,  # a training step
+    "layers": layers,  # its convolutions by kind of operation
+    "published": published,  # the published algorithm
+    "runs": runs,  # several runs at the same time
+    "whole": whole,  # whole jobs
+    "table": table,  # results over 2,000 runs
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds of each case (5)")
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds of each case, 3 of the slow ones (5)")
     parser.add_argument("--quick", action="store_true", help="the smallest cases only; nothing is written")
-    parser.add_argument("--only", choices=BENCHMARKS, help="one group of cases; nothing is written")
+    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, help="some groups of cases; nothing is written")
     options = parser.parse_args()
-    device = jax.devices()[0]
-    title = f"{device.device_kind} ({device.platform}), jax {jax.__version__}, {options.rounds} interleaved rounds"
-    print(f"{title}\n\n{HEADER}")
-    rows = []
+    rows, start = [], time.perf_counter()
+    print(f"{title(options.rounds)}\n\n{HEADER}")
     for name, benchmark in BENCHMARKS.items():
-        if options.only in (None, name):
+        if options.only is None or name in options.only:
             for row in benchmark.measure(options.rounds, options.quick):
                 rows.append(row)
                 print(markdown(row), flush=True)
-    if options.quick or options.only:
-        return
+    print("\n".join(["", GOALS_HEADER, *goals_markdown(rows)]))
+    if not options.quick and options.only is None:
+        write(rows, options.rounds, time.perf_counter() - start)
+
+
+def title(rounds: int) -> str:
+    """What was measured on, and with what."""
+    device, torch = jax.devices()[0], ""
+    if peer_torch.INSTALLED:
+        import torch as module
+
+        torch = f", PyTorch {module.__version__}"
+    cores = f", {len(os.sched_getaffinity(0))} cores" if device.platform == "cpu" else ""
+    return f"{device.device_kind} ({device.platform}{cores}), jax {jax.__version__}{torch}, {rounds} interleaved rounds"
+
+
+def write(rows: list[Row], rounds: int, seconds: float) -> None:
+    """benchmarks/results/<device>.md and .json."""
     folder = Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)
-    stem = re.sub(r"\W+", "_", device.device_kind.lower()).strip("_")
-    text = "\n".join([f"# {title}", "", "`python -m benchmarks`", "", HEADER, *map(markdown, rows)])
+    stem = re.sub(r"\W+", "_", jax.devices()[0].device_kind.lower()).strip("_")
+    parts = [f"# {title(rounds)}", "", f"`python -m benchmarks`, {seconds / 60:.1f} minutes", ""]
+    text = "\n".join([*parts, GOALS_HEADER, *goals_markdown(rows), "", HEADER, *map(markdown, rows)])
     (folder / f"{stem}.md").write_text(text + "\n")
-    (folder / f"{stem}.json").write_text(json.dumps([row._asdict() for row in rows], indent=1) + "\n")
+    record = [row._asdict() | {"goals": [g._asdict() | {"met": g.met} for g in row.goals]} for row in rows]
+    (folder / f"{stem}.json").write_text(json.dumps({"title": title(rounds), "rows": record}, indent=1) + "\n")
     print(f"\nWritten to {folder / stem}.md and .json")
 
 

@@ -1,24 +1,32 @@
-"""A ResNet-18 training step on a CPU, with and without datadiet.conv, alone and in a loop.
+"""A training step on one batch: with and without datadiet.conv, alone and in a loop, against PyTorch's.
 
-PyTorch takes the same step (channels last, its own number of threads) in the same rounds, where it is installed.
+PyTorch takes the step channels last, with its own number of threads, and compiled where torch.compile works. On a GPU
+both also compute in bfloat16, and an epoch of 50,000 images is timed.
 """
 
 from __future__ import annotations
 
+import statistics
+import tempfile
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from benchmarks.timing import Row, interleaved_seconds, row
-from datadiet import conv
+from benchmarks import peer_torch
+from benchmarks.timing import Goal, Row, Seconds, goal, interleaved_seconds, row
+from benchmarks.whole import synthetic
+from datadiet import conv, data, train
+from datadiet.config import TrainConfig, resolve
 from datadiet.models import build_model
 
+MODEL = "resnet18_lowres"
 SCANNED_STEPS = 2
-SCAN_OF_PLAIN_UP_TO = 16  # beyond, the plain convolution in a loop takes minutes
+PLAIN_UP_TO = 16  # beyond, the plain convolution takes minutes on a CPU
+EPOCH_EXAMPLES, EPOCH_SECONDS = 50_000, 3.0  # the goal for ResNet-18 on an H100
 
 
 def step(network: Any, optimizer: optax.GradientTransformation, state: tuple, batch: tuple) -> tuple[tuple, jax.Array]:
@@ -34,9 +42,9 @@ def step(network: Any, optimizer: optax.GradientTransformation, state: tuple, ba
     return (optax.apply_updates(params, updates), stats, memory), value
 
 
-def compiled_steps(batch_size: int, chunked: bool) -> tuple[Callable[[], Any], Callable[[], Any]]:
+def compiled_steps(batch_size: int, chunked: bool = True, dtype: str = "float32") -> tuple[Callable[[], Any], ...]:
     """One step, and a scan of SCANNED_STEPS steps."""
-    network = build_model("resnet18_lowres", 10, (32, 32, 3))
+    network = build_model(MODEL, 10, (32, 32, 3), compute_dtype=dtype)
     variables = network.init(jax.random.key(0))
     optimizer = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.1, 0.9, nesterov=True))
     state = (variables["params"], variables["batch_stats"], optimizer.init(variables["params"]))
@@ -46,62 +54,79 @@ def compiled_steps(batch_size: int, chunked: bool) -> tuple[Callable[[], Any], C
     on_cpu = conv.on_cpu
     conv.on_cpu = on_cpu if chunked else lambda: False
     try:
-        one = jax.jit(lambda s, b: step(network, optimizer, s, b)).lower(state, batch)
+        one = jax.jit(lambda s, b: step(network, optimizer, s, b)).lower(state, batch).compile()
         scanned = jax.jit(lambda s, b: jax.lax.scan(lambda s, b: step(network, optimizer, s, b), s, b))
-        scanned = scanned.lower(state, batches)
+        scanned = scanned.lower(state, batches).compile()
     finally:
         conv.on_cpu = on_cpu
-    one = one.compile()
-    scan = None if not chunked and batch_size > SCAN_OF_PLAIN_UP_TO else scanned.compile()
-    return lambda: one(state, batch), lambda: scan(state, batches) if scan else None
+    return lambda: one(state, batch), lambda: scanned(state, batches)
 
 
-def torch_step(batch_size: int) -> Callable[[], Any]:
-    """PyTorch's step of the same network."""
-    import torch
-    from torch import nn
+def per_step(seconds: dict[str, list[float]]) -> dict[str, list[float]]:
+    """Seconds of single steps, where a candidate scans several."""
+    return {k: [v / SCANNED_STEPS for v in values] if "scan" in k else values for k, values in seconds.items()}
 
-    class Block(nn.Module):
-        def __init__(self, inputs: int, filters: int, stride: int):
-            super().__init__()
-            layers = [nn.Conv2d(inputs, filters, 3, stride, 1, bias=False), nn.BatchNorm2d(filters), nn.ReLU()]
-            layers += [nn.Conv2d(filters, filters, 3, 1, 1, bias=False), nn.BatchNorm2d(filters)]
-            self.branch = nn.Sequential(*layers)
-            projection = (nn.Conv2d(inputs, filters, 1, stride, bias=False), nn.BatchNorm2d(filters))
-            self.skip = nn.Identity() if inputs == filters else nn.Sequential(*projection)
 
-        def forward(self, x):
-            return torch.relu(self.branch(x) + self.skip(x))
+def against_torch(seconds: Seconds, name: str, most: float, text: str) -> Iterator[Goal]:
+    """A goal against the fastest of PyTorch's ways, where it is installed."""
+    peers = [peer for peer in seconds if peer.startswith("PyTorch")]
+    if peers:
+        best = min(peers, key=lambda peer: statistics.median(seconds[peer]))
+        yield goal(f"{text} ≤ {most} PyTorch (its best: {best})", seconds, name, best, most)
 
-    layers, inputs = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU()], 64
-    for stage in range(4):
-        for position in range(2):
-            layers.append(Block(inputs, 64 << stage, 2 if stage and not position else 1))
-            inputs = 64 << stage
-    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
-    model = model.to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9, nesterov=True, weight_decay=5e-4)
-    images = torch.randn(batch_size, 3, 32, 32).to(memory_format=torch.channels_last)
-    labels = torch.arange(batch_size) % 10
 
-    def run():
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(images), labels).backward()
-        optimizer.step()
+def peers(batch_size: int, half: bool = False) -> dict[str, Callable[[], Any]]:
+    if not peer_torch.INSTALLED:
+        return {}
+    return peer_torch.training_steps(MODEL, batch_size, True, half)
 
-    return run
+
+def cpu_rows(rounds: int, quick: bool) -> Iterator[Row]:
+    for batch_size in (16,) if quick else (16, 128):
+        fast, fast_scan = compiled_steps(batch_size)
+        runs = {"step": fast, "step in a scan": fast_scan}
+        if batch_size <= PLAIN_UP_TO:
+            plain, plain_scan = compiled_steps(batch_size, chunked=False)
+            runs |= {"without datadiet.conv": plain} | ({} if quick else {"without it, in a scan": plain_scan})
+        seconds = per_step(
+            interleaved_seconds(runs | peers(batch_size), rounds if batch_size < 128 else min(rounds, 3))
+        )
+        goals = against_torch(seconds, "step in a scan", 1.2, "training step") if batch_size == 128 else ()
+        yield row(f"training step, {MODEL}", batch_size, seconds, "step in a scan", goals=goals)
+
+
+def gpu_rows(rounds: int, quick: bool) -> Iterator[Row]:
+    for half in (False, True):
+        _, scan = compiled_steps(128, dtype="bfloat16" if half else "float32")
+        seconds = per_step(interleaved_seconds({"step in a scan": scan} | peers(128, half), rounds))
+        goals = against_torch(seconds, "step in a scan", 1.0, "training step in bfloat16") if half else ()
+        yield row(f"training step, {MODEL}, {'bfloat16' if half else 'float32'}", 128, seconds, "step in a scan",
+                  goals=goals)  # fmt: skip
+        yield epoch(rounds, "bfloat16" if half else "float32", 5120 if quick else EPOCH_EXAMPLES)
+
+
+def epoch(rounds: int, dtype: str, count: int) -> Row:
+    """An epoch of ResNet-18 with augmentation and forgetting, as `fit` trains it."""
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = data.build(f"npz:{synthetic(folder, count, 1000)}")
+    steps = count // 128
+    network = build_model(MODEL, 10, dataset.image_shape, compute_dtype=dtype)
+    given = TrainConfig(model=MODEL, compute_dtype=dtype, num_steps=steps, log_steps=steps, save_steps=steps)
+    config = resolve(given, count)
+    splits = train.on_device(dataset, "train"), train.on_device(dataset, "test")
+    everything = np.arange(count, dtype=np.int32)
+    spent = []
+    for _ in range(min(rounds, 3) + 1):
+        state = train.initial_state(network, config, count)
+        *_, last = train.fit(network, *splits, everything, config, state)
+        spent.append(last.seconds["train"])
+    seconds = {"epoch": spent[1:]}
+    goals = []
+    if dtype == "bfloat16" and count == EPOCH_EXAMPLES:
+        goals = [Goal("seconds of an epoch of 50,000 images on an H100", statistics.median(spent[1:]), EPOCH_SECONDS)]
+    return row(f"epoch of {count:,} images, {MODEL}, {dtype}", 128, seconds, "epoch", count, goals)
 
 
 def measure(rounds: int, quick: bool) -> Iterator[Row]:
-    """Rows of the table, with PyTorch where it is installed; quick: batch 16 only."""
-    for batch_size in (16,) if quick else (16, 64, 128):
-        plain, plain_scan = compiled_steps(batch_size, chunked=False)
-        fast, fast_scan = compiled_steps(batch_size, chunked=True)
-        runs = {"plain": plain, "datadiet.conv": fast, "datadiet.conv scan": fast_scan}
-        runs |= {"plain scan": plain_scan} if batch_size <= SCAN_OF_PLAIN_UP_TO else {}
-        runs |= {"PyTorch": torch_step(batch_size)} if find_spec("torch") else {}
-        seconds = interleaved_seconds(runs, rounds)
-        for name in seconds:
-            if name.endswith("scan"):
-                seconds[name] = [value / SCANNED_STEPS for value in seconds[name]]
-        yield row("training step, resnet18_lowres", batch_size, seconds, "plain")
+    """Rows of the table; quick: batch 16 only, or a tenth of an epoch on a GPU."""
+    yield from cpu_rows(rounds, quick) if conv.on_cpu() else gpu_rows(rounds, quick)

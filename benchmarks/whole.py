@@ -12,12 +12,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.timing import Row, interleaved_seconds, row
+from benchmarks.timing import Row, goal, interleaved_seconds, row
 from datadiet import data, models, train
 from datadiet.config import TrainConfig, resolve
 from datadiet.scores import compute_many
 
-EPOCHS = {"mlp": 8, "simple_cnn_0": 1}  # a run of some seconds, so that its fixed costs count as they do in use
+# Model -> training examples, image shape, epochs: runs of 10 seconds and more, as scoring runs are on this kind of
+# device; fixed costs of a run count for less the longer it is.
+JOBS = {"mlp": (60_000, (28, 28, 1), 20), "simple_cnn_0": (8192, (32, 32, 3), 1)}
+QUICK = {"mlp": (8192, (28, 28, 1), 2)}
+
+
+SCORED = ("l2_error", "four logit scores")
 
 
 class Silence:
@@ -31,17 +37,17 @@ class Silence:
         pass
 
 
-def synthetic(num_train: int = 8192, num_test: int = 1024) -> Path:
-    """An npz of 32x32x3 images that a network can tell apart a little."""
-    random = np.random.RandomState(0)
-    means = random.randint(60, 190, (10, 32, 32, 3))
+def synthetic(folder: str | Path, num_train: int, num_test: int, shape: tuple[int, int, int] = (32, 32, 3)) -> Path:
+    """An npz of images that a network can tell apart a little."""
+    random = np.random.default_rng(0)
+    means = random.integers(0, 128, (10, *shape), np.uint8)
 
     def split(count: int) -> tuple[np.ndarray, np.ndarray]:
         labels = np.arange(count) % 10
-        return np.clip(means[labels] + random.normal(0, 60, (count, 32, 32, 3)), 0, 255).astype(np.uint8), labels
+        return means[labels] + random.integers(0, 128, (count, *shape), np.uint8), labels
 
     (x_train, y_train), (x_test, y_test) = split(num_train), split(num_test)
-    path = Path(tempfile.mkdtemp()) / "images.npz"
+    path = Path(folder) / "images.npz"
     np.savez(path, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
     return path
 
@@ -63,44 +69,44 @@ def scoring(dataset: data.Dataset, model: str, batch_size: int) -> dict[str, Cal
         )
 
     kinds = ("l2_error", "l1_error", "max_margin", "sum_margin")
-    return {"forward": bare, "l2_error": partial(scores, "l2_error"), "four scores": partial(scores, *kinds)}
+    return {"forward": bare} | dict(zip(SCORED, (partial(scores, "l2_error"), partial(scores, *kinds))))
 
 
-def training(path: Path, dataset: data.Dataset, model: str) -> dict[str, Callable[[], Any]]:
-    """A run with everything on (forgetting, checkpoints, mirror, MLflow) against its jitted steps and evaluations."""
+def training(path: Path, root: Path, dataset: data.Dataset, model: str, epochs: int) -> dict[str, Callable[[], Any]]:
+    """A run with everything on (forgetting, checkpoints, mirror, MLflow) against its steps and evaluations alone."""
     import mlflow
 
     from datadiet.pipeline import Place, train_run
     from datadiet.store import ExperimentLayout
 
-    root = Path(tempfile.mkdtemp())
     mlflow.set_tracking_uri(f"sqlite:///{root}/mlflow.db")
-    steps = EPOCHS[model] * (dataset.num_examples // 128)
+    steps = epochs * (dataset.num_examples // 128)
     config = TrainConfig(dataset=f"npz:{path}", model=model, num_steps=steps)
     place = Place(ExperimentLayout(root), Silence(), "benchmark", overwrite=True)
-    bare = resolve(
-        TrainConfig(model=model, num_steps=steps, track_forgetting=False, save_steps=steps), dataset.num_examples
-    )
+    given = TrainConfig(model=model, num_steps=steps, track_forgetting=False, save_steps=steps)
+    bare = resolve(given, dataset.num_examples)
     network = models.build_model(model, 10, dataset.image_shape)
     splits = train.on_device(dataset, "train"), train.on_device(dataset, "test")
     everything = np.arange(dataset.num_examples, dtype=np.int32)
 
     def steps_only() -> None:
-        for _ in train.fit(
-            network, *splits, everything, bare, train.initial_state(network, bare, dataset.num_examples)
-        ):
+        state = train.initial_state(network, bare, dataset.num_examples)
+        for _ in train.fit(network, *splits, everything, bare, state):
             pass
 
     return {"jitted steps": steps_only, "everything on": lambda: train_run(config, "benchmark", place)}
 
 
 def measure(rounds: int, quick: bool) -> Iterator[Row]:
-    """Rows of the table; quick: mlp only."""
-    path = synthetic()
-    dataset = data.build(f"npz:{path}")
-    for model in ("mlp",) if quick else tuple(EPOCHS):
-        seconds = interleaved_seconds(scoring(dataset, model, 512), rounds)
-        yield row(f"scoring, {model}", 512, seconds, "forward", dataset.num_examples)
-        seconds = interleaved_seconds(training(path, dataset, model), rounds)
-        presented = EPOCHS[model] * dataset.num_examples
-        yield row(f"training, {model}", 128, seconds, "jitted steps", presented)
+    """Rows of the table; quick: a small job of mlp."""
+    for model, (count, shape, epochs) in (QUICK if quick else JOBS).items():
+        with tempfile.TemporaryDirectory() as folder:
+            path = synthetic(folder, count, count // 6, shape)
+            dataset = data.build(f"npz:{path}")
+            seconds = interleaved_seconds(scoring(dataset, model, 512), rounds)
+            goals = [goal(f"{name} ≤ 1.1 forward pass", seconds, name, "forward", 1.1) for name in SCORED]
+            yield row(f"scoring {count:,} examples, {model}", 512, seconds, "forward", count, goals)
+            seconds = interleaved_seconds(training(path, Path(folder), dataset, model, epochs), min(rounds, 3))
+            goals = [goal("everything on ≤ 1.05 jitted steps", seconds, "everything on", "jitted steps", 1.05)]
+            case = f"training {epochs} epochs of {count:,} examples, {model}"
+            yield row(case, 128, seconds, "jitted steps", epochs * count, goals)

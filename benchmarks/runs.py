@@ -1,0 +1,56 @@
+"""R runs at the same time against the same runs one after the other."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.timing import Row, goal, interleaved_seconds, row
+from benchmarks.whole import synthetic
+from datadiet import data, models, train
+from datadiet.config import TrainConfig, resolve
+
+RUNS = 10
+STEPS = {"mlp": 512, "simple_cnn_0": 8}
+
+
+def candidates(dataset: data.Dataset, model: str, runs: int) -> dict[str, Callable[[], Any]]:
+    """The same steps of `runs` runs, both ways."""
+    network = models.build_model(model, 10, dataset.image_shape)
+    splits = train.on_device(dataset, "train"), train.on_device(dataset, "test")
+    everything = np.arange(dataset.num_examples, dtype=np.int32)
+    steps = STEPS[model]
+
+    def entrants() -> Iterator[train.Entrant]:
+        for run in range(runs):
+            given = TrainConfig(model=model, run=run, num_steps=steps, save_steps=steps, log_steps=steps)
+            config = resolve(given, dataset.num_examples)
+            yield train.Entrant(config, everything, train.initial_state(network, config, dataset.num_examples))
+
+    def train_all(lanes: list[train.Entrant]) -> None:
+        for _, report in train.fit_runs(network, *splits, lanes):
+            jax.block_until_ready(report.state)
+
+    def one_by_one() -> None:
+        for lane in entrants():
+            train_all([lane])
+
+    return {"one after the other": one_by_one, "at the same time": lambda: train_all(list(entrants()))}
+
+
+def measure(rounds: int, quick: bool) -> Iterator[Row]:
+    """Rows of the table; a goal only where the runs are trained at the same time by default. Quick: mlp, 3 runs."""
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = data.build(f"npz:{synthetic(folder, 4096, 256)}")
+    for model in ("mlp",) if quick else tuple(STEPS):
+        runs = 3 if quick else RUNS
+        seconds = interleaved_seconds(candidates(dataset, model, runs), rounds)
+        goals = []
+        if train.gains_together(model):
+            goals = [goal("runs at the same time are faster", seconds, "at the same time", "one after the other", 1.0)]
+        case = f"{runs} training runs, {model}"
+        yield row(case, 128, seconds, "one after the other", 128 * STEPS[model] * runs, goals)
