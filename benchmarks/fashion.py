@@ -1,7 +1,7 @@
 """What the method costs and gives on a GPU, in one command: `python -m benchmarks.fashion`.
 
-Ten ResNet-18 scoring runs of 20 epochs on Fashion-MNIST, scored by EL2N and GraNd at the end of epoch 2; then keep_max by
-mean EL2N and random subsets at 70, 50 and 30 %. Prints the table with device seconds and writes it to
+Ten ResNet-18 scoring runs of 20 epochs on Fashion-MNIST, scored by EL2N and GraNd at the end of epoch 2; then keep_max
+by mean EL2N and random subsets at 70, 50 and 30 %. Prints the table with device seconds and writes it to
 benchmarks/results/fashion_<device>.md. Everything is resumed: the same command with the same --root goes on where an
 earlier one was stopped. The data is Debian's package dataset-fashion-mnist, or lies in --data_dir.
 """
