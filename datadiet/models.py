@@ -122,6 +122,11 @@ class MLP(nn.Module):
         return nn.Dense(self.num_classes)(x.astype(jnp.float32))
 
 
+@partial(jax.jit, static_argnums=(0, 1))  # here, so that every run after the first finds it compiled
+def _init(module: nn.Module, image_shape: tuple[int, ...], key: jax.Array) -> Variables:
+    return module.init(key, jnp.zeros((1, *image_shape), jnp.float32), train=False)
+
+
 @dataclass(frozen=True)
 class Network:
     """An architecture as pure functions. Hashable, so that it can be a static argument of jit.
@@ -139,8 +144,7 @@ class Network:
 
     def init(self, key: jax.Array) -> Variables:
         """Fresh float32 variables from a JAX random key."""
-        images = jnp.zeros((1, *self.image_shape), jnp.float32)
-        variables = jax.jit(partial(self.module.init, train=False))(key, images)
+        variables = _init(self.module, self.image_shape, key)
         return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
     def apply(self, variables: Variables, images: jax.Array) -> jax.Array:
