@@ -17,16 +17,17 @@ SECONDS = 10.0  # at most, from either source
 
 def build(root: Path, count: int) -> None:
     """`count` finished runs below <root>/exps and in MLflow, as training leaves them."""
+    import mlflow
     from mlflow.entities import Metric, Param, RunTag
 
     from datadiet import config as options
-    from datadiet import store, tracking
+    from datadiet import remote, store
     from datadiet.pipeline import Place
     from datadiet.store import ExperimentLayout
 
     layout = Place(ExperimentLayout(root), None, "benchmark").layout
-    client = tracking.mlflow.MlflowClient()
-    experiment = client.create_experiment(tracking.EXPERIMENT)
+    client = mlflow.MlflowClient()
+    experiment = client.create_experiment(remote.EXPERIMENT)
     for run in range(count):
         config = options.resolve(options.TrainConfig(run=run, num_steps=100, selector="random", size=900), 1000)
         folder = layout.run("study", config)
