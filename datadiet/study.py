@@ -170,7 +170,7 @@ def check(plan: Plan, config: TrainConfig, exp: str, place: Place) -> tuple[Trai
     if not config.track_forgetting and "forget" in plan.score_types:
         raise UserError("score_types=forget needs the statistics that track_forgetting=false leaves out.")
     config = replace(config, num_steps=resolved.num_steps)
-    task = pipeline.prepare(resolved, f"{exp}/{graph.FULL}", place)
+    task = pipeline.prepare(resolved, f"{exp}/{graph.FULL}", place, pipeline.load(resolved))
     for job in graph.jobs(plan, config, exp, place.layout, task.dataset.num_examples):
         run_dir = place.layout.exps / job.name
         if job.kind == "train" and not place.overwrite and (run_dir / "args.json").exists():
