@@ -16,7 +16,7 @@ from click.core import ParameterSource
 from tqdm import tqdm
 
 from datadiet.choosing import FEATURE_FIELDS
-from datadiet.config import FIELDS, Interrupted, TrainConfig, UserError, check_text
+from datadiet.config import FIELDS, MAX_RUNS, Interrupted, TrainConfig, UserError, check_text
 from datadiet.coresets import Parameters
 from datadiet.pipeline import Place
 from datadiet.resume import EXIT_CODE
@@ -74,10 +74,12 @@ class Runs(click.ParamType):
             return value
         runs: list[int] = []
         for part in value.split(","):
-            match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+            match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", part.strip())
             if not match or (match[2] and int(match[2]) < int(match[1])):
                 self.fail(f"{value!r}: expected indices and rising ranges, as in 0-9 or 0,2,5.", param, ctx)
-            runs += range(int(match[1]), int(match[2] or match[1]) + 1)
+            if (last := int(match[2] or match[1])) > MAX_RUNS:
+                self.fail(f"{last}: expected at most {MAX_RUNS}: seeds go no further.", param, ctx)
+            runs += range(int(match[1]), last + 1)
         if len(set(runs)) < len(runs):
             self.fail(f"{value!r}: expected each run once.", param, ctx)
         return tuple(runs)

@@ -157,7 +157,21 @@ def test_finished_runs_are_left_and_only_the_others_are_trained(base, tmp_path):
     check_equal(base, tmp_path)
 
 
-@pytest.mark.parametrize("runs", ["3-1", "0,0", "0-2,1", "x", "-1", "0,,2"])
+@pytest.mark.parametrize("runs", ["3-1", "0,0", "0-2,1", "x", "-1", "0,,2", "9" * 20])
 def test_indices_that_say_nothing_are_refused(runs, tmp_path):
     done = datadiet("full_data", tmp_path, expect=2, runs=runs, **SHORT)
     assert repr(runs) in done.stderr
+
+
+def test_an_index_beyond_all_seeds_is_refused(tmp_path):
+    done = datadiet("full_data", tmp_path, expect=2, runs="0-999999999", **SHORT)
+    assert "expected at most 10000" in done.stderr
+
+
+def test_runs_side_by_side_keep_the_budget_of_their_subset(base, tmp_path):
+    given = SHORT | {"budget": "epochs", "size": 700}
+    datadiet("random_subset", base, root=tmp_path / "alone", run=2, **given)
+    datadiet("random_subset", base, root=tmp_path, runs="0,2", **given)
+    one, other = content(folder(tmp_path / "alone", 2)), content(folder(tmp_path, 2))
+    assert one == other
+    assert checkpoint_steps(folder(tmp_path, 0))[-1] == round(90 * 700 / 1797)
