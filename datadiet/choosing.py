@@ -37,19 +37,20 @@ def given_parameters(config: TrainConfig) -> dict[str, object]:
 
 def without_unused(config: TrainConfig) -> TrainConfig:
     """The config with the defaults of those selector options that its selector does not use."""
-    used = _selector_options(config.selector)
+    used = options_of(config.selector)
     rest = {name: default for name, default in Parameters._field_defaults.items() if name not in used}
     return replace(config, **rest)
 
 
-def _selector_options(selector: str) -> set[str]:
+def options_of(selector: str) -> tuple[str, ...]:
+    """Names of the options that a selector uses."""
     chosen = selection.SELECTORS.get(selector)
-    return {*chosen.options, "balance"} if chosen else set()
+    return (*chosen.options, "balance") if chosen else ()
 
 
 def refuse_unused(config: TrainConfig) -> None:
     """Raises UserError where an option was given that neither the selector nor a statistic asked for uses."""
-    users = {name: [s for s in selection.SELECTORS if name in _selector_options(s)] for name in Parameters._fields}
+    users = {name: [s for s in selection.SELECTORS if name in options_of(s)] for name in Parameters._fields}
     users |= {name: [s for s, chosen in selection.SELECTORS.items() if chosen.features] for name in FEATURE_FIELDS}
     _refuse_unused(config, "selector", users, [config.selector])
     users = {

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from datadiet import choosing, scores, selection, store, trajectory
 from datadiet import config as options
-from datadiet import scores, selection, store, trajectory
 from datadiet.config import TrainConfig, UserError, option
+from datadiet.coresets import Parameters
 from datadiet.store import ExperimentLayout
 
 FULL = "full_data"  # folder of the runs on all examples, below the study's own
@@ -34,7 +35,11 @@ class Plan:
         "Optimizer steps at which runs are scored, comma-separated; each needs a checkpoint (save_steps).",
         auto="the first checkpoint after a tenth of training",
     )
-    selectors: tuple[str, ...] = option(("keep_max",), "Ways to choose examples by a score, comma-separated.")
+    selectors: tuple[str, ...] = option(
+        ("keep_max",),
+        "Ways to choose examples, comma-separated: selectors, each by every score that it needs, with options of their "
+        "own where wanted, as in ccs:cutoff=0.3:strata=20.",
+    )
     fractions: tuple[float, ...] = option(
         (0.9, 0.7, 0.5, 0.3), "Fractions of the training set to keep, above 0 and below 1, comma-separated."
     )
@@ -50,6 +55,7 @@ class Arm:
     type: str | None
     step: int | None
     folder: str  # below the study's
+    options: tuple[tuple[str, Any], ...] = ()  # of the selector, beside those given to all of them
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,33 @@ def check_names(plan: Plan) -> None:
         if getattr(plan, name) > options.MAX_RUNS:
             raise _refuse(name, getattr(plan, name), f"at most {options.MAX_RUNS}: seeds go no further")
     _check_names("score_types", plan.score_types, (*scores.SCORES, *scores.TRAINING_SCORES))
-    _check_names("selectors", plan.selectors, selection.SELECTORS)
+    for text in plan.selectors:
+        named(text)
+    _check_names("selectors", plan.selectors, map(str, plan.selectors or selection.SELECTORS))
+
+
+TYPES: dict[str, type] = {"int": int, "float": float, "str": str}  # of selector options, as their fields have them
+
+
+def named(text: str) -> tuple[str, dict[str, Any]]:
+    """A selector and its own options, from selector[:option=value]….
+
+    Raises:
+        UserError: no such selector, an option that it does not use, or a value of another type.
+    """
+    selector, *pairs = text.split(":")
+    if selector not in selection.SELECTORS:
+        raise UserError(f"selectors={text}: expected one or more of {', '.join(selection.SELECTORS)}, each once.")
+    own, known = {}, choosing.options_of(selector)
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        kind = str(options.FIELDS[name].type).removesuffix(" | None") if name in known else ""
+        try:
+            own[name] = TYPES[kind](value)
+        except (KeyError, ValueError):
+            expected = f"one of type {kind}" if kind else f"option=value with one of {', '.join(known)}"
+            raise UserError(f"selectors={text}: got {pair!r}, expected {expected}.") from None
+    return selector, own
 
 
 def check(plan: Plan, config: TrainConfig, num_examples: int) -> None:
@@ -124,8 +156,45 @@ def check(plan: Plan, config: TrainConfig, num_examples: int) -> None:
         )
     if plan.score_steps is not None and (not plan.score_steps or len(set(plan.score_steps)) < len(plan.score_steps)):
         raise _refuse("score_steps", plan.score_steps, "one or more steps, each once")
-    for size in made:
-        options.check_size(size, config.offset if "offset" in plan.selectors else 0, num_examples)
+    _check_presentations(plan, config, num_examples)
+    _check_selectors(plan, config, num_examples)
+
+
+def _check_presentations(plan: Plan, config: TrainConfig, num_examples: int) -> None:
+    """Refuse scores gathered while training at a step before all examples have been presented often enough."""
+    first, epoch = min(steps(plan, config)), max(1, num_examples // config.train_batch_size)
+    for kind in plan.score_types:
+        if kind not in scores.TRAINING_SCORES or kind == "forget":  # whose value is 0 before anything is presented
+            continue
+        windowed = "trajectory_window" in trajectory.TRAJECTORIES[kind].options
+        least = config.trajectory_window if windowed else 1
+        if first < least * epoch:
+            times = "once" if least == 1 else f"{least} times (trajectory_window)"
+            raise UserError(
+                f"score_types={kind}: after {first} steps not every example has been presented {times}; expected "
+                f"-P score_steps of at least {least * epoch}."
+            )
+
+
+def _check_selectors(plan: Plan, config: TrainConfig, num_examples: int) -> None:
+    """Refuse selector options that cannot be, that nothing uses, or that make two arms the same."""
+    chosen_by = [named(text) for text in plan.selectors]
+    used = {option for selector, _ in chosen_by for option in choosing.options_of(selector)}
+    for name, default in Parameters._field_defaults.items():
+        if getattr(config, name) != default and name not in used:
+            raise _refuse(name, getattr(config, name), f"a selector that uses it among {','.join(plan.selectors)}")
+    saved, features = options.saved_steps(config), any(selection.SELECTORS[s].features for s, _ in chosen_by)
+    if config.features_step is not None and (not features or config.features_step not in saved):
+        raise _refuse("features_step", config.features_step, f"a selector of features, and one of {saved}")
+    seen: dict[Any, str] = {}
+    for (selector, own), text in zip(chosen_by, plan.selectors):
+        chosen = choosing.without_unused(replace(config, selector=selector, **own))
+        options.validate(chosen)
+        given = choosing.parameters(chosen)
+        if (other := seen.setdefault((selector, given), text)) != text:
+            raise UserError(f"selectors={','.join(plan.selectors)}: {other} and {text} are the same; name it once.")
+        for size in sizes(plan, num_examples):
+            selection.check_parameters(selector, given, size, num_examples)
 
 
 def sizes(plan: Plan, num_examples: int) -> list[int]:
@@ -141,14 +210,16 @@ def steps(plan: Plan, config: TrainConfig) -> tuple[int, ...]:
 def arms(plan: Plan, scored_at: tuple[int, ...]) -> list[Arm]:
     """All data, a random choice, and every selector with every score it needs."""
     made = [Arm("full data", "all", None, None, FULL), Arm("random", "random", None, None, "random")]
-    for selector in plan.selectors:
+    for selector, own in map(named, plan.selectors):
+        told = "".join(f" {name} {value}" for name, value in own.items())
         if selector in selection.WITHOUT_SCORES:
-            made += [Arm(selector, selector, None, None, selector)] if selector != "random" else []
+            if selector != "random" or own:
+                made.append(Arm(f"{selector}{told}", selector, None, None, selector, tuple(own.items())))
             continue
         for kind in plan.score_types:
             for step in scored_at:
-                name = f"{selector} {kind}" + (f" step {step}" if len(scored_at) > 1 else "")
-                made.append(Arm(name, selector, kind, step, f"{selector}.{kind}.{step}"))
+                name = f"{selector} {kind}{told}" + (f" step {step}" if len(scored_at) > 1 else "")
+                made.append(Arm(name, selector, kind, step, f"{selector}.{kind}.{step}", tuple(own.items())))
     return made
 
 
@@ -156,7 +227,8 @@ def scoring_configs(plan: Plan, config: TrainConfig) -> list[TrainConfig]:
     """Options of the runs that are scored; they gather what the scores need."""
     gathered = [kind for kind in plan.score_types if kind in scores.TRAINING_SCORES]
     gathered = trajectory.expand([*config.trajectory, *gathered])
-    config = replace(config, selector="all", size=None, offset=0, scores=None, trajectory=gathered)
+    chosen = replace(config, selector="all", size=None, scores=None, features_step=None, trajectory=gathered)
+    config = choosing.without_unused(chosen)
     return [replace(config, run=run) for run in range(plan.score_runs)]
 
 
@@ -181,13 +253,19 @@ def cells(plan: Plan, config: TrainConfig, exp: str, layout: ExperimentLayout, n
     config = replace(config, save_steps=config.num_steps, early_step=0, **defaults)
 
     def cell(arm: Arm, size: int) -> Cell:
+        looked_at = (config.features_step, arm.step, scored_at[-1])
+        needs = arm.selector in selection.SELECTORS and selection.SELECTORS[arm.selector].features
+        own = dict(arm.options) if arm.name != "random" else Parameters._field_defaults
         chosen = replace(
             config,
             selector=arm.selector,
             size=None if arm is full else size,
-            offset=config.offset if arm.selector == "offset" else 0,
             scores=None if arm.type is None or arm.step is None else str(mean_file(layout, exp, arm.type, arm.step)),
+            features_run=str(layout.experiment(f"{exp}/{FULL}") / "run_0") if needs else None,
+            features_step=next(step for step in looked_at if step is not None) if needs else None,
+            **own,
         )
+        chosen = choosing.without_unused(chosen)
         configs = tuple(replace(chosen, run=run) for run in runs)
         return Cell(arm, size, size / num_examples, configs, f"{exp}/{arm.folder}")
 
@@ -233,6 +311,7 @@ def jobs(plan: Plan, config: TrainConfig, exp: str, layout: ExperimentLayout, nu
         made.append(Job(means[kind, step], "mean_score", arguments, tuple(waits), 0.0, {"role": "scoring"}))
     for cell in cells(plan, config, exp, layout, num_examples):
         after = () if cell.arm.type is None else (means[cell.arm.type, cell.arm.step],)
+        after += (made[0].name,) if cell.configs[0].features_run else ()
         told = {"role": "evaluation", "arm": cell.arm.name}
         made += [
             _train_job(chosen, cell.exp, layout, after, cell.size, num_examples, **told) for chosen in cell.configs

@@ -9,9 +9,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from datadiet import cluster, data, engine, graph, pipeline, record, report, results, resume, store, tracking, workers
+from datadiet import (
+    choosing,
+    cluster,
+    data,
+    engine,
+    graph,
+    pipeline,
+    record,
+    report,
+    results,
+    resume,
+    store,
+    tracking,
+    workers,
+)
 from datadiet import config as options
 from datadiet.config import TrainConfig, UserError, option
+from datadiet.coresets import Parameters
 from datadiet.graph import Plan
 from datadiet.pipeline import Place, Task
 
@@ -116,8 +131,8 @@ def as_json(plan: Plan, task: Task, given: TrainConfig, place: Place) -> dict[st
     plan: every option, those of the trainings as resolved for a run on all data.
     dataset, fingerprint, num_examples, model, budget: what all runs share.
     score_runs: folders of the scored runs. means: type, step and path of every mean score file.
-    cells: one for each arm and size: arm (its name), selector, type and step of its scores (null without),
-    size, fraction and runs, the folders of its runs; those at equal positions share their seeds.
+    cells: one for each arm and size: arm (its name), selector, type and step of its scores (null without), options of
+    the arm's own, size, fraction and runs, the folders of its runs; those at equal positions share their seeds.
     """
     layout, count = place.layout, task.dataset.num_examples
     exp, scored_at = task.exp.removesuffix(f"/{graph.FULL}"), graph.steps(plan, task.config)
@@ -130,13 +145,14 @@ def as_json(plan: Plan, task: Task, given: TrainConfig, place: Place) -> dict[st
     cells = [
         {
             "arm": cell.arm.name, "selector": cell.arm.selector, "type": cell.arm.type, "step": cell.arm.step,
-            "size": cell.size, "fraction": cell.fraction,
+            "options": dict(cell.arm.options), "size": cell.size, "fraction": cell.fraction,
             "runs": [layout.name(layout.run(cell.exp, chosen)) for chosen in cell.configs],
         }
         for cell in graph.cells(plan, given, exp, layout, count)
     ]  # fmt: skip
     unset = ("run", "selector", "size", "scores", *SEEDS)
     told = {k: v for k, v in options.as_dict(task.config).items() if k not in unset}
+    told |= choosing.parameters(given)._asdict() | {"features_step": given.features_step}
     told |= {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(plan).items()}
     return {
         "plan": told | {"score_steps": list(scored_at)},
@@ -166,7 +182,8 @@ def check(plan: Plan, config: TrainConfig, exp: str, place: Place) -> tuple[Trai
     options.validate(config)
     graph.check_names(plan)
     resolved = pipeline.resolve(graph.scoring_configs(plan, config)[0])
-    graph.check(plan, replace(resolved, offset=config.offset), data.count_examples(config.dataset, config.data_dir))
+    given = {name: getattr(config, name) for name in (*Parameters._fields, "features_step")}
+    graph.check(plan, replace(resolved, **given), data.count_examples(config.dataset, config.data_dir))
     if not config.track_forgetting and "forget" in plan.score_types:
         raise UserError("score_types=forget needs the statistics that track_forgetting=false leaves out.")
     config = replace(config, num_steps=resolved.num_steps)

@@ -10,6 +10,8 @@ from typing import Any
 import click
 import yaml
 
+from datadiet.config import FIELDS
+from datadiet.coresets import Parameters
 from datadiet.graph import Plan
 from datadiet.study import Means, run_study
 
@@ -17,6 +19,7 @@ from .options import (
     Location,
     Optional,
     Repairable,
+    config_option,
     field_option,
     make_config,
     make_place,
@@ -97,12 +100,14 @@ PLAN = click.option(
 
 
 def study_options(**defaults: Any) -> Any:
-    """Every option of Plan and Means, with other defaults where given."""
+    """Every option of Plan, Means and selectors, with other defaults where given."""
 
     def decorate(command: Any) -> Any:
         for field in reversed([*PLAN_FIELDS.values(), *MEANS_FIELDS.values()]):
             kind, default = TYPES[str(field.type)], defaults.get(field.name, field.default)
             command = field_option(field, default, Optional(kind) if field.default is None else kind)(command)
+        for name in ("features_step", *reversed(Parameters._fields)):
+            command = config_option(name, FIELDS[name].default)(command)
         return PLAN(command)
 
     return decorate

@@ -98,6 +98,53 @@ def test_jobs_come_after_what_they_wait_for_and_share_no_folder():
     assert chosen.tags == {"arm": "offset forget step 8", "fraction": "0.2003", "role": "evaluation", "size": "288"}
 
 
+SELECTORS = Plan(
+    score_runs=2, eval_runs=2, score_types=("aum", "l2_error"), fractions=(0.5,),
+    selectors=("ccs", "ccs:cutoff=0.3:strata=5", "keep_max:balance=equal", "moderate", "d2", "random:balance=equal"),
+)  # fmt: skip
+
+
+def test_selectors_have_options_of_their_own_beside_those_of_all():
+    made = graph.cells(SELECTORS, replace(GIVEN, cutoff=0.1, center="median"), "s", LAYOUT, 1438)
+    assert len({config for cell in made for config in cell.configs}) == 2 * len(made) == 2 * (2 + 2 * 4 + 2)
+    folders = {str(LAYOUT.run(cell.exp, chosen)) for cell in made for chosen in cell.configs}
+    assert len(folders) == 2 * len(made)
+    by_arm = {cell.arm.name: cell.configs[0] for cell in made}
+    assert [by_arm[arm].cutoff for arm in ("ccs aum", "ccs aum cutoff 0.3 strata 5", "d2 l2_error")] == [0.1, 0.3, 0.1]
+    assert by_arm["ccs aum cutoff 0.3 strata 5"].strata == 5
+    assert (by_arm["moderate"].center, by_arm["ccs aum"].center) == ("median", "mean")
+    assert (by_arm["random"].balance, by_arm["random balance equal"].balance) == (None, "equal")
+    assert by_arm["moderate"].features_run == "root/exps/s/full_data/run_0"
+    assert by_arm["moderate"].features_step == by_arm["d2 aum"].features_step == 4
+    assert by_arm["ccs aum"].features_step is by_arm["random"].features_run is None
+    for scored in graph.scoring_configs(SELECTORS, replace(GIVEN, cutoff=0.1, center="median")):
+        assert (scored.cutoff, scored.center) == (0.0, "mean")
+    jobs = graph.jobs(SELECTORS, GIVEN, "s", LAYOUT, 1438)
+    assert len({job.name for job in jobs}) == len(jobs)
+    waits = {job.name: job.after for job in jobs}
+    assert waits["s/moderate/size_719.moderate/run_2"] == ("s/full_data/run_0",)
+    assert len(waits["s/d2.aum.4/size_719.d2/run_2"]) == 2
+
+
+def test_a_study_compares_any_selectors(tmp_path):
+    given = {"selectors": "ccs:cutoff=0.2,moderate,keep_max:balance=equal,offset", "offset": 30, "score_types": "aum"}
+    datadiet("study", tmp_path, workers=1, exp="s", score_steps=44, **OPTIONS | TINY | given)
+    described = store.read_json(tmp_path / "exps/s/study.json")
+    assert described["plan"]["offset"] == 30
+    kept = {}
+    for cell in described["cells"]:
+        (tmp_path / "exps/s/report.html").read_text().index(cell["arm"])
+        for path in cell["runs"]:
+            run = store.open_run(tmp_path / "exps" / path)
+            kept[cell["arm"]] = run.summary["kept_per_class"]
+            assert {k: v for k, v in run.arguments.items() if k in cell["options"]} == cell["options"]
+    assert list(kept) == [
+        "full data", "ccs aum cutoff 0.2", "moderate", "keep_max aum balance equal", "offset aum", "random",
+    ]  # fmt: skip
+    assert max(kept["keep_max aum balance equal"]) - min(kept["keep_max aum balance equal"]) <= 1
+    assert max(kept["random"]) - min(kept["random"]) > 1
+
+
 def test_the_budget_is_steps_or_passes():
     given = replace(GIVEN, selector="random", size=360, decay_steps=(20, 30), log_steps=10)
     same = config.resolve(given, 1440)
@@ -117,11 +164,19 @@ def test_the_budget_is_steps_or_passes():
         ({"score_runs": 0}, "score_runs=0: expected a whole number of at least 1"),
         ({"score_types": "l2_error,nonsense"}, "score_types=l2_error,nonsense: expected one or more of l2_error"),
         ({"selectors": "best"}, "selectors=best: expected one or more of keep_max"),
+        ({"selectors": "keep_max,keep_max"}, "selectors=keep_max,keep_max: expected one or more of"),
+        ({"selectors": "ccs:offset=3"}, "got 'offset=3', expected option=value with one of cutoff, strata, balance"),
+        ({"selectors": "ccs:strata=many"}, "got 'strata=many', expected one of type int"),
+        ({"selectors": "ccs:cutoff=0.6"}, "cutoff=0.6 leaves 576 of 1438 examples, fewer than size=719"),
+        ({"selectors": "ccs,ccs:strata=50"}, "ccs and ccs:strata=50 are the same; name it once"),
+        ({"cutoff": 0.3}, "cutoff=0.3: expected a selector that uses it among keep_max"),
+        ({"features_step": 3, "selectors": "moderate"}, "features_step=3: expected a selector of features, and one of"),
         ({"fractions": "0.5,1"}, "fractions=0.5,1.0: expected fractions above 0 and below 1"),
         ({"fractions": "0.5,0.5001"}, "of 1438 examples these keep 719, 719"),
         ({"fractions": "0.0001"}, "these keep 0; expected different sizes"),
         ({"fractions": "half"}, "'half' is not a valid float"),
         ({"score_steps": "5"}, "no checkpoint is saved at 5; there are checkpoints at 0, 4, 8,"),
+        ({"score_types": "aum"}, "score_types=aum: after 4 steps not every example has been presented once"),
         ({"margin": 0}, "margin=0.0: expected percentage points above 0"),
         ({"track_forgetting": "false"}, "score_types=forget needs"),
         ({"model_seed": 3}, "model_seed=3: the runs of a study have seeds of their own"),
@@ -142,7 +197,7 @@ def test_wrong_input_is_refused_before_anything_is_trained(tmp_path, given, mess
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("score_run: 3", "'score_run' is no option of study. Did you mean score_runs? Known: augment, beta, budget,"),
+        ("score_run: 3", "'score_run' is no option of study. Did you mean score_runs? Known: augment, balance, beta,"),
         ("plan: x.yaml", "'plan' is no option of study"),
         ("- 1", "expected option names and values"),
         ("lr: {a: 1}", "lr has nested values"),
