@@ -12,6 +12,7 @@ import json
 import os
 import re
 import time
+import traceback
 from pathlib import Path
 
 import jax
@@ -21,13 +22,13 @@ from benchmarks.timing import GOALS_HEADER, HEADER, Row, goals_markdown, markdow
 
 BENCHMARKS = {
     "startup": startup,  # datadiet --help
-    "grand": grand,  # GraNd
-    "forward": forward,  # EL2N of a batch
+    "whole": whole,  # whole jobs
     "step": step,  # a training step
     "layers": layers,  # its convolutions by kind of operation
-    "published": published,  # the published algorithm
+    "grand": grand,  # GraNd
+    "forward": forward,  # EL2N of a batch
     "runs": runs,  # several runs at the same time
-    "whole": whole,  # whole jobs
+    "published": published,  # the published algorithm
     "table": table,  # results over 2,000 runs
 }
 
@@ -40,14 +41,21 @@ def main() -> None:
     options = parser.parse_args()
     rows, start = [], time.perf_counter()
     print(f"{title(options.rounds)}\n\n{HEADER}")
+    failed = []
     for name, benchmark in BENCHMARKS.items():
         if options.only is None or name in options.only:
-            for row in benchmark.measure(options.rounds, options.quick):
-                rows.append(row)
-                print(markdown(row), flush=True)
+            try:
+                for row in benchmark.measure(options.rounds, options.quick):
+                    rows.append(row)
+                    print(markdown(row), flush=True)
+            except Exception:  # of one group: the others are measured all the same
+                traceback.print_exc()
+                failed.append(name)
+            if not options.quick and options.only is None:  # after each group: what is measured is kept
+                write(rows, failed, options.rounds, time.perf_counter() - start)
     print("\n".join(["", GOALS_HEADER, *goals_markdown(rows)]))
-    if not options.quick and options.only is None:
-        write(rows, options.rounds, time.perf_counter() - start)
+    if failed:
+        raise SystemExit(f"Not measured, because of the errors above: {', '.join(failed)}.")
 
 
 def title(rounds: int) -> str:
@@ -61,17 +69,17 @@ def title(rounds: int) -> str:
     return f"{device.device_kind} ({device.platform}{cores}), jax {jax.__version__}{torch}, {rounds} interleaved rounds"
 
 
-def write(rows: list[Row], rounds: int, seconds: float) -> None:
+def write(rows: list[Row], failed: list[str], rounds: int, seconds: float) -> None:
     """benchmarks/results/<device>.md and .json."""
     folder = Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)
     stem = re.sub(r"\W+", "_", jax.devices()[0].device_kind.lower()).strip("_")
     parts = [f"# {title(rounds)}", "", f"`python -m benchmarks`, {seconds / 60:.1f} minutes", ""]
+    parts += [f"Not measured, because they failed: {', '.join(failed)}.", ""] if failed else []
     text = "\n".join([*parts, GOALS_HEADER, *goals_markdown(rows), "", HEADER, *map(markdown, rows)])
     (folder / f"{stem}.md").write_text(text + "\n")
     record = [row._asdict() | {"goals": [g._asdict() | {"met": g.met} for g in row.goals]} for row in rows]
     (folder / f"{stem}.json").write_text(json.dumps({"title": title(rounds), "rows": record}, indent=1) + "\n")
-    print(f"\nWritten to {folder / stem}.md and .json")
 
 
 if __name__ == "__main__":

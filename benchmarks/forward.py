@@ -16,7 +16,7 @@ from datadiet.models import build_model
 from datadiet.scores import compute_many
 
 CASES = {"resnet18_lowres": 128, "simple_cnn_0": 512, "mlp": 512}
-BATCHES = 4  # scored by one call
+BATCHES = 2  # scored by one call
 
 
 def candidates(model: str, batch_size: int, dtype: str) -> dict[str, Callable[[], Any]]:
@@ -38,7 +38,7 @@ def measure(rounds: int, quick: bool) -> Iterator[Row]:
                 continue
             runs = candidates(model, batch_size, dtype)
             if peer_torch.INSTALLED and dtype == "float32":
-                for name, run in peer_torch.forward_passes(model, batch_size, True).items():
+                for name, run in peer_torch.forward_passes(model, batch_size, not on_cpu()).items():
                     runs[name] = partial(_times, run)
             seconds = interleaved_seconds(runs, rounds)
             goals = [goal("l2_error ≤ 1.1 forward pass", seconds, "l2_error", "forward", 1.1)]

@@ -19,7 +19,7 @@ from benchmarks.timing import Goal, Row, goal, interleaved_seconds, row
 from datadiet.models import Network, build_model
 from datadiet.per_example import grad_norms, grad_norms_by_vmap
 
-CASES = (("resnet18_lowres", 16), ("resnet18_lowres", 128), ("simple_cnn_0", 16), ("simple_cnn_0", 256))
+CASES = (("resnet18_lowres", 16), ("resnet18_lowres", 64), ("simple_cnn_0", 16), ("simple_cnn_0", 256))
 CASES += (("mlp", 16), ("mlp", 1024))
 PEERS_UP_TO = 16  # the largest batch at which the slow peers run
 

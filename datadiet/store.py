@@ -181,7 +181,22 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=1) + "\n")
+    """Indented, but for lists of plain values in an object: with an entry for every example, only the encoder without
+    indentation is fast."""
+    write_text(path, json_text(value) + "\n")
+
+
+def json_text(value: Any) -> str:
+    if not isinstance(value, dict) or not value:
+        return json.dumps(value, indent=1)
+    lines = (f" {json.dumps(name)}: {_json_member(member)}" for name, member in value.items())
+    return "{\n" + ",\n".join(lines) + "\n}"
+
+
+def _json_member(value: Any) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], str | int | float):
+        return json.dumps(value)
+    return json.dumps(value, indent=1).replace("\n", "\n ")
 
 
 def read_json(path: Path) -> Any:
