@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import NamedTuple
 
@@ -30,7 +31,7 @@ class ClassWarning(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """Seconds that a choice costs, and that training on its subset saves."""
+    """Seconds that a choice costs, and that training on its subset saves; NaN where they were not recorded."""
 
     train: float  # to train the scored networks as far as they are scored
     score: float
@@ -43,6 +44,11 @@ class Cost(NamedTuple):
     @property
     def total(self) -> float:
         return self.train + self.score + self.select
+
+    @property
+    def recorded(self) -> bool:
+        """Whether all seconds were; those that were not are NaN."""
+        return not math.isnan(self.total) and not math.isnan(self.saving.mean)
 
 
 class Decision:
@@ -152,7 +158,8 @@ class Decision:
         saving = st.paired(full.train_seconds, cell.train_seconds)
         spent = train + scoring + cell.select_seconds
         # With equal steps a difference is chance, or a device's: no saving is claimed from it.
-        pays = None if self.study.record["budget"] == "iterations" else st.break_even(spent, saving)
+        equal = self.study.record["budget"] == "iterations"
+        pays = None if equal or math.isnan(spent) else st.break_even(spent, saving)
         return Cost(train, scoring, cell.select_seconds, st.estimate(full.train_seconds),
                     st.estimate(cell.train_seconds), saving, pays)  # fmt: skip
 

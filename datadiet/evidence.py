@@ -5,6 +5,7 @@ Read from study.json and the folders that it names. The data set itself is wante
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,7 @@ import numpy as np
 from datadiet import data, store
 from datadiet.config import TrainConfig, UserError
 from datadiet.data import Dataset
+from datadiet.scores import TRAINING_SCORES
 from datadiet.store import StoredRun
 
 FULL, RANDOM = "full data", "random"
@@ -34,7 +36,7 @@ class Cell(NamedTuple):
     accuracies: np.ndarray  # float [n], 0 to 1, on the test set after the last step
     per_class: np.ndarray  # float [n, C], NaN where it was not recorded
     kept_per_class: np.ndarray  # float [C], mean over runs
-    train_seconds: np.ndarray  # float [n], without compilation and evaluation
+    train_seconds: np.ndarray  # float [n], without compilation and evaluation; these and the others: NaN, not recorded
     select_seconds: float  # mean over runs
 
 
@@ -204,8 +206,8 @@ def _cell(exps: Path, record: Mapping[str, Any]) -> Cell:
         accuracies=np.array([s["test_acc"] for s in found]),
         per_class=np.array([s.get("test_acc_per_class", nothing) for s in found], float),
         kept_per_class=np.array([s.get("kept_per_class", nothing) for s in found], float).mean(axis=0),
-        train_seconds=np.array([_lines(run.path)[-1]["time/train_seconds"] for run in runs]),
-        select_seconds=float(np.mean([s.get("select_seconds", 0.0) for s in found])),
+        train_seconds=np.array([_lines(run.path)[-1].get("time/train_seconds", math.nan) for run in runs]),
+        select_seconds=float(np.mean([s.get("select_seconds", math.nan) for s in found])),
     )
 
 
@@ -217,8 +219,9 @@ def _score(exps: Path, record: Mapping[str, Any], score_runs: list[str]) -> Scor
     trained = 0.0
     for path in score_runs:
         last = _lines(exps / path)[-1]
-        trained += last["time/train_seconds"] * min(1.0, step / last["step"])
-    scored = sum((own or {}).get("seconds", 0.0) for _, own in [*loaded, (mean, made)])
+        trained += last.get("time/train_seconds", math.nan) * min(1.0, step / last["step"])
+    unknown = 0.0 if kind in TRAINING_SCORES else math.nan  # those come with the training
+    scored = sum((own or {}).get("seconds", unknown) for _, own in loaded) + (made or {}).get("seconds", math.nan)
     return Score(kind, step, record["path"], mean, np.stack([values for values, _ in loaded]), trained, scored)
 
 

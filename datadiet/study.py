@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from datadiet import (
     choosing,
@@ -22,107 +18,18 @@ from datadiet import (
     resume,
     store,
     tracking,
-    workers,
+    wording,
 )
 from datadiet import config as options
 from datadiet.config import TrainConfig, UserError, option
 from datadiet.coresets import Parameters
+from datadiet.decision import Decision
+from datadiet.evidence import Cell, read_study
 from datadiet.graph import Plan
 from datadiet.pipeline import Place, Task
+from datadiet.workers import Workers, default_workers
 
-BASELINES = ("full data", "random")
 SEEDS = ("model_seed", "train_seed", "random_subset_seed")
-
-
-class Cell(NamedTuple):
-    """Test accuracies [R] of one way to choose so many examples; equal positions share seeds."""
-
-    scored_by: str
-    size: int
-    accuracies: np.ndarray
-
-
-class Line(NamedTuple):
-    """One line of the study's table; accuracies 0 to 1."""
-
-    scored_by: str
-    size: int
-    fraction: float
-    mean: float
-    std: float  # over runs, n - 1 in the denominator
-    n: int
-    minus_random: float  # mean of paired differences; NaN without a peer
-    minus_full: float
-
-
-def paired_difference(cell: Cell, peer: Cell | None) -> float:
-    """Mean of the differences between runs that share their seeds; NaN without a peer."""
-    return float(np.mean(cell.accuracies - peer.accuracies)) if peer else float("nan")
-
-
-def table(cells: Sequence[Cell]) -> list[Line]:
-    """Mean, spread and paired differences of every cell."""
-    by_key = {(cell.scored_by, cell.size): cell for cell in cells}
-    full = next(cell for cell in cells if cell.scored_by == "full data")
-    lines = []
-    for cell in cells:
-        count = len(cell.accuracies)
-        std = float(np.std(cell.accuracies, ddof=1)) if count > 1 else float("nan")
-        random = by_key.get(("random", cell.size)) if cell.scored_by not in BASELINES else None
-        lines.append(Line(
-            cell.scored_by, cell.size, cell.size / full.size, float(np.mean(cell.accuracies)), std, count,
-            paired_difference(cell, random), paired_difference(cell, full if cell is not full else None),
-        ))  # fmt: skip
-    return lines
-
-
-def as_text(lines: Sequence[Line]) -> str:
-    """The table for a terminal, accuracies in per cent."""
-    wide = max(12, 2 + max(len(line.scored_by) for line in lines))
-    head = f"{'scored by':<{wide}}{'examples':>9}{'kept':>7}{'test acc %':>16}{'n':>4}{'- random':>10}{'- full':>9}"
-    rows = [
-        f"{r.scored_by:<{wide}}{r.size:>9,}{r.fraction:>7.0%}{100 * r.mean:>9.2f} ± {100 * r.std:4.2f}{r.n:>4}"
-        f"{_signed(r.minus_random):>10}{_signed(r.minus_full):>9}"
-        for r in lines
-    ]
-    return "\n".join([head, *rows])
-
-
-def _signed(value: float) -> str:
-    return "" if np.isnan(value) else f"{100 * value:+.2f}"
-
-
-def plot_accuracy(lines: Sequence[Line], path: Path) -> None:
-    """Accuracy against the fraction kept: mean and one standard deviation over runs."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    full = next(line for line in lines if line.scored_by == "full data")
-    axes.axhline(100 * full.mean, color="black", linestyle="--", label="full data")
-    axes.axhspan(100 * (full.mean - full.std), 100 * (full.mean + full.std), color="black", alpha=0.1)
-    others = list(dict.fromkeys(line.scored_by for line in lines if line is not full))
-    for name, marker in zip(others, "osD^vP*X" * len(others)):
-        own = sorted((r for r in lines if r.scored_by == name), key=lambda r: r.fraction)
-        x, y, spread = ([100 * getattr(r, f) for r in own] for f in ("fraction", "mean", "std"))
-        axes.errorbar(x, y, spread, marker=marker, capsize=3, label=name)
-    axes.set(xlabel="training examples kept (%)", ylabel="test accuracy (%)", title=f"mean ± std, n = {full.n}")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=120)
-
-
-def plot_histograms(means: dict[str, Path], path: Path) -> None:
-    """Histogram of each mean score, counts on a logarithmic axis."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4 * len(means), 3.2), layout="constrained")
-    for axes, (kind, file) in zip(np.atleast_1d(figure.subplots(1, len(means))), means.items()):
-        values, record = store.load_scores(file)
-        axes.hist(values[~np.isnan(values)], bins=40, log=True)
-        runs = len(record["runs"]) if record else "?"
-        axes.set(xlabel=f"{kind}, mean of {runs} runs", ylabel="examples")
-    figure.savefig(path, dpi=120)
 
 
 def as_json(plan: Plan, task: Task, given: TrainConfig, place: Place) -> dict[str, Any]:
@@ -233,11 +140,11 @@ def begin_engine(means: Means, place: Place, count: int) -> engine.Engine:
     """The engine for `count` jobs that are not done yet."""
     if means.engine == "ray":
         return cluster.Cluster(engine.Setting.of(place), means.ray_address, means.workers)
-    at_once = min(means.workers or workers.default_workers(), max(count, 1))
-    return engine.Here(place) if at_once == 1 else workers.Workers(engine.Setting.of(place), at_once)
+    at_once = min(means.workers or default_workers(), max(count, 1))
+    return engine.Here(place) if at_once == 1 else Workers(engine.Setting.of(place), at_once)
 
 
-def run_study(config: TrainConfig, exp: str, place: Place, plan: Plan, means: Means) -> list[Line]:
+def run_study(config: TrainConfig, exp: str, place: Place, plan: Plan, means: Means) -> Decision:
     """The whole study; what is finished with the same options is taken as it is, the rest continued.
 
     Args:
@@ -247,7 +154,7 @@ def run_study(config: TrainConfig, exp: str, place: Place, plan: Plan, means: Me
         plan: What to compare.
         means: How jobs are done.
     Returns:
-        The table, also printed, written as table.csv and logged with the plots to MLflow.
+        What the report is about; its table is printed, and all files are logged to MLflow.
     """
     check_means(means)
     folder = place.layout.experiment(exp)
@@ -264,31 +171,27 @@ def run_study(config: TrainConfig, exp: str, place: Place, plan: Plan, means: Me
         jobs = graph.jobs(plan, config, exp, place.layout, count)
         left = [job for job in jobs if not (place.layout.exps / job.name / "summary.json").exists()]
         engine.run_jobs(jobs, begin_engine(means, inner, len(left)), place.progress, exp, place.command)
-        return conclude(described, folder, tracked, place)
+        return conclude(exp, plan.margin, tracked, place)
 
 
-def conclude(study: dict[str, Any], folder: Path, tracked: tracking.TrackedRun, place: Place) -> list[Line]:
-    """The table, the report and the pictures of a finished study, in the mirror and in MLflow."""
-    exps = place.layout.exps
-
-    def accuracies(cell: dict[str, Any]) -> np.ndarray:
-        return np.array([store.read_json(exps / run / "summary.json")["test_acc"] for run in cell["runs"]])
-
-    lines = table([Cell(cell["arm"], cell["size"], accuracies(cell)) for cell in study["cells"]])
-    store.write_csv(folder / "table.csv", ",".join(Line._fields), lines)
-    plot_accuracy(lines, folder / "accuracy.png")
-    plot_histograms({f"{m['type']} at {m['step']}": exps / m["path"] for m in study["means"]}, folder / "scores.png")
+def conclude(exp: str, margin: float, tracked: tracking.TrackedRun, place: Place) -> Decision:
+    """The report, the table and results.csv of a finished study, in the mirror and in MLflow."""
+    exps, folder = place.layout.exps, place.layout.experiment(exp)
     name = place.layout.name(folder)
     found = [r for r in results.from_mirror(exps) if r.path.startswith(f"{name}/")]
     store.write_text(folder / "results.csv", results.to_csv(found))
-    for file in ("study.json", "table.csv", "accuracy.png", "scores.png", "results.csv"):
-        tracked.log_artifact(folder / file)
-    for path in report.write_report(exps, name):
+    for path in (folder / "study.json", folder / "results.csv", *report.write_report(exps, name, margin)):
         where = path.parent.relative_to(folder).as_posix()
         tracked.log_artifact(path, None if where == "." else where)
-    told = {f"study/{r.scored_by.replace(' ', '_')}/{r.fraction:.0%}".replace("%", "pct"): r.mean for r in lines}
-    tracked.log_metrics(told)
+    decision = Decision(read_study(exps, name), margin)
+    tracked.log_metrics({_metric(line.cell): line.accuracy.mean for line in decision.lines})
     place.progress.say(
-        f"\n{as_text(lines)}\n\nReport: {folder / 'report.html'}\nTable, plots and results.csv: {folder}"
+        f"\n{wording.table(decision)}\n\n{wording.headline(decision)}\n"
+        f"Report: {folder / 'report.html'}\nPictures: {folder / 'figures'}\nEvery training: {folder / 'results.csv'}"
     )
-    return lines
+    return decision
+
+
+def _metric(cell: Cell) -> str:
+    """Name of the mean accuracy of a cell: MLflow takes no per cent sign."""
+    return f"study/{cell.arm.replace(' ', '_')}/{cell.fraction:.0%}".replace("%", "pct")

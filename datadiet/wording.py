@@ -21,7 +21,9 @@ def kept(fraction: float) -> str:
 
 
 def seconds(value: float) -> str:
-    """A duration at about two digits."""
+    """A duration at about two digits; NaN is one that was not recorded."""
+    if math.isnan(value):
+        return "not recorded"
     if value < 10:
         return f"{value:.2g} s"
     if value < 120:
@@ -47,6 +49,23 @@ def what(cell: Cell) -> str:
     if cell.selector == "keep_max":
         return f"the {count} examples of largest {cell.type} score (step {cell.step:,})"
     return f"the {count} examples chosen by {cell.selector} from the {cell.type} score (step {cell.step:,})"
+
+
+def table(decision: Decision) -> str:
+    """Every cell as a line for a terminal, accuracies in per cent, differences in percentage points."""
+    wide = max(12, 2 + max(len(line.cell.arm) for line in decision.lines))
+    head = f"{'chosen by':<{wide}}{'examples':>9}{'kept':>7}{'test acc %':>16}{'n':>4}{'- random':>10}{'- full':>9}"
+    rows = [
+        f"{line.cell.arm:<{wide}}{line.cell.size:>9,}{line.cell.fraction:>7.0%}{100 * line.accuracy.mean:>9.2f} ± "
+        f"{100 * line.accuracy.std:4.2f}{line.accuracy.n:>4}{_signed(line.minus_random):>10}"
+        f"{_signed(line.minus_full):>9}  {line.verdict or ''}".rstrip()
+        for line in decision.lines
+    ]
+    return "\n".join([head, *rows])
+
+
+def _signed(difference: Estimate | None) -> str:
+    return f"{100 * difference.mean:+.2f}" if difference else ""
 
 
 def headline(decision: Decision) -> str:
@@ -142,15 +161,17 @@ def price(decision: Decision) -> list[str]:
         f"One training takes {seconds(cost.subset_training.mean)} on the subset, {seconds(cost.full_training.mean)} on "
         "all of the data (compilation and evaluation left out)."
     ]
+    if math.isnan(cost.saving.mean):
+        found = ["How long a training takes was not recorded by all of its runs."]
     if decision.best is None:
         spent = [f"{seconds(s.train_seconds + s.score_seconds)} for {s.name}" for s in decision.study.scores]
-        scored = f"Scoring took {', '.join(spent)}, networks trained up to the scored step included. " if spent else ""
+        scored = f"Scoring, networks trained up to the scored step included: {', '.join(spent)}. " if spent else ""
         return [f"{scored}As nothing can be dropped at this margin, nothing pays it back.", *found]
     if score := decision.study.score_of(line.cell):
         found.insert(
             0,
-            f"Choosing took {seconds(cost.total)}: {seconds(cost.train)} to train {len(score.runs)} networks up to the "
-            f"scored step, {seconds(cost.score)} to score, {seconds(cost.select)} to select.",
+            f"Choosing, {seconds(cost.total)} in all: {seconds(cost.train)} to train {len(score.runs)} networks up to "
+            f"the scored step, {seconds(cost.score)} to score, {seconds(cost.select)} to select.",
         )
     elif line.cell.selector == RANDOM:
         return ["A random choice costs nothing.", *found]
@@ -175,6 +196,8 @@ def _equal_steps(line: Line, cost: Cost) -> list[str]:
 
 def _equal_epochs(cost: Cost) -> list[str]:
     saving = cost.saving
+    if not cost.recorded:
+        return ["When it pays is not known, because not all seconds were recorded."]
     if cost.pays_after is None:
         return ["It does not pay, as far as was measured: no training on the subset is surely shorter."]
     spread = f" (95 % interval {seconds(saving.low)} to {seconds(saving.high)})"

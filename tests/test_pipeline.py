@@ -345,11 +345,11 @@ def test_main_is_a_study_under_one_parent(tmp_path):
     params = {"score_types": "l2_error,forget", "score_runs": 2, "eval_runs": 2, "fractions": 0.5}
     params |= {"num_steps": 22, "width": 16}
     done = datadiet("main", tmp_path, **params)
-    assert [" ".join(line.split()[:2]) for line in done.stdout.split("scored by")[1].splitlines()[1:5]] == [
+    assert [" ".join(line.split()[:2]) for line in done.stdout.split("chosen by")[1].splitlines()[1:5]] == [
         "full data", "keep_max l2_error", "keep_max forget", "random 719",
     ]  # fmt: skip
     folder = tmp_path / "exps/main"
-    for name in ("table.csv", "accuracy.png", "scores.png", "results.csv"):
+    for name in ("report.html", "figures/accuracy.png", "results.csv"):
         assert (folder / name).stat().st_size > 100
     assert len((folder / "results.csv").read_text().splitlines()) == 1 + 2 + 4 * 2
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
@@ -358,7 +358,7 @@ def test_main_is_a_study_under_one_parent(tmp_path):
     children = [run for run in found if run is not parent]
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
     artifacts = {a.path for a in mlflow.MlflowClient().list_artifacts(parent.info.run_id)}
-    assert artifacts >= {"report.html", "study.json", "table.csv", "accuracy.png", "scores.png", "results.csv"}
+    assert artifacts >= {"report.html", "study.json", "statistics.json", "figures", "results.csv"}
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("summary.json")}
     again = datadiet("main", tmp_path, **params)
     assert again.stdout.count("finished before, taken as it is") == len(before) == 10

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,11 +16,11 @@ import studies
 from conftest import datadiet
 from PIL import Image
 
-from datadiet import data, kept, wording
+from datadiet import data, kept, store, wording
 from datadiet.config import UserError
 from datadiet.decision import Decision, noise_audit
 from datadiet.evidence import read_study
-from datadiet.report import write_report
+from datadiet.report import html, write_report
 
 GOOD = {"keep_max l2_error": (0.001, 0.08), "random": (0.01, 0.05)}
 
@@ -140,6 +141,39 @@ def test_an_unfinished_or_absent_study_is_refused_with_the_way_on(tmp_path):
         write_report(exps, "other")
     with pytest.raises(UserError, match="margin=0: expected percentage points"):
         write_report(exps, "demo", margin=0)
+
+
+def test_the_printed_table_is_in_per_cent(tmp_path):
+    lines = wording.table(decide(tmp_path)).splitlines()
+    assert len(lines) == 2 + 2 * 2
+    assert lines[1].split() == ["full", "data", "1,438", "100%", "95.40", "±", "0.32", "5"]
+    scored = lines[2].split()
+    assert scored[:4] == ["keep_max", "l2_error", "1,150", "80%"]
+    assert scored[4:8] == ["95.30", "±", scored[6], "5"]
+    assert scored[8:] == ["+0.90", "-0.10", "not", "worse"]
+    assert lines[-1].split()[-2:] == ["-5.00", "worse"], "random has no difference to itself"
+
+
+def test_seconds_that_were_not_recorded_are_no_zeros(tmp_path):
+    exps = studies.write_study(tmp_path, GOOD, budget="epochs")
+    for path in exps.rglob("ckpt_*.json"):
+        record = json.loads(path.read_text())
+        del record["seconds"]
+        path.write_text(json.dumps(store.sealed(record)))
+    decision = Decision(read_study(exps, "demo"), 0.5)
+    cost = decision.cost(decision.shown)
+    assert math.isnan(cost.score)
+    assert not math.isnan(cost.train)
+    assert (cost.pays_after, cost.recorded) == (None, False)
+    assert "not recorded to score" in words(decision)
+    assert "When it pays is not known" in words(decision)
+    cells = html(decision, [], []).split('id="cost"')[1]
+    assert "<td>not recorded</td>" in cells
+    assert "not known" in cells
+    for path in exps.rglob("metrics.jsonl"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        store.write_lines(path, [{k: v for k, v in line.items() if k != "time/train_seconds"} for line in lines])
+    assert "How long a training takes was not recorded" in words(Decision(read_study(exps, "demo"), 0.5))
 
 
 # --- the page ---------------------------------------------------------------------------------

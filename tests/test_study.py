@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 import subprocess
@@ -13,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import mlflow
-import numpy as np
 import pytest
 from conftest import datadiet, environment
 
@@ -21,38 +19,11 @@ from datadiet import config, graph, store
 from datadiet.config import TrainConfig
 from datadiet.graph import Plan
 from datadiet.store import ExperimentLayout
-from datadiet.study import Cell, as_text, table
 
 GIVEN = TrainConfig(dataset="digits", model="mlp", width=16, num_steps=44, augment=False)
 OPTIONS = {"dataset": "digits", "model": "mlp", "width": 16, "num_steps": 44, "augment": "false"}
 TINY = {"score_types": "l2_error,forget", "score_runs": 2, "eval_runs": 2, "fractions": 0.5}
 LAYOUT = ExperimentLayout(Path("root"))
-
-CELLS = [
-    Cell("full data", 100, np.array([0.9, 0.8, 1.0])),
-    Cell("l2_error", 50, np.array([0.8, 0.9, 0.7])),
-    Cell("random", 50, np.array([0.5, 0.6, 0.7])),
-    Cell("l2_error", 30, np.array([0.4])),
-]
-
-
-def test_means_spreads_and_paired_differences():
-    full, scored, random, lonely = table(CELLS)
-    assert scored.fraction == 0.5
-    assert scored.mean == pytest.approx(0.8)
-    assert scored.std == pytest.approx(0.1)
-    assert scored.minus_random == pytest.approx(0.2)
-    assert scored.minus_full == pytest.approx(-0.1)
-    assert random.minus_full == pytest.approx(-0.3)
-    assert math.isnan(random.minus_random)
-    assert math.isnan(full.minus_full)
-    assert (lonely.n, math.isnan(lonely.std), math.isnan(lonely.minus_random)) == (1, True, True)
-
-
-def test_the_printed_table_is_in_per_cent():
-    lines = as_text(table(CELLS)).splitlines()
-    assert lines[2].split() == ["l2_error", "50", "50%", "80.00", "±", "10.00", "3", "+20.00", "-10.00"]
-    assert len({len(line.rstrip()) for line in lines[1:3]}) == 2
 
 
 # --- what is compared -------------------------------------------------------------------------
@@ -218,7 +189,8 @@ def tables(root: Path, exp: str) -> dict[str, object]:
     """What a study leaves, without timings: tables, scores, and the summary of every run."""
     folder = root / "exps" / exp
     found: dict[str, object] = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("ckpt_*.npy")}
-    found["table.csv"] = (folder / "table.csv").read_text()
+    numbers = store.read_json(folder / "statistics.json")
+    found["statistics.json"] = {name: value for name, value in numbers.items() if name != "cost"}
     found["results.csv"] = [line.rsplit(",", 1)[0] for line in (folder / "results.csv").read_text().splitlines()]
     described = store.read_json(folder / "study.json")
     found["study.json"] = described
