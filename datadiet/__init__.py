@@ -13,6 +13,7 @@ _PUBLIC = {
     "build_model": "models",
     "compute_scores": "scores",
     "select": "selection",
+    "window_search": "search",
     "forgetting_scores": "forgetting",
     "open_run": "store",
     "TrainConfig": "config",

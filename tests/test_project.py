@@ -13,7 +13,7 @@ from conftest import PROJECT, call
 HOUSE = [
     "study", "cluster", "workers", "engine", "graph", "report", "wording", "kept", "figures", "decision", "evidence",
     "results", "sync", "selecting", "scoring", "pipeline", "choosing", "resume", "tracking", "remote", "record",
-    "store", "scores", "statistics", "selection", "coresets", "train", "trajectory", "forgetting", "programs",
+    "store", "scores", "statistics", "search", "selection", "coresets", "train", "trajectory", "forgetting", "programs",
     "per_example", "models", "conv", "prepare", "tfds_builders", "fetch", "identity", "data", "cache", "sources",
     "config",
 ]  # fmt: skip
