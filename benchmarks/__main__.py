@@ -17,7 +17,7 @@ from pathlib import Path
 
 import jax
 
-from benchmarks import forward, grand, layers, peer_torch, published, runs, startup, step, table, whole
+from benchmarks import forward, gathering, grand, layers, peer_torch, published, runs, startup, step, table, whole
 from benchmarks.timing import GOALS_HEADER, HEADER, Row, goals_markdown, markdown
 
 BENCHMARKS = {
@@ -27,6 +27,7 @@ BENCHMARKS = {
     "layers": layers,  # its convolutions by kind of operation
     "grand": grand,  # GraNd
     "forward": forward,  # EL2N of a batch
+    "gathering": gathering,  # statistics gathered while training
     "runs": runs,  # several runs at the same time
     "published": published,  # the published algorithm
     "table": table,  # results over 2,000 runs
