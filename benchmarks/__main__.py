@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds of each case, 3 of the slow ones (5)")
     parser.add_argument("--quick", action="store_true", help="the smallest cases only; nothing is written")
-    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, help="some groups of cases; nothing is written")
+    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, help="some groups; the files are named after them")
     options = parser.parse_args()
     rows, start = [], time.perf_counter()
     print(f"{title(options.rounds)}\n\n{HEADER}")
@@ -52,8 +52,8 @@ def main() -> None:
             except Exception:  # of one group: the others are measured all the same
                 traceback.print_exc()
                 failed.append(name)
-            if not options.quick and options.only is None:  # after each group: what is measured is kept
-                write(rows, failed, options.rounds, time.perf_counter() - start)
+            if not options.quick:  # after each group: what is measured is kept
+                write(rows, failed, options.rounds, options.only or [], time.perf_counter() - start)
     print("\n".join(["", GOALS_HEADER, *goals_markdown(rows)]))
     if failed:
         raise SystemExit(f"Not measured, because of the errors above: {', '.join(failed)}.")
@@ -70,12 +70,14 @@ def title(rounds: int) -> str:
     return f"{device.device_kind} ({device.platform}{cores}), jax {jax.__version__}{torch}, {rounds} interleaved rounds"
 
 
-def write(rows: list[Row], failed: list[str], rounds: int, seconds: float) -> None:
-    """benchmarks/results/<device>.md and .json."""
+def write(rows: list[Row], failed: list[str], rounds: int, only: list[str], seconds: float) -> None:
+    """benchmarks/results/<device>.md and .json; <device>_<groups> where some groups were asked for."""
     folder = Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)
     stem = re.sub(r"\W+", "_", jax.devices()[0].device_kind.lower()).strip("_")
-    parts = [f"# {title(rounds)}", "", f"`python -m benchmarks`, {seconds / 60:.1f} minutes", ""]
+    stem = "_".join([stem, *only])
+    command = " ".join(["python -m benchmarks", f"--rounds {rounds}", *(["--only", *only] if only else [])])
+    parts = [f"# {title(rounds)}", "", f"`{command}`, {seconds / 60:.1f} minutes", ""]
     parts += [f"Not measured, because they failed: {', '.join(failed)}.", ""] if failed else []
     text = "\n".join([*parts, GOALS_HEADER, *goals_markdown(rows), "", HEADER, *map(markdown, rows)])
     (folder / f"{stem}.md").write_text(text + "\n")

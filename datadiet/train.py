@@ -37,8 +37,8 @@ PROGRAM_FIELDS = (
 )  # fmt: skip
 
 
-# Models whose runs train faster side by side than one after the other. Measured on two CPU cores at batch 128
-# (`python -m benchmarks --only runs`); elsewhere the rest fills the device alone.
+# Models whose runs train side by side: small ones, a step of which does not keep all cores or a GPU busy. No committed
+# table measures it yet: `python -m benchmarks --only runs` does. On a CPU it changes no result.
 TOGETHER = frozenset({"mlp"})
 
 
