@@ -194,11 +194,12 @@ class Console:
 
 
 def typed_command(ctx: click.Context) -> str:
-    """The `mlflow run` command that repeats this one: its options that differ from their defaults."""
+    """The `mlflow run` command that repeats this one: its options that differ from their defaults and from a plan's."""
     words = ["mlflow run .", *(["-e", ctx.info_name] if ctx.info_name != "main" else [])]
     for param in ctx.command.params:
         value = ctx.params[param.name]
-        given = ctx.get_parameter_source(param.name) != ParameterSource.DEFAULT
+        source = ctx.get_parameter_source(param.name)
+        given = source not in (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
         if given and value is not None and value != param.get_default(ctx):
             text = ",".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)
             words += [

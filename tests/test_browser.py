@@ -1,0 +1,113 @@
+"""What a person sees of a study in the MLflow UI, in a real browser.
+
+Needs `pip install -e '.[browser]'` and Chromium with its driver (Debian: chromium, chromium-driver); passed over elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+from conftest import QUICK, datadiet
+
+selenium = pytest.importorskip("selenium", reason="pip install -e '.[browser]'")
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no chromium and chromedriver")
+
+FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync", "--window-size=1400,900")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """A finished study."""
+    root = tmp_path_factory.mktemp("browser")
+    small = {"score_types": "l2_error", "score_runs": 1, "eval_runs": 2, "fractions": 0.5, "workers": 1}
+    datadiet("study", root, **QUICK | small)
+    return root
+
+
+@pytest.fixture(scope="module")
+def address(root) -> Iterator[str]:
+    """Of an MLflow UI over its store."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    store = f"sqlite:///{root}/mlflow.db"
+    words = ["ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--backend-store-uri", store]
+    settings = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with open(root / "ui.log", "w") as log:
+        server = subprocess.Popen([sys.executable, "-m", "mlflow", *words], cwd=root, env=settings, stdout=log,
+                                  stderr=log, start_new_session=True)  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(300):
+            try:
+                urllib.request.urlopen(f"{url}/health", timeout=1).close()
+                break
+            except OSError:
+                assert server.poll() is None, (root / "ui.log").read_text()
+                time.sleep(0.1)
+        yield url
+    finally:
+        os.killpg(server.pid, 15)
+        server.wait(20)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory) -> Iterator:
+    from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+
+    options = ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+        options.add_argument(flag)
+    driver = Chrome(options=options, service=ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def seen(browser, url: str, *texts: str) -> str:
+    """The text of a page once it shows all of `texts`."""
+    browser.get(url)
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        shown = browser.find_element("tag name", "body").text
+        if all(text in shown for text in texts):
+            return shown
+        time.sleep(0.2)
+    pytest.fail(f"{url} does not show {[text for text in texts if text not in shown]}:\n{shown}")
+
+
+def run_named(name: str) -> mlflow.entities.Run:
+    found = mlflow.search_runs(experiment_names=["datadiet"], output_format="list")
+    return next(run for run in found if run.info.run_name == name)
+
+
+def test_the_experiment_lists_the_study(root, address, browser):
+    study = run_named("study")
+    seen(browser, f"{address}/#/experiments/{study.info.experiment_id}/runs", "study", "digits")
+
+
+def test_a_study_shows_what_it_is_and_its_results(root, address, browser):
+    study = run_named("study")
+    page = f"{address}/#/experiments/{study.info.experiment_id}/runs/{study.info.run_id}"
+    seen(browser, page, "Study of mlp on digits", "cfg.fractions", "study/random/50pct", "Finished")
+    seen(browser, f"{page}/artifacts", "report.html", "results.csv", "figures")
+
+
+def test_a_training_shows_its_options_data_and_accuracy(root, address, browser):
+    study = run_named("study")
+    child = run_named("study/random/size_719/run_1")
+    assert child.data.tags["mlflow.parentRunId"] == study.info.run_id
+    page = f"{address}/#/experiments/{study.info.experiment_id}/runs/{child.info.run_id}"
+    seen(browser, page, "study/random/size_719/run_1", "mlp on 719 of 1,438 examples of digits", "cfg.model_seed", "test_acc")
