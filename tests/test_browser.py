@@ -1,6 +1,6 @@
 """What a person sees of a study in the MLflow UI, in a real browser.
 
-Needs `pip install -e '.[browser]'` and Chromium with its driver (Debian: chromium, chromium-driver); passed over elsewhere.
+Needs `pip install -e '.[browser]'` and Chromium with its driver (Debian: chromium, chromium-driver).
 """
 
 from __future__ import annotations
@@ -110,4 +110,5 @@ def test_a_training_shows_its_options_data_and_accuracy(root, address, browser):
     child = run_named("study/random/size_719/run_1")
     assert child.data.tags["mlflow.parentRunId"] == study.info.run_id
     page = f"{address}/#/experiments/{study.info.experiment_id}/runs/{child.info.run_id}"
-    seen(browser, page, "study/random/size_719/run_1", "mlp on 719 of 1,438 examples of digits", "cfg.model_seed", "test_acc")
+    told = "mlp on 719 of 1,438 examples of digits"
+    seen(browser, page, "study/random/size_719/run_1", told, "cfg.model_seed", "test_acc")
