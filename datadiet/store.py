@@ -14,6 +14,7 @@ import os
 import re
 import reprlib
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -378,7 +379,9 @@ def save_checkpoint(run_dir: Path, state: TrainState, seconds: Mapping[str, floa
 
 
 def _check_space(folder: Path, num_bytes: int) -> None:
-    """Raises OSError where a checkpoint of so many bytes would not fit: Orbax's threads die noisily of a full disk."""
+    """Raises OSError where a checkpoint of so many bytes could not be written: Orbax's threads die noisily of that."""
+    with tempfile.TemporaryFile(dir=folder):  # fails in a folder that is read-only
+        pass
     if shutil.disk_usage(folder).free < num_bytes + 2**18:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -405,7 +408,7 @@ def _seal(path: Path) -> None:
 def _check_files(path: Path) -> None:
     """Raises UserError, naming the file, where one of a checkpoint is missing or not what was written."""
     if not (path / "files.json").is_file():
-        raise UserError(f"{path}: this checkpoint is incomplete (no files.json); train the run again.")
+        raise UserError(f"{path / 'files.json'} is missing: this checkpoint is incomplete; train the run again.")
     expected, found = read_record(path / "files.json"), _file_hashes(path)
     if SEAL not in expected:
         raise UserError(
