@@ -15,6 +15,7 @@ import shutil
 import warnings
 import zlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,8 @@ def read(path: Path) -> dict[str, Any] | None:
     """A stored record with its arrays memory-mapped; None where there is none, or it is damaged."""
     try:
         stored = json.loads((path / RECORD).read_text())
-        arrays = {name: np.asarray(np.load(path / f"{name}.npy", mmap_mode="r")) for name in stored["checksums"]}
+        load = partial(np.load, mmap_mode="r", allow_pickle=False)
+        arrays = {name: np.asarray(load(path / f"{name}.npy")) for name in stored["checksums"]}
         for name, checksum in stored["checksums"].items():
             if zlib.crc32(np.ascontiguousarray(arrays[name])) != checksum:
                 raise ValueError(f"{name}.npy has changed since it was written")

@@ -158,10 +158,10 @@ def manifest_ids(path: Path, dataset: Dataset) -> np.ndarray:
     """
     record = path.with_suffix(".json")
     told = store.read_record(record) if record.exists() else {}
-    if told and (told != store.sealed(told) or told.get("sha256") != _digest(path)):
+    if record.exists() and told.get("sha256") != _digest(path):
         raise UserError(
-            f"manifest={path} or {record.name} is not what was written there. Make them again, or remove {record.name} "
-            "to train on lines that you changed yourself."
+            f"manifest={path} is not what {record.name} was written for. Make them again, or remove {record.name} to "
+            "train on lines that you changed yourself."
         )
     if told.get("fingerprint", dataset.fingerprint) != dataset.fingerprint:
         raise UserError(f"manifest={path} keeps examples of {told.get('dataset')}, not of this {dataset.name}.")

@@ -301,8 +301,8 @@ def write_inputs(task: Task) -> None:
         "mean": task.dataset.mean.tolist(),
         "std": task.dataset.std.tolist(),
     }
-    arguments = json.dumps({"exp": task.exp, **options.as_dict(task.config), "data": facts}, indent=1) + "\n"
-    for name, text in {"args.json": arguments, **task.inputs}.items():
+    arguments = store.sealed({"exp": task.exp, **options.as_dict(task.config), "data": facts})
+    for name, text in {"args.json": json.dumps(arguments, indent=1) + "\n", **task.inputs}.items():
         if not (task.run_dir / name).exists():
             store.write_text(task.run_dir / name, text)
 
@@ -500,7 +500,7 @@ class Lane:
     def finish(self, place: Place) -> dict[str, Any]:
         """Write the summary."""
         task, summary = self.task, summarize(self.task, self.tracked, self.metrics)
-        store.write_json(task.run_dir / "summary.json", summary)
+        store.write_json(task.run_dir / "summary.json", store.sealed(summary))
         told = f"test accuracy {summary['test_acc']:.4f} in {summary['total_seconds']:.1f} s -> {task.run_dir}"
         place.progress.say(f"{task.name}: {told}")
         return summary

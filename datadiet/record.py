@@ -50,7 +50,7 @@ class Record:
         """Raises UserError where it cannot be written."""
         if self.path:
             values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "path"}
-            store.write_json(self.path, values)
+            store.write_json(self.path, store.sealed(values))
 
     def lock(self) -> AbstractContextManager[None]:
         """Held while the run is written; that of a training run is its folder's, which `pipeline` holds."""
@@ -82,7 +82,7 @@ class Record:
         self.save()
         summary = self.path.with_name("summary.json") if self.path and self.kind == "train" else None
         if summary and summary.exists():
-            store.write_json(summary, store.read_record(summary) | {"mlflow_run_id": run_id})
+            store.write_json(summary, store.sealed(store.read_record(summary) | {"mlflow_run_id": run_id}))
 
     def end(self, status: str, error: str | None = None, diverged: bool = False) -> None:
         """Note how it ended."""

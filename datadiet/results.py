@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import NoneType
 from typing import NamedTuple
 
 from datadiet import remote, store
@@ -52,7 +53,9 @@ def from_mirror(exps_path: Path) -> list[Result]:
     """
     if not exps_path.is_dir():
         raise UserError(f"exps_path={exps_path}: no such folder; expected the exps/ folder of a root.")
-    records = ({"budget": BUDGETS[0]} | store.read_json(path) for path in _summaries(exps_path))
+    kinds = dict(zip(Result._fields, (str, str, str, str, int, int, *[(int, float)] * 3, (str, NoneType))))
+    read = (store.read_record(path, **kinds) for path in _summaries(exps_path))
+    records = (record | {"budget": record.get("budget") or BUDGETS[0]} for record in read)
     return [Result(*(record[name] for name in Result._fields)) for record in records]
 
 

@@ -14,6 +14,7 @@ import os
 import re
 import reprlib
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -36,6 +37,7 @@ from datadiet.models import Network, Variables, build_model
 from datadiet.train import TrainState
 
 SCORE_FOLDERS = {"l2_error": "error_l2_norm_scores"}  # of every other type: <type>_scores
+SEAL = "record_sha256"  # name of the hash in a sealed record
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax warns of every save, and tells each error twice
 
 
@@ -200,18 +202,21 @@ def _json_member(value: Any) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """Raises UserError where the file is missing or no JSON."""
+    """Raises UserError where the file is missing, no JSON, or sealed and not what was written."""
     try:
-        return json.loads(path.read_bytes())
+        value = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"No file {path}.") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable as JSON ({error}); it is damaged.") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    if isinstance(value, dict) and value.get(SEAL, sealed(value)[SEAL]) != sealed(value)[SEAL]:
+        raise UserError(f"{path}: not what was written there (its hash differs); it is damaged.")
+    return value
 
 
-def read_record(path: Path, **expected: Any) -> dict[str, Any]:
+def read_record(path: Path, /, **expected: Any) -> dict[str, Any]:
     """A JSON object that has some keys.
 
     Args:
@@ -269,10 +274,10 @@ def save_scores(
 
 
 def sealed(record: dict[str, Any]) -> dict[str, Any]:
-    """A record with the hash of all else that it says, as `load_record` expects it."""
-    rest = {name: value for name, value in record.items() if name != "record_sha256"}
+    """A record with the hash of all else that it says, which `read_json` verifies."""
+    rest = {name: value for name, value in record.items() if name != SEAL}
     text = json.dumps(rest, sort_keys=True)
-    return rest | {"record_sha256": hashlib.sha256(text.encode()).hexdigest()}
+    return rest | {SEAL: hashlib.sha256(text.encode()).hexdigest()}
 
 
 def load_record(path: Path) -> dict[str, Any] | None:
@@ -285,8 +290,8 @@ def load_record(path: Path) -> dict[str, Any] | None:
     if not sidecar.exists():
         return None
     record = read_record(sidecar, sha256=str, dataset=str, fingerprint=str, example_ids=list, type=(str, type(None)))
-    if record != sealed(record):
-        raise UserError(f"{sidecar}: not what was written there (its hash differs); make the scores again.")
+    if SEAL not in record:
+        raise UserError(f"{sidecar}: not what was written there (it has no hash); make the scores again.")
     if not all(isinstance(i, str) for i in record["example_ids"]):
         raise UserError(f"{sidecar}: example_ids are not all names; it is damaged.")
     return record
@@ -374,7 +379,9 @@ def save_checkpoint(run_dir: Path, state: TrainState, seconds: Mapping[str, floa
 
 
 def _check_space(folder: Path, num_bytes: int) -> None:
-    """Raises OSError where a checkpoint of so many bytes would not fit: Orbax's threads die noisily of a full disk."""
+    """Raises OSError where a checkpoint of so many bytes could not be written: Orbax's threads die noisily of that."""
+    with tempfile.TemporaryFile(dir=folder):  # fails in a folder that is read-only
+        pass
     if shutil.disk_usage(folder).free < num_bytes + 2**18:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -401,14 +408,14 @@ def _seal(path: Path) -> None:
 def _check_files(path: Path) -> None:
     """Raises UserError, naming the file, where one of a checkpoint is missing or not what was written."""
     if not (path / "files.json").is_file():
-        raise UserError(f"{path}: this checkpoint is incomplete (no files.json); train the run again.")
+        raise UserError(f"{path / 'files.json'} is missing: this checkpoint is incomplete; train the run again.")
     expected, found = read_record(path / "files.json"), _file_hashes(path)
-    if expected != sealed(expected):
+    if SEAL not in expected:
         raise UserError(
             f"{path / 'files.json'} is not what was written: this checkpoint is damaged; train the run again."
         )
     for name, digest in expected.items():
-        if name != "record_sha256" and found.get(name) != digest:
+        if name != SEAL and found.get(name) != digest:
             state = "is not what was written (its hash differs)" if name in found else "is missing"
             raise UserError(f"{path / name} {state}: this checkpoint is damaged; train the run again.")
 
@@ -494,7 +501,7 @@ class StoredRun:
     @cached_property
     def arguments(self) -> dict[str, Any]:
         """args.json: options, and under "data" what was trained on."""
-        return read_json(self.path / "args.json")
+        return read_record(self.path / "args.json", data=dict)
 
     @cached_property
     def config(self) -> TrainConfig:
@@ -504,7 +511,7 @@ class StoredRun:
     def summary(self) -> dict[str, Any] | None:
         """summary.json; None while the run is not finished."""
         path = self.path / "summary.json"
-        return read_json(path) if path.exists() else None
+        return read_record(path) if path.exists() else None
 
     @cached_property
     def network(self) -> Network:

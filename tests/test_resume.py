@@ -47,7 +47,7 @@ def reports(run: Path) -> list[dict]:
 
 
 def untimed(record: dict) -> dict:
-    return {k: v for k, v in record.items() if k not in TIMED and not train.is_timing(k)}
+    return {k: v for k, v in record.items() if k not in {*TIMED, store.SEAL} and not train.is_timing(k)}
 
 
 def content(run: Path) -> dict[str, object]:
@@ -55,7 +55,7 @@ def content(run: Path) -> dict[str, object]:
     files = [p for p in run.rglob("*") if p.is_file() and "ckpts" not in p.relative_to(run).parts]
     found: dict[str, object] = {p.relative_to(run).as_posix(): p.read_bytes() for p in files}
     noted = json.loads(found["mlflow_run.json"])
-    changing = ("uid", "id", "begun", "ended", "tags")
+    changing = ("uid", "id", "begun", "ended", "tags", "record_sha256")
     found["mlflow_run.json"] = {k: v for k, v in noted.items() if k not in changing} | {"tags": sorted(noted["tags"])}
     found["metrics.jsonl"] = list(map(untimed, reports(run)))
     found["summary.json"] = untimed(json.loads(found["summary.json"]))
@@ -238,7 +238,7 @@ def test_other_data_or_examples_are_refused(base, tmp_path, monkeypatch):
     run = tmp_path / "exps/random_subset/size_700/run_0"
     arguments, kept = store.read_json(run / "args.json"), (run / "kept.csv").read_text()
     arguments["data"]["fingerprint"] = "0" * 64
-    store.write_json(tmp_path / "args.json", arguments)
+    store.write_json(tmp_path / "args.json", store.sealed(arguments))
     store.write_text(run / "kept.csv", kept.replace("\n", " \n", 1))
     assert "kept.csv has other lines" in datadiet("random_subset", base, expect=2, resume="true", **given).stderr
     store.write_text(run / "kept.csv", kept)

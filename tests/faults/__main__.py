@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +49,25 @@ def table(tallies: list, seed: int, seconds: float) -> str:
     return "\n".join([line(head), rule, *map(line, rows), "", made, *([""] if notes else []), *notes]) + "\n"
 
 
+def _with_server(scenes: Any, stage: Any, many: Callable[[int], int]) -> Iterator[Any]:
+    own = scenes.new_server(stage.base / "server")
+    try:
+        for way, count in ((scenes.DIES, 3), (scenes.RESTARTS, 3), (scenes.HANGS, 2)):
+            yield scenes.lose_server(stage, own, many(count), way)
+        yield scenes.together(stage, own.uri, many(8), "one mlflow server")
+    finally:
+        own.signal(signal.SIGKILL)
+
+
 @click.command()
 @click.option("--seed", type=int, help="Of moments and places.  [default: drawn, and printed]")
 @click.option("--part", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Of all faults.  [default: 1]")
-@click.option("--server/--no-server", default=True, help="Whether to start MLflow servers.  [default: yes]")
+@click.option(
+    "--only", help="Comma-separated, of: training, others, damage, disk, sync, store, server.  [default: all]"
+)
 @click.option("--output", type=click.Path(path_type=Path), help="File for the table.  [default: results.md here]")
 @click.option("--keep", is_flag=True, help="Keep the folder in which it was done.")
-def main(seed: int | None, part: float, server: bool, output: Path | None, keep: bool) -> None:
+def main(seed: int | None, part: float, only: str | None, output: Path | None, keep: bool) -> None:
     """Do faults on purpose, and print what came of them."""
     base = Path(tempfile.mkdtemp(prefix="datadiet-faults-"))
     os.environ["DATADIET_CACHE"] = str(base / "cache")
@@ -70,33 +83,27 @@ def main(seed: int | None, part: float, server: bool, output: Path | None, keep:
     def many(count: int) -> int:
         return max(1, round(count * part))
 
-    def add(*found: Any) -> None:
-        tallies.extend(found)
-        for one in found:
+    groups: dict[str, Callable[[], Iterable[Any]]] = {
+        "training": lambda: [scenes.kill_training(stage, many(20), False), scenes.kill_training(stage, many(12), True)],
+        "others": lambda: scenes.kill_others(stage, {"score": many(8), "mean_score": many(5), "results": many(5)}),
+        "damage": lambda: scenes.corrupt_all(stage, many(200), many(40)),
+        "disk": lambda: [scenes.full_disks(stage, many(6)), scenes.read_only_folders(stage, many(4))],
+        "sync": lambda: [scenes.kill_sync(stage, many(6))],
+        "store": lambda: [scenes.together(stage, f"sqlite:///{base}/eight.db", many(8), "one sqlite store")],
+        "server": lambda: _with_server(scenes, stage, many),
+    }
+    for name in only.split(",") if only else groups:
+        for one in groups[name]():
+            tallies.append(one)
             told = ", ".join(f"{count} {outcome}" for outcome, count in one.counts.items() if count)
             print(f"{time.monotonic() - begin:5.0f} s  {one.fault}: {one.tried} tried, {told}", flush=True)
-
-    add(scenes.kill_training(stage, many(20), False), scenes.kill_training(stage, many(12), True))
-    add(*scenes.kill_others(stage, {"score": many(8), "mean_score": many(5), "results": many(5)}))
-    add(*scenes.corrupt_all(stage, many(200), many(40)))
-    add(scenes.full_disks(stage, many(6)), scenes.read_only_folders(stage, many(4)))
-    add(scenes.kill_sync(stage, many(6)))
-    if part == 1:
-        add(scenes.together(stage, f"sqlite:///{base}/eight.db", 8, "one sqlite store"))
-    if server:
-        own = scenes.new_server(base / "server")
-        try:
-            for way, count in ((scenes.DIES, 3), (scenes.RESTARTS, 3), (scenes.HANGS, 2)):
-                add(scenes.lose_server(stage, own, many(count), way))
-            if part == 1:
-                add(scenes.together(stage, own.uri, 8, "one mlflow server"))
-        finally:
-            own.signal(signal.SIGKILL)
     text = table(tallies, seed, time.monotonic() - begin)
     print(f"\n{text}")
-    place = output or (Path(__file__).with_name("results.md") if part == 1 and server else None)
+    place = output or (Path(__file__).with_name("results.md") if part == 1 and not only else None)
     if place:
-        command = "python -m tests.faults" + ("" if part == 1 else f" --part {part:g}")
+        command = (
+            "python -m tests.faults" + ("" if part == 1 else f" --part {part:g}") + (f" --only {only}" if only else "")
+        )
         place.write_text(f"# Faults done on purpose\n\nMade by `{command} --seed {seed}`.\n\n{text}")
     lost = sum(t.counts["lost"] for t in tallies)
     if lost or keep:

@@ -216,9 +216,12 @@ def _untold(client: Any, runs: list[Any], root: Path) -> list[str]:
     records = [record.load(path) for path in sync.record_files(root / "exps")]
     wrong = [] if records else [f"{root}: no record"]
     for one in records:
-        mine = [r for r in here if (r.data.tags["datadiet.kind"], r.data.tags["datadiet.path"]) == (one.kind, one.name)]
-        if len(mine) != 1 or mine[0].info.status != one.status or one.status != "FINISHED":
-            wrong.append(f"{one.path}: {one.status}, MLflow has {[r.info.status for r in mine]}")
+        called = {"datadiet.kind": one.kind, "datadiet.path": one.name}
+        named = [r for r in here if called.items() <= r.data.tags.items()]
+        # Scoring again what is scored already is a second run; training again is not.
+        mine = [r for r in named if one.kind == "train" or r.data.tags["datadiet.uid"] == one.uid]
+        if len(mine) != 1 or {one.status, *(r.info.status for r in named)} != {"FINISHED"}:
+            wrong.append(f"{one.path}: {one.status}, MLflow has {[r.info.status for r in named]}")
             continue
         expected: dict[str, list[tuple[int, float]]] = {}
         for step, _, values in one.points():

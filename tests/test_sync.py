@@ -1,0 +1,192 @@
+"""MLflow away: from the start, in the middle, for ever; the mirror alone is enough to make up for it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+
+import mlflow
+import pytest
+from conftest import QUICK, datadiet
+from mlflow.exceptions import MlflowException
+
+from datadiet import record, remote, store, sync, tracking
+from datadiet.config import UserError
+
+FAST = QUICK | {"save_steps": 22, "width": 16}
+
+
+@pytest.fixture(scope="module")
+def new_store(tmp_path_factory) -> Path:
+    """An empty store, to be copied: making one takes seconds."""
+    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    mlflow.set_tracking_uri(f"sqlite:///{file}")
+    remote.connected()
+    return file
+
+
+def in_mlflow(uri_of: Path) -> dict[str, mlflow.entities.Run]:
+    """Every run, by kind and path; each once."""
+    mlflow.set_tracking_uri(f"sqlite:///{uri_of}/mlflow.db")
+    found = mlflow.search_runs(experiment_names=["datadiet"], output_format="list")
+    named = {f"{run.data.tags['datadiet.kind']} {run.data.tags['datadiet.path']}": run for run in found}
+    assert len(named) == len(found), "a run is there twice"
+    return named
+
+
+def histories(run: mlflow.entities.Run) -> dict[str, list[tuple[int, float]]]:
+    client = mlflow.MlflowClient()
+    return {
+        name: sorted((p.step, p.value) for p in client.get_metric_history(run.info.run_id, name))
+        for name in run.data.metrics
+    }
+
+
+def noted(one: record.Record) -> dict[str, list[tuple[int, float]]]:
+    expected: dict[str, list[tuple[int, float]]] = {}
+    for step, _, values in one.points():
+        for name, value in values.items():
+            expected.setdefault(name, []).append((step, float(value)))
+    return {name: sorted(points) for name, points in expected.items()}
+
+
+def check_told(root: Path) -> dict[str, mlflow.entities.Run]:
+    """MLflow has what the records say, each run and each point once."""
+    found = in_mlflow(root)
+    for path in sync.record_files(root / "exps"):
+        one = record.load(path)
+        run = found[f"{one.kind} {one.name}"]
+        assert (run.info.run_id, run.info.status) == (one.id, one.status)
+        assert histories(run) == noted(one)
+        assert one.params.keys() <= run.data.params.keys()
+    return found
+
+
+def tables(root: Path) -> tuple[bytes, bytes]:
+    datadiet("results", root, root=root, output="by_mlflow.csv")
+    datadiet("results", root, root=root, output="by_mirror.csv", exps_path="exps")
+    return (root / "by_mlflow.csv").read_bytes(), (root / "by_mirror.csv").read_bytes()
+
+
+def test_what_was_made_offline_is_told_once_however_often_it_is_synced(tmp_path):
+    datadiet("full_data", tmp_path, offline="true", **FAST)
+    datadiet("score", tmp_path, offline="true", step=22)
+    datadiet("mean_score", tmp_path, offline="true", step=22, n_runs=1)
+    options = {"params": {"lr": 0.1}, "note": "n", "root": str(tmp_path.resolve())}
+    folder = tmp_path / "exps/s"
+    with tracking.open_run("study", "s", "s", mirror=folder / record.NAME, offline=True, **options) as study:
+        mirror = folder / f"ckpt_4.{record.NAME}"
+        with tracking.open_run("score", "s", "s/ckpt_4", mirror=mirror, parent=study, **options) as run:
+            run.log_metrics({"score/mean": 0.5}, 4)
+    assert not (tmp_path / "mlflow.db").exists(), "offline means offline"
+    assert "5 written" in datadiet("sync", tmp_path, root=tmp_path).stdout
+    first = check_told(tmp_path)
+    assert len(first) == 5
+    study_id = first["study s"].info.run_id
+    assert first["score s/ckpt_4"].data.tags["mlflow.parentRunId"] == study_id
+    assert "5 there already" in datadiet("sync", tmp_path, root=tmp_path).stdout
+    assert {name: run.info.run_id for name, run in check_told(tmp_path).items()} == {
+        name: run.info.run_id for name, run in first.items()
+    }
+    summary = json.loads((tmp_path / "exps/full_data/run_0/summary.json").read_text())
+    assert summary["mlflow_run_id"] == first["train full_data/run_0"].info.run_id
+    by_mlflow, by_mirror = tables(tmp_path)
+    assert by_mlflow == by_mirror
+
+
+@pytest.mark.parametrize("after", [0, 2])
+def test_training_goes_on_while_mlflow_is_away_and_sync_repairs(tmp_path, new_store, monkeypatch, after):
+    shutil.copy(new_store, tmp_path / "mlflow.db")
+    calls = []
+
+    def refuse(client, run_id: str, points) -> None:
+        points = list(points)
+        calls.extend([points] if points else [])
+        if len(calls) > after:
+            raise MlflowException("connection refused")
+        told(client, run_id, points)
+
+    told = remote.log_metrics
+    with monkeypatch.context() as patch:
+        patch.setattr(remote, "log_metrics", refuse)
+        done = datadiet("full_data", tmp_path, **FAST)
+    assert done.output.count("Warning: MLflow") == 1
+    assert len(calls) == after + 2, "after a failure there is one attempt more, at the end"
+    one = record.load(tmp_path / "exps/full_data/run_0" / record.NAME)
+    assert (one.status, one.synced) == ("FINISHED", False)
+    assert in_mlflow(tmp_path)["train full_data/run_0"].info.status == "RUNNING"
+    assert "1 written" in datadiet("sync", tmp_path, root=tmp_path).stdout
+    check_told(tmp_path)
+    by_mlflow, by_mirror = tables(tmp_path)
+    assert by_mlflow == by_mirror
+
+
+def test_a_diverged_run_is_failed_in_the_mirror_and_not_continued(tmp_path, new_store):
+    shutil.copy(new_store, tmp_path / "mlflow.db")
+    given = FAST | {"lr": 1e30}
+    done = datadiet("full_data", tmp_path, expect=2, offline="true", **given)
+    assert "Training diverged" in done.stderr
+    one = record.load(tmp_path / "exps/full_data/run_0" / record.NAME)
+    assert (one.status, one.diverged) == ("FAILED", True)
+    again = datadiet("full_data", tmp_path, expect=2, offline="true", resume="true", **given)
+    assert "cannot be continued" in again.stderr
+    datadiet("sync", tmp_path, root=tmp_path)
+    assert in_mlflow(tmp_path)["train full_data/run_0"].info.status == "FAILED"
+
+
+@pytest.fixture
+def no_space(monkeypatch):
+    """A function after which nothing can be flushed to disk any more."""
+
+    def fill() -> None:
+        def refuse(descriptor: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(os, "fsync", refuse)
+
+    return fill
+
+
+def test_a_torn_line_is_cut_off_before_the_next(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    store.append_line(path, {"step": 1})
+    with open(path, "ab") as file:
+        file.write(b'{"step": 2, "tr')
+    store.append_line(path, {"step": 3})
+    assert store.read_lines(path) == [{"step": 1}, {"step": 3}]
+
+
+def test_a_full_disk_leaves_every_file_as_it_was(tmp_path, no_space):
+    path, lines = tmp_path / "a.json", tmp_path / "metrics.jsonl"
+    store.write_json(path, {"old": 1})
+    store.append_line(lines, {"step": 1})
+    no_space()
+    for write in (lambda: store.write_json(path, {"new": 2}), lambda: store.append_line(lines, {"step": 2})):
+        with pytest.raises(UserError, match=r"cannot be written: No space left(.|\n)*Nothing half-written is left"):
+            write()
+    assert store.read_json(path) == {"old": 1}
+    assert store.read_lines(lines) == [{"step": 1}]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "metrics.jsonl"]
+
+
+def test_a_run_that_filled_the_disk_goes_on_when_there_is_room(tmp_path, monkeypatch):
+    saves = []
+
+    def no_room(folder: Path, num_bytes: int) -> None:
+        saves.append(folder)
+        if len(saves) > 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_check_space", no_room)
+        done = datadiet("full_data", tmp_path, expect=2, offline="true", **FAST)
+    assert "cannot be written: No space left on device" in done.stderr
+    assert "Traceback" not in done.output
+    run = tmp_path / "exps/full_data/run_0"
+    assert store.checkpoint_steps(run) == [0]
+    done = datadiet("full_data", tmp_path, offline="true", resume="true", **FAST)
+    assert "continued from step 0 of 44" in done.stdout
+    assert store.checkpoint_steps(run) == [0, 22, 44]
