@@ -18,8 +18,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import datadiet
-from datadiet import figures, kept, store, tracking, wording
+from datadiet import choosing, figures, kept, store, tracking, wording
 from datadiet.config import FIELDS, UserError, as_dict
+from datadiet.coresets import Parameters
 from datadiet.decision import Decision, noise_audit
 from datadiet.evidence import RANDOM, Study, read_study
 from datadiet.pipeline import Place
@@ -27,8 +28,8 @@ from datadiet.statistics import Estimate
 
 MARGIN = 0.5  # percentage points, where neither the caller nor the study says
 _OF_A_RUN = frozenset(
-    {"run", "selector", "size", "offset", "scores", "model_seed", "train_seed", "random_subset_seed", "save_steps",
-     "early_step", "early_save_steps", "log_steps"}
+    {"run", "selector", "size", *Parameters._fields, "scores", "model_seed", "train_seed", "random_subset_seed",
+     "save_steps", "early_step", "early_save_steps", "log_steps"}
 )  # fmt: skip
 
 
@@ -176,6 +177,8 @@ def commands(study: Study, decision: Decision) -> list[tuple[str, str]]:
         for name in values
         if name not in _OF_A_RUN and not _is_default(name, values[name])
     ]
+    chosen_by = choosing.given_parameters(store.open_run(study.exps / cell.paths[0]).config)
+    own = [*(f"{name}={_typed(value)}" for name, value in chosen_by.items()), *own]
     if cell.selector == "keep_max" and (score := study.score_of(cell)):
         words = [f"size={cell.size}", f"scores=exps/{score.path}", *own]
         made.append((f"One more training on {wording.what(cell)}:", _mlflow("keep_max", words)))
