@@ -92,7 +92,7 @@ class Bench:
 def scored(bench: Bench, cache: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """All scores, float32 [R, N] by type, and the features of run 0."""
     if cache.exists():
-        kept = dict(np.load(cache))
+        kept = dict(np.load(cache, allow_pickle=False))
         return kept, kept.pop("features")
     found: dict[str, list[np.ndarray]] = {}
     features, everything = np.empty(0), np.arange(bench.count, dtype=np.int32)

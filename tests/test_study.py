@@ -196,7 +196,8 @@ def tables(root: Path, exp: str) -> dict[str, object]:
     found["study.json"] = described
     for path in folder.rglob("summary.json"):
         summary = store.read_json(path)
-        kept = {k: v for k, v in summary.items() if not k.endswith("seconds") and k != "mlflow_run_id"}
+        timed = {"mlflow_run_id", store.SEAL}  # the seal covers the seconds
+        kept = {k: v for k, v in summary.items() if not k.endswith("seconds") and k not in timed}
         found[path.relative_to(folder).as_posix()] = kept
     for path in folder.rglob("kept.csv"):
         found[path.relative_to(folder).as_posix()] = path.read_bytes()
