@@ -212,14 +212,14 @@ def left(state: dict[str, Any], bench: Bench, values: Mapping[str, np.ndarray], 
 
 def tables(state: Mapping[str, Any]) -> str:
     """What was measured, as Markdown."""
-    lines = [
-        "| score | gathered | Spearman with mean EL2N | scoring all examples / one training |",
-        "|---|---|---|---|",
-    ]
+    costs, header = state.get("costs", {}), ["score", "gathered", "Spearman with mean EL2N"]
+    header += ["scoring all examples / one training"] if costs else []  # --costs
+    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for kind, value in sorted(state["spearman"].items(), key=lambda item: -abs(item[1])):
         when = "while training" if kind in scores.TRAINING_SCORES else f"at step {SCORED_AT}"
-        cost = f"{state['costs'][kind]:.3f}" if kind in state.get("costs", {}) else ""
-        lines.append(f"| `{kind}` | {when} | {value:+.3f} | {cost} |")
+        cells = [f"`{kind}`", when, f"{value:+.3f}"]
+        cells += [f"{costs[kind]:.3f}" if kind in costs else ""] if costs else []
+        lines.append(f"| {' | '.join(cells)} |")
     shown = [fraction for fraction in sorted(FRACTIONS, reverse=True)]
     lines += ["", f"| selector | {' | '.join(f'{f:.0%} kept' for f in shown)} |", "|---" * (1 + len(shown)) + "|"]
     whole = _accuracy(state["cells"].get("full data"))
