@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
@@ -46,7 +48,7 @@ def test_batch_norm_moves_a_tenth_of_the_way_to_the_batch():
     network = dd.build_model("resnet18_lowres", 10, (32, 32, 3), width=4)
     variables = network.init(jax.random.key(0))
     images = 3 + 2 * jax.random.normal(jax.random.key(1), (16, 32, 32, 3))
-    _, moved = network.apply_training(variables, images)
+    _, moved = jax.jit(network.apply_training)(variables, images)
     kernel = variables["params"]["conv_init"]["kernel"]
     stem = jax.lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     np.testing.assert_allclose(moved["bn_init"]["mean"], 0.1 * stem.mean((0, 1, 2)), rtol=1e-3)
@@ -55,12 +57,14 @@ def test_batch_norm_moves_a_tenth_of_the_way_to_the_batch():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_examples_do_not_mix_in_evaluation_mode(name):
-    network = dd.build_model(name, 5, (32, 32, 3), width=4)
+    network = dd.build_model(name, 10, (32, 32, 3), width=4)
     variables = network.init(jax.random.key(0))
     images = jax.random.normal(jax.random.key(1), (6, 32, 32, 3))
-    logits = network.apply(variables, images)
-    assert logits.shape == (6, 5)
-    np.testing.assert_allclose(network.apply(variables, images[2:4]), logits[2:4], rtol=1e-4, atol=1e-5)
+    apply = jax.jit(network.apply)
+    logits = apply(variables, images)
+    assert logits.shape == (6, 10)
+    changed = images.at[:2].set(0).at[4:].multiply(9)
+    np.testing.assert_allclose(apply(variables, changed)[2:4], logits[2:4], rtol=1e-4, atol=1e-5)
 
 
 def test_small_images_are_padded_up_to_what_a_model_takes():
@@ -76,21 +80,23 @@ def test_small_images_are_padded_up_to_what_a_model_takes():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_bfloat16_is_close_and_stays_inside(name):
-    full, half = (dd.build_model(name, 10, (32, 32, 3), 8, dtype) for dtype in ("float32", "bfloat16"))
+    full, half = (dd.build_model(name, 10, (32, 32, 3), 4, dtype) for dtype in ("float32", "bfloat16"))
     variables = full.init(jax.random.key(0))
     jax.tree.map(np.testing.assert_array_equal, variables, half.init(jax.random.key(0)))
     images, labels = jax.random.normal(jax.random.key(1), (16, 32, 32, 3)), jnp.arange(16) % 10
 
-    def step(network):
+    @partial(jax.jit, static_argnums=0)
+    def step(network, variables):
         def loss(params):
             logits, stats = network.apply_training({**variables, "params": params}, images)
             return -jax.nn.log_softmax(logits)[jnp.arange(16), labels].mean(), (logits, stats)
 
         return jax.grad(loss, has_aux=True)(variables["params"])
 
-    (gradient, (logits, stats)), (exact, (expected, exact_stats)) = step(half), step(full)
+    (gradient, (logits, stats)), (exact, (expected, exact_stats)) = (step(n, variables) for n in (half, full))
     assert {leaf.dtype for leaf in jax.tree.leaves((gradient, logits, stats))} == {jnp.dtype("float32")}
-    for one, other, most in ((logits, expected, 0.05), (gradient, exact, 0.2), (stats, exact_stats, 0.05)):
+    # Batch norm takes means off the gradient of a fresh network that are much larger than what is left.
+    for one, other, most in ((logits, expected, 0.05), (gradient, exact, 0.4), (stats, exact_stats, 0.05)):
         one, other = (jax.flatten_util.ravel_pytree(tree)[0] for tree in (one, other))
         assert float(jnp.linalg.norm(one - other)) <= most * float(jnp.linalg.norm(other))
     assert not np.array_equal(logits, expected)
