@@ -23,20 +23,15 @@ def start_forgetting(num_examples: int) -> Forgetting:
     return Forgetting(*(jnp.zeros(num_examples, dtype) for dtype in (jnp.int32, jnp.int32, bool, bool)))
 
 
-def update_forgetting(stats: Forgetting, ids: jax.Array, correct: jax.Array) -> Forgetting:
-    """Record one batch.
+def update_forgetting(stats: Forgetting, correct: jax.Array) -> Forgetting:
+    """The entries of the examples of a batch [B], after it.
 
     Args:
-        ids: int32 [B], each at most once.
         correct: bool [B], of the augmented batch, before its update.
     """
-    lost = stats.was_correct[ids] & ~correct
-    return Forgetting(
-        stats.presentations.at[ids].add(1),
-        stats.forgotten.at[ids].add(lost.astype(jnp.int32)),
-        stats.was_correct.at[ids].set(correct),
-        stats.ever_correct.at[ids].max(correct),
-    )
+    lost = stats.was_correct & ~correct
+    forgotten = stats.forgotten + lost.astype(jnp.int32)
+    return Forgetting(stats.presentations + 1, forgotten, correct, stats.ever_correct | correct)
 
 
 def forgetting_values(stats: Forgetting, member: np.ndarray | None = None) -> np.ndarray:
@@ -85,7 +80,8 @@ def forgetting_scores(ids: np.ndarray, correct: np.ndarray, num_examples: int) -
     rows = (ids.reshape(len(ids), -1), correct.reshape(len(ids), -1))
 
     def step(stats: Forgetting, row: tuple[jax.Array, jax.Array]) -> tuple[Forgetting, None]:
-        return update_forgetting(stats, *row), None
+        presented = update_forgetting(jax.tree.map(lambda leaf: leaf[row[0]], stats), row[1])
+        return jax.tree.map(lambda leaf, new: leaf.at[row[0]].set(new), stats, presented), None
 
     stats, _ = jax.lax.scan(step, start_forgetting(num_examples), jax.tree.map(jnp.asarray, rows))
     return forgetting_values(stats)

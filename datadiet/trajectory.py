@@ -59,7 +59,7 @@ class Trajectory(NamedTuple):
     """One entry of TRAJECTORIES. S stands for its NamedTuple of arrays."""
 
     start: Callable[[Shape], Any]  # -> S, nothing presented yet
-    update: Callable[[Any, Batch, float], Any]  # (S, batch, decay) -> S
+    update: Callable[[Any, Batch, float], Any]  # (S of the examples of a batch [B, …], batch, decay) -> the same after
     values: Callable[[Any, np.ndarray], np.ndarray]  # (S, member bool [N]) -> float32 [N], NaN where not measured
     summary: Callable[[Any, np.ndarray], dict[str, float]] | None = None  # (S, member) -> metrics of a report
     masks: Mapping[str, Callable[[Any, np.ndarray], np.ndarray]] = MappingProxyType({})  # folder -> (S, member) -> [N]
@@ -87,9 +87,8 @@ def start_first_learned(shape: Shape) -> FirstLearned:
 
 
 def update_first_learned(stats: FirstLearned, batch: Batch, decay: float) -> FirstLearned:
-    now, learned = stats.presentations[batch.ids] + 1, stats.learned[batch.ids]
-    learned = jnp.where((learned == 0) & batch.correct, now, learned)
-    return FirstLearned(stats.presentations.at[batch.ids].set(now), stats.learned.at[batch.ids].set(learned))
+    now = stats.presentations + 1
+    return FirstLearned(now, jnp.where((stats.learned == 0) & batch.correct, now, stats.learned))
 
 
 def first_learned_values(stats: FirstLearned, member: np.ndarray) -> np.ndarray:
@@ -118,7 +117,7 @@ def averaged(quantity: Callable[[Batch], jax.Array]) -> Trajectory:
         return Sum(jnp.zeros(shape.examples, jnp.int32), jnp.zeros(shape.examples, jnp.float32))
 
     def update(stats: Sum, batch: Batch, decay: float) -> Sum:
-        return Sum(stats.presentations.at[batch.ids].add(1), stats.total.at[batch.ids].add(quantity(batch)))
+        return Sum(stats.presentations + 1, stats.total + quantity(batch))
 
     def values(stats: Sum, member: np.ndarray) -> np.ndarray:
         presentations, total = map(np.asarray, stats)
@@ -175,10 +174,9 @@ def start_moments(shape: Shape) -> Moments:
 
 
 def update_moments(stats: Moments, batch: Batch, decay: float) -> Moments:
-    now, mean, value = stats.presentations[batch.ids] + 1, stats.mean[batch.ids], batch.true_probability
-    moved = mean + (value - mean) / now
-    squares = stats.squares.at[batch.ids].add((value - mean) * (value - moved))
-    return Moments(stats.presentations.at[batch.ids].set(now), stats.mean.at[batch.ids].set(moved), squares)
+    now, value = stats.presentations + 1, batch.true_probability
+    mean = stats.mean + (value - stats.mean) / now
+    return Moments(now, mean, stats.squares + (value - stats.mean) * (value - mean))
 
 
 def variability_values(stats: Moments, member: np.ndarray) -> np.ndarray:
@@ -212,17 +210,12 @@ def over_windows(statistic: Callable[[jax.Array, jax.Array], jax.Array]) -> Traj
         return Windows(jnp.zeros(shape.examples, jnp.int32), recent, jnp.zeros(shape.examples, jnp.float32))
 
     def update(stats: Windows, batch: Batch, decay: float) -> Windows:
-        ids, seen, length = batch.ids, stats.presentations[batch.ids], stats.recent.shape[1]
+        seen, length = stats.presentations, stats.recent.shape[1]
         value, slot = batch.true_probability, seen % length
-        window = jnp.where(jnp.arange(length) == slot[:, None], value[:, None], stats.recent[ids])
-        mean, squares, count = _deviations(window, seen + 1)
+        ring = jnp.where(jnp.arange(length) == slot[:, None], value[:, None], stats.recent)
+        mean, squares, count = _deviations(ring, seen + 1)
         found = statistic(mean, jnp.sqrt(squares / jnp.maximum(count - 1, 1)))
-        total = jnp.where(seen < length, found, stats.total[ids] + found)
-        return Windows(
-            stats.presentations.at[ids].set(seen + 1),
-            stats.recent.at[ids, slot].set(value),
-            stats.total.at[ids].set(total),
-        )
+        return Windows(seen + 1, ring, jnp.where(seen < length, found, stats.total + found))
 
     def values(stats: Windows, member: np.ndarray) -> np.ndarray:
         presentations, windows = np.asarray(stats.presentations), stats.recent.shape[1]
@@ -267,19 +260,13 @@ def start_tdds(shape: Shape) -> Divergences:
 
 def update_tdds(stats: Divergences, batch: Batch, decay: float) -> Divergences:
     """R of the window that ends here is taken in with weight `decay`, what was before fades by 1 - decay."""
-    ids, seen, length = batch.ids, stats.presentations[batch.ids], stats.recent.shape[1]
-    new = batch.probabilities
-    difference = jnp.abs(new * (jnp.log(new + LOG_EPSILON) - jnp.log(stats.last[ids] + LOG_EPSILON))).sum(1)
+    seen, length, new = stats.presentations, stats.recent.shape[1], batch.probabilities
+    difference = jnp.abs(new * (jnp.log(new + LOG_EPSILON) - jnp.log(stats.last + LOG_EPSILON))).sum(1)
     slot = jnp.where(seen > 0, (seen - 1) % length, length)  # the first presentation has no difference: out of the ring
-    ring = jnp.where(jnp.arange(length) == slot[:, None], difference[:, None], stats.recent[ids])
+    ring = jnp.where(jnp.arange(length) == slot[:, None], difference[:, None], stats.recent)
     spread = decay * jnp.sqrt(_deviations(ring, seen)[1])
-    score = jnp.where(seen <= length, spread, (1 - decay) * stats.score[ids] + spread)
-    return Divergences(
-        stats.presentations.at[ids].set(seen + 1),
-        stats.last.at[ids].set(new),
-        stats.recent.at[ids, slot].set(difference, mode="drop"),
-        stats.score.at[ids].set(score),
-    )
+    last = jnp.where(difference[:, None] >= 0, new, jnp.nan)  # so that `last` is read before it is written
+    return Divergences(seen + 1, last, ring, jnp.where(seen <= length, spread, (1 - decay) * stats.score + spread))
 
 
 def tdds_values(stats: Divergences, member: np.ndarray) -> np.ndarray:
@@ -297,7 +284,7 @@ def tdds_values(stats: Divergences, member: np.ndarray) -> np.ndarray:
 TRAJECTORIES: dict[str, Trajectory] = {
     "forget": Trajectory(
         lambda shape: forgetting.start_forgetting(shape.examples),
-        lambda stats, batch, decay: forgetting.update_forgetting(stats, batch.ids, batch.correct),
+        lambda stats, batch, decay: forgetting.update_forgetting(stats, batch.correct),
         forgetting.forgetting_values,
         forgetting.forgetting_summary,
         {"never_learned": forgetting.never_learned},
@@ -333,8 +320,13 @@ def start(names: Iterable[str], shape: Shape) -> dict[str, Any]:
 
 
 def update(statistics: Mapping[str, Any], batch: Batch, decay: float) -> dict[str, Any]:
-    """All statistics after one more batch."""
-    return {name: TRAJECTORIES[name].update(stats, batch, decay) for name, stats in statistics.items()}
+    """All statistics after one more batch.
+
+    XLA copies an array of N rows in every step unless whole rows are written, and from what is read of it.
+    """
+    rows = jax.tree.map(lambda leaf: leaf[batch.ids], dict(statistics))
+    rows = {name: TRAJECTORIES[name].update(stats, batch, decay) for name, stats in rows.items()}
+    return jax.tree.map(lambda leaf, row: leaf.at[batch.ids].set(row), dict(statistics), rows)
 
 
 def summary(statistics: Mapping[str, Any], member: np.ndarray) -> dict[str, float]:

@@ -43,7 +43,7 @@ def test_one_example_at_a_time():
 
 
 def test_a_member_not_yet_presented_has_no_presentations_and_others_are_nan():
-    stats = forgetting.update_forgetting(forgetting.start_forgetting(4), np.array([0], np.int32), np.array([False]))
+    stats = forgetting.start_forgetting(4)._replace(presentations=np.array([1, 0, 0, 0]))
     values = forgetting.forgetting_values(stats, member=np.array([True, True, False, False]))
     np.testing.assert_array_equal(values, [1, 0, np.nan, np.nan])
     summary = forgetting.forgetting_summary(stats, np.array([True, True, False, False]))
