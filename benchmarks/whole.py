@@ -18,7 +18,7 @@ from datadiet.config import TrainConfig, resolve
 from datadiet.scores import compute_many
 
 # Model -> training examples, image shape, epochs (0: scored only). The longer a run, the less its fixed costs count.
-JOBS = {"mlp": (60_000, (28, 28, 1), 8), "simple_cnn_0": (2048, (32, 32, 3), 0)}
+JOBS = {"mlp": (60_000, (28, 28, 1), 20), "simple_cnn_0": (2048, (32, 32, 3), 0)}
 QUICK = {"mlp": (8192, (28, 28, 1), 2)}
 
 

@@ -29,6 +29,7 @@ from datadiet import (
     trajectory,
 )
 from datadiet import config as options
+from datadiet.background import Background
 from datadiet.config import Interrupted, TrainConfig, UserError
 from datadiet.data import Dataset
 from datadiet.store import ExperimentLayout
@@ -524,13 +525,15 @@ def _train(
         with place.progress.counter(config.num_steps, " … ".join(dict.fromkeys((names[0], names[-1])))) as advance:
             advance(step)
             entrants = [lane.entrant() for lane in lanes]
-            for run, report in train.fit_runs(network, *splits, entrants, advance, stopping):
-                step = report.step
-                if report.error:
-                    ended[names[run]] = report.error
-                    stacks[run].__exit__(type(report.error), report.error, None)  # FAILED; the others go on
-                else:
-                    lanes[run].record(report)
+            with Background(len(lanes)) as records:  # written and logged while the next steps are trained
+                for run, report in train.fit_runs(network, *splits, entrants, advance, stopping):
+                    step = report.step
+                    if report.error:
+                        records.wait()
+                        ended[names[run]] = report.error
+                        stacks[run].__exit__(type(report.error), report.error, None)  # FAILED; the others go on
+                    else:
+                        records.submit(lanes[run].record, report.kept() if report.save else report)
         if step < config.num_steps and len(ended) < len(lanes):
             raise Interrupted(f"Stopped after step {step} of {config.num_steps}, all saved. Continue: {_again(place)}")
         for name, lane in zip(names, lanes):

@@ -85,7 +85,7 @@ class Entrant(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What `fit` yields. The state's buffers are reused: take what you need before the next report."""
+    """What `fit` yields. The state's buffers are reused: take what you need before the next report, or `kept()`."""
 
     step: int
     state: TrainState
@@ -93,6 +93,10 @@ class Report(NamedTuple):
     save: bool  # whether a checkpoint was asked for at this step
     seconds: dict[str, float]  # spent so far, by name; see Clock
     error: Diverged | None = None  # why this is the run's last report, though its training is not done
+
+    def kept(self) -> Report:
+        """The same with a copy of the state."""
+        return self._replace(state=jax.tree.map(jnp.copy, self.state))
 
 
 def is_timing(metric: str) -> bool:
