@@ -1,12 +1,14 @@
-"""Where the time of a training step goes: ResNet-18's convolutions by kind of operation, here and in PyTorch.
+"""Where the time of a training step goes: ResNet-18's convolutions by kind and size of image, here and in PyTorch.
 
-The base is what PyTorch takes for the same kind over all layers; a row tells which kind keeps the step behind.
+The base is what PyTorch takes for the same convolutions, times how often a step has them; a row tells which keep the
+step behind.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import product
 from typing import Any
 
 import jax
@@ -71,12 +73,13 @@ def measure(rounds: int, quick: bool) -> Iterator[Row]:
     """A row of each kind, where PyTorch is installed; quick: none."""
     if quick or not peer_torch.INSTALLED:
         return
-    totals = {kind: {"PyTorch": [0.0] * 3, "datadiet.conv": [0.0] * 3} for kind in KINDS}
+    totals: dict[tuple[str, str], dict[str, list[float]]] = {}
     for layer, count in LAYERS.items():
-        one, other = ours(layer), theirs(layer)
+        one, other, stage = ours(layer), theirs(layer), f"{layer[0]}x{layer[0]}"
         for kind in KINDS if layer[1] > 3 else ("forward", "kernel gradient"):  # images have no gradient
             seconds = interleaved_seconds({"PyTorch": other[kind], "datadiet.conv": one[kind]}, 3)
-            for name, values in seconds.items():
-                totals[kind][name] = [total + count * v for total, v in zip(totals[kind][name], values)]
-    for kind, seconds in totals.items():
-        yield row(f"all convolutions of a resnet18_lowres step: {kind}", BATCH, seconds, "PyTorch")
+            for place, (name, values) in product(((kind, "all"), (kind, stage)), seconds.items()):
+                so_far = totals.setdefault(place, {}).get(name, [0.0] * 3)
+                totals[place][name] = [total + count * v for total, v in zip(so_far, values)]
+    for (kind, stage), seconds in sorted(totals.items(), key=lambda item: KINDS.index(item[0][0])):
+        yield row(f"{kind} of convolutions, {stage} of a resnet18_lowres step", BATCH, seconds, "PyTorch")

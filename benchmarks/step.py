@@ -86,8 +86,7 @@ def cpu_rows(rounds: int, quick: bool) -> Iterator[Row]:
         fast, fast_scan = compiled_steps(batch_size)
         runs = {"step": fast, "step in a scan": fast_scan}
         if batch_size <= PLAIN_UP_TO:
-            plain, plain_scan = compiled_steps(batch_size, chunked=False)
-            runs |= {"without datadiet.conv": plain} | ({} if quick else {"without it, in a scan": plain_scan})
+            runs["without datadiet.conv"], _ = compiled_steps(batch_size, chunked=False)  # in a scan: about 50 times
         seconds = per_step(
             interleaved_seconds(runs | peers(batch_size), rounds if batch_size < 128 else min(rounds, 3))
         )
