@@ -15,6 +15,7 @@ import re
 import reprlib
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -30,7 +31,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 import datadiet
-from datadiet import data
+from datadiet import data, loops
 from datadiet.config import TrainConfig, UserError, check_text, from_dict
 from datadiet.coresets import Parameters
 from datadiet.models import Network, Variables, build_model
@@ -337,10 +338,20 @@ def _leaf_hashes(tree: Any) -> dict[str, str]:
     return hashes
 
 
-def _checkpointer():
+@contextmanager
+def _orbax() -> Iterator[Any]:
+    """A checkpointer for the length of a `with` block. Afterwards nothing of it is at work, also where it failed."""
     import orbax.checkpoint as ocp
 
-    return ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+    # One by one: the threads that write into folders would wait for minutes where these could not be made.
+    options = ocp.CompositeOptions(async_options=ocp.AsyncOptions(create_directories_asynchronously=False))
+    with loops.patient():
+        try:
+            yield ocp.Checkpointer(ocp.CompositeCheckpointHandler(composite_options=options))
+        finally:
+            for thread in threading.enumerate():
+                if type(thread).__module__.startswith("orbax."):
+                    threading.Thread.join(thread, loops.PATIENCE)  # its own would raise what it failed of
 
 
 def save_checkpoint(run_dir: Path, state: TrainState, seconds: Mapping[str, float] = MappingProxyType({})) -> None:
@@ -367,9 +378,10 @@ def save_checkpoint(run_dir: Path, state: TrainState, seconds: Mapping[str, floa
         try:
             make_folder(path.parent)
             _check_space(path.parent, sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(items)))
-            _checkpointer().save(path, args=ocp.args.Composite(**arguments))
+            with _orbax() as checkpointer:
+                checkpointer.save(path, args=ocp.args.Composite(**arguments))
             _seal(path)
-        except Exception as error:  # Orbax's storage raises a ValueError where the disk is full
+        except BaseException as error:  # Orbax's storage raises a ValueError where the disk is full
             for left in path.parent.glob(f"{path.name}*"):
                 if left.name.split(".")[0] == path.name:
                     shutil.rmtree(left, ignore_errors=True)
@@ -436,7 +448,8 @@ def _load_item(run_dir: Path, step: int, item: str) -> Any:
     _check_files(path)
     arguments = {item: ocp.args.StandardRestore(), "hashes": ocp.args.JsonRestore()}
     try:
-        restored = _checkpointer().restore(path, args=ocp.args.Composite(**arguments))
+        with _orbax() as checkpointer:
+            restored = checkpointer.restore(path, args=ocp.args.Composite(**arguments))
         tree, expected = restored[item], restored["hashes"][item]
     except Exception as error:  # Orbax and its storage raise many kinds for a damaged folder
         raise UserError(f"{path}: this checkpoint is incomplete or damaged ({error}); train the run again.") from error
@@ -484,7 +497,8 @@ def load_seconds(run_dir: Path, step: int) -> dict[str, float]:
     path = (run_dir / "ckpts" / str(step)).absolute()
     _check_files(path)
     try:
-        return _checkpointer().restore(path, args=ocp.args.Composite(seconds=ocp.args.JsonRestore()))["seconds"]
+        with _orbax() as checkpointer:
+            return checkpointer.restore(path, args=ocp.args.Composite(seconds=ocp.args.JsonRestore()))["seconds"]
     except Exception as error:  # as in _load_item
         raise UserError(f"{path}: this checkpoint is incomplete or damaged ({error}); train the run again.") from error
 

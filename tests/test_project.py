@@ -13,9 +13,9 @@ from conftest import PROJECT, call
 HOUSE = [
     "study", "cluster", "workers", "engine", "graph", "report", "wording", "kept", "figures", "decision", "evidence",
     "results", "sync", "selecting", "scoring", "pipeline", "choosing", "resume", "background", "tracking", "remote",
-    "record", "store", "scores", "statistics", "search", "selection", "coresets", "train", "trajectory", "forgetting",
-    "programs", "per_example", "models", "conv", "prepare", "tfds_builders", "fetch", "identity", "data", "cache",
-    "sources", "config",
+    "record", "store", "loops", "scores", "statistics", "search", "selection", "coresets", "train", "trajectory",
+    "forgetting", "programs", "per_example", "models", "conv", "prepare", "tfds_builders", "fetch", "identity", "data",
+    "cache", "sources", "config",
 ]  # fmt: skip
 ENTRY_POINTS = {  # own parameters and defaults, from the contract; None: has to be given
     "main": {},
