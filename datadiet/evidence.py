@@ -188,7 +188,12 @@ class Study:
 
 
 def _lines(run_dir: Path) -> list[dict[str, Any]]:
-    return store.read_lines(run_dir / "metrics.jsonl")
+    """Reports of a finished run, at least one.
+
+    Raises:
+        UserError: they are damaged.
+    """
+    return store.read_lines(run_dir / "metrics.jsonl", last=store.open_run(run_dir).config.num_steps)
 
 
 def _cell(exps: Path, record: Mapping[str, Any]) -> Cell:

@@ -6,7 +6,6 @@ to choose examples) trains on its subsets with seeds that no scoring run has.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -138,8 +137,8 @@ def check(plan: Plan, config: TrainConfig, num_examples: int) -> None:
     Raises:
         UserError: names the option, its value and what was expected.
     """
-    if not (math.isfinite(plan.margin) and plan.margin > 0):
-        raise _refuse("margin", plan.margin, "percentage points above 0")
+    if not 0 < plan.margin < 100:  # NaN is neither
+        raise _refuse("margin", plan.margin, "percentage points above 0 and below 100")
     if not plan.fractions or not all(0 < fraction < 1 for fraction in plan.fractions):
         raise _refuse("fractions", plan.fractions, "fractions above 0 and below 1 (all of the data is always there)")
     made = sizes(plan, num_examples)

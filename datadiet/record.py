@@ -57,10 +57,15 @@ class Record:
         return store.lock_run(self.path) if self.path and self.kind != "train" else nullcontext()
 
     def points(self) -> Iterator[tuple[int, int, dict[str, float]]]:
-        """All metrics: step, ms since 1970, values by name."""
+        """All metrics: step, ms since 1970, values by name.
+
+        Raises:
+            UserError: the reports of a training run are damaged, or one that is finished lacks its last.
+        """
         yield from ((step, at, values) for step, at, values in self.metrics)
         reports = self.path.with_name("metrics.jsonl") if self.path and self.kind == "train" else None
-        for line in store.read_lines(reports) if reports else ():
+        last = self.params.get("cfg.num_steps") if self.status == "FINISHED" else None
+        for line in store.read_lines(reports, last) if reports else ():
             values = {name: value for name, value in line.items() if name != "step"}
             yield line["step"], self.moment(values), values
 

@@ -236,16 +236,16 @@ def html(decision: Decision, shown: list[Picture], kept_files: list[str]) -> str
     )  # fmt: skip
 
 
-def margin_of(study: Study, margin: float | None) -> float:
-    """The margin asked for, else the study's own, else MARGIN.
+def check_margin(margin: float) -> float:
+    """Raises UserError where it is no number of percentage points above 0 and below 100."""
+    if not 0 < margin < 100:  # NaN is neither
+        raise UserError(f"margin={margin}: expected percentage points of test accuracy above 0, such as 0.5.")
+    return float(margin)
 
-    Raises:
-        UserError: it is no positive number of percentage points.
-    """
-    found = study.record["plan"].get("margin", MARGIN) if margin is None else margin
-    if not (math.isfinite(found) and 0 < found < 100):
-        raise UserError(f"margin={found}: expected percentage points of test accuracy above 0, such as 0.5.")
-    return float(found)
+
+def margin_of(study: Study, margin: float | None) -> float:
+    """The margin asked for, else the study's own, else MARGIN; see `check_margin`."""
+    return check_margin(study.record["plan"].get("margin", MARGIN) if margin is None else margin)
 
 
 def write_report(exps: Path, exp: str, margin: float | None = None) -> list[Path]:
@@ -286,6 +286,8 @@ def make_report(exp: str, margin: float | None, place: Place) -> Path:
         report.html.
     """
     exps = place.layout.exps
+    if margin is not None:
+        check_margin(margin)  # before anything is read
     study = read_study(exps, exp)
     told = margin_of(study, margin)
     note = f"Report of the study {exp} at a margin of {told:g} percentage points.\n\n    {place.command}"

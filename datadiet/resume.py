@@ -84,7 +84,7 @@ def last_good(run_dir: Path, config: TrainConfig, fresh: TrainState, say: Callab
         fresh: The untrained state.
         say: Told about every checkpoint that is passed over, and where training goes on.
     """
-    lines = store.read_lines(run_dir / "metrics.jsonl")
+    lines = store.good_lines(run_dir / "metrics.jsonl")
     for step in reversed(store.checkpoint_steps(run_dir)):
         earlier = [line for line in lines if line["step"] <= step]
         try:

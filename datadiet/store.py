@@ -635,7 +635,7 @@ def claim(path: Path, overwrite: bool) -> None:
 
 
 def append_line(path: Path, value: dict[str, Any]) -> None:
-    """Append one JSON line, on disk when this returns; a line that an earlier process left torn is cut off.
+    """Append one JSON line, sealed, on disk when this returns; a line that an earlier process left torn is cut off.
 
     Raises:
         UserError: it cannot be written; the file is as it was.
@@ -647,7 +647,7 @@ def append_line(path: Path, value: dict[str, Any]) -> None:
         if whole < end:
             file.truncate(whole)
         try:
-            file.write(json.dumps(value).encode() + b"\n")
+            file.write(_line(value).encode())
             file.flush()
             os.fsync(file.fileno())
         except OSError:
@@ -657,20 +657,52 @@ def append_line(path: Path, value: dict[str, Any]) -> None:
         sync_folder(path.parent)
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """JSON lines of a file up to the first that is incomplete or damaged; none where there is no file."""
-    values = []
-    try:
-        for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
-            value = json.loads(line if line.endswith(b"\n") else b"")
-            if not isinstance(value, dict) or not isinstance(value.get("step"), int):
-                break
-            values.append(value)
-    except (ValueError, RecursionError):
-        pass
+def read_lines(path: Path, last: int | None = None) -> list[dict[str, Any]]:
+    """JSON lines of a file without their seals; none where there is no file. A last line that an earlier process left
+    torn does not count.
+
+    Args:
+        last: Step of the last line, where it has to be there.
+    Raises:
+        UserError: a line is not what was written there, or the last one is missing.
+    """
+    values, damaged = _verified_lines(path)
+    if damaged is not None:
+        raise UserError(f"{path}: line {damaged} is not what was written there; it is damaged.")
+    if last is not None and [value["step"] for value in values[-1:]] != [last]:
+        raise UserError(f"{path}: the line of the last step, {last}, is missing; it is damaged.")
     return values
+
+
+def good_lines(path: Path) -> list[dict[str, Any]]:
+    """As `read_lines`, up to the first line that is damaged."""
+    return _verified_lines(path)[0]
+
+
+def _verified_lines(path: Path) -> tuple[list[dict[str, Any]], int | None]:
+    """Lines up to the first damaged one, and the number of that, from 1. Files of before lines had seals have none at
+    all and nothing but numbers."""
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    old, values = not any(SEAL.encode() in line for line in lines), []
+    for number, line in enumerate(lines, start=1):
+        try:
+            value = json.loads(line)
+            seal = value.pop(SEAL, None)
+            whole = isinstance(value["step"], int) and (
+                all(isinstance(v, int | float) for v in value.values()) if old else seal == sealed(value)[SEAL]
+            )
+        except (ValueError, RecursionError, AttributeError, TypeError, KeyError):
+            whole = False
+        if not whole:
+            return values, number
+        values.append(value)
+    return values, None
+
+
+def _line(value: dict[str, Any]) -> str:
+    return json.dumps(sealed(value)) + "\n"
 
 
 def write_lines(path: Path, values: Iterable[dict[str, Any]]) -> None:
     """The inverse of `read_lines`."""
-    write_text(path, "".join(json.dumps(value) + "\n" for value in values))
+    write_text(path, "".join(map(_line, values)))

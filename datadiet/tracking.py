@@ -287,12 +287,15 @@ def settle(mirror: Path, parent: TrackedRun | None = None, offline: bool = False
 
     Args:
         mirror: Its record; the caller holds its lock.
+    Raises:
+        UserError: the record or the run's reports are damaged.
     """
     link = parent.link if parent else Link(offline)
     if not mirror.exists() or not link.open:
         return
     record = load(mirror)
     record.settle()
+    list(record.points())  # damage is told as such, not as MLflow's absence
     try:
         bring(record, parent.record if parent else None, link.say)
     except UserError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -94,15 +95,45 @@ def test_a_damaged_file_is_an_error_or_what_it_was(made, name):
     place=st.floats(0, 1, exclude_max=True),
     drawn=st.binary(min_size=1, max_size=9),
 )
-def test_a_damaged_history_is_read_up_to_the_damage(made, kind, place, drawn):
+def test_a_damaged_history_is_an_error_and_good_up_to_the_damage(made, kind, place, drawn):
     path = made / RUN / "metrics.jsonl"
     before, right = path.read_bytes(), store.read_lines(path)
     whole = before[: int(place * len(before))].count(b"\n")
     path.write_bytes(mutated(before, kind, place, drawn))
     try:
-        assert store.read_lines(path)[:whole] == right[:whole]
+        found = store.good_lines(path)
+        assert found == right[: len(found)]
+        assert len(found) >= whole
+        try:
+            assert store.read_lines(path, last=44) == right
+        except UserError as error:
+            assert "metrics.jsonl: " in str(error)
     finally:
         path.write_bytes(before)
+
+
+def test_a_changed_digit_of_a_history_is_told_by_all_who_read_it(tmp_path, made):
+    shutil.copytree(made / "exps", tmp_path / "exps")
+    path = tmp_path / RUN / "metrics.jsonl"
+    lines = path.read_text().splitlines()
+    lines[1] = lines[1].replace('"test_acc": 0.', '"test_acc": 0.1', 1)
+    path.write_text("\n".join(lines) + "\n")
+    told = f"{path}: line 2 is not what was written there; it is damaged"
+    with pytest.raises(UserError, match=told):
+        store.read_lines(path)
+    assert told in datadiet("sync", tmp_path, expect=2, root=tmp_path).stderr
+    assert told in datadiet("full_data", tmp_path, expect=2, root=tmp_path, resume="true", **QUICK).stderr
+
+
+def test_a_history_without_seals_is_read_as_it_was_written(tmp_path):
+    path, values = tmp_path / "metrics.jsonl", [{"step": 11, "loss": 0.5}, {"step": 22, "loss": 0.25}]
+    path.write_text("".join(json.dumps(value) + "\n" for value in values))
+    assert store.read_lines(path, last=22) == values
+    store.append_line(path, {"step": 33})
+    with pytest.raises(UserError, match="line 1 is not what"):  # a line that lost its seal is no old one
+        store.read_lines(path)
+    store.write_lines(path, values)
+    assert store.read_lines(path) == values
 
 
 # --- what is never done with a file or a text ---------------------------------------------------

@@ -43,7 +43,7 @@ def folder(root: Path) -> Path:
 
 
 def reports(run: Path) -> list[dict]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return store.read_lines(run / "metrics.jsonl")
 
 
 def untimed(record: dict) -> dict:

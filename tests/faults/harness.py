@@ -174,7 +174,7 @@ def content(run: str) -> dict[str, Any]:
         if path.suffix == ".lock" or path.name == record.NAME:
             continue
         if path.name == "metrics.jsonl":
-            found[name] = [untimed(json.loads(line)) for line in path.read_text().splitlines()]
+            found[name] = [untimed(line) for line in store.read_lines(path)]
         elif path.suffix == ".json":
             found[name] = untimed(json.loads(path.read_text()))
             found[name].pop("record_sha256", None)

@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from datadiet import store
+from datadiet import record, store
 from datadiet.config import UserError
 
 from .harness import TRAINING, Child, Tally, asked, datadiet, differences, half_written, untold, words
@@ -245,11 +245,16 @@ def spoil_checkpoint(run: str, plan: list[tuple[str, int]]) -> list[list[str]]:
 
 def spoil_scores(path: str, plan: list[tuple[str, int]]) -> list[list[str]]:
     def load() -> list[Any]:
-        values, record = store.load_scores(Path(path))
-        return [values.tobytes(), record]
+        values, beside = store.load_scores(Path(path))
+        return [values.tobytes(), beside]
 
     kept = [(kind, seed) for kind, seed in plan if kind != "delete"]
     return _outcomes([path, str(Path(path).with_suffix(".json"))], kept, load)
+
+
+def spoil_history(path: str, plan: list[tuple[str, int]]) -> list[list[str]]:
+    """As `sync` and the next process of a run read it."""
+    return _outcomes([path], plan, lambda: list(record.load(Path(path).with_name(record.NAME)).points()))
 
 
 def corrupt(stage: Stage, question: Any, path: Path, fault: str, flips: int, cuts: int) -> Tally:
@@ -272,6 +277,8 @@ def corrupt_all(stage: Stage, flips: int, cuts: int) -> list[Tally]:
         corrupt(stage, spoil_checkpoint, run, "a file of a checkpoint missing or cut short", 0, cuts),
         corrupt(stage, spoil_scores, scores, "a byte of a score file or its record changed", flips, 0),
         corrupt(stage, spoil_scores, scores, "a score file or its record cut short", 0, cuts),
+        corrupt(stage, spoil_history, run / "metrics.jsonl", "a byte of metrics.jsonl changed", flips // 2, 0),
+        corrupt(stage, spoil_history, run / "metrics.jsonl", "metrics.jsonl missing or cut short", 0, cuts),
     ]
 
 
