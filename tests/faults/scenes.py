@@ -77,10 +77,14 @@ class Stage:
         for known, *found in zip(wrong.values(), apart, in_mlflow):
             tally.judge(known or [text for part in found for text in part])
 
-    def resumed(self, root: Path, uri: str | None = None) -> list[str]:
-        """Train on with resume=true; what is wrong with how that ends."""
-        child = self.train(root, uri)
-        return [f"{root}: resuming ended with {child.code}: {child.text[-400:]}"] if child.wait() else []
+    def resumed(self, *roots: Path) -> dict[Path, list[str]]:
+        """Train on with resume=true, two runs at a time; by root what is wrong with how that ends."""
+        wrong = {}
+        for first in range(0, len(roots), 2):
+            for root, child in [(root, self.train(root)) for root in roots[first : first + 2]]:
+                code = child.wait()
+                wrong[root] = [f"{root}: resuming ended with {code}: {child.text[-400:]}"] if code else []
+        return wrong
 
 
 def _hits(tally: Tally, count: int) -> Iterator[int]:
@@ -127,7 +131,7 @@ def _kill_saving(stage: Stage, child: Child, ckpts: Path) -> bool:
 def kill_training(stage: Stage, count: int, while_saving: bool) -> Tally:
     """kill -9 at a random moment, or at one while a checkpoint is being written; then resume=true."""
     tally = Tally("kill -9 while a checkpoint is written" if while_saving else "kill -9 while training")
-    wrong: dict[Path, list[str]] = {}
+    killed: dict[Path, bool] = {}  # whether it counts
     assert stage.whole
     for k in _hits(tally, count):
         root = stage.base / f"{'saving' if while_saving else 'training'}_{k}"
@@ -137,12 +141,9 @@ def kill_training(stage: Stage, count: int, while_saving: bool) -> Tally:
         if not hit:
             tally.not_hit += 1
         if hit or child.code == KILLED:  # also a run that is not counted is looked at
-            found = stage.resumed(root)
-            if hit:
-                wrong[root] = found
-            elif found:
-                tally.judge(found)
-    stage.judge(tally, wrong)
+            killed[root] = hit
+    wrong = stage.resumed(*killed)
+    stage.judge(tally, {root: found for root, found in wrong.items() if killed[root] or found})
     return tally
 
 
@@ -308,7 +309,7 @@ def full_disks(stage: Stage, count: int) -> Tally:
                 continue
             wrong[root] = _unclear(child) + half_written(root)
             subprocess.run(["mount", "-o", "remount,size=128m", root], check=True)
-            wrong[root] += stage.resumed(root)
+            wrong[root] += stage.resumed(root)[root]
         stage.judge(tally, wrong)
     finally:
         for root in mounted:
@@ -336,7 +337,7 @@ def read_only_folders(stage: Stage, count: int) -> Tally:
         if not covered or code == 0:
             tally.not_hit += 1
             continue
-        wrong[root] = _unclear(child) + stage.resumed(root)
+        wrong[root] = _unclear(child) + stage.resumed(root)[root]
     stage.judge(tally, wrong)
     return tally
 
