@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +72,24 @@ def call(arguments: list[str], cwd: Path, store: Path, expect: int | None = 0) -
     if expect is not None:
         assert done.returncode == expect, f"{arguments}\n{done.stdout}\n{done.stderr}"
     return done
+
+
+def begin(command: str, cwd: Path, store: Path, **params) -> subprocess.Popen:
+    """A subcommand as a real process, the first of a session of its own, with its own MLflow store."""
+    words = [word for name, value in params.items() for word in (f"--{name}", str(value))]
+    return subprocess.Popen(
+        [sys.executable, "-m", "entrypoints", command, *words], cwd=cwd, env=environment(store), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+
+
+def wait(process: subprocess.Popen, until: Callable[[], object]) -> None:
+    """Until something is so, while the process runs."""
+    end = time.monotonic() + 90
+    while not until():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "nothing happened within 90 seconds"
+        time.sleep(0.001)
 
 
 def mlflow_run(entry_point: str, root: Path, expect: int | None = 0, **params) -> subprocess.CompletedProcess:

@@ -7,8 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import time
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -17,7 +15,7 @@ import jax
 import mlflow
 import numpy as np
 import pytest
-from conftest import PROJECT, QUICK, datadiet, environment
+from conftest import PROJECT, QUICK, begin, datadiet, wait
 
 from datadiet import data, models, resume, store, train
 from datadiet.config import resolve, saved_steps
@@ -96,21 +94,9 @@ def runs_of(root: Path) -> list[mlflow.entities.Run]:
     return [run for run in found if run.data.tags["datadiet.root"] == str(root)]
 
 
-def begin(base: Path, root: Path) -> subprocess.Popen:
-    """A real process; `resume=true` also where there is nothing yet, as a scheduler would say it."""
-    words = [word for name, value in ({"root": root} | LONG).items() for word in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", "entrypoints", "full_data", "--resume", "true", *words]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=PROJECT, env=environment(base), **pipes)
-
-
-def wait(process: subprocess.Popen, until) -> None:
-    """Until something is so, while the process runs."""
-    end = time.monotonic() + 60
-    while not until():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end, "nothing happened within a minute"
-        time.sleep(0.001)
+def begin_long(base: Path, root: Path) -> subprocess.Popen:
+    """`resume=true` also where there is nothing yet, as a scheduler would say it."""
+    return begin("full_data", PROJECT, base, resume="true", root=root, **LONG)
 
 
 def stop_when_asked(monkeypatch, times: int) -> None:
@@ -147,7 +133,7 @@ def test_a_run_killed_again_and_again_ends_the_same(base):
         lambda: (run / "metrics.jsonl").exists() and b'"step": 300' in (run / "metrics.jsonl").read_bytes(),
     )
     for moment in moments:
-        process = begin(base, root)
+        process = begin_long(base, root)
         wait(process, moment)
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
@@ -161,7 +147,7 @@ def test_a_run_killed_again_and_again_ends_the_same(base):
 
 def test_sigterm_saves_and_ends_with_75_and_a_second_process_is_refused(base):
     root = base / "terminated"
-    process = begin(base, root)
+    process = begin_long(base, root)
     wait(process, (folder(root) / "mlflow_run.json").exists)
     for more in ({}, {"resume": "true"}, {"overwrite": "true"}):
         second = datadiet("full_data", base, expect=2, root=root, **LONG, **more)

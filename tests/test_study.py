@@ -6,14 +6,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import mlflow
 import pytest
-from conftest import datadiet, environment
+from conftest import begin, datadiet, wait
 
 from datadiet import config, graph, store
 from datadiet.config import TrainConfig
@@ -278,21 +277,9 @@ def test_runs_in_mlflow_can_be_grouped(base):
     }
 
 
-def begin(base: Path, root: Path) -> subprocess.Popen:
-    """A real study in two workers."""
-    words = ["--plan", "plan.json", "--workers", "2", "--root", str(root)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    command = [sys.executable, "-m", "entrypoints", "study", *words]
-    return subprocess.Popen(command, cwd=base, env=environment(root), start_new_session=True, **pipes)
-
-
-def wait(process: subprocess.Popen, until) -> None:
-    """Until something is so, while the process runs."""
-    end = time.monotonic() + 90
-    while not until():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end, "nothing happened within 90 seconds"
-        time.sleep(0.005)
+def begin_study(base: Path, root: Path) -> subprocess.Popen:
+    """In two workers."""
+    return begin("study", base, root, plan="plan.json", workers=2, root=root)
 
 
 def workers_of(process: subprocess.Popen) -> list[int]:
@@ -304,7 +291,7 @@ def workers_of(process: subprocess.Popen) -> list[int]:
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes in /proc")
 def test_killed_stopped_and_continued_in_workers_it_ends_the_same(base, tmp_path):
     runs = tmp_path / "exps/s"
-    study = begin(base, tmp_path)
+    study = begin_study(base, tmp_path)
     wait(study, lambda: len(list(runs.glob("full_data/run_[01]/ckpts/[1-9]*"))) > 1)
     killed = workers_of(study)
     os.kill(killed[0], signal.SIGKILL)
@@ -319,7 +306,7 @@ def test_killed_stopped_and_continued_in_workers_it_ends_the_same(base, tmp_path
         assert time.monotonic() < end, "workers outlive their study"
         time.sleep(0.01)
 
-    study = begin(base, tmp_path)
+    study = begin_study(base, tmp_path)
     wait(study, lambda: list(runs.glob("*/size_*/run_*/ckpts/*")))
     study.terminate()
     _, errors = study.communicate(timeout=60)

@@ -63,7 +63,7 @@ def _with_server(scenes: Any, stage: Any, many: Callable[[int], int]) -> Iterato
 @click.option("--seed", type=int, help="Of moments and places.  [default: drawn, and printed]")
 @click.option("--part", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Of all faults.  [default: 1]")
 @click.option(
-    "--only", help="Comma-separated, of: training, others, damage, disk, sync, store, server.  [default: all]"
+    "--only", help="Comma-separated, of: training, saving, others, damage, disk, sync, store, server.  [default: all]"
 )
 @click.option("--output", type=click.Path(path_type=Path), help="File for the table.  [default: results.md here]")
 @click.option("--keep", is_flag=True, help="Keep the folder in which it was done.")
@@ -84,7 +84,8 @@ def main(seed: int | None, part: float, only: str | None, output: Path | None, k
         return max(1, round(count * part))
 
     groups: dict[str, Callable[[], Iterable[Any]]] = {
-        "training": lambda: [scenes.kill_training(stage, many(20), False), scenes.kill_training(stage, many(12), True)],
+        "training": lambda: [scenes.kill_training(stage, many(20), False)],
+        "saving": lambda: [scenes.kill_training(stage, many(12), True)],
         "others": lambda: scenes.kill_others(stage, {"score": many(8), "mean_score": many(5), "results": many(5)}),
         "damage": lambda: scenes.corrupt_all(stage, many(200), many(40)),
         "disk": lambda: [scenes.full_disks(stage, many(6)), scenes.read_only_folders(stage, many(4))],

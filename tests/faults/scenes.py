@@ -57,16 +57,16 @@ class Stage:
         return time.monotonic() - child.begun
 
     @cached_property
-    def seconds(self) -> float:
-        """What an undisturbed training takes, with warm caches; it makes `whole`."""
-        self.done("warm", "full_data", root=self.base / "warm", **TRAINING)
-        return self.done("whole", "full_data", root=self.base / "whole", **TRAINING)
-
-    @cached_property
     def whole(self) -> Path:
         """The folder of an undisturbed run."""
-        assert self.seconds
+        self.done("whole", "full_data", root=self.base / "whole", **TRAINING)
         return self.base / "whole" / RUN
+
+    @cached_property
+    def seconds(self) -> float:
+        """What an undisturbed training takes, with warm caches."""
+        assert self.whole
+        return self.done("timed", "full_data", root=self.base / "timed", **TRAINING)
 
     def judge(self, tally: Tally, wrong: dict[Path, list[str]], uri: str | None = None) -> None:
         """Compare the runs of roots with the undisturbed one, and with what MLflow says; `wrong` is known already."""
