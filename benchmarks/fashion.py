@@ -21,10 +21,12 @@ import jax
 
 from datadiet import store
 from datadiet.config import TrainConfig
-from datadiet.pipeline import Place, ScoreChoice, train_runs
-from datadiet.pipeline import resolve as resolve_options
+from datadiet.pipeline import train_runs
+from datadiet.place import Place
 from datadiet.scoring import mean_run, score_run
 from datadiet.store import ExperimentLayout
+from datadiet.tasks import ScoreChoice
+from datadiet.tasks import resolve as resolve_options
 
 EPOCH = 60_000 // 128
 FRACTIONS = (0.7, 0.5, 0.3)

@@ -22,7 +22,7 @@ def build(root: Path, count: int) -> None:
 
     from datadiet import config as options
     from datadiet import remote, store
-    from datadiet.pipeline import Place
+    from datadiet.place import Place
     from datadiet.store import ExperimentLayout
 
     layout = Place(ExperimentLayout(root), None, "benchmark").layout

@@ -75,7 +75,8 @@ def training(path: Path, root: Path, dataset: data.Dataset, model: str, epochs: 
     """A run with everything on (forgetting, checkpoints, mirror, MLflow) against its steps and evaluations alone."""
     import mlflow
 
-    from datadiet.pipeline import Place, train_run
+    from datadiet.pipeline import train_run
+    from datadiet.place import Place
     from datadiet.store import ExperimentLayout
 
     mlflow.set_tracking_uri(f"sqlite:///{root}/mlflow.db")

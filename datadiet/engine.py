@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, Protocol
 from datadiet import remote, resume, tracking
 from datadiet.config import Interrupted, UserError
 from datadiet.graph import Job
-from datadiet.pipeline import Place, Progress, train_run
+from datadiet.pipeline import train_run
+from datadiet.place import Place, Progress
 from datadiet.scoring import mean_run, score_run
 from datadiet.store import ExperimentLayout
 

@@ -23,7 +23,7 @@ from datadiet.config import FIELDS, UserError, as_dict
 from datadiet.coresets import Parameters
 from datadiet.decision import Decision, noise_audit
 from datadiet.evidence import RANDOM, Study, read_study
-from datadiet.pipeline import Place
+from datadiet.place import Place
 from datadiet.statistics import Estimate
 
 MARGIN = 0.5  # percentage points, where neither the caller nor the study says

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from datadiet import remote, store
 from datadiet.config import BUDGETS, UserError
-from datadiet.pipeline import Place
+from datadiet.place import Place
 
 HEADER = (
     "Dataset", "Neural network", "Scored by", "No.of train datasamples", "fraction of data trained on",

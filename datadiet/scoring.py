@@ -12,7 +12,7 @@ import numpy as np
 from datadiet import config as options
 from datadiet import data, record, scores, store, tracking
 from datadiet.config import UserError
-from datadiet.pipeline import Place
+from datadiet.place import Place
 from datadiet.store import StoredRun
 
 QUANTILES = (5, 25, 50, 75, 95)  # per cent

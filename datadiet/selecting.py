@@ -9,8 +9,9 @@ from datadiet import choosing, data, record, tracking
 from datadiet import config as options
 from datadiet.config import TrainConfig
 from datadiet.coresets import Parameters
-from datadiet.pipeline import Place, ScoreChoice, choose, find_sources, resolve, scored_by
+from datadiet.place import Place
 from datadiet.scoring import check_replaceable
+from datadiet.tasks import ScoreChoice, choose, find_sources, resolve, scored_by
 
 RECORDED = (
     "selector", "size", "scores", *Parameters._fields, *choosing.FEATURE_FIELDS, "random_subset_seed",

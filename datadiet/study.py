@@ -11,12 +11,12 @@ from datadiet import (
     data,
     engine,
     graph,
-    pipeline,
     record,
     report,
     results,
     resume,
     store,
+    tasks,
     tracking,
     wording,
 )
@@ -26,7 +26,8 @@ from datadiet.coresets import Parameters
 from datadiet.decision import Decision
 from datadiet.evidence import Cell, read_study
 from datadiet.graph import Plan
-from datadiet.pipeline import Place, Task
+from datadiet.place import Place
+from datadiet.tasks import Task
 from datadiet.workers import Workers, default_workers
 
 SEEDS = ("model_seed", "train_seed", "random_subset_seed")
@@ -88,17 +89,17 @@ def check(plan: Plan, config: TrainConfig, exp: str, place: Place) -> tuple[Trai
         )
     options.validate(config)
     graph.check_names(plan)
-    resolved = pipeline.resolve(graph.scoring_configs(plan, config)[0])
+    resolved = tasks.resolve(graph.scoring_configs(plan, config)[0])
     given = {name: getattr(config, name) for name in (*Parameters._fields, "features_step")}
     graph.check(plan, replace(resolved, **given), data.count_examples(config.dataset, config.data_dir))
     if not config.track_forgetting and "forget" in plan.score_types:
         raise UserError("score_types=forget needs the statistics that track_forgetting=false leaves out.")
     config = replace(config, num_steps=resolved.num_steps)
-    task = pipeline.prepare(resolved, f"{exp}/{graph.FULL}", place, pipeline.load(resolved))
+    task = tasks.prepare(resolved, f"{exp}/{graph.FULL}", place, tasks.load(resolved))
     for job in graph.jobs(plan, config, exp, place.layout, task.dataset.num_examples):
         run_dir = place.layout.exps / job.name
         if job.kind == "train" and not place.overwrite and (run_dir / "args.json").exists():
-            resume.check_same(run_dir, pipeline.resolve(job.arguments["config"]), task.dataset, {})
+            resume.check_same(run_dir, tasks.resolve(job.arguments["config"]), task.dataset, {})
     return config, task
 
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from datadiet.choosing import FEATURE_FIELDS
 from datadiet.config import FIELDS, MAX_RUNS, Interrupted, TrainConfig, UserError, check_text
 from datadiet.coresets import Parameters
-from datadiet.pipeline import Place
+from datadiet.place import Place
 from datadiet.resume import EXIT_CODE
 from datadiet.store import ExperimentLayout
 

@@ -9,8 +9,9 @@ import click
 from datadiet.choosing import FEATURE_FIELDS, MANIFEST
 from datadiet.config import FIELDS
 from datadiet.coresets import Parameters
-from datadiet.pipeline import ScoreChoice, train_runs
+from datadiet.pipeline import train_runs
 from datadiet.selection import SELECTORS
+from datadiet.tasks import ScoreChoice
 
 from .options import (
     RESUME,

@@ -8,8 +8,8 @@ import pytest
 
 from datadiet import results
 from datadiet.config import TrainConfig, UserError
-from datadiet.pipeline import scored_by
 from datadiet.results import Result
+from datadiet.tasks import scored_by
 
 HEADER = (
     "Dataset,Neural network,Scored by,No.of train datasamples,fraction of data trained on,"
