@@ -20,7 +20,7 @@ class _Patient(asyncio.SelectorEventLoop):
     """A loop that, when closed, first lets its tasks and its threads come to their ends."""
 
     def close(self) -> None:
-        if not self.is_closed() and not self.is_running():
+        if not self.is_closed() and asyncio._get_running_loop() is None:  # garbage may be collected within another
             self.run_until_complete(self._drain())
         super().close()
 
