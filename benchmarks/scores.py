@@ -230,7 +230,7 @@ def tables(state: Mapping[str, Any]) -> str:
     if state["search"]:
         lines += ["", f"Accuracy on the tenth held out, mean of {SEARCH_RUNS} runs, by cutoff; the best was taken:", ""]
         lines += [f"| ccs | {' | '.join(map(str, CUTOFFS))} |", "|---" * (1 + len(CUTOFFS)) + "|"]
-        for place, found in state["search"].items():
+        for place, found in sorted(state["search"].items()):
             cells = [f"{100 * found[str(c)]:.2f}" if str(c) in found else "" for c in CUTOFFS]
             lines.append(f"| `{place}` | {' | '.join(cells)} |")
     return "\n".join(lines)
