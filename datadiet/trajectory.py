@@ -20,6 +20,7 @@ import numpy as np
 
 from datadiet import forgetting
 from datadiet.config import UserError
+from datadiet.logits import l2_error, lacking_margin, max_margin
 
 LOG_EPSILON = 1e-8  # inside the logarithms of tdds, as published
 
@@ -126,20 +127,14 @@ def averaged(quantity: Callable[[Batch], jax.Array]) -> Trajectory:
     return Trajectory(start, update, values)
 
 
-def _lacking_margin(outputs: jax.Array, labels: jax.Array) -> jax.Array:
-    """The largest output of another class minus the label's: [B, C] -> [B]."""
-    true = jax.nn.one_hot(labels, outputs.shape[-1], dtype=bool)
-    return jnp.where(true, -jnp.inf, outputs).max(-1) - jnp.where(true, outputs, 0).sum(-1)
-
-
 def negative_margin(batch: Batch) -> jax.Array:
     """max over c != y of z_c, minus z_y: its mean is -AUM, since a high AUM is easy. Source: Pleiss et al. 2020."""
-    return _lacking_margin(batch.logits, batch.labels)
+    return lacking_margin(batch.logits, batch.labels)
 
 
 def negative_probability_margin(batch: Batch) -> jax.Array:
     """The same of probabilities, in [-1, 1]. Source: the "AUM" of the code of Zheng et al. 2023 (CCS)."""
-    return _lacking_margin(batch.probabilities, batch.labels)
+    return max_margin(batch.logits, batch.labels)
 
 
 def doubt(batch: Batch) -> jax.Array:
@@ -154,7 +149,7 @@ def wrongness(batch: Batch) -> jax.Array:
 
 def el2n(batch: Batch) -> jax.Array:
     """||p - y||_2 in [0, sqrt(2)]. Source: Paul et al. 2021, there of one checkpoint in evaluation mode."""
-    return jnp.linalg.norm(batch.probabilities - jax.nn.one_hot(batch.labels, batch.logits.shape[-1]), axis=-1)
+    return l2_error(batch.logits, batch.labels)
 
 
 # --- spread over presentations ----------------------------------------------------------------

@@ -14,8 +14,8 @@ HOUSE = [
     "study", "cluster", "workers", "engine", "graph", "report", "wording", "kept", "figures", "decision", "evidence",
     "results", "sync", "selecting", "scoring", "pipeline", "tasks", "place", "choosing", "resume", "background",
     "tracking", "remote", "record", "store", "loops", "scores", "statistics", "search", "selection", "coresets",
-    "train", "trajectory", "forgetting", "programs", "per_example", "models", "conv", "prepare", "tfds_builders",
-    "fetch", "identity", "data", "cache", "sources", "config",
+    "train", "trajectory", "forgetting", "logits", "programs", "per_example", "models", "conv", "prepare",
+    "tfds_builders", "fetch", "identity", "data", "cache", "sources", "config",
 ]  # fmt: skip
 ENTRY_POINTS = {  # own parameters and defaults, from the contract; None: has to be given
     "main": {},
