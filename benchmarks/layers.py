@@ -12,6 +12,7 @@ from itertools import product
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from benchmarks import peer_torch
 from benchmarks.timing import Row, interleaved_seconds, row
@@ -19,6 +20,7 @@ from datadiet import conv
 
 BATCH = 128
 # (side of the input, channels in, out, kernel, stride) -> how many there are
+SLOWEST = (32, 64, 64, 3, 1)
 LAYERS = Counter({
     (32, 3, 64, 3, 1): 1, (32, 64, 64, 3, 1): 4, (32, 64, 128, 3, 2): 1, (32, 64, 128, 1, 2): 1,
     (16, 128, 128, 3, 1): 3, (16, 128, 256, 3, 2): 1, (16, 128, 256, 1, 2): 1, (8, 256, 256, 3, 1): 3,
@@ -69,8 +71,23 @@ def theirs(layer: tuple[int, ...]) -> dict[str, Callable[[], Any]]:
     return {kind: peer_torch.finished(work) for kind, work in zip(KINDS, works)}
 
 
+def bound(rounds: int) -> Row:
+    """The forward pass of SLOWEST against a product of the same size: what its windows, copied, take to be multiplied.
+
+    A convolution that XLA computed as that product could not be faster.
+    """
+    side, inputs, outputs, size, _ = SLOWEST
+    windows = jax.random.normal(jax.random.key(3), (BATCH * side * side, size * size * inputs))
+    kernel = jax.random.normal(jax.random.key(4), (size * size * inputs, outputs))
+    product, kind = jax.jit(jnp.matmul), KINDS[0]
+    runs = {"PyTorch": theirs(SLOWEST)[kind], "datadiet.conv": ours(SLOWEST)[kind]}
+    runs["XLA's product alone"] = lambda: product(windows, kernel)
+    name = f"{kind} of one convolution, {side}x{side}, {inputs} to {outputs} channels"
+    return row(name, BATCH, interleaved_seconds(runs, rounds), "PyTorch")
+
+
 def measure(rounds: int, quick: bool) -> Iterator[Row]:
-    """A row of each kind, where PyTorch is installed; quick: none."""
+    """Rows of each kind, where PyTorch is installed; quick: none."""
     if quick or not peer_torch.INSTALLED:
         return
     totals: dict[tuple[str, str], dict[str, list[float]]] = {}
@@ -83,3 +100,4 @@ def measure(rounds: int, quick: bool) -> Iterator[Row]:
                 totals[place][name] = [total + count * v for total, v in zip(so_far, values)]
     for (kind, stage), seconds in sorted(totals.items(), key=lambda item: KINDS.index(item[0][0])):
         yield row(f"{kind} of convolutions, {stage} of a resnet18_lowres step", BATCH, seconds, "PyTorch")
+    yield bound(rounds)

@@ -37,9 +37,9 @@ PROGRAM_FIELDS = (
 )  # fmt: skip
 
 
-# Models whose runs train side by side: small ones, a step of which does not keep all cores or a GPU busy. No committed
-# table measures it yet: `python -m benchmarks --only runs` does. On a CPU it changes no result.
-TOGETHER = frozenset({"mlp"})
+# Models whose runs train side by side: small ones, a step of which does not keep all cores or a GPU busy. Measured by
+# `python -m benchmarks --only runs`. On a CPU it changes no result.
+TOGETHER = frozenset({"mlp", "simple_cnn_0"})
 
 
 def gains_together(model: str) -> bool:
