@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import statistics
+import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -94,7 +96,7 @@ def main() -> None:
     )
     costs = [f"Scoring {given.score_runs} networks by {kind}: {value:.1f} s." for kind, value in seconds.items()]
     title = f"# Fashion-MNIST, {given.model}, {given.steps:,} steps, {given.dtype}, {device}"
-    text = "\n".join([title, "", "`python -m benchmarks.fashion`", "", head, *lines, "", *costs]) + "\n"
+    text = "\n".join([title, "", f"`python -m benchmarks.fashion {shlex.join(sys.argv[1:])}`".replace(" `", "`"), "", head, *lines, "", *costs]) + "\n"
     stem = re.sub(r"\W+", "_", device.lower()).strip("_")
     for folder in (given.root, Path(__file__).parent / "results"):
         folder.mkdir(parents=True, exist_ok=True)

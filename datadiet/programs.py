@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Any
 
 import jax
+import jax.monitoring
 import jax.numpy as jnp
 
 
@@ -41,6 +43,22 @@ def timed(clocks: Sequence[Clock], name: str, call: Callable, *arguments: Any) -
     for clock in clocks:
         clock.seconds[name] += share
     return result
+
+
+@contextmanager
+def compile_seconds() -> Iterator[list[float]]:
+    """Seconds that XLA takes to compile, or to find compiled, each program in a `with` block of this process."""
+    spent: list[float] = []
+
+    def hear(event: str, seconds: float, **_: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            spent.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(hear)
+    try:
+        yield spent
+    finally:
+        jax.monitoring.unregister_event_duration_listener(hear)
 
 
 def compiled(

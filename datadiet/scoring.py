@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from datadiet import config as options
-from datadiet import data, record, scores, store, tracking
+from datadiet import data, programs, record, scores, store, tracking
 from datadiet.config import UserError
 from datadiet.place import Place
 from datadiet.store import StoredRun
@@ -51,19 +51,26 @@ def find_run(place: Place, exp: str, run: int) -> StoredRun:
     return store.open_run(path)
 
 
-def _record(kind: str, path: Path, values: np.ndarray, identity: dict, provenance: dict, seconds: float,
+def _record(kind: str, path: Path, values: np.ndarray, identity: dict, provenance: dict, seconds: dict[str, float],
             exp: str, place: Place, entry_point: str, beside: dict[str, np.ndarray] | None = None) -> Path:  # fmt: skip
-    """Write a score file, arrays beside it by suffix, and its MLflow run."""
+    """Write a score file, arrays beside it by suffix, and its MLflow run.
+
+    Args:
+        seconds: total, and compile where something was compiled.
+    """
     name = place.layout.name(path.with_suffix(""))
     told = {k: v for k, v in provenance.items() if k != "labels"}
     note = f"{kind} of {len(values):,} examples of {identity['dataset']}: {told}"
     found, mirror = statistics(values), path.with_suffix(f".{record.NAME}")
     with place.track(entry_point, exp, name, mirror, params=told, note=note) as tracked:
-        store.save_scores(path, values, identity, provenance | {"seconds": round(seconds, 3)}, beside or {})
+        spent = {"seconds": round(seconds["total"] - seconds.get("compile", 0), 3)}
+        spent |= {"compile_seconds": round(seconds["compile"], 3)} if "compile" in seconds else {}
+        store.save_scores(path, values, identity, provenance | spent, beside or {})
         tracked.log_input(identity["dataset"], identity["fingerprint"], "scoring", num_rows=len(values))
-        tracked.log_metrics(found | {"time/total_seconds": seconds}, provenance["step"])
+        timings = {f"time/{name}_seconds": value for name, value in seconds.items()}
+        tracked.log_metrics(found | timings, provenance["step"])
     mean = f"mean {found['score/mean']:.4f}" if found else "nothing measured yet"
-    place.progress.say(f"{kind} at step {provenance['step']}: {mean} in {seconds:.1f} s -> {path}")
+    place.progress.say(f"{kind} at step {provenance['step']}: {mean} in {seconds['total']:.1f} s -> {path}")
     return path
 
 
@@ -126,12 +133,13 @@ def score_run(kind: str, run: int, step: int | None, batch_size: int, source_exp
         raise UserError(f"{dataset.name} has changed since {stored.path} was trained on it; train the run again.")
     labels, _ = data.randomize_labels(dataset.train_labels, config.random_label_fraction, config.random_label_seed)
     start = time.perf_counter()
-    with place.progress.counter(dataset.num_examples, f"{kind} of {place.layout.name(stored.path)}") as advance:
+    label = f"{kind} of {place.layout.name(stored.path)}"
+    with programs.compile_seconds() as compiling, place.progress.counter(dataset.num_examples, label) as advance:
         values = scores.compute_many(
             [kind], stored.network, variables, dataset.train_images, labels, batch_size,
             prepare=data.Normalizer.of(dataset), progress=advance,
         )[kind]  # fmt: skip
-    seconds = time.perf_counter() - start
+    seconds = {"total": time.perf_counter() - start, "compile": sum(compiling)}
     return _record(kind, path, values, dataset.identity(), provenance, seconds, exp, place, "score")
 
 
@@ -192,7 +200,7 @@ def mean_run(
     if held and held["sha256"] == hashlib.sha256(store.npy_bytes(values)).hexdigest():
         return _take(target, place)
     beside = {"runs": runs.astype(np.float32), "stderr": scores.standard_error(runs)}
-    seconds = time.perf_counter() - start
+    seconds = {"total": time.perf_counter() - start}
     return _record(kind, target, values, identity, provenance, seconds, exp, place, "mean_score", beside)
 
 

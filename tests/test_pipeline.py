@@ -150,6 +150,11 @@ def test_scores_and_means_tell_what_they_are(root, runs):
     assert run.data.metrics["score/mean"] == pytest.approx(mean.mean())
     assert run.data.metrics["score/q95"] == pytest.approx(np.percentile(mean, 95))
     assert runs["full_data/run_1/grad_norm_scores/ckpt_4"].data.tags["datadiet.kind"] == "score"
+    run = runs["full_data/run_0/error_l2_norm_scores/ckpt_0"]  # scored by a process of its own
+    record = json.loads(score_of(root, "l2_error", "run_0", step=0).with_suffix(".json").read_text())
+    compiling, total = (run.data.metrics[f"time/{name}_seconds"] for name in ("compile", "total"))
+    assert 0 < compiling < total
+    assert record["seconds"] == pytest.approx(total - compiling, abs=1e-3)
 
 
 def test_randomised_labels_are_recorded(root, runs):
