@@ -96,7 +96,8 @@ def main() -> None:
     )
     costs = [f"Scoring {given.score_runs} networks by {kind}: {value:.1f} s." for kind, value in seconds.items()]
     title = f"# Fashion-MNIST, {given.model}, {given.steps:,} steps, {given.dtype}, {device}"
-    text = "\n".join([title, "", f"`python -m benchmarks.fashion {shlex.join(sys.argv[1:])}`".replace(" `", "`"), "", head, *lines, "", *costs]) + "\n"
+    command = shlex.join(["python", "-m", "benchmarks.fashion", *sys.argv[1:]])
+    text = "\n".join([title, "", f"`{command}`", "", head, *lines, "", *costs]) + "\n"
     stem = re.sub(r"\W+", "_", device.lower()).strip("_")
     for folder in (given.root, Path(__file__).parent / "results"):
         folder.mkdir(parents=True, exist_ok=True)
