@@ -18,6 +18,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from datadiet.config import UserError
+from datadiet.conv import on_cpu
 from datadiet.logits import LOGIT_SCORES, l2_error
 from datadiet.models import Network, Variables
 from datadiet.per_example import grad_norms
@@ -94,10 +95,10 @@ def _as_given(images: jax.Array) -> jax.Array:
 
 
 def _rows(array: np.ndarray | jax.Array, first: int, size: int) -> np.ndarray | jax.Array:
-    """Rows of an array where it lies: a view on the host, one compiled slice on a device."""
-    if isinstance(array, jax.Array):
+    """Rows of an array where it lies: a view in the memory of a CPU, one compiled slice on a device."""
+    if isinstance(array, jax.Array) and not on_cpu():
         return jax.lax.dynamic_slice_in_dim(array, first, size)
-    return array[first : first + size]
+    return np.asarray(array)[first : first + size]
 
 
 @lru_cache(maxsize=8)
