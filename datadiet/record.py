@@ -74,10 +74,12 @@ class Record:
         return self.begun + int(1000 * values.get("time/total_seconds", 0))
 
     def same_run(self, other: Record) -> bool:
-        """Whether an unfinished run that was begun as `self` is the one that would begin as `other`."""
+        """Whether a run that was begun as `self` is the one that would begin as `other`: it did not finish, or MLflow
+        did not hear of its end."""
         theirs = {k: v for k, v in other.params.items() if k.removeprefix("cfg.") not in LOCATION_FIELDS}
         mine = {name: self.params.get(name) for name in theirs}
-        return (self.kind, self.name, mine) == (other.kind, other.name, theirs) and self.status != "FINISHED"
+        ended = self.status == "FINISHED" and self.synced
+        return (self.kind, self.name, mine) == (other.kind, other.name, theirs) and not ended
 
     def identify(self, run_id: str) -> None:
         """Note the MLflow run; a summary written before it was known names it as well."""

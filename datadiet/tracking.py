@@ -76,6 +76,7 @@ class TrackedRun:
             mirrored: They are in the run's metrics.jsonl already.
         """
         values = {k: float(v) for k, v in metrics.items()}
+        values |= {k: v for k, v in self.timings(step).items() if k in values}
         at = self.record.moment(values) if mirrored else now()
         if not mirrored and [step, values] not in [[s, v] for s, _, v in self.record.metrics]:
             self.record.metrics.append([step, at, values])

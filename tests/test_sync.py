@@ -190,3 +190,16 @@ def test_a_run_that_filled_the_disk_goes_on_when_there_is_room(tmp_path, monkeyp
     done = datadiet("full_data", tmp_path, offline="true", resume="true", **FAST)
     assert "continued from step 0 of 44" in done.stdout
     assert store.checkpoint_steps(run) == [0, 22, 44]
+
+
+def test_a_score_whose_process_died_before_mlflow_heard_of_its_end_is_one_run(tmp_path, new_store, monkeypatch):
+    shutil.copy(new_store, tmp_path / "mlflow.db")
+    datadiet("full_data", tmp_path, run=0, **FAST)
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking, "_end", lambda run, status, error: run.record.end(status))
+        datadiet("score", tmp_path, run=0, step=22)
+    name = "score full_data/run_0/error_l2_norm_scores/ckpt_22"
+    assert in_mlflow(tmp_path)[name].info.status == "RUNNING"
+    datadiet("score", tmp_path, run=0, step=22)
+    assert in_mlflow(tmp_path)[name].info.status == "FINISHED"
+    check_told(tmp_path)
