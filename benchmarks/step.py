@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -42,24 +43,24 @@ def step(network: Any, optimizer: optax.GradientTransformation, state: tuple, ba
     return (optax.apply_updates(params, updates), stats, memory), value
 
 
-def compiled_steps(batch_size: int, chunked: bool = True, dtype: str = "float32") -> tuple[Callable[[], Any], ...]:
-    """One step, and a scan of SCANNED_STEPS steps."""
+def compiled(batch_size: int, scanned: bool, chunked: bool = True, dtype: str = "float32") -> Callable[[], Any]:
+    """One step; scanned: SCANNED_STEPS of them."""
     network = build_model(MODEL, 10, (32, 32, 3), compute_dtype=dtype)
     variables = network.init(jax.random.key(0))
     optimizer = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.1, 0.9, nesterov=True))
     state = (variables["params"], variables["batch_stats"], optimizer.init(variables["params"]))
     images = jax.random.normal(jax.random.key(1), (batch_size, 32, 32, 3))
     batch = (images, jnp.arange(batch_size, dtype=jnp.int32) % 10)
-    batches = jax.tree.map(lambda x: jnp.stack([x] * SCANNED_STEPS), batch)
+    run = partial(step, network, optimizer)
+    if scanned:
+        run, batch = partial(jax.lax.scan, run), jax.tree.map(lambda x: jnp.stack([x] * SCANNED_STEPS), batch)
     on_cpu = conv.on_cpu
     conv.on_cpu = on_cpu if chunked else lambda: False
     try:
-        one = jax.jit(lambda s, b: step(network, optimizer, s, b)).lower(state, batch).compile()
-        scanned = jax.jit(lambda s, b: jax.lax.scan(lambda s, b: step(network, optimizer, s, b), s, b))
-        scanned = scanned.lower(state, batches).compile()
+        program = jax.jit(run).lower(state, batch).compile()
     finally:
         conv.on_cpu = on_cpu
-    return lambda: one(state, batch), lambda: scanned(state, batches)
+    return lambda: program(state, batch)
 
 
 def per_step(seconds: dict[str, list[float]]) -> dict[str, list[float]]:
@@ -83,10 +84,9 @@ def peers(batch_size: int, half: bool = False) -> dict[str, Callable[[], Any]]:
 
 def cpu_rows(rounds: int, quick: bool) -> Iterator[Row]:
     for batch_size in (16,) if quick else (16, 128):
-        fast, fast_scan = compiled_steps(batch_size)
-        runs = {"step": fast, "step in a scan": fast_scan}
+        runs = {"step": compiled(batch_size, False), "step in a scan": compiled(batch_size, True)}
         if batch_size <= PLAIN_UP_TO:
-            runs["without datadiet.conv"], _ = compiled_steps(batch_size, chunked=False)  # in a scan: about 50 times
+            runs["without datadiet.conv"] = compiled(batch_size, False, chunked=False)  # in a scan: about 50 times
         seconds = per_step(
             interleaved_seconds(runs | peers(batch_size), rounds if batch_size < 128 else min(rounds, 3))
         )
@@ -96,7 +96,7 @@ def cpu_rows(rounds: int, quick: bool) -> Iterator[Row]:
 
 def gpu_rows(rounds: int, quick: bool) -> Iterator[Row]:
     for half in (False, True):
-        _, scan = compiled_steps(128, dtype="bfloat16" if half else "float32")
+        scan = compiled(128, True, dtype="bfloat16" if half else "float32")
         seconds = per_step(interleaved_seconds({"step in a scan": scan} | peers(128, half), rounds))
         goals = against_torch(seconds, "step in a scan", 1.0, "training step in bfloat16") if half else ()
         yield row(f"training step, {MODEL}, {'bfloat16' if half else 'float32'}", 128, seconds, "step in a scan",

@@ -9,8 +9,15 @@ from typing import NamedTuple
 import numpy as np
 
 from datadiet import statistics as st
+from datadiet.config import UserError
 from datadiet.evidence import RANDOM, Cell, Score, Study
 from datadiet.statistics import Estimate
+
+
+def check_margin(margin: float) -> None:
+    """Raises UserError where it is no number of percentage points above 0 and below 100."""
+    if not 0 < margin < 100:  # NaN is neither
+        raise UserError(f"margin={margin}: expected percentage points above 0 and below 100, such as 0.5.")
 
 
 class Line(NamedTuple):

@@ -174,7 +174,7 @@ class Study:
 
     def history(self, cell: Cell) -> History:
         """Test accuracies of a cell's runs at every report."""
-        lines = [_lines(self.exps / path) for path in cell.paths]
+        lines = [_lines(store.open_run(self.exps / path)) for path in cell.paths]
         steps = sorted(set.intersection(*({line["step"] for line in of_run} for of_run in lines)))
         by_step = [{line["step"]: line["test_acc"] for line in of_run} for of_run in lines]
         return History(np.array(steps), np.array([[found[step] for step in steps] for found in by_step]))
@@ -187,13 +187,13 @@ class Study:
         return np.stack([store.load_scores(file)[0] for file in files]) if all(f.exists() for f in files) else None
 
 
-def _lines(run_dir: Path) -> list[dict[str, Any]]:
+def _lines(run: store.StoredRun) -> list[dict[str, Any]]:
     """Reports of a finished run, at least one.
 
     Raises:
         UserError: they are damaged.
     """
-    return store.read_lines(run_dir / "metrics.jsonl", last=store.open_run(run_dir).config.num_steps)
+    return store.read_lines(run.path / "metrics.jsonl", last=run.config.num_steps)
 
 
 def _cell(exps: Path, record: Mapping[str, Any]) -> Cell:
@@ -211,7 +211,7 @@ def _cell(exps: Path, record: Mapping[str, Any]) -> Cell:
         accuracies=np.array([s["test_acc"] for s in found]),
         per_class=np.array([s.get("test_acc_per_class", nothing) for s in found], float),
         kept_per_class=np.array([s.get("kept_per_class", nothing) for s in found], float).mean(axis=0),
-        train_seconds=np.array([_lines(run.path)[-1].get("time/train_seconds", math.nan) for run in runs]),
+        train_seconds=np.array([_lines(run)[-1].get("time/train_seconds", math.nan) for run in runs]),
         select_seconds=float(np.mean([s.get("select_seconds", math.nan) for s in found])),
     )
 
@@ -223,7 +223,7 @@ def _score(exps: Path, record: Mapping[str, Any], score_runs: list[str]) -> Scor
     loaded = [store.load_scores(store.score_file(exps / path, kind, step)) for path in score_runs]
     trained = 0.0
     for path in score_runs:
-        last = _lines(exps / path)[-1]
+        last = _lines(store.open_run(exps / path))[-1]
         trained += last.get("time/train_seconds", math.nan) * min(1.0, step / last["step"])
     unknown = 0.0 if kind in TRAINING_SCORES else math.nan  # those come with the training
     scored = sum((own or {}).get("seconds", unknown) for _, own in loaded) + (made or {}).get("seconds", math.nan)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,18 @@ class Forgetting(NamedTuple):
 def start_forgetting(num_examples: int) -> Forgetting:
     """Nothing presented yet. (Four arrays of their own: a training step reuses their buffers.)"""
     return Forgetting(*(jnp.zeros(num_examples, dtype) for dtype in (jnp.int32, jnp.int32, bool, bool)))
+
+
+def update_rows(update: Callable[[Any], Any], statistics: Any, ids: jax.Array) -> Any:
+    """A pytree of arrays [N, …] after an update of its rows `ids` [B], each at most once.
+
+    XLA copies an array of N rows in every step of a loop unless whole rows are written, and from what is read of it.
+
+    Args:
+        update: Takes the rows, arrays [B, …], and gives the new ones.
+    """
+    rows = update(jax.tree.map(lambda leaf: leaf[ids], statistics))
+    return jax.tree.map(lambda leaf, row: leaf.at[ids].set(row), statistics, rows)
 
 
 def update_forgetting(stats: Forgetting, correct: jax.Array) -> Forgetting:
@@ -80,8 +93,7 @@ def forgetting_scores(ids: np.ndarray, correct: np.ndarray, num_examples: int) -
     rows = (ids.reshape(len(ids), -1), correct.reshape(len(ids), -1))
 
     def step(stats: Forgetting, row: tuple[jax.Array, jax.Array]) -> tuple[Forgetting, None]:
-        presented = update_forgetting(jax.tree.map(lambda leaf: leaf[row[0]], stats), row[1])
-        return jax.tree.map(lambda leaf, new: leaf.at[row[0]].set(new), stats, presented), None
+        return update_rows(lambda seen: update_forgetting(seen, row[1]), stats, row[0]), None
 
     stats, _ = jax.lax.scan(step, start_forgetting(num_examples), jax.tree.map(jnp.asarray, rows))
     return forgetting_values(stats)

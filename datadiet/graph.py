@@ -15,6 +15,7 @@ from datadiet import choosing, scores, selection, store, trajectory
 from datadiet import config as options
 from datadiet.config import TrainConfig, UserError, option
 from datadiet.coresets import Parameters
+from datadiet.decision import check_margin
 from datadiet.store import ExperimentLayout
 
 FULL = "full_data"  # folder of the runs on all examples, below the study's own
@@ -137,8 +138,7 @@ def check(plan: Plan, config: TrainConfig, num_examples: int) -> None:
     Raises:
         UserError: names the option, its value and what was expected.
     """
-    if not 0 < plan.margin < 100:  # NaN is neither
-        raise _refuse("margin", plan.margin, "percentage points above 0 and below 100")
+    check_margin(plan.margin)
     if not plan.fractions or not all(0 < fraction < 1 for fraction in plan.fractions):
         raise _refuse("fractions", plan.fractions, "fractions above 0 and below 1 (all of the data is always there)")
     made = sizes(plan, num_examples)

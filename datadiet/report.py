@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 
 import datadiet
 from datadiet import choosing, figures, kept, store, tracking, wording
-from datadiet.config import FIELDS, UserError, as_dict
+from datadiet.config import FIELDS, as_dict
 from datadiet.coresets import Parameters
-from datadiet.decision import Decision, noise_audit
+from datadiet.decision import Decision, check_margin, noise_audit
 from datadiet.evidence import RANDOM, Study, read_study
 from datadiet.place import Place
 from datadiet.statistics import Estimate
@@ -236,16 +236,11 @@ def html(decision: Decision, shown: list[Picture], kept_files: list[str]) -> str
     )  # fmt: skip
 
 
-def check_margin(margin: float) -> float:
-    """Raises UserError where it is no number of percentage points above 0 and below 100."""
-    if not 0 < margin < 100:  # NaN is neither
-        raise UserError(f"margin={margin}: expected percentage points of test accuracy above 0, such as 0.5.")
-    return float(margin)
-
-
 def margin_of(study: Study, margin: float | None) -> float:
     """The margin asked for, else the study's own, else MARGIN; see `check_margin`."""
-    return check_margin(study.record["plan"].get("margin", MARGIN) if margin is None else margin)
+    found = study.record["plan"].get("margin", MARGIN) if margin is None else margin
+    check_margin(found)
+    return float(found)
 
 
 def write_report(exps: Path, exp: str, margin: float | None = None) -> list[Path]:

@@ -76,11 +76,12 @@ class TrackedRun:
             mirrored: They are in the run's metrics.jsonl already.
         """
         values = {k: float(v) for k, v in metrics.items()}
-        values |= {k: v for k, v in self.timings(step).items() if k in values}
         at = self.record.moment(values) if mirrored else now()
-        if not mirrored and [step, values] not in [[s, v] for s, _, v in self.record.metrics]:
-            self.record.metrics.append([step, at, values])
-            self.record.save()
+        if not mirrored:
+            values |= {k: v for k, v in self.timings(step).items() if k in values}
+            if [step, values] not in [[s, v] for s, _, v in self.record.metrics]:
+                self.record.metrics.append([step, at, values])
+                self.record.save()
         new = [(k, v, at, step) for k, v in values.items() if (k, step) not in self.held]
         if new:
             self._tell(lambda client: remote.log_metrics(client, str(self.id), new))

@@ -315,13 +315,12 @@ def start(names: Iterable[str], shape: Shape) -> dict[str, Any]:
 
 
 def update(statistics: Mapping[str, Any], batch: Batch, decay: float) -> dict[str, Any]:
-    """All statistics after one more batch.
+    """All statistics after one more batch."""
 
-    XLA copies an array of N rows in every step unless whole rows are written, and from what is read of it.
-    """
-    rows = jax.tree.map(lambda leaf: leaf[batch.ids], dict(statistics))
-    rows = {name: TRAJECTORIES[name].update(stats, batch, decay) for name, stats in rows.items()}
-    return jax.tree.map(lambda leaf, row: leaf.at[batch.ids].set(row), dict(statistics), rows)
+    def presented(rows: dict[str, Any]) -> dict[str, Any]:
+        return {name: TRAJECTORIES[name].update(stats, batch, decay) for name, stats in rows.items()}
+
+    return forgetting.update_rows(presented, dict(statistics), batch.ids)
 
 
 def summary(statistics: Mapping[str, Any], member: np.ndarray) -> dict[str, float]:
