@@ -49,6 +49,16 @@ def table(tallies: list, seed: int, seconds: float) -> str:
     return "\n".join([line(head), rule, *map(line, rows), "", made, *([""] if notes else []), *notes]) + "\n"
 
 
+OTHERS = {"score": 8, "mean_score": 5, "results": 5}  # kills at random moments
+CHANGES = 40  # kills before a change by score, ...: as a rule every one of them
+
+
+def _at_changes(scenes: Any, stage: Any, many: Callable[[int], int]) -> Iterator[Any]:
+    for command in OTHERS:
+        yield scenes.kill_other_at_changes(stage, command, many(CHANGES))
+    yield scenes.kill_training_at_changes(stage, many(20))
+
+
 def _with_server(scenes: Any, stage: Any, many: Callable[[int], int]) -> Iterator[Any]:
     own = scenes.new_server(stage.base / "server")
     try:
@@ -63,7 +73,8 @@ def _with_server(scenes: Any, stage: Any, many: Callable[[int], int]) -> Iterato
 @click.option("--seed", type=int, help="Of moments and places.  [default: drawn, and printed]")
 @click.option("--part", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Of all faults.  [default: 1]")
 @click.option(
-    "--only", help="Comma-separated, of: training, saving, others, damage, disk, sync, store, server.  [default: all]"
+    "--only",
+    help="Comma-separated, of: training, saving, others, changes, damage, disk, sync, store, server.  [default: all]",
 )
 @click.option("--output", type=click.Path(path_type=Path), help="File for the table.  [default: results.md here]")
 @click.option("--keep", is_flag=True, help="Keep the folder in which it was done.")
@@ -86,7 +97,8 @@ def main(seed: int | None, part: float, only: str | None, output: Path | None, k
     groups: dict[str, Callable[[], Iterable[Any]]] = {
         "training": lambda: [scenes.kill_training(stage, many(20), False)],
         "saving": lambda: [scenes.kill_training(stage, many(12), True)],
-        "others": lambda: scenes.kill_others(stage, {"score": many(8), "mean_score": many(5), "results": many(5)}),
+        "others": lambda: (scenes.kill_other(stage, c, many(n)) for c, n in OTHERS.items()),
+        "changes": lambda: _at_changes(scenes, stage, many),
         "damage": lambda: scenes.corrupt_all(stage, many(200), many(40)),
         "disk": lambda: [scenes.full_disks(stage, many(6)), scenes.read_only_folders(stage, many(4))],
         "sync": lambda: [scenes.kill_sync(stage, many(6))],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -117,17 +118,43 @@ def fork(work: Any, log: Path) -> Child:
         os._exit(code or 0)
 
 
-def datadiet(words: list[str], uri: str, log: Path) -> Child:
-    """`datadiet WORDS` as a process of its own."""
+def datadiet(words: list[str], uri: str, log: Path, dies_at: int | None = None) -> Child:
+    """`datadiet WORDS` as a process of its own; with `dies_at` see `die_at`, and its log ends with "N changes"."""
 
     def work() -> int:
         import mlflow
 
         mlflow.set_tracking_uri(uri)
-        main(words, prog_name="datadiet")
+        changes = itertools.count() if dies_at is None else die_at(dies_at)
+        try:
+            main(words, prog_name="datadiet")
+        finally:
+            if dies_at is not None:
+                print(f"\n{next(changes)} changes")
         return 0
 
     return fork(work, log)
+
+
+def die_at(number: int) -> itertools.count:
+    """kill -9 this process just before its change of that number, from 0: a file put in place or appended to, or the
+    end of a transaction of MLflow's store. Gives what counts the changes."""
+    import sqlalchemy.engine
+    import sqlalchemy.event
+
+    changes = itertools.count()
+
+    def change(*_: Any) -> None:
+        if next(changes) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def audit(event: str, arguments: tuple) -> None:
+        if event == "os.rename" or (event == "open" and str(arguments[1]).startswith("a")):
+            change()
+
+    sys.addaudithook(audit)
+    sqlalchemy.event.listen(sqlalchemy.engine.Engine, "commit", change)
+    return changes
 
 
 def words(command: str, **options: Any) -> list[str]:

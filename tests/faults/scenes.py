@@ -43,8 +43,8 @@ class Stage:
     def log(self, name: str) -> Path:
         return self.base / "logs" / f"{name}.log"
 
-    def run(self, name: str, command: str, uri: str | None = None, **options: Any) -> Child:
-        return datadiet(words(command, **options), uri or self.uri, self.log(name))
+    def run(self, name: str, command: str, uri: str | None = None, dies_at: int | None = None, **options: Any) -> Child:
+        return datadiet(words(command, **options), uri or self.uri, self.log(name), dies_at)
 
     def train(self, root: Path, uri: str | None = None, **more: Any) -> Child:
         return self.run(root.name, "full_data", uri, root=root, resume="true", **TRAINING, **more)
@@ -67,6 +67,12 @@ class Stage:
         """What an undisturbed training takes, with warm caches."""
         assert self.whole
         return self.done("timed", "full_data", root=self.base / "timed", **TRAINING)
+
+    @cached_property
+    def scored(self) -> Path:
+        """The folder of an undisturbed run that has scored as well."""
+        self.done("scored", "score", root=self.whole.parents[2], score_exp="full_data", exp="scored", step=15)
+        return self.whole
 
     def judge(self, tally: Tally, wrong: dict[Path, list[str]], uri: str | None = None) -> None:
         """Compare the runs of roots with the undisturbed one, and with what MLflow says; `wrong` is known already."""
@@ -147,49 +153,96 @@ def kill_training(stage: Stage, count: int, while_saving: bool) -> Tally:
     return tally
 
 
-def _score_options(stage: Stage, command: str, name: str) -> tuple[str, dict[str, Any], Path]:
+def _other(stage: Stage, command: str, name: str) -> tuple[dict[str, Any], Path]:
+    """The options of score, mean_score or results, and the file that it makes."""
     root = stage.base / "whole"
     if command == "results":
         out = stage.base / f"{name}.csv"
-        return command, {"exps_path": root / "exps", "output": out, "root": root}, out
-    own = {"n_runs": 1} if command == "mean_score" else {}
-    exp = f"by_{name}"
-    if command == "mean_score":
-        out = root / "exps" / exp / "error_l2_norm_scores/ckpt_15.npy"
-        return command, {"root": root, "score_exp": "scored", "exp": exp, "step": 15, **own}, out
-    out = root / "exps" / exp / "run_0/error_l2_norm_scores/ckpt_15.npy"
-    return command, {"root": root, "score_exp": "full_data", "exp": exp, "step": 15}, out
+        return {"root": root, "exps_path": root / "exps", "output": out}, out
+    own, place = ({"n_runs": 1}, "") if command == "mean_score" else ({}, "run_0/")
+    score_exp = "scored" if command == "mean_score" else "full_data"
+    out = root / f"exps/by_{name}/{place}error_l2_norm_scores/ckpt_15.npy"
+    return {"root": root, "score_exp": score_exp, "exp": f"by_{name}", "step": 15, **own}, out
 
 
-def kill_others(stage: Stage, counts: dict[str, int]) -> list[Tally]:
-    """kill -9 at random moments of score, mean_score and results; then the same command again."""
-    root = stage.whole.parents[2]
-    stage.done("scored", "score", root=root, score_exp="full_data", exp="scored", step=15)
-    return [_kill_other(stage, command, count) for command, count in counts.items()]
+def _repeated(stage: Stage, command: str, name: str, expected: Path) -> list[str]:
+    """The same command again; what is wrong with the file before and after."""
+    options, out = _other(stage, command, name)
+    wrong = []
+    if out.exists() and out.read_bytes() != expected.read_bytes():
+        wrong.append(f"{out} is neither old nor new")
+    again = stage.run(f"{name}_again", command, **options)
+    same = again.wait() == 0 and out.read_bytes() == expected.read_bytes()
+    if not same or (command != "results" and store.load_scores(out)[1] is None):
+        wrong.append(f"{out}: {again.text[-300:]}")
+    return wrong
 
 
-def _kill_other(stage: Stage, command: str, count: int) -> Tally:
+def _judge_others(stage: Stage, tally: Tally, wrong: dict[str, list[str]]) -> Tally:
+    """By name of the killed process what is wrong; MLflow is asked as well."""
+    told = asked(untold, stage.uri, [str(stage.base / "whole")], log=stage.log("untold"))[0]
+    for name, known in wrong.items():
+        tally.judge(known + [text for text in told if f"/by_{name}/" in text])
+    return tally
+
+
+def kill_other(stage: Stage, command: str, count: int) -> Tally:
+    """kill -9 at random moments of score, mean_score or results; then the same command again."""
     tally = Tally(f"kill -9 in {command}")
-    _, options, expected = _score_options(stage, command, f"whole_{command}")
+    assert stage.scored
+    options, expected = _other(stage, command, f"whole_{command}")
     seconds = stage.done(f"whole_{command}", command, **options)
+    killed: dict[str, list[str]] = {}
     for k in _hits(tally, count):
         name = f"{command}_{k}"
-        _, options, out = _score_options(stage, command, name)
-        child = stage.run(name, command, **options)
-        hit = _kill_at(stage, child, seconds)
+        options, _ = _other(stage, command, name)
+        hit = _kill_at(stage, stage.run(name, command, **options), seconds)
         if not hit:
             tally.not_hit += 1
-        wrong = []
-        if out.exists() and out.read_bytes() != expected.read_bytes():
-            wrong.append(f"{out} is neither old nor new")
-        again = stage.run(f"{name}_again", command, **options)
-        same = again.wait() == 0 and out.read_bytes() == expected.read_bytes()
-        if not same or (command != "results" and store.load_scores(out)[1] is None):
-            wrong.append(f"{out}: {again.text[-300:]}")
+        wrong = _repeated(stage, command, name, expected)
         if hit or wrong:
-            tally.judge(wrong)
-    for text in asked(untold, stage.uri, [str(stage.base / "whole")], log=stage.log("untold"))[0]:
-        tally.add("lost", text)
+            killed[name] = wrong
+    return _judge_others(stage, tally, killed)
+
+
+def _moments(stage: Stage, counted: Child, count: int) -> list[int]:
+    """Numbers of changes of a process that made them all: so many, or every one."""
+    if counted.wait():
+        raise AssertionError(counted.text[-3000:])
+    changes = int(counted.text.split()[-2])
+    return sorted(stage.random.sample(range(changes), min(count, changes)))
+
+
+def kill_other_at_changes(stage: Stage, command: str, count: int) -> Tally:
+    """kill -9 just before each change that score, mean_score or results makes to files or in MLflow, in turn."""
+    tally = Tally(f"kill -9 before a change by {command}")
+    assert stage.scored
+    options, expected = _other(stage, command, f"counted_{command}")
+    killed: dict[str, list[str]] = {}
+    for k in _moments(stage, stage.run(f"counted_{command}", command, dies_at=-1, **options), count):
+        name = f"{command}_change_{k}"
+        options, _ = _other(stage, command, name)
+        hit = stage.run(name, command, dies_at=k, **options).wait() == KILLED
+        if not hit:
+            tally.not_hit += 1
+        wrong = _repeated(stage, command, name, expected)
+        if hit or wrong:
+            killed[name] = wrong
+    return _judge_others(stage, tally, killed)
+
+
+def kill_training_at_changes(stage: Stage, count: int) -> Tally:
+    """kill -9 just before a random change that a training makes to files or in MLflow; then resume=true."""
+    tally = Tally("kill -9 before a change by full_data")
+    assert stage.whole
+    roots = []
+    for k in _moments(stage, stage.train(stage.base / "counted_training", dies_at=-1), count):
+        root = stage.base / f"training_change_{k}"
+        if stage.train(root, dies_at=k).wait() == KILLED:
+            roots.append(root)
+        else:
+            tally.not_hit += 1
+    stage.judge(tally, stage.resumed(*roots))
     return tally
 
 
