@@ -20,7 +20,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset as DatasetEntity
 from mlflow.entities import DatasetInput, InputTag, LifecycleStage, Metric, Param, Run, RunStatus, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
+from mlflow.protos.databricks_pb2 import BAD_REQUEST, INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.tracking.context.registry import resolve_tags
 
 from datadiet.config import UserError
@@ -74,7 +74,12 @@ def log_inputs(client: MlflowClient, run_id: str, told: list[dict[str, Any]]) ->
         source, profile = json.dumps({"dataset": one["name"]}), json.dumps(one["profile"])
         entity = DatasetEntity(one["name"], one["digest"][:36], "datadiet", source, profile=profile)
         inputs.append(DatasetInput(entity, [InputTag("mlflow.data.context", one["context"])]))
-    client.log_inputs(run_id, inputs)
+    for others in reversed(range(len(inputs) + 1)):
+        try:
+            return client.log_inputs(run_id, inputs)
+        except MlflowException as error:  # another process made the same dataset after MLflow had looked for it
+            if not others or error.error_code != ErrorCode.Name(BAD_REQUEST):
+                raise
 
 
 def _text(value: Any) -> str:

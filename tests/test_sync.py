@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import mlflow
@@ -203,3 +204,16 @@ def test_a_score_whose_process_died_before_mlflow_heard_of_its_end_is_one_run(tm
     datadiet("score", tmp_path, run=0, step=22)
     assert in_mlflow(tmp_path)[name].info.status == "FINISHED"
     check_told(tmp_path)
+
+
+def test_runs_that_name_the_same_new_data_at_once_all_have_it(tmp_path, new_store):
+    shutil.copy(new_store, tmp_path / "mlflow.db")
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    client = remote.connect()
+    runs = [client.create_run("0").info.run_id for _ in range(4)]
+    rounds = [{"name": f"data {i}", "digest": str(i), "context": "train", "profile": {}} for i in range(10)]
+    with ThreadPoolExecutor(len(runs)) as pool:
+        for one in rounds:
+            list(pool.map(lambda run_id, told=one: remote.log_inputs(client, run_id, [told]), runs))
+    for run_id in runs:
+        assert len(client.get_run(run_id).inputs.dataset_inputs) == len(rounds)

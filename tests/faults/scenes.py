@@ -546,7 +546,8 @@ def together(stage: Stage, uri: str, count: int, where: str) -> Tally:
     }
     for root, child in zip(roots, children):
         if "is away" in child.text and not wrong[root]:
-            tally.note(f"{root.name} needed sync, as it said")
+            (told,) = [line for line in child.text.splitlines() if "is away" in line]
+            tally.note(f"{root.name} needed sync: {told}")
             stage.done(f"{root.name}_sync", "sync", uri, root=root)
     stage.judge(tally, wrong, uri)
     return tally
