@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -69,3 +70,12 @@ def test_a_server_that_is_down_is_named_within_seconds():
     with pytest.raises(UserError, match=r"MLflow store http://127.0.0.1:9 cannot be used(.|\n)*MLFLOW_TRACKING_URI"):
         remote.finished_training_runs()
     assert time.monotonic() - begin < 60, "MLflow's own default is minutes"
+
+
+def test_mlflow_reports_to_nobody():
+    code = "from datadiet import remote; from mlflow.telemetry import client; print(client.get_telemetry_client())"
+    clean = {"PATH": os.environ["PATH"]}  # a CI machine turns telemetry off by itself
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, env=clean, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "None"
