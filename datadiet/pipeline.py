@@ -107,6 +107,7 @@ def finished(task: Task, place: Place) -> dict[str, Any] | None:
         UserError: it was made otherwise.
     """
     resume.check_same(task.run_dir, task.config, task.dataset, task.inputs)
+    resume.remove_temporary(task.run_dir)
     summary = store.open_run(task.run_dir).summary
     if summary is not None:
         tracking.settle(task.run_dir / record.NAME, place.parent, place.offline)

@@ -106,6 +106,13 @@ def _check_reported(run_dir: Path, config: TrainConfig, step: int, lines: list[d
         raise UserError(f"{run_dir / 'metrics.jsonl'} is damaged: it has not one line for each report up to there.")
 
 
+def remove_temporary(run_dir: Path) -> None:
+    """Remove files that a killed process had not yet put in place."""
+    for folder in (run_dir, *(run_dir / name for name in BY_STEP)):  # not those another process may be scoring into
+        for path in folder.glob(".*.tmp"):
+            path.unlink()
+
+
 def cut_back(run_dir: Path, config: TrainConfig, start: Start) -> None:
     """Remove what an earlier process wrote beyond `start`: it is made again."""
     planned = options.saved_steps(config)
@@ -117,9 +124,6 @@ def cut_back(run_dir: Path, config: TrainConfig, start: Start) -> None:
         for folder in BY_STEP if step > held else ():
             for suffix in (".npy", ".json"):
                 (run_dir / folder / f"ckpt_{step}{suffix}").unlink(missing_ok=True)
-    for folder in (run_dir, *(run_dir / name for name in BY_STEP)):  # not those another process may be scoring into
-        for path in folder.glob(".*.tmp"):
-            path.unlink()
     metrics = run_dir / "metrics.jsonl"
     if start.lines:
         store.write_lines(metrics, start.lines)
