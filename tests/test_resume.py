@@ -236,12 +236,19 @@ def test_a_finished_run_is_left_as_it_is(base):
     root = base / "short_whole"
     client, (run,) = mlflow.MlflowClient(), runs_of(root)
     client.update_run(run.info.run_id, status="RUNNING")  # as if killed between mirror and MLflow
-    before = {p: p.is_file() and p.stat().st_mtime_ns for p in root.rglob("*")}
-    (folder(root) / ".mlflow_run.json.1.tmp").touch()  # killed before that was put in place
+    before = {p: p.stat().st_mtime_ns for p in root.rglob("*")}
     done = datadiet("full_data", base, root=root, resume="true", **SHORT)
     assert "full_data/run_0: finished before, taken as it is" in done.stdout
-    assert before == {p: p.is_file() and p.stat().st_mtime_ns for p in root.rglob("*")}
+    assert before == {p: p.stat().st_mtime_ns for p in root.rglob("*")}
     assert client.get_run(run.info.run_id).info.status == "FINISHED"
+
+
+def test_a_finished_run_killed_while_its_record_was_put_in_place_leaves_nothing_behind(base):
+    root = base / "short_whole"
+    before = sorted(root.rglob("*"))
+    (folder(root) / ".mlflow_run.json.1.tmp").touch()
+    datadiet("full_data", base, root=root, resume="true", **SHORT)
+    assert before == sorted(root.rglob("*"))
 
 
 def test_the_project_run_of_a_continuation_points_to_the_run_continued(base, stopped, monkeypatch):

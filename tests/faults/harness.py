@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -119,26 +120,23 @@ def fork(work: Any, log: Path) -> Child:
 
 
 def datadiet(words: list[str], uri: str, log: Path, dies_at: int | None = None) -> Child:
-    """`datadiet WORDS` as a process of its own; with `dies_at` see `die_at`, and its log ends with "N changes"."""
+    """`datadiet WORDS` as a process of its own; with `dies_at` see `die_at`."""
 
     def work() -> int:
         import mlflow
 
         mlflow.set_tracking_uri(uri)
-        changes = itertools.count() if dies_at is None else die_at(dies_at)
-        try:
+        with contextlib.nullcontext() if dies_at is None else die_at(dies_at):
             main(words, prog_name="datadiet")
-        finally:
-            if dies_at is not None:
-                print(f"\n{next(changes)} changes")
         return 0
 
     return fork(work, log)
 
 
-def die_at(number: int) -> itertools.count:
+@contextlib.contextmanager
+def die_at(number: int) -> Iterator[None]:
     """kill -9 this process just before its change of that number, from 0: a file put in place or appended to, or the
-    end of a transaction of MLflow's store. Gives what counts the changes."""
+    end of a transaction of MLflow's store. At the end of the block it prints how many there were."""
     import sqlalchemy.engine
     import sqlalchemy.event
 
@@ -154,7 +152,10 @@ def die_at(number: int) -> itertools.count:
 
     sys.addaudithook(audit)
     sqlalchemy.event.listen(sqlalchemy.engine.Engine, "commit", change)
-    return changes
+    try:
+        yield
+    finally:
+        print(f"\n{next(changes)} changes")
 
 
 def words(command: str, **options: Any) -> list[str]:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -178,31 +178,41 @@ def _repeated(stage: Stage, command: str, name: str, expected: Path) -> list[str
     return wrong
 
 
-def _judge_others(stage: Stage, tally: Tally, wrong: dict[str, list[str]]) -> Tally:
-    """By name of the killed process what is wrong; MLflow is asked as well."""
+def _kill_others(
+    stage: Stage, tally: Tally, command: str, whole: str, attempts: Iterable[int], kill: Callable[..., bool]
+) -> Tally:
+    """Begin and kill a process in each attempt, then the same command again; compare with what `whole` made.
+
+    Args:
+        kill: Takes the attempt, the process's name and its options; whether the process was killed before its end.
+    """
+    _, expected = _other(stage, command, whole)
+    wrong: dict[str, list[str]] = {}
+    for k in attempts:
+        name = f"{whole}_{k}"
+        options, _ = _other(stage, command, name)
+        hit = kill(k, name, options)
+        if not hit:
+            tally.not_hit += 1
+        found = _repeated(stage, command, name, expected)
+        if hit or found:
+            wrong[name] = found
     told = asked(untold, stage.uri, [str(stage.base / "whole")], log=stage.log("untold"))[0]
-    for name, known in wrong.items():
-        tally.judge(known + [text for text in told if f"/by_{name}/" in text])
+    for name, found in wrong.items():
+        tally.judge(found + [text for text in told if f"/by_{name}/" in text])
     return tally
 
 
 def kill_other(stage: Stage, command: str, count: int) -> Tally:
     """kill -9 at random moments of score, mean_score or results; then the same command again."""
-    tally = Tally(f"kill -9 in {command}")
+    tally, whole = Tally(f"kill -9 in {command}"), command
     assert stage.scored
-    options, expected = _other(stage, command, f"whole_{command}")
-    seconds = stage.done(f"whole_{command}", command, **options)
-    killed: dict[str, list[str]] = {}
-    for k in _hits(tally, count):
-        name = f"{command}_{k}"
-        options, _ = _other(stage, command, name)
-        hit = _kill_at(stage, stage.run(name, command, **options), seconds)
-        if not hit:
-            tally.not_hit += 1
-        wrong = _repeated(stage, command, name, expected)
-        if hit or wrong:
-            killed[name] = wrong
-    return _judge_others(stage, tally, killed)
+    seconds = stage.done(whole, command, **_other(stage, command, whole)[0])
+
+    def kill(_: int, name: str, options: dict[str, Any]) -> bool:
+        return _kill_at(stage, stage.run(name, command, **options), seconds)
+
+    return _kill_others(stage, tally, command, whole, _hits(tally, count), kill)
 
 
 def _moments(stage: Stage, counted: Child, count: int) -> list[int]:
@@ -215,20 +225,14 @@ def _moments(stage: Stage, counted: Child, count: int) -> list[int]:
 
 def kill_other_at_changes(stage: Stage, command: str, count: int) -> Tally:
     """kill -9 just before each change that score, mean_score or results makes to files or in MLflow, in turn."""
-    tally = Tally(f"kill -9 before a change by {command}")
+    tally, whole = Tally(f"kill -9 before a change by {command}"), f"{command}_change"
     assert stage.scored
-    options, expected = _other(stage, command, f"counted_{command}")
-    killed: dict[str, list[str]] = {}
-    for k in _moments(stage, stage.run(f"counted_{command}", command, dies_at=-1, **options), count):
-        name = f"{command}_change_{k}"
-        options, _ = _other(stage, command, name)
-        hit = stage.run(name, command, dies_at=k, **options).wait() == KILLED
-        if not hit:
-            tally.not_hit += 1
-        wrong = _repeated(stage, command, name, expected)
-        if hit or wrong:
-            killed[name] = wrong
-    return _judge_others(stage, tally, killed)
+    counted = stage.run(whole, command, dies_at=-1, **_other(stage, command, whole)[0])
+
+    def kill(k: int, name: str, options: dict[str, Any]) -> bool:
+        return stage.run(name, command, dies_at=k, **options).wait() == KILLED
+
+    return _kill_others(stage, tally, command, whole, _moments(stage, counted, count), kill)
 
 
 def kill_training_at_changes(stage: Stage, count: int) -> Tally:
