@@ -21,14 +21,14 @@ from typing import Any
 
 import jax
 
-from datadiet import store
 from datadiet.config import TrainConfig
-from datadiet.pipeline import train_runs
-from datadiet.place import Place
-from datadiet.scoring import mean_run, score_run
-from datadiet.store import ExperimentLayout
-from datadiet.tasks import ScoreChoice
-from datadiet.tasks import resolve as resolve_options
+from datadiet.runs.context import Place
+from datadiet.runs.inputs import ScoreChoice
+from datadiet.runs.inputs import resolve_config as resolve_options
+from datadiet.runs.score import mean_run, score_run
+from datadiet.runs.train import train_runs
+from datadiet.storage.files import read_json
+from datadiet.storage.layout import ExperimentLayout
 
 EPOCH = 60_000 // 128
 FRACTIONS = (0.7, 0.5, 0.3)
@@ -83,7 +83,7 @@ def main() -> None:
     for kind in TYPES:
         paths = [score_run(kind, run, None, 512, "full_data", "full_data", place) for run in range(given.score_runs)]
         mean_run(kind, given.score_runs, None, "full_data", "full_data", place)
-        seconds[kind] = sum(store.read_json(path.with_suffix(".json"))["seconds"] for path in paths)
+        seconds[kind] = sum(read_json(path.with_suffix(".json"))["seconds"] for path in paths)
     evaluated = range(given.score_runs, given.score_runs + given.runs)
     for fraction in FRACTIONS:
         subset = replace(config, size=round(60_000 * fraction), save_steps=given.steps)

@@ -11,9 +11,9 @@ import numpy as np
 
 from benchmarks import peer_torch
 from benchmarks.timing import Row, goal, interleaved_seconds, row
-from datadiet.conv import on_cpu
-from datadiet.models import build_model
-from datadiet.scores import compute_many
+from datadiet.models.conv import on_cpu
+from datadiet.models.registry import build_model
+from datadiet.scores.checkpoint import compute_many
 
 # Model -> examples of a batch, batches of a call: enough of them to take a while.
 CASES = {"resnet18_lowres": (128, 2), "simple_cnn_0": (512, 4), "mlp": (512, 32)}

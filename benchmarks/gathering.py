@@ -11,9 +11,14 @@ import numpy as np
 
 from benchmarks.timing import Row, goal, interleaved_seconds, row
 from benchmarks.whole import synthetic
-from datadiet import data, models, train
 from datadiet.config import TrainConfig, resolve
-from datadiet.trajectory import TRAJECTORIES
+from datadiet.data.batches import batch_ids
+from datadiet.data.dataset import Dataset
+from datadiet.data.registry import build_dataset
+from datadiet.models.registry import build_model
+from datadiet.scores.trajectory import TRAJECTORIES
+from datadiet.training.state import TrainState, initial_state, on_device
+from datadiet.training.step import train_step
 
 # Examples, image shape, channels of the first layer (None: the model's own), steps of one call.
 JOBS = {
@@ -23,22 +28,22 @@ JOBS = {
 GATHERED = {"none": (), "forgetting": ("forget",), "all": tuple(TRAJECTORIES)}
 
 
-def candidates(dataset: data.Dataset, model: str, width: int | None, steps: int) -> dict[str, Callable[[], Any]]:
+def candidates(dataset: Dataset, model: str, width: int | None, steps: int) -> dict[str, Callable[[], Any]]:
     """The same steps with each choice of GATHERED; the state goes from call to call, so that none is made anew."""
-    network = models.build_model(model, dataset.num_classes, dataset.image_shape, width)
-    split = train.on_device(dataset, "train")
+    network = build_model(model, dataset.num_classes, dataset.image_shape, width)
+    split = on_device(dataset, "train")
     key = jax.random.key(0)
 
     def candidate(names: tuple[str, ...]) -> Callable[[], Any]:
         given = TrainConfig(model=model, num_steps=10 * steps, lr=0.01, trajectory=names)
         config = resolve(given, dataset.num_examples)
-        held = [train.initial_state(network, config, dataset.num_examples)]
+        held = [initial_state(network, config, dataset.num_examples)]
         kept = np.arange(dataset.num_examples, dtype=np.int32)
-        ids = data.batch_ids(kept, 128, config.train_seed, 1, steps)
+        ids = batch_ids(kept, 128, config.train_seed, 1, steps)
 
-        def chunk(state: train.TrainState, ids: Any) -> train.TrainState:
-            def body(i: int, state: train.TrainState) -> train.TrainState:
-                return train.train_step(network, config, key, split, state, ids[i])
+        def chunk(state: TrainState, ids: Any) -> TrainState:
+            def body(i: int, state: TrainState) -> TrainState:
+                return train_step(network, config, key, split, state, ids[i])
 
             return jax.lax.fori_loop(0, steps, body, state)
 
@@ -59,7 +64,7 @@ def measure(rounds: int, quick: bool) -> Iterator[Row]:
         if quick and model != "mlp":
             continue
         with tempfile.TemporaryDirectory() as folder:
-            dataset = data.build(f"npz:{synthetic(folder, count, 256, shape)}")
+            dataset = build_dataset(f"npz:{synthetic(folder, count, 256, shape)}")
         seconds = interleaved_seconds(candidates(dataset, model, width, steps), rounds)
         goals = [goal("all statistics ≤ 1.05 training without", seconds, "all", "none", 1.05)]
         name = f"{model} of width {width}" if width else model

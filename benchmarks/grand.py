@@ -16,8 +16,9 @@ import optax
 
 from benchmarks import peer_torch
 from benchmarks.timing import Goal, Row, goal, interleaved_seconds, row
-from datadiet.models import Network, build_model
-from datadiet.per_example import grad_norms, grad_norms_by_vmap
+from datadiet.models.networks import Network
+from datadiet.models.registry import build_model
+from datadiet.scores.gradients import grad_norms, grad_norms_by_vmap
 
 CASES = (("resnet18_lowres", 16), ("resnet18_lowres", 64), ("simple_cnn_0", 16), ("simple_cnn_0", 256))
 CASES += (("mlp", 16), ("mlp", 1024))

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from benchmarks import peer_torch
 from benchmarks.timing import Row, interleaved_seconds, row
-from datadiet import conv
+from datadiet.models import conv
 
 BATCH = 128
 # (side of the input, channels in, out, kernel, stride) -> how many there are
@@ -30,7 +30,7 @@ KINDS = ("forward", "input gradient", "kernel gradient")
 
 
 def ours(layer: tuple[int, ...]) -> dict[str, Callable[[], Any]]:
-    """The three operations of a layer as datadiet.conv has them."""
+    """The three operations of a layer as models.conv has them."""
     side, inputs, outputs, size, stride = layer
     strides = (stride, stride)
     low, high = jax.lax.padtype_to_pads((side,), (size,), (stride,), "SAME")[0]
@@ -80,7 +80,7 @@ def bound(rounds: int) -> Row:
     windows = jax.random.normal(jax.random.key(3), (BATCH * side * side, size * size * inputs))
     kernel = jax.random.normal(jax.random.key(4), (size * size * inputs, outputs))
     product, kind = jax.jit(jnp.matmul), KINDS[0]
-    runs = {"PyTorch": theirs(SLOWEST)[kind], "datadiet.conv": ours(SLOWEST)[kind]}
+    runs = {"PyTorch": theirs(SLOWEST)[kind], "models.conv": ours(SLOWEST)[kind]}
     runs["XLA's product alone"] = lambda: product(windows, kernel)
     name = f"{kind} of one convolution, {side}x{side}, {inputs} to {outputs} channels"
     return row(name, BATCH, interleaved_seconds(runs, rounds), "PyTorch")
@@ -94,7 +94,7 @@ def measure(rounds: int, quick: bool) -> Iterator[Row]:
     for layer, count in LAYERS.items():
         one, other, stage = ours(layer), theirs(layer), f"{layer[0]}x{layer[0]}"
         for kind in KINDS if layer[1] > 3 else ("forward", "kernel gradient"):  # images have no gradient
-            seconds = interleaved_seconds({"PyTorch": other[kind], "datadiet.conv": one[kind]}, 3)
+            seconds = interleaved_seconds({"PyTorch": other[kind], "models.conv": one[kind]}, 3)
             for place, (name, values) in product(((kind, "all"), (kind, stage)), seconds.items()):
                 so_far = totals.setdefault(place, {}).get(name, [0.0] * 3)
                 totals[place][name] = [total + count * v for total, v in zip(so_far, values)]

@@ -18,9 +18,17 @@ import numpy as np
 
 from benchmarks.timing import Row, interleaved_seconds, row
 from benchmarks.whole import synthetic
-from datadiet import conv, data, models, train
 from datadiet.config import TrainConfig, resolve
-from datadiet.scores import compute_many
+from datadiet.data.batches import Normalizer
+from datadiet.data.dataset import Dataset
+from datadiet.data.registry import build_dataset
+from datadiet.models import conv
+from datadiet.models.networks import Network
+from datadiet.models.registry import build_model
+from datadiet.scores.checkpoint import compute_many
+from datadiet.training.loop import fit
+from datadiet.training.state import initial_state, on_device, optimizer
+from datadiet.training.step import cross_entropy
 
 CASES = {"mlp": 8192, "simple_cnn_0": 2048}  # model -> examples of an epoch
 ON_A_GPU = {"resnet18_lowres": 16_384}
@@ -29,9 +37,9 @@ ON_A_GPU = {"resnet18_lowres": 16_384}
 class Published:
     """Training and EL2N, host-side."""
 
-    def __init__(self, dataset: data.Dataset, network: models.Network, config: TrainConfig) -> None:
+    def __init__(self, dataset: Dataset, network: Network, config: TrainConfig) -> None:
         self.dataset, self.network, self.config = dataset, network, config
-        self.optimizer = train.optimizer(config)
+        self.optimizer = optimizer(config)
         on_cpu, conv.on_cpu = conv.on_cpu, lambda: False  # plain convolutions
         try:
             self.step = jax.jit(self._step).lower(*self._like()).compile()
@@ -54,7 +62,7 @@ class Published:
 
         def loss(params):
             logits, updated = self.network.apply_training({"params": params, "batch_stats": stats}, images)
-            return train.cross_entropy(logits, labels).mean(), (logits, updated)
+            return cross_entropy(logits, labels).mean(), (logits, updated)
 
         (value, (logits, stats)), gradient = jax.value_and_grad(loss, has_aux=True)(params)
         updates, memory = self.optimizer.update(gradient, memory, params)
@@ -95,24 +103,24 @@ class Published:
         return np.concatenate(found)
 
 
-def candidates(dataset: data.Dataset, model: str) -> tuple[dict[str, Callable[[], Any]], dict[str, Callable[[], Any]]]:
+def candidates(dataset: Dataset, model: str) -> tuple[dict[str, Callable[[], Any]], dict[str, Callable[[], Any]]]:
     """An epoch of training, and EL2N, both ways."""
     steps = dataset.num_examples // 128
     config = resolve(TrainConfig(model=model, num_steps=steps, log_steps=steps, save_steps=steps), dataset.num_examples)
-    network = models.build_model(model, 10, dataset.image_shape)
+    network = build_model(model, 10, dataset.image_shape)
     published = Published(dataset, network, config)
-    splits = train.on_device(dataset, "train"), train.on_device(dataset, "test")
+    splits = on_device(dataset, "train"), on_device(dataset, "test")
     everything = np.arange(dataset.num_examples, dtype=np.int32)
     variables = network.init(jax.random.key(0))
 
     def epoch() -> None:
-        state = train.initial_state(network, config, dataset.num_examples)
-        for report in train.fit(network, *splits, everything, config, state):
+        state = initial_state(network, config, dataset.num_examples)
+        for report in fit(network, *splits, everything, config, state):
             jax.block_until_ready(report.state)
 
     scores = partial(
         compute_many, ["l2_error"], network, variables, dataset.train_images, dataset.train_labels, 512,
-        prepare=data.Normalizer.of(dataset),
+        prepare=Normalizer.of(dataset),
     )  # fmt: skip
     return (
         {"datadiet": epoch, "published": published.epoch},
@@ -125,7 +133,7 @@ def measure(rounds: int, quick: bool) -> Iterator[Row]:
     cases = {"mlp": 8192} if quick else CASES if conv.on_cpu() else CASES | ON_A_GPU
     for model, count in cases.items():
         with tempfile.TemporaryDirectory() as folder:
-            dataset = data.build(f"npz:{synthetic(folder, count, 512)}")
+            dataset = build_dataset(f"npz:{synthetic(folder, count, 512)}")
         training, scoring = candidates(dataset, model)
         yield row(f"epoch, {model}", 128, interleaved_seconds(training, rounds), "datadiet", count)
         yield row(f"EL2N, {model}", 512, interleaved_seconds(scoring, rounds), "datadiet", count)

@@ -23,9 +23,17 @@ import jax
 import numpy as np
 from scipy.stats import spearmanr
 
-from datadiet import data, models, scores, selection, store, train, trajectory
 from datadiet.config import TrainConfig, resolve
-from datadiet.search import window_search
+from datadiet.data.batches import Normalizer
+from datadiet.data.registry import load_dataset
+from datadiet.models.registry import build_model
+from datadiet.scores import trajectory
+from datadiet.scores.checkpoint import SCORES, TRAINING_SCORES, compute_features, compute_many
+from datadiet.selectors import selection
+from datadiet.selectors.window_search import window_search
+from datadiet.storage.files import read_json, write_json, write_text
+from datadiet.training.loop import Entrant, fit, fit_runs
+from datadiet.training.state import DeviceData, initial_state, on_device
 
 HERE = Path(__file__).parent
 STATE, PAGE = HERE / "results" / "scores.json", HERE.parent / "docs" / "scores.md"
@@ -66,9 +74,9 @@ class Bench:
     """The data on the device, and trainings on parts of it."""
 
     def __init__(self) -> None:
-        self.dataset = data.load("fashion_mnist")
-        self.network = models.build_model("mlp", self.dataset.num_classes, self.dataset.image_shape)
-        self.train, self.test = train.on_device(self.dataset, "train"), train.on_device(self.dataset, "test")
+        self.dataset = load_dataset("fashion_mnist")
+        self.network = build_model("mlp", self.dataset.num_classes, self.dataset.image_shape)
+        self.train, self.test = on_device(self.dataset, "train"), on_device(self.dataset, "test")
         self.count = self.dataset.num_examples
 
     def config(self, run: int, **changes: Any) -> TrainConfig:
@@ -78,13 +86,13 @@ class Bench:
         """Test accuracies of runs at the same time, by what each keeps."""
         entrants = []
         for config in map(self.config, runs):
-            entrants.append(train.Entrant(config, kept(config), train.initial_state(self.network, config, self.count)))
+            entrants.append(Entrant(config, kept(config), initial_state(self.network, config, self.count)))
         found = {}
-        for run, report in train.fit_runs(self.network, self.train, test or self.test, entrants):
+        for run, report in fit_runs(self.network, self.train, test or self.test, entrants):
             found[run] = report.metrics.get("test_acc")
         return [found[run] for run in range(len(runs))]
 
-    def part(self, ids: np.ndarray) -> train.DeviceData:
+    def part(self, ids: np.ndarray) -> DeviceData:
         """Training examples that judge."""
         return self.train._replace(images=self.train.images[ids], labels=self.train.labels[ids])
 
@@ -97,15 +105,13 @@ def scored(bench: Bench, cache: Path) -> tuple[dict[str, np.ndarray], np.ndarray
     found: dict[str, list[np.ndarray]] = {}
     features, everything = np.empty(0), np.arange(bench.count, dtype=np.int32)
     images, labels = bench.dataset.train_images, bench.dataset.train_labels
-    prepare = data.Normalizer.of(bench.dataset)
+    prepare = Normalizer.of(bench.dataset)
     for run in range(SCORE_RUNS):
         config = bench.config(run, trajectory=tuple(trajectory.TRAJECTORIES), trajectory_window=3, save_steps=SCORED_AT)
-        state = train.initial_state(bench.network, config, bench.count)
-        for report in train.fit(bench.network, bench.train, bench.test, everything, config, state):
+        state = initial_state(bench.network, config, bench.count)
+        for report in fit(bench.network, bench.train, bench.test, everything, config, state):
             if report.step == SCORED_AT:
-                values = scores.compute_many(
-                    scores.SCORES, bench.network, report.state.variables, images, labels, prepare=prepare
-                )
+                values = compute_many(SCORES, bench.network, report.state.variables, images, labels, prepare=prepare)
                 for kind, each in values.items():
                     found.setdefault(kind, []).append(each)
             if report.step == config.num_steps:
@@ -113,7 +119,7 @@ def scored(bench: Bench, cache: Path) -> tuple[dict[str, np.ndarray], np.ndarray
                     each = trajectory.TRAJECTORIES[kind].values(stats, np.ones(bench.count, bool))
                     found.setdefault(kind, []).append(each)
                 if run == 0:
-                    features = scores.compute_features(bench.network, report.state.variables, images, prepare=prepare)
+                    features = compute_features(bench.network, report.state.variables, images, prepare=prepare)
         print(f"scoring run {run} done", flush=True)
     stacked = {kind: np.stack(each).astype(np.float32) for kind, each in found.items()}
     cache.parent.mkdir(parents=True, exist_ok=True)
@@ -124,20 +130,18 @@ def scored(bench: Bench, cache: Path) -> tuple[dict[str, np.ndarray], np.ndarray
 def costs(bench: Bench) -> dict[str, float]:
     """Seconds of each checkpoint score of all examples over those of one training, median of three, turn by turn."""
     variables = bench.network.init(jax.random.key(0))
-    images, labels, prepare = bench.dataset.train_images, bench.dataset.train_labels, data.Normalizer.of(bench.dataset)
+    images, labels, prepare = bench.dataset.train_images, bench.dataset.train_labels, Normalizer.of(bench.dataset)
 
     def score(kind: str) -> None:
-        scores.compute_many([kind], bench.network, variables, images, labels, prepare=prepare)
+        compute_many([kind], bench.network, variables, images, labels, prepare=prepare)
 
     def plain() -> None:
         config = bench.config(0)
-        state = train.initial_state(bench.network, config, bench.count)
-        for _ in train.fit(
-            bench.network, bench.train, bench.test, np.arange(bench.count, dtype=np.int32), config, state
-        ):
+        state = initial_state(bench.network, config, bench.count)
+        for _ in fit(bench.network, bench.train, bench.test, np.arange(bench.count, dtype=np.int32), config, state):
             pass
 
-    work = {"training": plain} | {kind: (lambda kind=kind: score(kind)) for kind in scores.SCORES}
+    work = {"training": plain} | {kind: (lambda kind=kind: score(kind)) for kind in SCORES}
     spent: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(4):
         for name, run in work.items():
@@ -216,7 +220,7 @@ def tables(state: Mapping[str, Any]) -> str:
     header += ["scoring all examples / one training"] if costs else []  # --costs
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for kind, value in sorted(state["spearman"].items(), key=lambda item: -abs(item[1])):
-        when = "while training" if kind in scores.TRAINING_SCORES else f"at step {SCORED_AT}"
+        when = "while training" if kind in TRAINING_SCORES else f"at step {SCORED_AT}"
         cells = [f"`{kind}`", when, f"{value:+.3f}"]
         cells += [f"{costs[kind]:.3f}" if kind in costs else ""] if costs else []
         lines.append(f"| {' | '.join(cells)} |")
@@ -245,7 +249,7 @@ def publish(state: Mapping[str, Any]) -> None:
     text = PAGE.read_text() if PAGE.exists() else f"# Scores and selectors\n\n{MARKS[0]}\n{MARKS[1]}\n"
     before, rest = text.split(MARKS[0])
     after = rest.split(MARKS[1])[1]
-    store.write_text(PAGE, f"{before}{MARKS[0]}\n\n{tables(state)}\n\n{MARKS[1]}{after}")
+    write_text(PAGE, f"{before}{MARKS[0]}\n\n{tables(state)}\n\n{MARKS[1]}{after}")
 
 
 def main() -> None:
@@ -256,13 +260,13 @@ def main() -> None:
     given, began = parser.parse_args(), time.monotonic()
     bench = Bench()
     empty = {"cells": {}, "search": {}, "seconds": {}, "kept_per_class": {}}
-    state = store.read_json(STATE) if STATE.exists() else empty
+    state = read_json(STATE) if STATE.exists() else empty
     if given.costs:
         state["costs"] = costs(bench)
-        store.write_json(STATE, state)
+        write_json(STATE, state)
     else:
         for told in left(state, bench, *scored(bench, given.cache)):
-            store.write_json(STATE, state)
+            write_json(STATE, state)
             print(f"{time.monotonic() - began:6.0f} s  {told}", flush=True)
             if time.monotonic() - began > 60 * given.minutes:
                 break

@@ -1,4 +1,4 @@
-"""A training step on one batch: with and without datadiet.conv, alone and in a loop, against PyTorch's.
+"""A training step on one batch: with and without models.conv, alone and in a loop, against PyTorch's.
 
 PyTorch takes the step channels last, with its own number of threads, and compiled where torch.compile works. On a GPU
 both also compute in bfloat16, and an epoch of 50,000 images is timed.
@@ -20,9 +20,12 @@ import optax
 from benchmarks import peer_torch
 from benchmarks.timing import Goal, Row, Seconds, goal, interleaved_seconds, row
 from benchmarks.whole import synthetic
-from datadiet import conv, data, train
 from datadiet.config import TrainConfig, resolve
-from datadiet.models import build_model
+from datadiet.data.registry import build_dataset
+from datadiet.models import conv
+from datadiet.models.registry import build_model
+from datadiet.training.loop import fit
+from datadiet.training.state import initial_state, on_device
 
 MODEL = "resnet18_lowres"
 SCANNED_STEPS = 2
@@ -86,7 +89,7 @@ def cpu_rows(rounds: int, quick: bool) -> Iterator[Row]:
     for batch_size in (16,) if quick else (16, 128):
         runs = {"step": compiled(batch_size, False), "step in a scan": compiled(batch_size, True)}
         if batch_size <= PLAIN_UP_TO:
-            runs["without datadiet.conv"] = compiled(batch_size, False, chunked=False)  # in a scan: about 50 times
+            runs["without models.conv"] = compiled(batch_size, False, chunked=False)  # in a scan: about 50 times
         seconds = per_step(
             interleaved_seconds(runs | peers(batch_size), rounds if batch_size < 128 else min(rounds, 3))
         )
@@ -107,17 +110,17 @@ def gpu_rows(rounds: int, quick: bool) -> Iterator[Row]:
 def epoch(rounds: int, dtype: str, count: int) -> Row:
     """An epoch of ResNet-18 with augmentation and forgetting, as `fit` trains it."""
     with tempfile.TemporaryDirectory() as folder:
-        dataset = data.build(f"npz:{synthetic(folder, count, 1000)}")
+        dataset = build_dataset(f"npz:{synthetic(folder, count, 1000)}")
     steps = count // 128
     network = build_model(MODEL, 10, dataset.image_shape, compute_dtype=dtype)
     given = TrainConfig(model=MODEL, compute_dtype=dtype, num_steps=steps, log_steps=steps, save_steps=steps)
     config = resolve(given, count)
-    splits = train.on_device(dataset, "train"), train.on_device(dataset, "test")
+    splits = on_device(dataset, "train"), on_device(dataset, "test")
     everything = np.arange(count, dtype=np.int32)
     spent = []
     for _ in range(min(rounds, 3) + 1):
-        state = train.initial_state(network, config, count)
-        *_, last = train.fit(network, *splits, everything, config, state)
+        state = initial_state(network, config, count)
+        *_, last = fit(network, *splits, everything, config, state)
         spent.append(last.seconds["train"])
     seconds = {"epoch": spent[1:]}
     goals = []

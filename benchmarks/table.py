@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.timing import Goal, Row, interleaved_seconds, row
+from datadiet import config as options
+from datadiet.storage.files import write_json
+from datadiet.tracking import mlflow_store
 
 RUNS = 2000
 CHECKPOINTS, FILES = 11, 16  # of each run in the mirror: a reader that looks into them pays for it
@@ -20,14 +23,14 @@ def build(root: Path, count: int) -> None:
     import mlflow
     from mlflow.entities import Metric, Param, RunTag
 
-    from datadiet import config as options
-    from datadiet import remote, store
-    from datadiet.place import Place
-    from datadiet.store import ExperimentLayout
+    pass
+    pass
+    from datadiet.runs.context import Place
+    from datadiet.storage.layout import ExperimentLayout
 
     layout = Place(ExperimentLayout(root), None, "benchmark").layout
     client = mlflow.MlflowClient()
-    experiment = client.create_experiment(remote.EXPERIMENT)
+    experiment = client.create_experiment(mlflow_store.EXPERIMENT)
     for run in range(count):
         config = options.resolve(options.TrainConfig(run=run, num_steps=100, selector="random", size=900), 1000)
         folder = layout.run("study", config)
@@ -55,15 +58,15 @@ def build(root: Path, count: int) -> None:
             held.mkdir(parents=True)
             for file in range(FILES):
                 (held / str(file)).touch()
-        store.write_json(folder / "args.json", {"exp": "study", **options.as_dict(config)})
-        store.write_json(folder / "summary.json", summary)
+        write_json(folder / "args.json", {"exp": "study", **options.as_dict(config)})
+        write_json(folder / "summary.json", summary)
 
 
 def measure(rounds: int, quick: bool) -> Iterator[Row]:
     """One row; quick: a tenth of the runs."""
     import mlflow
 
-    from datadiet.results import from_mirror, from_mlflow, to_csv
+    from datadiet.report.results_table import from_mirror, from_mlflow, to_csv
 
     count = RUNS // 10 if quick else RUNS
     with tempfile.TemporaryDirectory() as folder:

@@ -13,9 +13,14 @@ import jax
 import numpy as np
 
 from benchmarks.timing import Row, goal, interleaved_seconds, row
-from datadiet import data, models, train
 from datadiet.config import TrainConfig, resolve
-from datadiet.scores import compute_many
+from datadiet.data.batches import Normalizer
+from datadiet.data.dataset import Dataset
+from datadiet.data.registry import build_dataset
+from datadiet.models.registry import build_model
+from datadiet.scores.checkpoint import compute_many
+from datadiet.training.loop import fit
+from datadiet.training.state import initial_state, on_device
 
 # Model -> training examples, image shape, epochs (0: scored only). The longer a run, the less its fixed costs count.
 JOBS = {"mlp": (60_000, (28, 28, 1), 20), "simple_cnn_0": (2048, (32, 32, 3), 0)}
@@ -51,11 +56,11 @@ def synthetic(folder: str | Path, num_train: int, num_test: int, shape: tuple[in
     return path
 
 
-def scoring(dataset: data.Dataset, model: str, batch_size: int) -> dict[str, Callable[[], Any]]:
+def scoring(dataset: Dataset, model: str, batch_size: int) -> dict[str, Callable[[], Any]]:
     """Logit scores of the whole dataset against its forward pass in the same batches, nothing else."""
-    network = models.build_model(model, 10, dataset.image_shape)
+    network = build_model(model, 10, dataset.image_shape)
     variables = network.init(jax.random.key(0))
-    prepare = data.Normalizer.of(dataset)
+    prepare = Normalizer.of(dataset)
     forward = jax.jit(lambda images: network.apply(variables, prepare(images)))
 
     def bare() -> Any:
@@ -71,13 +76,13 @@ def scoring(dataset: data.Dataset, model: str, batch_size: int) -> dict[str, Cal
     return {"forward": bare} | dict(zip(SCORED, (partial(scores, "l2_error"), partial(scores, *kinds))))
 
 
-def training(path: Path, root: Path, dataset: data.Dataset, model: str, epochs: int) -> dict[str, Callable[[], Any]]:
+def training(path: Path, root: Path, dataset: Dataset, model: str, epochs: int) -> dict[str, Callable[[], Any]]:
     """A run with everything on (forgetting, checkpoints, mirror, MLflow) against its steps and evaluations alone."""
     import mlflow
 
-    from datadiet.pipeline import train_run
-    from datadiet.place import Place
-    from datadiet.store import ExperimentLayout
+    from datadiet.runs.context import Place
+    from datadiet.runs.train import train_run
+    from datadiet.storage.layout import ExperimentLayout
 
     mlflow.set_tracking_uri(f"sqlite:///{root}/mlflow.db")
     steps = epochs * (dataset.num_examples // 128)
@@ -85,13 +90,13 @@ def training(path: Path, root: Path, dataset: data.Dataset, model: str, epochs: 
     place = Place(ExperimentLayout(root), Silence(), "benchmark", overwrite=True)
     given = TrainConfig(model=model, num_steps=steps, track_forgetting=False, save_steps=steps)
     bare = resolve(given, dataset.num_examples)
-    network = models.build_model(model, 10, dataset.image_shape)
-    splits = train.on_device(dataset, "train"), train.on_device(dataset, "test")
+    network = build_model(model, 10, dataset.image_shape)
+    splits = on_device(dataset, "train"), on_device(dataset, "test")
     everything = np.arange(dataset.num_examples, dtype=np.int32)
 
     def steps_only() -> None:
-        state = train.initial_state(network, bare, dataset.num_examples)
-        for _ in train.fit(network, *splits, everything, bare, state):
+        state = initial_state(network, bare, dataset.num_examples)
+        for _ in fit(network, *splits, everything, bare, state):
             pass
 
     return {"jitted steps": steps_only, "everything on": lambda: train_run(config, "benchmark", place)}
@@ -102,7 +107,7 @@ def measure(rounds: int, quick: bool) -> Iterator[Row]:
     for model, (count, shape, epochs) in (QUICK if quick else JOBS).items():
         with tempfile.TemporaryDirectory() as folder:
             path = synthetic(folder, count, count // 6, shape)
-            dataset = data.build(f"npz:{path}")
+            dataset = build_dataset(f"npz:{path}")
             seconds = interleaved_seconds(scoring(dataset, model, 512), rounds)
             goals = [goal(f"{name} ≤ 1.1 forward pass", seconds, name, "forward", 1.1) for name in SCORED]
             yield row(f"scoring {count:,} examples, {model}", 512, seconds, "forward", count, goals)

@@ -1,31 +1,64 @@
 """Deep learning on a data diet: find the training examples that matter, and prove it."""
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
+if TYPE_CHECKING:  # the same names for type checkers, which do not call __getattr__
+    from datadiet.config import TrainConfig
+    from datadiet.data.batches import randomize_labels
+    from datadiet.data.dataset import Dataset
+    from datadiet.data.registry import load_dataset
+    from datadiet.errors import UserError
+    from datadiet.models.networks import Network
+    from datadiet.models.registry import build_model
+    from datadiet.scores.checkpoint import compute_scores
+    from datadiet.scores.forgetting import forgetting_scores
+    from datadiet.selectors.selection import select
+    from datadiet.selectors.window_search import window_search
+    from datadiet.storage.runs import open_run
+
 # Public names and their modules; imported when first used, so that `import datadiet` is quick.
-_PUBLIC = {
-    "Dataset": "data",
-    "load_dataset": "data",
-    "randomize_labels": "data",
-    "Network": "models",
-    "build_model": "models",
-    "compute_scores": "scores",
-    "select": "selection",
-    "window_search": "search",
-    "forgetting_scores": "forgetting",
-    "open_run": "store",
+_MODULES = {
+    "Dataset": "data.dataset",
+    "Network": "models.networks",
     "TrainConfig": "config",
-    "UserError": "config",
+    "UserError": "errors",
+    "build_model": "models.registry",
+    "compute_scores": "scores.checkpoint",
+    "forgetting_scores": "scores.forgetting",
+    "load_dataset": "data.registry",
+    "open_run": "storage.runs",
+    "randomize_labels": "data.batches",
+    "select": "selectors.selection",
+    "window_search": "selectors.window_search",
 }
-__all__ = [*_PUBLIC, "__version__"]
+__all__ = [
+    "Dataset",
+    "Network",
+    "TrainConfig",
+    "UserError",
+    "__version__",
+    "build_model",
+    "compute_scores",
+    "forgetting_scores",
+    "load_dataset",
+    "open_run",
+    "randomize_labels",
+    "select",
+    "window_search",
+]
 
 
-def __getattr__(name: str):
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'datadiet' has no attribute {name!r}; it has {', '.join(_PUBLIC)}")
-    return getattr(import_module(f"datadiet.{_PUBLIC[name]}"), name)
+def _find(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'datadiet' has no attribute {name!r}; it has {', '.join(_MODULES)}")
+    return getattr(import_module(f"datadiet.{_MODULES[name]}"), name)
+
+
+if not TYPE_CHECKING:  # a checker that saw it would take any name for an existing one
+    __getattr__ = _find
 
 
 def __dir__() -> list[str]:

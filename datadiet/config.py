@@ -10,23 +10,19 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from datadiet.errors import UserError
+
+MAX_CHECKPOINTS, MAX_REPORTS = 100_000, 1_000_000
+
 EPOCHS = 200
+
 DECAY_EPOCHS = (60, 120, 160)
+
 SEED_STRIDE = 424242
+
 BUDGETS = ("iterations", "epochs")
+
 COMPUTE_DTYPES = ("float32", "bfloat16")
-
-
-class UserError(Exception):
-    """Something the caller can repair; the message says what was got, expected, and how."""
-
-
-class Diverged(UserError):
-    """Training ended because its loss was no longer finite; the same options would end so again."""
-
-
-class Interrupted(Exception):
-    """The work was asked to stop and has stopped in good order; the message says how to go on."""
 
 
 def option(default: Any, text: str, *, auto: str | None = None) -> Any:
@@ -114,7 +110,9 @@ class TrainConfig:
 
 
 FIELDS = {f.name: f for f in dataclasses.fields(TrainConfig)}
+
 LOCATION_FIELDS = frozenset({"data_dir", "test_batch_size"})  # may differ between two equal runs
+
 
 _AT_LEAST_ONE = (
     "num_steps",
@@ -127,12 +125,18 @@ _AT_LEAST_ONE = (
     "strata",
     "neighbors",
 )
+
+
 _NOT_NEGATIVE = ("run", "offset", "early_step", "lr", "beta", "weight_decay", "decay_factor", "cutoff", "gamma")
+
 _WHOLE = (*_AT_LEAST_ONE, "run", "offset", "early_step", "trajectory_window", "size", "features_step")
+
 LARGEST = 10**9  # of whole numbers; steps and ids are int32
+
 LARGEST_REAL = 1e38  # float32 has no more
-MAX_CHECKPOINTS, MAX_REPORTS = 100_000, 1_000_000
+
 MAX_RUNS = 10_000  # the seeds of later ones are beyond 2**32
+
 _SEEDS = ("random_label_seed", "model_seed", "train_seed", "random_subset_seed")
 
 

@@ -15,12 +15,13 @@ import click
 from click.core import ParameterSource
 from tqdm import tqdm
 
-from datadiet.choosing import FEATURE_FIELDS
-from datadiet.config import FIELDS, MAX_RUNS, Interrupted, TrainConfig, UserError, check_text
-from datadiet.coresets import Parameters
-from datadiet.place import Place
-from datadiet.resume import EXIT_CODE
-from datadiet.store import ExperimentLayout
+from datadiet.config import FIELDS, MAX_RUNS, TrainConfig, check_text
+from datadiet.errors import Interrupted, UserError
+from datadiet.runs.context import Place
+from datadiet.runs.signals import EXIT_CODE
+from datadiet.selectors.coresets import Parameters
+from datadiet.selectors.options import FEATURE_FIELDS
+from datadiet.storage.layout import ExperimentLayout
 
 
 class Optional(click.ParamType):
@@ -133,8 +134,8 @@ NOT_TRAINING = ("selector", "size", "scores", "manifest", *Parameters._fields, *
 
 def training_options(without: tuple[str, ...] = (), **defaults: Any) -> Callable:
     """Every training option of the contract, with other defaults where given."""
-    from datadiet.data import KNOWN
-    from datadiet.models import MODELS
+    from datadiet.data.registry import KNOWN
+    from datadiet.models.registry import MODELS
 
     known = {"dataset": KNOWN, "model": tuple(MODELS)}
 

@@ -6,8 +6,8 @@ import time
 
 import click
 
-from datadiet.data import KNOWN
-from datadiet.prepare import prepare
+from datadiet.data.prepare import prepare
+from datadiet.data.registry import KNOWN
 
 from .options import Optional, config_option, repairable
 

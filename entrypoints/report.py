@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from datadiet.report import make_report
+from datadiet.report.page import make_report
 
 from .options import ROOT, Optional, make_place, repairable
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from datadiet.scores import COMBINATIONS, SCORES, TRAINING_SCORES
-from datadiet.scoring import mean_run, score_run
+from datadiet.runs.score import mean_run, score_run
+from datadiet.scores.checkpoint import SCORES, TRAINING_SCORES
+from datadiet.scores.combine import COMBINATIONS
 
 from .options import SCORE_EXP, Optional, make_place, place_options, repairable
 

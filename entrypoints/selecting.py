@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from datadiet.data import KNOWN
-from datadiet.selecting import select_run
+from datadiet.data.registry import KNOWN
+from datadiet.runs.select import select_run
 
 from .options import config_option, make_config, make_place, place_options, repairable
 from .training import SCORE_CHOICE, SELECTION, score_choice

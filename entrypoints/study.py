@@ -11,9 +11,9 @@ import click
 import yaml
 
 from datadiet.config import FIELDS
-from datadiet.coresets import Parameters
-from datadiet.graph import Plan
-from datadiet.study import Means, run_study
+from datadiet.selectors.coresets import Parameters
+from datadiet.study.plan import Plan
+from datadiet.study.study import Means, run_study
 
 from .options import (
     Location,

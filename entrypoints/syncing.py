@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from datadiet.sync import sync_mirror
+from datadiet.tracking.sync import sync_mirror
 
 from .options import Location, Optional, make_place, repairable
 

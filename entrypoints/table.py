@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from datadiet.results import write_table
+from datadiet.report.results_table import write_table
 
 from .options import OFFLINE, OVERWRITE, Location, Optional, make_place, repairable
 

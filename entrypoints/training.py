@@ -6,12 +6,12 @@ from typing import Any
 
 import click
 
-from datadiet.choosing import FEATURE_FIELDS, MANIFEST
 from datadiet.config import FIELDS
-from datadiet.coresets import Parameters
-from datadiet.pipeline import train_runs
-from datadiet.selection import SELECTORS
-from datadiet.tasks import ScoreChoice
+from datadiet.runs.inputs import ScoreChoice
+from datadiet.runs.train import train_runs
+from datadiet.selectors.coresets import Parameters
+from datadiet.selectors.options import FEATURE_FIELDS, MANIFEST
+from datadiet.selectors.selection import SELECTORS
 
 from .options import (
     RESUME,

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datadiet import fetch
-from datadiet.sources import cinic10, tfds_folder
+from datadiet.data import download
+from datadiet.data.sources import cinic10, tfds_folder
 
 CIFAR10_NAMES = cinic10.CLASSES
 FILES = {
@@ -98,10 +98,10 @@ def accept(monkeypatch, name, path, counts=None):
     """Tell the code that the archive at `path` is the published one, and how many examples it has."""
     archives = []
     paths = path if isinstance(path, list) else [path]
-    for archive, file in zip(fetch.ARCHIVES[name], paths, strict=True):
+    for archive, file in zip(download.ARCHIVES[name], paths, strict=True):
         digest = hashlib.new(archive.algorithm, file.read_bytes()).hexdigest()
         archives.append(archive._replace(size=file.stat().st_size, digest=digest))
-    monkeypatch.setitem(fetch.ARCHIVES, name, tuple(archives))
+    monkeypatch.setitem(download.ARCHIVES, name, tuple(archives))
     if counts:
         monkeypatch.setitem(tfds_folder.COUNTS, name, counts)
 

@@ -44,7 +44,7 @@ class Golden:
     """A network of the original with its scores."""
 
     def __init__(self, name: str, model: str, width: int) -> None:
-        from datadiet.models import build_model
+        from datadiet.models.registry import build_model
 
         self.arrays = dict(np.load(GOLDEN / f"{name}.npz"))
         self.network = build_model(model, num_classes=10, image_shape=(32, 32, 3), width=width)

@@ -9,8 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from datadiet import config as options
-from datadiet import data, selection, store
 from datadiet.config import TrainConfig
+from datadiet.data.batches import randomize_labels
+from datadiet.data.registry import load_dataset
+from datadiet.selectors import selection
+from datadiet.storage.files import write_csv, write_json, write_lines
+from datadiet.storage.layout import score_file
+from datadiet.storage.score_files import load_scores, save_scores
 
 FRACTIONS = (0.8, 0.4)
 STEP, NUM_STEPS, SCORE_RUNS, RUNS = 10, 100, 4, 5
@@ -34,12 +39,12 @@ def write_study(root: Path, losses: dict[str, tuple[float, ...]], *, exp: str = 
     Returns:
         exps.
     """
-    digits, exps = data.load("digits"), root / "exps"
+    digits, exps = load_dataset("digits"), root / "exps"
     count = digits.num_examples
     config = options.resolve(
         TrainConfig(dataset="digits", model="mlp", num_steps=NUM_STEPS, augment=False, log_steps=25,
                     random_label_fraction=noise), count)  # fmt: skip
-    labels, _ = data.randomize_labels(digits.train_labels, noise, config.random_label_seed)
+    labels, _ = randomize_labels(digits.train_labels, noise, config.random_label_seed)
     scored = [f"{exp}/full_data/run_{run}" for run in range(score_runs)]
     for run, path in enumerate(scored):
         write_run(exps / path, replace(config, run=run), digits, labels, 0.95, np.arange(count), TRAIN_SECONDS)
@@ -47,11 +52,11 @@ def write_study(root: Path, losses: dict[str, tuple[float, ...]], *, exp: str = 
     for position, kind in enumerate(types):
         values = own_scores(digits, labels, score_runs, seed=position)
         for path, own in zip(scored, values):
-            store.save_scores(store.score_file(exps / path, kind, STEP), own, digits.identity(),
+            save_scores(score_file(exps / path, kind, STEP), own, digits.identity(),
                               {"type": kind, "step": STEP, "runs": [0], "seconds": SCORE_SECONDS})  # fmt: skip
-        mean = store.score_file(exps / exp / "full_data", kind, STEP)
+        mean = score_file(exps / exp / "full_data", kind, STEP)
         told = {"type": kind, "step": STEP, "runs": list(range(score_runs)), "seconds": 0.0}
-        store.save_scores(mean, values.mean(axis=0, dtype=np.float64), digits.identity(), told)
+        save_scores(mean, values.mean(axis=0, dtype=np.float64), digits.identity(), told)
         means.append({"type": kind, "step": STEP, "path": mean.relative_to(exps).as_posix()})
     cells = [_cell(exps, exp, config, digits, labels, "full data", None, np.zeros(runs), score_runs, budget)]
     for position, fraction in enumerate(FRACTIONS):
@@ -63,7 +68,7 @@ def write_study(root: Path, losses: dict[str, tuple[float, ...]], *, exp: str = 
             "fractions": list(FRACTIONS), "margin": 0.5}  # fmt: skip
     record = {"plan": plan, "dataset": "digits", "fingerprint": digits.fingerprint, "num_examples": count,
               "model": "mlp", "budget": budget, "score_runs": scored, "means": means, "cells": cells}  # fmt: skip
-    store.write_json(exps / exp / "study.json", record)
+    write_json(exps / exp / "study.json", record)
     return exps
 
 
@@ -79,8 +84,8 @@ def _cell(exps, exp, config, digits, labels, arm, size, differences, first_run, 
     selector, _, kind = arm.partition(" ")
     selector, kind = ("all", None) if arm == "full data" else (selector, kind or None)
     folder = "full_data" if size is None else f"{arm.replace(' ', '.')}/size_{size}"
-    mean = store.score_file(exps / exp / "full_data", kind, STEP) if kind else None
-    values = store.load_scores(mean)[0] if mean else np.arange(len(labels))
+    mean = score_file(exps / exp / "full_data", kind, STEP) if kind else None
+    values = load_scores(mean)[0] if mean else np.arange(len(labels))
     paths = []
     for position, accuracy in enumerate(full_accuracies(len(differences)) + differences):
         run = options.resolve(replace(config, run=first_run + position, selector=selector, size=size,
@@ -94,7 +99,7 @@ def _cell(exps, exp, config, digits, labels, arm, size, differences, first_run, 
         write_run(exps / paths[-1], run, digits, labels, accuracy, kept, share * (TRAIN_SECONDS + 0.01 * position))
         if size is not None:
             rows = ((digits.example_ids[i], order, values[i] if kind else "") for order, i in enumerate(kept))
-            store.write_csv(exps / paths[-1] / "kept.csv", "example_id,kept_order,score", rows)
+            write_csv(exps / paths[-1] / "kept.csv", "example_id,kept_order,score", rows)
     size = len(labels) if size is None else size
     return {"arm": arm, "selector": selector, "type": kind, "step": STEP if kind else None, "size": size,
             "fraction": size / len(labels), "runs": paths}  # fmt: skip
@@ -103,13 +108,13 @@ def _cell(exps, exp, config, digits, labels, arm, size, differences, first_run, 
 def write_run(path: Path, config: TrainConfig, digits, labels, accuracy: float, kept: np.ndarray, seconds: float):
     """args.json, metrics.jsonl and summary.json; accuracies of the classes scatter around the mean."""
     facts = {"fingerprint": digits.fingerprint, "num_classes": CLASSES, "image_shape": [8, 8, 1]}
-    store.write_json(path / "args.json", {**options.as_dict(config), "data": facts})
+    write_json(path / "args.json", {**options.as_dict(config), "data": facts})
     lines = [{"step": step, "test_acc": accuracy * step / NUM_STEPS, "time/train_seconds": seconds * step / NUM_STEPS}
              for step in options.logged_steps(config)]  # fmt: skip
-    store.write_lines(path / "metrics.jsonl", lines)
+    write_lines(path / "metrics.jsonl", lines)
     per_class = (accuracy + 0.01 * np.linspace(-1, 1, CLASSES)).tolist()
     kept_per_class = np.bincount(labels[kept], minlength=CLASSES).tolist()
-    store.write_json(path / "summary.json", {
+    write_json(path / "summary.json", {
         "test_acc": accuracy, "test_acc_per_class": per_class, "kept_per_class": kept_per_class,
         "select_seconds": 0.01, "num_kept": len(kept),
     })  # fmt: skip

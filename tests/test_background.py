@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from datadiet.background import Background
+from datadiet.runs.background import Background
 
 
 def test_calls_are_done_in_order_and_waited_for():

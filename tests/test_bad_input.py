@@ -14,7 +14,6 @@ from conftest import QUICK
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from datadiet import data
 from entrypoints.__main__ import COMMANDS, main
 from entrypoints.options import Location, Names, Optional, Steps
 from entrypoints.study import Listed
@@ -101,8 +100,7 @@ def flag(command: str, name: str) -> str:
 
 @pytest.mark.parametrize(("command", "name", "bad"), PAIRS, ids=[f"{c}-{n}" for c, n, _ in PAIRS])
 def test_what_an_option_cannot_be_is_refused_by_its_name(tmp_path, monkeypatch, command, name, bad):
-    monkeypatch.setattr(data, "build", lambda *_: pytest.fail("data were loaded"))
-    monkeypatch.setattr(data, "load", lambda *_: pytest.fail("data were loaded"))
+    monkeypatch.setattr("datadiet.data.registry.build_dataset", lambda *_: pytest.fail("data were loaded"))
     option = flag(command, name)
 
     @settings(

@@ -8,7 +8,8 @@ import json
 import pytest
 
 from datadiet import config as options
-from datadiet.config import TrainConfig, UserError, resolve
+from datadiet.config import TrainConfig, resolve
+from datadiet.errors import UserError
 
 
 def test_the_papers_defaults_for_cifar():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from datadiet import conv
+from datadiet.models import conv
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 CASES = {  # batch, height, width, inputs, kernel, outputs, strides, padding

@@ -16,8 +16,14 @@ from conftest import PROJECT, QUICK, datadiet
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from datadiet import choosing, data, record, results, store
-from datadiet.config import UserError
+from datadiet.data.registry import load_dataset
+from datadiet.errors import UserError
+from datadiet.report.results_table import from_mirror
+from datadiet.storage.files import SEAL, append_line, good_lines, read_lines, write_lines
+from datadiet.storage.manifests import manifest_ids
+from datadiet.storage.runs import open_run
+from datadiet.storage.score_files import load_scores
+from datadiet.tracking import record
 
 RUN = "exps/full_data/run_0"
 
@@ -36,7 +42,7 @@ def plain(values: Any) -> Any:
 
 
 def of_manifest(path: Path) -> bytes:
-    return choosing.manifest_ids(path.with_suffix(".csv"), data.load("digits")).tobytes()
+    return manifest_ids(path.with_suffix(".csv"), load_dataset("digits")).tobytes()
 
 
 def of_record(path: Path) -> dict[str, Any]:
@@ -44,14 +50,14 @@ def of_record(path: Path) -> dict[str, Any]:
 
 
 def without_seal(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name != store.SEAL}
+    return {name: value for name, value in values.items() if name != SEAL}
 
 
 READERS: dict[str, Callable[[Path], Any]] = {
-    f"{RUN}/forget_scores/ckpt_44.npy": lambda path: plain(store.load_scores(path)),
-    f"{RUN}/forget_scores/ckpt_44.json": lambda path: plain(store.load_scores(path.with_suffix(".npy"))),
-    f"{RUN}/args.json": lambda path: without_seal(store.open_run(path.parent).arguments),
-    f"{RUN}/summary.json": lambda path: results.from_mirror(path.parents[3]),
+    f"{RUN}/forget_scores/ckpt_44.npy": lambda path: plain(load_scores(path)),
+    f"{RUN}/forget_scores/ckpt_44.json": lambda path: plain(load_scores(path.with_suffix(".npy"))),
+    f"{RUN}/args.json": lambda path: without_seal(open_run(path.parent).arguments),
+    f"{RUN}/summary.json": lambda path: from_mirror(path.parents[3]),
     f"{RUN}/mlflow_run.json": of_record,
     "exps/select/size_700.random/run_0/kept.csv": of_manifest,
     "exps/select/size_700.random/run_0/kept.json": of_manifest,
@@ -97,15 +103,15 @@ def test_a_damaged_file_is_an_error_or_what_it_was(made, name):
 )
 def test_a_damaged_history_is_an_error_and_good_up_to_the_damage(made, kind, place, drawn):
     path = made / RUN / "metrics.jsonl"
-    before, right = path.read_bytes(), store.read_lines(path)
+    before, right = path.read_bytes(), read_lines(path)
     whole = before[: int(place * len(before))].count(b"\n")
     path.write_bytes(mutated(before, kind, place, drawn))
     try:
-        found = store.good_lines(path)
+        found = good_lines(path)
         assert found == right[: len(found)]
         assert len(found) >= whole
         try:
-            assert store.read_lines(path, last=44) == right
+            assert read_lines(path, last=44) == right
         except UserError as error:
             assert "metrics.jsonl: " in str(error)
     finally:
@@ -120,7 +126,7 @@ def test_a_changed_digit_of_a_history_is_told_by_all_who_read_it(tmp_path, made)
     path.write_text("\n".join(lines) + "\n")
     told = f"{path}: line 2 is not what was written there; it is damaged"
     with pytest.raises(UserError, match=told):
-        store.read_lines(path)
+        read_lines(path)
     assert told in datadiet("sync", tmp_path, expect=2, root=tmp_path).stderr
     assert told in datadiet("full_data", tmp_path, expect=2, root=tmp_path, resume="true", **QUICK).stderr
 
@@ -128,12 +134,12 @@ def test_a_changed_digit_of_a_history_is_told_by_all_who_read_it(tmp_path, made)
 def test_a_history_without_seals_is_read_as_it_was_written(tmp_path):
     path, values = tmp_path / "metrics.jsonl", [{"step": 11, "loss": 0.5}, {"step": 22, "loss": 0.25}]
     path.write_text("".join(json.dumps(value) + "\n" for value in values))
-    assert store.read_lines(path, last=22) == values
-    store.append_line(path, {"step": 33})
+    assert read_lines(path, last=22) == values
+    append_line(path, {"step": 33})
     with pytest.raises(UserError, match="line 1 is not what"):  # a line that lost its seal is no old one
-        store.read_lines(path)
-    store.write_lines(path, values)
-    assert store.read_lines(path) == values
+        read_lines(path)
+    write_lines(path, values)
+    assert read_lines(path) == values
 
 
 # --- what is never done with a file or a text ---------------------------------------------------

@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 from archives import flip, python
 
-from datadiet import cache, data
-from datadiet.config import UserError
+from datadiet.data import cache
+from datadiet.data.batches import augment, batch_ids, fit_images, normalize, randomize_labels
+from datadiet.data.dataset import fingerprint, pixel_statistics, vector_statistics
+from datadiet.data.registry import DATASETS, build_dataset, count_examples, load_dataset
+from datadiet.errors import UserError
 
 RANDOM = np.random.RandomState(0)
 
@@ -44,7 +47,7 @@ def entries(tmp_path):
 
 def test_importing_data_imports_no_library_of_a_source():
     code = (
-        "import sys, datadiet.data, datadiet.identity;"
+        "import sys, datadiet.data.registry, datadiet.data.align;"
         "print([m for m in ('tensorflow_datasets', 'pyarrow', 'PIL', 'sklearn') if m in sys.modules])"
     )
     root = Path(__file__).parents[1]
@@ -54,12 +57,12 @@ def test_importing_data_imports_no_library_of_a_source():
 @pytest.mark.parametrize("name", ["imagenet", "tfds/", "folder:", "", "npz"])
 def test_an_unknown_name_lists_the_known_ones(name):
     with pytest.raises(UserError, match=r"expected one of digits, fashion_mnist, .*tfds/NAME, folder:PATH, npz:PATH"):
-        data.load(name)
+        load_dataset(name)
 
 
 def test_digits():
-    dataset = data.load("digits")
-    assert data.count_examples("digits") == dataset.num_examples == 1438
+    dataset = load_dataset("digits")
+    assert count_examples("digits") == dataset.num_examples == 1438
     assert dataset.train_images.shape == (1438, 8, 8, 1)
     assert dataset.train_images.max() == 255
     assert len(dataset.test_labels) == 359
@@ -67,38 +70,38 @@ def test_digits():
     assert dataset.example_ids[4] == "digits_0005", "every fifth is in the test set"
 
 
-@pytest.mark.parametrize("name", data.DATASETS)
+@pytest.mark.parametrize("name", DATASETS)
 def test_every_dataset_loads_or_says_how_to_get_it(name, tmp_path):
     if name == "digits":  # ships with scikit-learn
-        assert data.count_examples(name, tmp_path) == data.load(name, tmp_path).num_examples
+        assert count_examples(name, tmp_path) == load_dataset(name, tmp_path).num_examples
         return
     with pytest.raises(UserError, match=f"prepare_data -P dataset={name} .*prepare_data --dataset {name}"):
-        data.load(name, tmp_path)
+        load_dataset(name, tmp_path)
 
 
 def test_published_sizes_are_known_before_the_data_is_there(tmp_path):
-    found = [data.count_examples(name, tmp_path) for name in ("cifar10", "cifar100", "cinic10")]
+    found = [count_examples(name, tmp_path) for name in ("cifar10", "cifar100", "cinic10")]
     assert found == [50_000, 50_000, 180_000]
 
 
 def test_the_fingerprint_is_of_ids_labels_and_pixels(npz):
-    dataset = data.load(f"npz:{npz}")
+    dataset = load_dataset(f"npz:{npz}")
     ids, labels, images = dataset.example_ids, dataset.train_labels, dataset.train_images
-    assert dataset.fingerprint == data.fingerprint(ids, labels, images)
+    assert dataset.fingerprint == fingerprint(ids, labels, images)
     for k, changed in enumerate((ids, labels, images)):
         changed = changed.copy()
         changed[3] = "other" if k == 0 else (changed[3] + 1) % 4
         arrays = [changed if j == k else array for j, array in enumerate((ids, labels, images))]
-        assert data.fingerprint(*arrays) != dataset.fingerprint
+        assert fingerprint(*arrays) != dataset.fingerprint
     order = np.arange(20)[::-1]
-    assert data.fingerprint(ids[order], labels[order], images[order]) != dataset.fingerprint
-    assert data.fit_images(dataset, (8, 8, 3)).fingerprint == dataset.fingerprint
+    assert fingerprint(ids[order], labels[order], images[order]) != dataset.fingerprint
+    assert fit_images(dataset, (8, 8, 3)).fingerprint == dataset.fingerprint
 
 
 @pytest.mark.parametrize("count", [1, 7, 1000, 2500])
 def test_pixel_statistics_are_those_of_a_float_copy(count):
     images = (RANDOM.randint(0, 256, (count, 4, 3, 2)) // [1, 3]).astype(np.uint8)
-    mean, std = data.pixel_statistics(images)
+    mean, std = pixel_statistics(images)
     scaled = images.astype(np.float64) / 255
     assert np.allclose(mean, scaled.mean((0, 1, 2)), atol=1e-6)
     assert np.allclose(std, scaled.std((0, 1, 2)), atol=1e-6)
@@ -107,32 +110,32 @@ def test_pixel_statistics_are_those_of_a_float_copy(count):
 
 def test_vector_statistics_are_those_of_a_float64_copy():
     vectors = (RANDOM.normal(size=(2500, 3)) * [1, 100, 1e-3] + [0, 1e4, 5]).astype(np.float32)
-    mean, std = data.vector_statistics(vectors)
+    mean, std = vector_statistics(vectors)
     assert np.allclose(mean, vectors.astype(np.float64).mean(0), rtol=1e-6, atol=1e-7)
     assert np.allclose(std, vectors.astype(np.float64).std(0), rtol=1e-5)
-    assert data.vector_statistics(np.full((5, 2), 0.1, np.float32))[1].tolist() == [1, 1]
+    assert vector_statistics(np.full((5, 2), 0.1, np.float32))[1].tolist() == [1, 1]
 
 
 def test_fit_images_pads_around_and_repeats_channels():
-    dataset = data.load("digits")
-    fitted = data.fit_images(dataset, (11, 12, 3))
+    dataset = load_dataset("digits")
+    fitted = fit_images(dataset, (11, 12, 3))
     expected = np.zeros((len(dataset.train_images), 11, 12, 3), np.uint8)
     expected[:, 1:9, 2:10] = dataset.train_images
     assert np.array_equal(fitted.train_images, expected)
     assert fitted.test_images.shape[1:] == fitted.image_shape == (11, 12, 3)
     assert fitted.mean.shape == fitted.std.shape == (3,)
-    assert data.fit_images(dataset, dataset.image_shape) is dataset
+    assert fit_images(dataset, dataset.image_shape) is dataset
     with pytest.raises(UserError, match=r"images of 3 channels cannot be repeated to the 4"):
-        data.fit_images(fitted, (11, 12, 4))
+        fit_images(fitted, (11, 12, 4))
 
 
 # --- the cache ------------------------------------------------------------------------------------
 
 
 def test_a_second_load_maps_the_cache_and_is_equal(npz, monkeypatch):
-    first = data.load(f"npz:{npz}")
-    monkeypatch.setattr(data, "build", None)  # the source is not read again
-    second = data.load(f"npz:{npz}")
+    first = load_dataset(f"npz:{npz}")
+    monkeypatch.setattr("datadiet.data.registry.build_dataset", None)  # the source is not read again
+    second = load_dataset(f"npz:{npz}")
     for field in vars(first):
         one, other = getattr(first, field), getattr(second, field)
         assert type(one) is type(other)
@@ -144,21 +147,21 @@ def test_a_second_load_maps_the_cache_and_is_equal(npz, monkeypatch):
 
 
 def test_changed_data_is_never_served_stale(npz, tmp_path):
-    first = data.load(f"npz:{npz}")
+    first = load_dataset(f"npz:{npz}")
     status = npz.stat()
     write_npz(npz, seed=1)
     os.utime(npz, ns=(status.st_atime_ns, status.st_mtime_ns))  # size and time of modification as before
     assert npz.stat().st_size == status.st_size
-    second = data.load(f"npz:{npz}")
+    second = load_dataset(f"npz:{npz}")
     assert second.fingerprint != first.fingerprint
-    assert second.fingerprint == data.build(f"npz:{npz}").fingerprint
+    assert second.fingerprint == build_dataset(f"npz:{npz}").fingerprint
     assert len(entries(tmp_path)) == 2
 
 
 @pytest.mark.parametrize("name", ["train_images.npy", "example_ids.npy", "record.json", None])
 def test_a_damaged_entry_is_said_and_written_anew(npz, tmp_path, name):
-    first = data.build(f"npz:{npz}")
-    data.load(f"npz:{npz}")
+    first = build_dataset(f"npz:{npz}")
+    load_dataset(f"npz:{npz}")
     entry = entries(tmp_path)[0]
     if name is None:
         (entry / "test_labels.npy").unlink()
@@ -167,31 +170,31 @@ def test_a_damaged_entry_is_said_and_written_anew(npz, tmp_path, name):
     else:
         flip(entry / name, -100)
     with pytest.warns(UserWarning, match=r"damaged cache entry is written anew"):
-        second = data.load(f"npz:{npz}")
+        second = load_dataset(f"npz:{npz}")
     assert np.array_equal(second.train_images, first.train_images)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert data.load(f"npz:{npz}").fingerprint == first.fingerprint
+        assert load_dataset(f"npz:{npz}").fingerprint == first.fingerprint
 
 
 def test_a_cache_that_cannot_be_written_is_said(npz, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DATADIET_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.warns(UserWarning, match=r"cannot be written .*DATADIET_CACHE"):
-        assert data.load(f"npz:{npz}").num_examples == 20
+        assert load_dataset(f"npz:{npz}").num_examples == 20
 
 
 def test_files_that_change_while_they_are_read_are_refused(npz, monkeypatch):
-    build = data.build
+    build = build_dataset
 
     def slow(*arguments):
         built = build(*arguments)
         write_npz(npz, seed=2)
         return built
 
-    monkeypatch.setattr(data, "build", slow)
+    monkeypatch.setattr("datadiet.data.registry.build_dataset", slow)
     with pytest.raises(UserError, match=r"changed while they were read"):
-        data.load(f"npz:{npz}")
+        load_dataset(f"npz:{npz}")
 
 
 def test_what_a_killed_process_left_is_no_entry(npz, tmp_path):
@@ -200,15 +203,15 @@ def test_what_a_killed_process_left_is_no_entry(npz, tmp_path):
     leftover = path.with_name(f".{path.name}.tmp")
     leftover.mkdir(parents=True)
     (leftover / "train_images.npy").write_bytes(b"half")
-    assert data.load(name).num_examples == 20
+    assert load_dataset(name).num_examples == 20
     assert not leftover.exists()
 
 
 def test_processes_that_load_at_once_write_one_entry(npz, tmp_path):
-    code = "import sys; from datadiet import data; print(data.load(sys.argv[1]).fingerprint)"
+    code = "import sys; from datadiet.data.registry import load_dataset; print(load_dataset(sys.argv[1]).fingerprint)"
     children = [python(code, f"npz:{npz}", cache=tmp_path / "cache") for _ in range(2)]
     outputs = [child.communicate(timeout=60) for child in children]
-    assert {out.strip() for out, _ in outputs} == {data.load(f"npz:{npz}").fingerprint}, outputs
+    assert {out.strip() for out, _ in outputs} == {load_dataset(f"npz:{npz}").fingerprint}, outputs
     assert len(entries(tmp_path)) == 1
 
 
@@ -217,9 +220,9 @@ def test_fifty_thousand_images_are_ready_in_under_a_second(tmp_path):
     x[:, 0, 0, 0] = np.arange(60_000) % 251
     y = np.arange(60_000) % 10
     np.savez(tmp_path / "big.npz", x_train=x[:50_000], y_train=y[:50_000], x_test=x[50_000:], y_test=y[50_000:])
-    data.load(f"npz:{tmp_path / 'big.npz'}")
+    load_dataset(f"npz:{tmp_path / 'big.npz'}")
     begin = time.perf_counter()
-    dataset = data.load(f"npz:{tmp_path / 'big.npz'}")
+    dataset = load_dataset(f"npz:{tmp_path / 'big.npz'}")
     assert time.perf_counter() - begin < 1.0
     assert np.array_equal(dataset.train_images[::997], x[:50_000:997])
 
@@ -230,9 +233,9 @@ def test_fifty_thousand_images_are_ready_in_under_a_second(tmp_path):
 def test_normalize_scales_bytes_but_not_vectors():
     images = RANDOM.randint(0, 256, (2, 3, 3, 2)).astype(np.uint8)
     mean, std = np.array([0.3, 0.5], np.float32), np.array([0.2, 0.1], np.float32)
-    assert np.allclose(data.normalize(images, mean, std), (images / 255 - mean) / std, atol=1e-5)
+    assert np.allclose(normalize(images, mean, std), (images / 255 - mean) / std, atol=1e-5)
     vectors = RANDOM.normal(size=(4, 2)).astype(np.float32)
-    assert np.allclose(data.normalize(vectors, mean, std), (vectors - mean) / std, atol=1e-5)
+    assert np.allclose(normalize(vectors, mean, std), (vectors - mean) / std, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (7, 12, 3), (32, 32, 3)])
@@ -240,7 +243,7 @@ def test_augment_is_reflect_pad_crop_and_flip_of_each_image(shape):
     images = RANDOM.randint(0, 256, (20, *shape)).astype(np.uint8)
     ids = np.array([3, 19, 3, 0, 7, 3], np.int32)
     key = jax.random.key(5)
-    augmented = np.asarray(jax.jit(data.augment)(key, images, ids))
+    augmented = np.asarray(jax.jit(augment)(key, images, ids))
     assert augmented.dtype == np.uint8
     padded = np.pad(images, [(0, 0), (4, 4), (4, 4), (0, 0)], mode="reflect")
     height, width = shape[:2]
@@ -259,7 +262,7 @@ def test_augment_is_reflect_pad_crop_and_flip_of_each_image(shape):
 
 def test_augment_draws_every_offset_and_both_flips_evenly():
     images = np.arange(16 * 16).astype(np.uint8).reshape(1, 16, 16, 1)  # every crop of it is unlike any other
-    augmented = np.asarray(data.augment(jax.random.key(0), images, np.zeros(20_000, np.int32)))[..., 0]
+    augmented = np.asarray(augment(jax.random.key(0), images, np.zeros(20_000, np.int32)))[..., 0]
     _, counts = np.unique(augmented.reshape(len(augmented), -1), axis=0, return_counts=True)
     assert len(counts) == 9 * 9 * 2
     assert counts.min() > 0.6 * counts.mean()
@@ -271,7 +274,7 @@ def test_every_kept_example_is_in_at_most_one_batch_of_an_epoch(num_kept, batch_
     kept = np.sort(RANDOM.choice(1000, num_kept, replace=False)).astype(np.int32)
     size = min(batch_size, num_kept)
     per_epoch = num_kept // size
-    batches = data.batch_ids(kept, batch_size, seed=1, first_step=1, num_steps=6 * per_epoch)
+    batches = batch_ids(kept, batch_size, seed=1, first_step=1, num_steps=6 * per_epoch)
     assert batches.shape == (6 * per_epoch, size)
     assert batches.dtype == np.int32
     epochs = batches.reshape(6, -1)
@@ -280,15 +283,15 @@ def test_every_kept_example_is_in_at_most_one_batch_of_an_epoch(num_kept, batch_
         assert set(ids.tolist()) <= set(kept.tolist())
     if num_kept > 5:
         assert len({tuple(ids) for ids in epochs}) == 6, "each epoch is shuffled afresh"
-        assert not np.array_equal(epochs, data.batch_ids(kept, batch_size, 2, 1, 6 * per_epoch).reshape(6, -1))
+        assert not np.array_equal(epochs, batch_ids(kept, batch_size, 2, 1, 6 * per_epoch).reshape(6, -1))
 
 
 def test_a_batch_depends_on_its_step_alone():
     kept = np.arange(43, dtype=np.int32)
-    whole = data.batch_ids(kept, 8, seed=3, first_step=1, num_steps=40)
+    whole = batch_ids(kept, 8, seed=3, first_step=1, num_steps=40)
     for first in (1, 2, 5, 6, 11, 39):
         for count in (1, 2, 7):
-            part = data.batch_ids(kept, 8, seed=3, first_step=first, num_steps=count)
+            part = batch_ids(kept, 8, seed=3, first_step=first, num_steps=count)
             assert np.array_equal(part[: 41 - first], whole[first - 1 : first - 1 + count])
 
 
@@ -296,7 +299,7 @@ def test_a_batch_depends_on_its_step_alone():
 def test_randomize_labels_permutes_the_labels_of_a_fraction(fraction):
     labels = RANDOM.randint(0, 10, 200).astype(np.int32)
     before = labels.copy()
-    noisy, chosen = data.randomize_labels(labels, fraction, seed=4)
+    noisy, chosen = randomize_labels(labels, fraction, seed=4)
     assert np.array_equal(labels, before)
     assert len(chosen) == int(200 * fraction)
     assert np.array_equal(chosen, np.unique(chosen))
@@ -304,7 +307,7 @@ def test_randomize_labels_permutes_the_labels_of_a_fraction(fraction):
     assert np.array_equal(noisy[rest], labels[rest])
     assert np.array_equal(np.sort(noisy[chosen]), np.sort(labels[chosen]))
     assert noisy.dtype == np.int32
-    again, _ = data.randomize_labels(labels, fraction, seed=4)
+    again, _ = randomize_labels(labels, fraction, seed=4)
     assert np.array_equal(noisy, again)
     if fraction == 1:
         assert (noisy != labels).mean() > 0.7
@@ -313,4 +316,4 @@ def test_randomize_labels_permutes_the_labels_of_a_fraction(fraction):
 @pytest.mark.parametrize("fraction", [-0.1, 1.1, float("nan")])
 def test_a_fraction_beyond_0_to_1_is_refused(fraction):
     with pytest.raises(UserError, match=r"expected a fraction from 0 to 1"):
-        data.randomize_labels(np.zeros(3, np.int32), fraction, 0)
+        randomize_labels(np.zeros(3, np.int32), fraction, 0)

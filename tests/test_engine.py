@@ -8,9 +8,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from datadiet.config import Interrupted, UserError
-from datadiet.engine import Event, run_jobs
-from datadiet.graph import Job
+from datadiet.errors import Interrupted, UserError
+from datadiet.study.engine import Event
+from datadiet.study.scheduler import run_jobs
+from datadiet.study.spec import Job
 
 JOBS = [
     Job("a", "train", {}, cost=2),

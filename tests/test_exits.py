@@ -15,8 +15,15 @@ from pathlib import Path
 import pytest
 from conftest import QUICK, datadiet
 
-from datadiet import loops, models, pipeline, remote, resume, store, tracking, train
-from datadiet.config import TrainConfig, UserError, resolve
+from datadiet.config import TrainConfig, resolve
+from datadiet.errors import UserError
+from datadiet.models.registry import build_model
+from datadiet.runs import train
+from datadiet.runs.signals import EXIT_CODE
+from datadiet.storage import checkpoints, loops
+from datadiet.storage.checkpoints import _check_files, checkpoint_steps, save_checkpoint
+from datadiet.tracking import mlflow_store, run
+from datadiet.training.state import initial_state
 
 FAST = QUICK | {"width": 8, "save_steps": 11, "log_steps": 11}
 RUN = "exps/full_data/run_0"
@@ -27,14 +34,14 @@ def at_rest(run: Path) -> list[int]:
     assert [t for t in threading.enumerate() if type(t).__module__.startswith("orbax.")] == []
     for path in (run / "ckpts").iterdir():
         assert path.name.isdigit(), f"{path} was left"
-        store._check_files(path)
-    return store.checkpoint_steps(run)
+        _check_files(path)
+    return checkpoint_steps(run)
 
 
 @pytest.fixture(scope="module")
 def state():
     config = resolve(TrainConfig(model="mlp", width=8), 1438)
-    return train.initial_state(models.build_model("mlp", 10, (8, 8, 1), width=8), config, 1438)
+    return initial_state(build_model("mlp", 10, (8, 8, 1), width=8), config, 1438)
 
 
 @pytest.mark.parametrize("size", [0, 300, 700, 1100, 1500, 1900, 2300])
@@ -44,19 +51,19 @@ def test_a_save_that_cannot_be_written_says_so_once(tmp_path, state, capfd, size
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
         with pytest.raises(UserError, match="ckpts/0 cannot be written: File too large"):
-            store.save_checkpoint(tmp_path, state)
+            save_checkpoint(tmp_path, state)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert at_rest(tmp_path) == []
     assert capfd.readouterr().err == ""
-    store.save_checkpoint(tmp_path, state)
+    save_checkpoint(tmp_path, state)
     assert at_rest(tmp_path) == [0]
 
 
 def test_a_save_that_is_interrupted_leaves_nothing(tmp_path, state, capfd, monkeypatch):
-    fail_at(monkeypatch, store, "_seal", 1, KeyboardInterrupt())
+    fail_at(monkeypatch, checkpoints, "_seal", 1, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
-        store.save_checkpoint(tmp_path, state)
+        save_checkpoint(tmp_path, state)
     assert at_rest(tmp_path) == []
     assert capfd.readouterr().err == ""
 
@@ -103,11 +110,11 @@ def fail_at(monkeypatch, owner: object, name: str, times: int, error: BaseExcept
 @pytest.mark.parametrize(
     ("owner", "name", "times", "error", "code", "steps"),
     [
-        (store, "append_line", 2, UserError("no room"), 2, [0, 11]),
-        (pipeline, "save_step", 3, KeyboardInterrupt(), 1, [0, 11]),
-        (pipeline, "summarize", 1, UserError("no summary"), 2, [0, 11, 22, 33, 44]),
-        (remote, "log_metrics", 2, ConnectionError("away"), 0, [0, 11, 22, 33, 44]),
-        (tracking, "_end", 1, UserError("MLflow refuses"), 2, [0, 11, 22, 33, 44]),
+        (train, "append_line", 2, UserError("no room"), 2, [0, 11]),
+        (train, "save_step", 3, KeyboardInterrupt(), 1, [0, 11]),
+        (train, "summarize", 1, UserError("no summary"), 2, [0, 11, 22, 33, 44]),
+        (mlflow_store, "log_metrics", 2, ConnectionError("away"), 0, [0, 11, 22, 33, 44]),
+        (run, "_end", 1, UserError("MLflow refuses"), 2, [0, 11, 22, 33, 44]),
     ],
 )
 def test_what_fails_beside_the_saves_leaves_them_whole(tmp_path, monkeypatch, owner, name, times, error, code, steps):
@@ -128,15 +135,15 @@ def test_a_run_that_diverges_has_whole_checkpoints(tmp_path):
 
 
 def test_sigterm_waits_for_the_save_under_way(tmp_path, monkeypatch):
-    real = store.save_checkpoint
+    real = save_checkpoint
 
     def save(run_dir, state, seconds):
         if int(state.step) == 22:
             os.kill(os.getpid(), signal.SIGTERM)
         real(run_dir, state, seconds)
 
-    monkeypatch.setattr(store, "save_checkpoint", save)
-    done = datadiet("full_data", tmp_path, expect=resume.EXIT_CODE, offline="true", **FAST)
+    monkeypatch.setattr(train, "save_checkpoint", save)
+    done = datadiet("full_data", tmp_path, expect=EXIT_CODE, offline="true", **FAST)
     assert "all saved" in done.stderr
     found = at_rest(tmp_path / RUN)
     assert found[:3] == [0, 11, 22]

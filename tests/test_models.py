@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import datadiet as dd
-from datadiet.config import UserError
-from datadiet.models import MODELS, input_shape
+from datadiet.errors import UserError
+from datadiet.models.registry import MODELS, input_shape
 
 
 def count(tree) -> int:

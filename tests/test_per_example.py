@@ -9,12 +9,13 @@ import optax
 import pytest
 from flax import linen as nn
 
-from datadiet import per_example
-from datadiet.models import Network, build_model
+from datadiet.models.networks import Network
+from datadiet.models.registry import build_model
+from datadiet.scores.gradients import grad_norms, grad_norms_by_vmap, parameters_without_rule
 
 GOLDEN = Path(__file__).parent / "golden"
-grad_norms = jax.jit(per_example.grad_norms, static_argnums=0)
-by_vmap = jax.jit(per_example.grad_norms_by_vmap, static_argnums=0)
+grad_norms = jax.jit(grad_norms, static_argnums=0)
+by_vmap = jax.jit(grad_norms_by_vmap, static_argnums=0)
 
 
 def batch(shape, size=5, seed=0):
@@ -41,7 +42,7 @@ def one_by_one(network, variables, images, labels):
 
 
 def unruled(network, variables, images):
-    return per_example.parameters_without_rule(network, variables, images)
+    return parameters_without_rule(network, variables, images)
 
 
 class Layered(nn.Module):
@@ -156,7 +157,7 @@ def test_layers_without_a_rule_are_found_and_still_exact(case):
     assert parameter is None or parameter in names
     expected = one_by_one(network, variables, images, labels)
     with pytest.warns(UserWarning, match="no single-pass rule"):
-        values = per_example.grad_norms(network, variables, images, labels)
+        values = grad_norms(network, variables, images, labels)
     np.testing.assert_allclose(values, expected, rtol=2e-5)
 
 
@@ -202,8 +203,8 @@ def test_order_and_batch_size_change_nothing():
 def test_every_form_of_a_convolution_gives_the_same(form, monkeypatch):
     network = Network(Layered((nn.Conv(6, (3, 2), (2, 1)),)), (7, 6, 4))
     variables, (images, labels) = trained_like(network), batch((7, 6, 4))
-    monkeypatch.setattr(per_example, "cheapest_form", lambda *_: form)
-    values = per_example.grad_norms(network, variables, images, labels)
+    monkeypatch.setattr("datadiet.scores.gradients.cheapest_form", lambda *_: form)
+    values = grad_norms(network, variables, images, labels)
     np.testing.assert_allclose(values, one_by_one(network, variables, images, labels), rtol=2e-5)
 
 
@@ -212,7 +213,7 @@ def test_every_backend_s_way_over_examples_gives_the_same(backend, monkeypatch):
     network = Network(Layered((nn.Conv(6, (3, 3)), nn.Dense(5))), (6, 6, 4))
     variables, (images, labels) = trained_like(network), batch((6, 6, 4))
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    values = per_example.grad_norms(network, variables, images, labels)
+    values = grad_norms(network, variables, images, labels)
     np.testing.assert_allclose(values, one_by_one(network, variables, images, labels), rtol=2e-5)
 
 

@@ -13,8 +13,10 @@ import pytest
 from conftest import QUICK, call, datadiet, mlflow_run
 
 import datadiet as dd
-from datadiet import store
-from datadiet.selection import SELECTORS, kept_order
+from datadiet.selectors.selection import SELECTORS, kept_order
+from datadiet.storage.files import sealed
+from datadiet.storage.layout import score_file
+from datadiet.storage.runs import open_run
 
 HEADER = (
     "Dataset,Neural network,Scored by,No.of train datasamples,fraction of data trained on,"
@@ -44,7 +46,7 @@ def root(tmp_path_factory) -> Path:
 
 
 def score_of(root: Path, kind: str, run: str = "", step: int = 4) -> Path:
-    return store.score_file(root / "exps/full_data" / run, kind, step)
+    return score_file(root / "exps/full_data" / run, kind, step)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +103,7 @@ def test_subsets_keep_what_they_say(root):
         (PATHS[4], "offset", "forget", 100),
     ):
         values = np.load(score_of(root, kind))
-        seed = store.open_run(root / "exps" / path).config.random_subset_seed
+        seed = open_run(root / "exps" / path).config.random_subset_seed
         expected = dd.select(selector, values, size=700, offset=offset, seed=seed)
         kept = list(csv.DictReader((root / "exps" / path / "kept.csv").open()))
         assert [int(row["kept_order"]) for row in kept] == list(range(700))
@@ -337,7 +339,7 @@ def test_scores_of_other_data_are_refused(root):
     copy = root / "other.npy"
     copy.write_bytes(score_of(root, "l2_error").read_bytes())
     record = json.loads(record_file.read_text()) | {"fingerprint": "0" * 64, "dataset": "other_digits"}
-    copy.with_suffix(".json").write_text(json.dumps(store.sealed(record)))
+    copy.with_suffix(".json").write_text(json.dumps(sealed(record)))
     done = datadiet("keep_max", root, expect=2, size=10, exp="y", scores=copy, **QUICK)
     assert f"{copy}: The values belong to other_digits" in done.stderr
     copy.with_suffix(".json").unlink()

@@ -16,11 +16,14 @@ import studies
 from conftest import datadiet
 from PIL import Image
 
-from datadiet import data, kept, store, wording
-from datadiet.config import UserError
-from datadiet.decision import Decision, noise_audit
-from datadiet.evidence import read_study
-from datadiet.report import html, write_report
+from datadiet.data.registry import load_dataset
+from datadiet.errors import UserError
+from datadiet.report import kept_sets
+from datadiet.report.decision import Decision, noise_audit
+from datadiet.report.evidence import read_study
+from datadiet.report.page import html, write_report
+from datadiet.report.text import headline, how_sure, price, table, warnings, which
+from datadiet.storage.files import sealed, write_lines
 
 GOOD = {"keep_max l2_error": (0.001, 0.08), "random": (0.01, 0.05)}
 
@@ -30,8 +33,8 @@ def decide(root: Path, losses=GOOD, margin: float = 0.5, **options) -> Decision:
 
 
 def words(decision: Decision) -> str:
-    parts = (wording.which, wording.how_sure, wording.price, wording.warnings)
-    return "\n".join([wording.headline(decision), *(line for part in parts for line in part(decision))])
+    parts = (which, how_sure, price, warnings)
+    return "\n".join([headline(decision), *(line for part in parts for line in part(decision))])
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +52,7 @@ def noisy(tmp_path_factory) -> Path:
 
 def test_what_may_be_dropped_is_said_first(tmp_path):
     decision = decide(tmp_path)
-    assert wording.headline(decision) == "20 % of the training examples can be dropped at a margin of 0.5 points."
+    assert headline(decision) == "20 % of the training examples can be dropped at a margin of 0.5 points."
     text = words(decision)
     assert "Keep the 1,150 examples of largest l2_error score (step 10)." in text
     assert "95.30 % against 95.40 % with all of the data: -0.10 points (95 % interval -0." in text
@@ -58,7 +61,7 @@ def test_what_may_be_dropped_is_said_first(tmp_path):
 
 def test_nothing_can_be_dropped_is_said_plainly(tmp_path):
     decision = decide(tmp_path, margin=0.05)
-    assert wording.headline(decision) == "Nothing can be dropped at a margin of 0.05 points."
+    assert headline(decision) == "Nothing can be dropped at a margin of 0.05 points."
     assert decision.best is None
     text = words(decision)
     assert "The most accurate subset is the 1,150 examples" in text
@@ -67,7 +70,7 @@ def test_nothing_can_be_dropped_is_said_plainly(tmp_path):
 
 def test_one_run_gives_no_verdict_and_no_interval(tmp_path):
     decision = decide(tmp_path, runs=1, score_runs=1)
-    assert wording.headline(decision).startswith("Nothing can be said: one evaluation run per subset")
+    assert headline(decision).startswith("Nothing can be said: one evaluation run per subset")
     assert {line.verdict for line in decision.lines[1:]} == {"no verdict"}
     assert "interval:" not in words(decision).replace("no interval:", "")
     assert "comes from one run" in words(decision)
@@ -97,7 +100,7 @@ def test_the_correction_for_many_arms_is_told_where_it_matters(tmp_path):
 
 
 def test_cliffs_and_emptied_classes_are_warned_of(tmp_path):
-    text = "\n".join(wording.warnings(decide(tmp_path)))
+    text = "\n".join(warnings(decide(tmp_path)))
     assert "Cliff: at 40 % kept, keep_max l2_error is worse than a random subset: -3.00 points" in text
     assert "Nearly emptied: keep_max l2_error at 80 %" in text
     assert "random at" not in text
@@ -144,7 +147,7 @@ def test_an_unfinished_or_absent_study_is_refused_with_the_way_on(tmp_path):
 
 
 def test_the_printed_table_is_in_per_cent(tmp_path):
-    lines = wording.table(decide(tmp_path)).splitlines()
+    lines = table(decide(tmp_path)).splitlines()
     assert len(lines) == 2 + 2 * 2
     assert lines[1].split() == ["full", "data", "1,438", "100%", "95.40", "±", "0.32", "5"]
     scored = lines[2].split()
@@ -159,7 +162,7 @@ def test_seconds_that_were_not_recorded_are_no_zeros(tmp_path):
     for path in exps.rglob("ckpt_*.json"):
         record = json.loads(path.read_text())
         del record["seconds"]
-        path.write_text(json.dumps(store.sealed(record)))
+        path.write_text(json.dumps(sealed(record)))
     decision = Decision(read_study(exps, "demo"), 0.5)
     cost = decision.cost(decision.shown)
     assert math.isnan(cost.score)
@@ -172,7 +175,7 @@ def test_seconds_that_were_not_recorded_are_no_zeros(tmp_path):
     assert "not known" in cells
     for path in exps.rglob("metrics.jsonl"):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
-        store.write_lines(path, [{k: v for k, v in line.items() if k != "time/train_seconds"} for line in lines])
+        write_lines(path, [{k: v for k, v in line.items() if k != "time/train_seconds"} for line in lines])
     assert "How long a training takes was not recorded" in words(Decision(read_study(exps, "demo"), 0.5))
 
 
@@ -250,7 +253,7 @@ def test_the_numbers_of_the_page_are_a_file_too(noisy):
     full = found["cells"][0]
     assert full["accuracy"]["mean"] == pytest.approx(studies.full_accuracies().mean())
     assert len(full["per_class"]) == studies.CLASSES
-    assert sum(full["kept_per_class"]) == data.load("digits").num_examples
+    assert sum(full["kept_per_class"]) == load_dataset("digits").num_examples
 
 
 def test_without_the_data_set_a_report_is_made_and_says_what_is_missing(tmp_path):
@@ -267,10 +270,10 @@ def test_without_the_data_set_a_report_is_made_and_says_what_is_missing(tmp_path
 
 
 def test_kept_tables_tell_every_example(noisy):
-    study, digits = read_study(noisy, "demo"), data.load("digits")
+    study, digits = read_study(noisy, "demo"), load_dataset("digits")
     cell = study.cell("keep_max l2_error", 575)
     assert cell is not None
-    table = pd.read_parquet(kept.path_of(study, cell, "parquet"))
+    table = pd.read_parquet(kept_sets.path_of(study, cell, "parquet"))
     columns = ["example_id", "index", "label", "score_mean", "score_standard_error", "rank", "kept"]
     assert list(table.columns) == columns
     own = pd.read_csv(noisy / cell.paths[0] / "kept.csv")
@@ -282,7 +285,7 @@ def test_kept_tables_tell_every_example(noisy):
     runs = studies.own_scores(digits, study.noise.labels, studies.SCORE_RUNS)
     np.testing.assert_allclose(table.score_mean, runs.mean(axis=0), rtol=1e-5)
     np.testing.assert_allclose(table.score_standard_error, runs.std(axis=0, ddof=1) / 2, rtol=1e-4)
-    same = pd.read_csv(kept.path_of(study, cell, "csv"))
+    same = pd.read_csv(kept_sets.path_of(study, cell, "csv"))
     pd.testing.assert_frame_equal(same, table, check_dtype=False)
 
 
@@ -295,7 +298,7 @@ def test_a_random_subset_has_no_scores(noisy):
 def test_pytorch_takes_a_kept_set(noisy):
     utils = pytest.importorskip("torch.utils.data")
     table = pd.read_csv(noisy / "demo/kept/keep_max_l2_error_575.csv")
-    images = data.load("digits").train_images
+    images = load_dataset("digits").train_images
     subset = utils.Subset(images, table.index[table.kept].tolist())
     assert len(subset) == 575
     np.testing.assert_array_equal(subset[7], images[table["index"][table.kept].iloc[7]])

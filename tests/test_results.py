@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from datadiet import results
-from datadiet.config import TrainConfig, UserError
-from datadiet.results import Result
-from datadiet.tasks import scored_by
+from datadiet.config import TrainConfig
+from datadiet.errors import UserError
+from datadiet.report.results_table import Result, from_mirror, of_one_budget, to_csv
+from datadiet.runs.inputs import scored_by
 
 HEADER = (
     "Dataset,Neural network,Scored by,No.of train datasamples,fraction of data trained on,"
@@ -25,13 +25,13 @@ def result(path: str, **changes) -> Result:
 
 
 def test_header_and_cells():
-    text = results.to_csv([result("keep_max/size_25000/run_0")])
+    text = to_csv([result("keep_max/size_25000/run_0")])
     assert text == f"{HEADER}\ncifar10,mlp,l2_error,25000,0.5,0.990000,0.875000,12.35\n"
 
 
 def test_order_is_by_path_with_numbers_as_numbers():
     paths = ["b/size_10/run_0", "a/run_10", "a/run_9", "b/size_9/run_0"]
-    lines = results.to_csv([result(p, dataset=p) for p in paths]).splitlines()[1:]
+    lines = to_csv([result(p, dataset=p) for p in paths]).splitlines()[1:]
     assert [line.split(",")[0] for line in lines] == ["a/run_9", "a/run_10", "b/size_9/run_0", "b/size_10/run_0"]
 
 
@@ -41,9 +41,9 @@ def test_the_mirror_is_read_where_runs_are_finished(tmp_path):
         (tmp_path / name / "summary.json").write_text(json.dumps(result(name)._asdict() | {"more": 1}))
     (tmp_path / "a/run_1").mkdir()
     (tmp_path / "a/run_1/args.json").write_text("{}")
-    assert {r.path for r in results.from_mirror(tmp_path)} == {"a/run_0", "b/size_5/run_1"}
+    assert {r.path for r in from_mirror(tmp_path)} == {"a/run_0", "b/size_5/run_1"}
     with pytest.raises(UserError, match="no such folder"):
-        results.from_mirror(tmp_path / "none")
+        from_mirror(tmp_path / "none")
 
 
 @pytest.mark.parametrize(
@@ -64,8 +64,8 @@ def test_scored_by(config, score_type, words):
 def test_budgets_are_not_mixed():
     found = [result("a/run_0"), result("a/run_1", budget="iterations")]
     with pytest.raises(UserError, match=r"different budgets \(epochs, iterations\).* -P budget=epochs"):
-        results.of_one_budget(found, None)
-    assert results.of_one_budget(found, "epochs") == found[:1]
-    assert results.of_one_budget(found[1:], None) == found[1:]
+        of_one_budget(found, None)
+    assert of_one_budget(found, "epochs") == found[:1]
+    assert of_one_budget(found[1:], None) == found[1:]
     with pytest.raises(UserError, match="budget=hours: expected one of iterations, epochs"):
-        results.of_one_budget(found, "hours")
+        of_one_budget(found, "hours")

@@ -17,9 +17,14 @@ import numpy as np
 import pytest
 from conftest import PROJECT, QUICK, begin, datadiet, wait
 
-from datadiet import data, models, resume, store, train
 from datadiet.config import resolve, saved_steps
-from datadiet.store import checkpoint_steps
+from datadiet.data.registry import load_dataset
+from datadiet.models.registry import build_model
+from datadiet.storage.checkpoints import checkpoint_steps, load_state
+from datadiet.storage.files import SEAL, read_json, read_lines, sealed, write_json, write_lines, write_text
+from datadiet.storage.runs import open_run
+from datadiet.training.loop import is_timing
+from datadiet.training.state import initial_state
 
 # Most reports come between two checkpoints.
 SHORT = QUICK | {"num_steps": 90, "save_steps": 20, "log_steps": 15, "trajectory": "all", "trajectory_window": 4}
@@ -41,11 +46,11 @@ def folder(root: Path) -> Path:
 
 
 def reports(run: Path) -> list[dict]:
-    return store.read_lines(run / "metrics.jsonl")
+    return read_lines(run / "metrics.jsonl")
 
 
 def untimed(record: dict) -> dict:
-    return {k: v for k, v in record.items() if k not in {*TIMED, store.SEAL} and not train.is_timing(k)}
+    return {k: v for k, v in record.items() if k not in {*TIMED, SEAL} and not is_timing(k)}
 
 
 def content(run: Path) -> dict[str, object]:
@@ -58,11 +63,11 @@ def content(run: Path) -> dict[str, object]:
     found["metrics.jsonl"] = list(map(untimed, reports(run)))
     found["summary.json"] = untimed(json.loads(found["summary.json"]))
     found["ckpts"] = sorted(p.name for p in (run / "ckpts").iterdir())
-    stored = store.open_run(run)
-    config, digits = resolve(stored.config, 1438), data.load("digits")
-    like = train.initial_state(models.build_model("mlp", 10, digits.image_shape, config.width), config, 1438)
+    stored = open_run(run)
+    config, digits = resolve(stored.config, 1438), load_dataset("digits")
+    like = initial_state(build_model("mlp", 10, digits.image_shape, config.width), config, 1438)
     for step in checkpoint_steps(run):
-        leaves = jax.tree_util.tree_leaves_with_path(store.load_state(run, step, like))
+        leaves = jax.tree_util.tree_leaves_with_path(load_state(run, step, like))
         found |= {f"{step}{jax.tree_util.keystr(path)}": np.asarray(leaf).tobytes() for path, leaf in leaves}
     assert checkpoint_steps(run) == saved_steps(config)
     return found
@@ -107,7 +112,7 @@ def stop_when_asked(monkeypatch, times: int) -> None:
     def listen():
         yield lambda: next(asked) >= times
 
-    monkeypatch.setattr(resume, "listen", listen)
+    monkeypatch.setattr("datadiet.runs.train.listen", listen)
 
 
 @pytest.fixture
@@ -194,7 +199,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(base, stopped, damaged, t
 
 def test_metrics_that_are_missing_are_made_again(base, stopped):
     path = folder(stopped) / "metrics.jsonl"
-    store.write_lines(path, reports(folder(stopped))[:-1])
+    write_lines(path, reports(folder(stopped))[:-1])
     done = datadiet("full_data", base, root=stopped, resume="true", **SHORT)
     assert "metrics.jsonl is damaged" in done.stdout
     assert "continued from step 40" in done.stdout
@@ -222,12 +227,12 @@ def test_other_data_or_examples_are_refused(base, tmp_path, monkeypatch):
         stop_when_asked(patch, 1)
         datadiet("random_subset", base, expect=75, **given)
     run = tmp_path / "exps/random_subset/size_700/run_0"
-    arguments, kept = store.read_json(run / "args.json"), (run / "kept.csv").read_text()
+    arguments, kept = read_json(run / "args.json"), (run / "kept.csv").read_text()
     arguments["data"]["fingerprint"] = "0" * 64
-    store.write_json(tmp_path / "args.json", store.sealed(arguments))
-    store.write_text(run / "kept.csv", kept.replace("\n", " \n", 1))
+    write_json(tmp_path / "args.json", sealed(arguments))
+    write_text(run / "kept.csv", kept.replace("\n", " \n", 1))
     assert "kept.csv has other lines" in datadiet("random_subset", base, expect=2, resume="true", **given).stderr
-    store.write_text(run / "kept.csv", kept)
+    write_text(run / "kept.csv", kept)
     os.replace(tmp_path / "args.json", run / "args.json")
     assert "data: 000000000000 there" in datadiet("random_subset", base, expect=2, resume="true", **given).stderr
 

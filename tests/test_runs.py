@@ -14,15 +14,16 @@ from conftest import datadiet
 from test_resume import SHORT, content, stop_when_asked, untimed
 from test_train import equal, setup
 
-from datadiet import data, train
-from datadiet.store import checkpoint_steps
+from datadiet.data.registry import load_dataset
+from datadiet.storage.checkpoints import checkpoint_steps
+from datadiet.training.loop import Entrant, Report, fit, fit_runs
 
 RUNS = (0, 2, 5)
 
 
 @pytest.fixture(scope="module")
 def digits():
-    return data.load("digits")
+    return load_dataset("digits")
 
 
 def entrants(digits, runs=RUNS, **given):
@@ -31,28 +32,28 @@ def entrants(digits, runs=RUNS, **given):
     for run in runs:
         network, *splits, config, state = setup(digits, run=run, **given)
         kept = np.sort(np.random.RandomState(run).permutation(digits.num_examples)[:700]).astype(np.int32)
-        lanes.append(train.Entrant(config, kept, state))
+        lanes.append(Entrant(config, kept, state))
     return network, splits, lanes
 
 
-def together(digits, lanes=None, **given) -> dict[int, list[train.Report]]:
+def together(digits, lanes=None, **given) -> dict[int, list[Report]]:
     network, splits, made = entrants(digits, **given)
-    found: dict[int, list[train.Report]] = {}
-    for run, report in train.fit_runs(network, *splits, lanes or made):
+    found: dict[int, list[Report]] = {}
+    for run, report in fit_runs(network, *splits, lanes or made):
         found.setdefault(run, []).append(report._replace(state=jax.device_get(report.state)))
     return found
 
 
-def timeless(reports: list[train.Report]) -> list[tuple]:
+def timeless(reports: list[Report]) -> list[tuple]:
     return [(r.step, r.save, untimed(r.metrics)) for r in reports]
 
 
 @pytest.fixture(scope="module")
-def alone(digits) -> list[list[train.Report]]:
+def alone(digits) -> list[list[Report]]:
     network, splits, lanes = entrants(digits, log_steps=10)
     found = []
     for config, kept, state, _ in lanes:
-        reports = train.fit(network, *splits, kept, config, state)
+        reports = fit(network, *splits, kept, config, state)
         found.append([r._replace(state=jax.device_get(r.state)) for r in reports])
     return found
 
@@ -64,7 +65,7 @@ def test_runs_at_the_same_time_end_with_the_bytes_of_runs_alone(digits, alone):
 
 
 def test_the_program_of_other_devices_agrees_to_rounding(digits, alone, monkeypatch):
-    monkeypatch.setattr(train, "on_cpu", lambda: False)
+    monkeypatch.setattr("datadiet.training.loop.on_cpu", lambda: False)
     for run, reports in together(digits, log_steps=10).items():
         assert [r.step for r in reports] == [r.step for r in alone[run]]
         for name, value in untimed(reports[-1].metrics).items():
@@ -125,14 +126,14 @@ def check_equal(base: Path, root: Path) -> None:
 
 @pytest.mark.parametrize("side_by_side", [True, False])
 def test_one_command_trains_several_runs(base, tmp_path, monkeypatch, side_by_side):
-    monkeypatch.setattr(train, "gains_together", lambda model: side_by_side)
+    monkeypatch.setattr("datadiet.runs.train.gains_together", lambda model: side_by_side)
     datadiet("random_subset", base, root=tmp_path, runs="0,2,5", size=700, **SHORT)
     check_equal(base, tmp_path)
 
 
 @pytest.mark.parametrize("side_by_side", [True, False])
 def test_runs_that_were_stopped_go_on(base, tmp_path, monkeypatch, side_by_side):
-    monkeypatch.setattr(train, "gains_together", lambda model: side_by_side)
+    monkeypatch.setattr("datadiet.runs.train.gains_together", lambda model: side_by_side)
     with monkeypatch.context() as patch:
         stop_when_asked(patch, 5)
         done = datadiet("random_subset", base, expect=75, root=tmp_path, runs="0,2,5", size=700, **SHORT)

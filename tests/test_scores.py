@@ -7,10 +7,9 @@ import numpy as np
 import oracles
 import pytest
 
-from datadiet.config import UserError
-from datadiet.models import MODELS, build_model
-from datadiet.scores import (
-    COMBINATIONS,
+from datadiet.errors import UserError
+from datadiet.models.registry import MODELS, build_model
+from datadiet.scores.checkpoint import (
     FEATURE_SCORES,
     LOGIT_SCORES,
     NETWORK_SCORES,
@@ -18,10 +17,9 @@ from datadiet.scores import (
     compute_features,
     compute_many,
     compute_scores,
-    mean_over_runs,
-    standard_error,
 )
-from datadiet.trajectory import TRAJECTORIES
+from datadiet.scores.combine import COMBINATIONS, mean_over_runs, standard_error
+from datadiet.scores.trajectory import TRAJECTORIES
 
 
 def test_golden_logits(golden):

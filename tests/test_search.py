@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from datadiet.config import UserError
-from datadiet.search import window_search
+from datadiet.errors import UserError
+from datadiet.selectors.window_search import window_search
 
 COUNT = 200
 VALUES = np.random.RandomState(0).permutation(COUNT).astype(np.float32)

@@ -7,10 +7,11 @@ import oracles_selection
 import pytest
 
 import datadiet as dd
-from datadiet import coresets
-from datadiet.config import FIELDS, UserError
-from datadiet.coresets import Parameters, evenly, in_proportion
-from datadiet.selection import SELECTORS, kept_order
+from datadiet.config import FIELDS
+from datadiet.errors import UserError
+from datadiet.selectors import coresets
+from datadiet.selectors.coresets import Parameters, evenly, in_proportion
+from datadiet.selectors.selection import SELECTORS, kept_order
 
 N = 60
 DISTINCT = {"cutoff": 0.2, "strata": 7, "neighbors": 4, "gamma": 0.3}  # other than the defaults

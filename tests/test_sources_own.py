@@ -13,11 +13,12 @@ import pytest
 from archives import accept, add, cinic_images, flip, idx_bytes, png, write_idx
 from PIL import Image
 
-from datadiet import data
-from datadiet.config import UserError
-from datadiet.prepare import prepare
-from datadiet.sources import cinic10, embedded
-from datadiet.sources.embedded import DEBIAN_FASHION_MNIST, IDX_FILES
+from datadiet.data.batches import normalize
+from datadiet.data.prepare import prepare
+from datadiet.data.registry import count_examples, load_dataset
+from datadiet.data.sources import cinic10
+from datadiet.data.sources.embedded import DEBIAN_FASHION_MNIST, IDX_FILES
+from datadiet.errors import UserError
 
 RANDOM = np.random.RandomState(0)
 
@@ -66,14 +67,14 @@ def test_cinic10_is_train_then_valid_by_sorted_path(tmp_path, cinic, kind):
         write_tar(tmp_path / "data" / "CINIC-10.tar.gz", cinic, "./")
     else:
         write_tree(tmp_path / "data" / ("cinic10" if kind == "below" else ""), cinic)
-    dataset = data.load("cinic10", tmp_path / "data")
+    dataset = load_dataset("cinic10", tmp_path / "data")
     order = sorted(n for n in cinic if n.startswith("train")) + sorted(n for n in cinic if n.startswith("valid"))
     assert dataset.example_ids.tolist() == order
     assert np.array_equal(dataset.train_images, [decoded(cinic[name]) for name in order])
     assert [cinic10.CLASSES[i] for i in dataset.train_labels] == [name.split("/")[1] for name in order]
     test = sorted(n for n in cinic if n.startswith("test"))
     assert np.array_equal(dataset.test_images, [decoded(cinic[name]) for name in test])
-    assert data.count_examples("cinic10", tmp_path / "data") == dataset.num_examples == 80
+    assert count_examples("cinic10", tmp_path / "data") == dataset.num_examples == 80
     assert np.allclose(dataset.mean, (0.47889522, 0.47227842, 0.43047404))
     assert np.allclose(dataset.std, (0.24205776, 0.23828046, 0.25874835))
 
@@ -81,7 +82,7 @@ def test_cinic10_is_train_then_valid_by_sorted_path(tmp_path, cinic, kind):
 def test_cinic10_has_one_identity_packed_and_extracted(tmp_path, cinic):
     write_tree(tmp_path / "tree", cinic)
     write_tar(tmp_path / "packed" / "CINIC-10.tar.gz", cinic, "CINIC-10/")
-    one, other = data.load("cinic10", tmp_path / "tree"), data.load("cinic10", tmp_path / "packed")
+    one, other = load_dataset("cinic10", tmp_path / "tree"), load_dataset("cinic10", tmp_path / "packed")
     assert one.fingerprint == other.fingerprint
 
 
@@ -102,22 +103,22 @@ def test_cinic10_counts_are_checked_per_class_and_split(tmp_path, cinic, change)
         "unknown class": "images in valid/cow; expected classes airplane",
     }
     with pytest.raises(UserError, match=expected[change]):
-        data.load("cinic10", tmp_path)
+        load_dataset("cinic10", tmp_path)
 
 
 def test_cinic10_of_another_size_is_refused(tmp_path, cinic):
     write_tree(tmp_path, dict.fromkeys(cinic, png(images(16, 16, 3))))
     with pytest.raises(UserError, match=r"images of \(16, 16, 3\); expected \(32, 32, 3\)"):
-        data.load("cinic10", tmp_path)
+        load_dataset("cinic10", tmp_path)
 
 
 def test_a_damaged_cinic10_is_refused(tmp_path, cinic):
     path = write_tar(tmp_path / "CINIC-10.tar.gz", cinic)
     path.write_bytes(path.read_bytes()[:50_000])
     with pytest.raises(UserError, match=r"is damaged .*Delete .* and prepare again: .*dataset=cinic10"):
-        data.load("cinic10", tmp_path)
+        load_dataset("cinic10", tmp_path)
     with pytest.raises(UserError, match=r"no CINIC-10.tar.gz, no extracted tree .*Training never downloads"):
-        data.load("cinic10", tmp_path / "elsewhere")
+        load_dataset("cinic10", tmp_path / "elsewhere")
 
 
 def test_cinic10_is_prepared_from_an_archive_that_is_checked(tmp_path, cinic, monkeypatch):
@@ -142,19 +143,19 @@ def test_cinic10_arrays_of_the_original_are_read(tmp_path, cinic, valid):
     for split, (x, y) in arrays.items():
         np.save(tmp_path / f"X_{split}.npy", x)
         np.save(tmp_path / f"{'Y' if split == 'train' else 'y'}_{split}.npy", y)
-    dataset = data.load("cinic10", tmp_path)
+    dataset = load_dataset("cinic10", tmp_path)
     assert np.array_equal(dataset.train_images, joined[0])
     assert dataset.train_images.dtype == np.uint8
     assert np.array_equal(dataset.train_labels, joined[1])
     np.save(tmp_path / "y_test.npy", arrays["test"][1][::-1] // 2)
     with pytest.raises(UserError, match=r"8 of class 0, .* in test; expected 4 of each class"):
-        data.load("cinic10", tmp_path)
+        load_dataset("cinic10", tmp_path)
     np.save(tmp_path / "X_test.npy", arrays["test"][0] / np.float32(255))
     with pytest.raises(UserError, match=r"X_test\.npy has values other than whole numbers from 0 to 255"):
-        data.load("cinic10", tmp_path)
+        load_dataset("cinic10", tmp_path)
     (tmp_path / "X_test.npy").unlink()
     with pytest.raises(UserError, match=r"no X_test\.npy in"):
-        data.load("cinic10", tmp_path)
+        load_dataset("cinic10", tmp_path)
 
 
 # --- idx files ------------------------------------------------------------------------------------
@@ -162,11 +163,11 @@ def test_cinic10_arrays_of_the_original_are_read(tmp_path, cinic, valid):
 
 @pytest.mark.skipif(not DEBIAN_FASHION_MNIST.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
 def test_real_fashion_mnist():
-    dataset = data.load("fashion_mnist")
+    dataset = load_dataset("fashion_mnist")
     assert dataset.train_images.shape == (60_000, 28, 28, 1)
     assert dataset.test_images.shape == (10_000, 28, 28, 1)
     assert np.bincount(dataset.train_labels).tolist() == [6000] * 10
-    assert data.count_examples("fashion_mnist") == 60_000
+    assert count_examples("fashion_mnist") == 60_000
     assert np.allclose([dataset.mean[0], dataset.std[0]], (0.2860, 0.3530), atol=1e-4)  # the published values
 
 
@@ -179,7 +180,7 @@ def test_idx_files_are_read_in_file_order_gzipped_or_not(tmp_path):
     arrays = idx_arrays()
     write_idx(tmp_path, arrays, IDX_FILES)
     (tmp_path / IDX_FILES[1]).write_bytes(idx_bytes(arrays[1]))
-    dataset = data.load("fashion_mnist", tmp_path)
+    dataset = load_dataset("fashion_mnist", tmp_path)
     assert np.array_equal(dataset.train_images[..., 0], arrays[0])
     assert np.array_equal(dataset.train_labels, arrays[1])
     assert np.array_equal(dataset.test_labels, arrays[3])
@@ -200,20 +201,20 @@ def test_damaged_idx_files_are_refused(tmp_path):
     for damaged, message in cases.items():
         path.write_bytes(damaged)
         with pytest.raises(UserError, match=message):
-            data.load("fashion_mnist", tmp_path)
+            load_dataset("fashion_mnist", tmp_path)
     path.write_bytes(content)
     flip(path, len(content) // 2)
     with pytest.raises(UserError, match=r"cannot be read as an idx file"):
-        data.load("fashion_mnist", tmp_path)
+        load_dataset("fashion_mnist", tmp_path)
     path.unlink()
     with pytest.raises(UserError, match=r"no file .*train-images.*apt-get install dataset-fashion-mnist"):
-        data.load("fashion_mnist", tmp_path)
+        load_dataset("fashion_mnist", tmp_path)
 
 
 def test_fashion_mnist_is_prepared_from_its_four_files(tmp_path, monkeypatch):
     write_idx(tmp_path / "given", idx_arrays(), IDX_FILES)
     accept(monkeypatch, "fashion_mnist", [tmp_path / "given" / f"{name}.gz" for name in IDX_FILES])
-    monkeypatch.setattr(embedded, "DEBIAN_FASHION_MNIST", tmp_path / "none")
+    monkeypatch.setattr("datadiet.data.sources.embedded.DEBIAN_FASHION_MNIST", tmp_path / "none")
     dataset = prepare("fashion_mnist", tmp_path / "data", archive=tmp_path / "given", download=False)
     assert dataset.num_examples == 30
     with pytest.raises(UserError, match=r"Place in the folder .*other: train-images-idx3-ubyte\.gz"):
@@ -237,14 +238,14 @@ def test_a_folder_is_read_by_sorted_path(tmp_path):
     files["train/zebra/deep/er.PNG"] = png(images(5, 7))  # grey among coloured ones, in a subfolder
     files["train/.hidden/x.png"] = files["train/A dog/.DS_Store"] = b""
     write_tree(tmp_path / "mine", files)
-    dataset = data.load("folder:mine", tmp_path)
+    dataset = load_dataset("folder:mine", tmp_path)
     train = sorted(n for n in files if n.startswith("train") and "/." not in n)
     assert dataset.example_ids.tolist() == [name.removeprefix("train/") for name in train]
     assert np.array_equal(dataset.train_images, [decoded(files[name]) for name in train])
     assert np.array_equal(dataset.test_images, [decoded(files[n]) for n in sorted(files) if n.startswith("val")])
     assert dataset.class_names == ("A dog", "b cat", "zebra")
     assert dataset.test_labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3
-    assert data.count_examples(f"folder:{tmp_path / 'mine'}") == dataset.num_examples == 19
+    assert count_examples(f"folder:{tmp_path / 'mine'}") == dataset.num_examples == 19
     pixels = dataset.train_images / 255
     assert np.allclose(dataset.mean, pixels.mean((0, 1, 2)), atol=1e-6)
 
@@ -252,7 +253,7 @@ def test_a_folder_is_read_by_sorted_path(tmp_path):
 def test_grey_folders_stay_grey(tmp_path):
     names = [f"{split}/{label}/{i}.png" for split in ("train", "test") for label in "ab" for i in range(3)]
     write_tree(tmp_path, {name: png(images(4, 4)) for name in names})
-    assert data.load(f"folder:{tmp_path}").image_shape == (4, 4, 1)
+    assert load_dataset(f"folder:{tmp_path}").image_shape == (4, 4, 1)
 
 
 @pytest.mark.parametrize(
@@ -272,18 +273,18 @@ def test_grey_folders_stay_grey(tmp_path):
 def test_folders_that_cannot_be_learned_from_are_refused(tmp_path, change, message):
     write_tree(tmp_path, change(folder_images()))
     with pytest.raises(UserError, match=message):
-        data.load(f"folder:{tmp_path}")
+        load_dataset(f"folder:{tmp_path}")
 
 
 def test_what_is_left_aside_in_a_folder_is_said(tmp_path):
     files = folder_images()
     write_tree(tmp_path, files | {"train/zebra/notes.txt": b"text"})
     with pytest.warns(UserWarning, match=r"1 files are no images of a class: .*notes\.txt"):
-        data.load(f"folder:{tmp_path}")
+        load_dataset(f"folder:{tmp_path}")
     (tmp_path / "train/zebra/notes.txt").unlink()
     shutil.copytree(tmp_path / "val", tmp_path / "test")
     with pytest.warns(UserWarning, match=r"test is the test set; val is not used"):
-        data.load(f"folder:{tmp_path}")
+        load_dataset(f"folder:{tmp_path}")
 
 
 def test_own_data_needs_no_archive(tmp_path):
@@ -310,29 +311,29 @@ def write_npz(folder, **changes):
 def test_npz_in_the_layout_of_keras_is_read_in_file_order(tmp_path):
     given = arrays()
     name = write_npz(tmp_path, **given, ids_train=np.array([f"n{i}" for i in range(20)]))
-    dataset = data.load(name)
+    dataset = load_dataset(name)
     assert np.array_equal(dataset.train_images, given["x_train"])
     assert np.array_equal(dataset.train_labels, given["y_train"])
     assert dataset.example_ids[3] == "n3"
-    assert data.count_examples(name) == 20
-    assert data.load("npz:mine.npz", tmp_path).num_classes == 5
+    assert count_examples(name) == 20
+    assert load_dataset("npz:mine.npz", tmp_path).num_classes == 5
     column = given["y_train"][:, None].astype(np.uint8)  # as keras.datasets.cifar10 has them
-    assert np.array_equal(data.load(write_npz(tmp_path, y_train=column)).train_labels, given["y_train"])
-    assert data.load(write_npz(tmp_path, x_train=images(20, 6, 6), x_test=images(10, 6, 6))).image_shape == (6, 6, 1)
+    assert np.array_equal(load_dataset(write_npz(tmp_path, y_train=column)).train_labels, given["y_train"])
+    assert load_dataset(write_npz(tmp_path, x_train=images(20, 6, 6), x_test=images(10, 6, 6))).image_shape == (6, 6, 1)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int64, np.uint8])
 def test_vectors_become_float32_with_statistics_of_each_feature(tmp_path, dtype):
     x = RANDOM.uniform(0, 100, (20, 8)).astype(dtype)
     x[:, 3] = 7
-    dataset = data.load(write_npz(tmp_path, x_train=x, x_test=x[:10]))
+    dataset = load_dataset(write_npz(tmp_path, x_train=x, x_test=x[:10]))
     assert dataset.train_images.dtype == np.float32
     assert np.array_equal(dataset.train_images, x.astype(np.float32))
     expected = x.astype(np.float64).std(0)
     expected[3] = 1  # constant: centred, not blown up
     assert np.allclose(dataset.mean, x.astype(np.float64).mean(0), rtol=1e-5)
     assert np.allclose(dataset.std, expected, rtol=1e-5)
-    normalized = np.asarray(data.normalize(np.asarray(dataset.train_images), dataset.mean, dataset.std))
+    normalized = np.asarray(normalize(np.asarray(dataset.train_images), dataset.mean, dataset.std))
     assert np.allclose(normalized, (x.astype(np.float64) - dataset.mean) / expected, atol=1e-4)
 
 
@@ -370,22 +371,22 @@ LABELS = np.arange(20) % 5
 )
 def test_arrays_that_cannot_be_learned_from_are_refused(tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
-        data.load(write_npz(tmp_path, **changes))
+        load_dataset(write_npz(tmp_path, **changes))
 
 
 def test_a_damaged_npz_is_refused(tmp_path):
     name = write_npz(tmp_path)
     flip(tmp_path / "mine.npz", 1000)
     with pytest.raises(UserError, match=r"cannot be read as npz .*save again"):
-        data.load(name)
+        load_dataset(name)
     (tmp_path / "mine.npz").write_bytes(b"text")
     with pytest.raises(UserError, match=r"cannot be read as npz"):
-        data.count_examples(name)
+        count_examples(name)
     np.save(tmp_path / "one.npy", np.zeros(3))
     with pytest.raises(UserError, match=r"cannot be read as npz"):
-        data.load(f"npz:{tmp_path / 'one.npy'}")
+        load_dataset(f"npz:{tmp_path / 'one.npy'}")
     with pytest.raises(UserError, match=r"no file .*expected an npz file with x_train, y_train"):
-        data.load("npz:nothing.npz", tmp_path)
+        load_dataset("npz:nothing.npz", tmp_path)
 
 
 # --- parquet:PATH ---------------------------------------------------------------------------------
@@ -416,27 +417,27 @@ def write_parquet(path, count, *, start=0, paths=True, label="label", image="ima
 def test_parquet_is_read_in_the_order_of_files_and_rows(tmp_path, train, test, paths):
     parts = [write_parquet(tmp_path / file, 7, start=7 * i, paths=paths) for i, file in enumerate(train)]
     held_out, labels = write_parquet(tmp_path / test, 5)
-    dataset = data.load(f"parquet:{tmp_path}")
+    dataset = load_dataset(f"parquet:{tmp_path}")
     assert np.array_equal(dataset.train_images, np.concatenate([pixels for pixels, _ in parts]))
     assert dataset.train_labels.tolist() == parts[0][1] + parts[1][1]
     assert np.array_equal(dataset.test_images, held_out)
     assert dataset.test_labels.tolist() == labels
     assert dataset.class_names == ("x", "y", "z")
     assert dataset.example_ids[8] == ("8.png" if paths else "train_000008")
-    assert data.count_examples(f"parquet:{tmp_path}") == 14
+    assert count_examples(f"parquet:{tmp_path}") == 14
 
 
 def test_parquet_of_cifar100_has_fine_labels(tmp_path):
     for split in ("train", "test"):
         coarse = pa.array([0] * 6, pa.int64())
         write_parquet(tmp_path / f"{split}.parquet", 6, image="img", label="fine_label", coarse_label=coarse)
-    assert data.load(f"parquet:{tmp_path}").num_classes == 3
+    assert load_dataset(f"parquet:{tmp_path}").num_classes == 3
 
 
 def test_parquet_that_cannot_be_learned_from_is_refused(tmp_path):
     def refused(message):
         with pytest.raises(UserError, match=message):
-            data.load(f"parquet:{tmp_path}")
+            load_dataset(f"parquet:{tmp_path}")
 
     train, test = tmp_path / "train.parquet", tmp_path / "test.parquet"
     write_parquet(train, 6)
@@ -458,4 +459,4 @@ def test_parquet_that_cannot_be_learned_from_is_refused(tmp_path):
     train.write_bytes(train.read_bytes()[:-10])
     refused("cannot be read as parquet .*fetch it again")
     with pytest.raises(UserError, match=r"no folder .*expected one with train"):
-        data.load("parquet:nowhere", tmp_path)
+        load_dataset("parquet:nowhere", tmp_path)

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from archives import accept, flip, idx_bytes, pixels, python, write_cifar, write_idx
 
-from datadiet import data, fetch
-from datadiet.config import UserError
-from datadiet.prepare import prepare
-from datadiet.sources import tfds_folder
-from datadiet.sources.embedded import DEBIAN_FASHION_MNIST, IDX_FILES
+from datadiet.data import download
+from datadiet.data.dataset import fingerprint
+from datadiet.data.prepare import prepare
+from datadiet.data.registry import count_examples, load_dataset
+from datadiet.data.sources import tfds_folder
+from datadiet.data.sources.embedded import DEBIAN_FASHION_MNIST, IDX_FILES
+from datadiet.errors import UserError
 
 SMALL = (200, 50)
 
@@ -56,9 +58,9 @@ def test_full_size_cifar10_is_the_archive_in_its_own_order(tmp_path, monkeypatch
     accept(monkeypatch, "cifar10", path)  # the counts are the real ones
     prepare("cifar10", tmp_path / "data", archive=path, download=False)
     begin = time.perf_counter()
-    dataset = data.load("cifar10", tmp_path / "data")
+    dataset = load_dataset("cifar10", tmp_path / "data")
     assert time.perf_counter() - begin < 1.0, "50,000 images from the cache"
-    assert data.count_examples("cifar10", tmp_path / "data") == 50_000
+    assert count_examples("cifar10", tmp_path / "data") == 50_000
     assert np.array_equal(dataset.train_images, pixels(train))
     assert np.array_equal(dataset.test_images, pixels(test))
     assert np.array_equal(dataset.train_labels, train[:, 0])
@@ -70,7 +72,7 @@ def test_full_size_cifar10_is_the_archive_in_its_own_order(tmp_path, monkeypatch
     assert np.allclose(dataset.mean, (0.4914, 0.4822, 0.4465))
     assert np.allclose(dataset.std, (0.2470, 0.2435, 0.2616))
     assert dataset.class_names[3] == "cat"
-    assert dataset.fingerprint == data.fingerprint(dataset.example_ids, train[:, 0].astype(np.int32), pixels(train))
+    assert dataset.fingerprint == fingerprint(dataset.example_ids, train[:, 0].astype(np.int32), pixels(train))
 
 
 def test_cifar100_has_fine_labels_and_cifar10s_statistics(tmp_path, monkeypatch):
@@ -93,20 +95,20 @@ def test_an_archive_in_its_folder_is_found(tmp_path, cifar10):
 
 
 def test_a_folder_prepared_elsewhere_is_used_as_it_is(tmp_path, prepared, monkeypatch):
-    first = data.load("cifar10", prepared)
+    first = load_dataset("cifar10", prepared)
     moved = tmp_path / "elsewhere"
     shutil.copytree(prepared / "cifar10", moved / "cifar10")
-    monkeypatch.setitem(fetch.ARCHIVES, "cifar10", ())  # nothing can be fetched any more
+    monkeypatch.setitem(download.ARCHIVES, "cifar10", ())  # nothing can be fetched any more
     before = records(moved).stat().st_mtime_ns
     again = prepare("cifar10", moved, download=False)
     assert again.fingerprint == first.fingerprint
     assert records(moved).stat().st_mtime_ns == before
-    assert data.load("tfds/cifar10", moved).fingerprint == first.fingerprint
+    assert load_dataset("tfds/cifar10", moved).fingerprint == first.fingerprint
 
 
 def test_training_never_downloads_but_says_the_command(tmp_path):
     with pytest.raises(UserError, match=r"mlflow run \. -e prepare_data -P dataset=cifar10 -P data_dir=.*datadiet"):
-        data.load("cifar10", tmp_path)
+        load_dataset("cifar10", tmp_path)
 
 
 def test_download_off_says_what_to_place_where(tmp_path):
@@ -126,9 +128,9 @@ def test_offline_stops_within_seconds(tmp_path, monkeypatch, answer):
     port = server.getsockname()[1]
     if answer == "refused":
         server.close()
-    archive = fetch.ARCHIVES["cifar10"][0]._replace(url=f"http://127.0.0.1:{port}/cifar-10-binary.tar.gz")
-    monkeypatch.setitem(fetch.ARCHIVES, "cifar10", (archive,))
-    monkeypatch.setattr(fetch, "REACH_SECONDS", 1.0)
+    archive = download.ARCHIVES["cifar10"][0]._replace(url=f"http://127.0.0.1:{port}/cifar-10-binary.tar.gz")
+    monkeypatch.setitem(download.ARCHIVES, "cifar10", (archive,))
+    monkeypatch.setattr(download, "REACH_SECONDS", 1.0)
     begin = time.perf_counter()
     with pytest.raises(UserError, match=f"cannot download .*Place in the folder .*cifar-10-binary.*{archive.digest}"):
         prepare("cifar10", tmp_path)
@@ -153,14 +155,14 @@ def serve(folder):
 def test_a_download_is_verified_and_appears_only_when_complete(tmp_path, cifar10, monkeypatch):
     server = serve(cifar10[0].parent)
     url = f"http://127.0.0.1:{server.server_port}/{cifar10[0].name}"
-    good = fetch.ARCHIVES["cifar10"][0]._replace(url=url)
-    monkeypatch.setitem(fetch.ARCHIVES, "cifar10", (good._replace(digest="0" * 64),))
+    good = download.ARCHIVES["cifar10"][0]._replace(url=url)
+    monkeypatch.setitem(download.ARCHIVES, "cifar10", (good._replace(digest="0" * 64),))
     with pytest.raises(UserError, match=f"expected {good.size} bytes with sha256 0000"):
         prepare("cifar10", tmp_path / "data")
     assert not (tmp_path / "data" / "downloads" / "manual" / cifar10[0].name).exists()
-    monkeypatch.setitem(fetch.ARCHIVES, "cifar10", (good,))
+    monkeypatch.setitem(download.ARCHIVES, "cifar10", (good,))
     with monkeypatch.context() as patch:  # the builder looks its archive up by the stock url
-        patch.setattr("datadiet.tfds_builders.cifar.Cifar10._cifar_info", _info_with(url))
+        patch.setattr("datadiet.data.tfds_builders.cifar.Cifar10._cifar_info", _info_with(url))
         assert prepare("cifar10", tmp_path / "data").num_examples == SMALL[0]
     server.shutdown()
 
@@ -203,13 +205,13 @@ def test_wrong_counts_are_refused_when_loading(prepared, monkeypatch):
     monkeypatch.setitem(tfds_folder.COUNTS, "cifar10", (50_000, 10_000))
     shutil.rmtree(prepared.parent / "cache")
     with pytest.raises(UserError, match=r"200 \+ 50 examples, expected 50000 \+ 10000.*Delete .* and prepare again"):
-        data.load("cifar10", prepared)
+        load_dataset("cifar10", prepared)
 
 
 def test_a_missing_record_file_is_refused(prepared):
     records(prepared).unlink()
     with pytest.raises(UserError, match=r"is damaged .*Delete .* and prepare again"):
-        data.load("cifar10", prepared)
+        load_dataset("cifar10", prepared)
 
 
 @pytest.mark.parametrize("where", [100, 0.3, 0.6])
@@ -218,7 +220,7 @@ def test_flipped_bits_in_records_are_refused_and_repaired(prepared, cifar10, whe
     content = path.read_bytes().rstrip(b"\0")
     flip(path, where if where >= 1 else int(len(content) * where))
     with pytest.raises(UserError, match=r"is damaged .*Delete .* and prepare again.*prepare_data"):
-        data.load("cifar10", prepared)
+        load_dataset("cifar10", prepared)
     shutil.rmtree(path.parent)
     assert prepare("cifar10", prepared, archive=cifar10[0], download=False).num_examples == SMALL[0]
 
@@ -227,7 +229,7 @@ def test_flipped_bits_in_records_are_refused_and_repaired(prepared, cifar10, whe
 def test_damaged_descriptions_are_refused(prepared, file):
     (records(prepared).parent / file).write_text("{")
     with pytest.raises(UserError, match=r"is damaged .*Delete"):
-        data.load("cifar10", prepared)
+        load_dataset("cifar10", prepared)
 
 
 def test_tfrecord_is_refused_with_the_converting_command(prepared):
@@ -236,11 +238,11 @@ def test_tfrecord_is_refused_with_the_converting_command(prepared):
     path.write_text(json.dumps(info | {"fileFormat": "tfrecord"}))
     command = rf"tfds convert_format --dataset_version_dir={path.parent} --out_file_format=array_record"
     with pytest.raises(UserError, match=command):
-        data.load("cifar10", prepared)
+        load_dataset("cifar10", prepared)
     with pytest.raises(UserError, match=command):
         prepare("cifar10", prepared, download=False)
     path.write_text(json.dumps(info | {"fileFormat": "tfrecord", "alternativeFileFormats": ["array_record"]}))
-    assert data.load("cifar10", prepared).num_examples == SMALL[0], "converted in place"
+    assert load_dataset("cifar10", prepared).num_examples == SMALL[0], "converted in place"
 
 
 KILLED = """
@@ -280,7 +282,7 @@ def test_a_killed_preparation_is_repaired_by_the_next(tmp_path, cifar10, when):
         for path in (leftover, *leftover.iterdir()):
             os.utime(path, (0, 0))  # as if it were long ago
         with pytest.raises(UserError, match=r"not prepared"):
-            data.load("cifar10", where)
+            load_dataset("cifar10", where)
     else:
         assert list((tmp_path / "cache").glob(".*.tmp"))
     dataset = prepare("cifar10", where, archive=cifar10[0], download=False)
@@ -293,7 +295,9 @@ def test_two_processes_at_once_both_succeed(tmp_path, cifar10):
     children = [python(KILLED, cifar10[0], tmp_path / "data", "never", cache=tmp_path / "cache") for _ in range(2)]
     outputs = [child.communicate(timeout=90) for child in children]
     assert [child.returncode for child in children] == [0, 0], outputs
-    assert outputs[0][0].split()[-1] == outputs[1][0].split()[-1] == data.load("cifar10", tmp_path / "data").fingerprint
+    assert (
+        outputs[0][0].split()[-1] == outputs[1][0].split()[-1] == load_dataset("cifar10", tmp_path / "data").fingerprint
+    )
     assert len(list((tmp_path / "cache").glob("cifar10-*"))) == 1
 
 
@@ -323,7 +327,7 @@ def test_the_shuffle_of_mnist_is_inverted(tmp_path, monkeypatch, name):
     assert np.array_equal(dataset.test_images[..., 0], arrays[2])
     assert np.array_equal(dataset.test_labels, arrays[3])
     assert dataset.image_shape == (28, 28, 1)
-    assert data.count_examples(f"tfds/{name}", tmp_path / "data") == 300
+    assert count_examples(f"tfds/{name}", tmp_path / "data") == 300
 
 
 def test_the_shuffle_is_inverted_across_record_files(tmp_path, monkeypatch):
@@ -338,11 +342,11 @@ def test_the_shuffle_is_inverted_across_record_files(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not DEBIAN_FASHION_MNIST.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
 def test_fashion_mnist_of_tfds_and_of_the_idx_files_is_one_dataset(tmp_path, monkeypatch):
-    from datadiet.sources.embedded import read_idx
+    from datadiet.data.sources.embedded import read_idx
 
     arrays = [read_idx(DEBIAN_FASHION_MNIST / f"{name}.gz")[:2000] for name in IDX_FILES]
     ours = prepare_mnist(tmp_path, monkeypatch, "fashion_mnist", arrays)
-    theirs = data.load("fashion_mnist", tmp_path / "idx")
+    theirs = load_dataset("fashion_mnist", tmp_path / "idx")
     assert ours.fingerprint == theirs.fingerprint
     assert ours.class_names == theirs.class_names
 
@@ -358,7 +362,7 @@ def test_an_unknown_order_is_the_order_of_records(prepared, monkeypatch):
     features = json.loads(path.read_text())
     del features["featuresDict"]["features"]["id"]
     path.write_text(json.dumps(features))
-    by_record = data.load("tfds/cifar10", prepared)
+    by_record = load_dataset("tfds/cifar10", prepared)
     by_id = pixels(write_cifar("cifar10", prepared.parent / "again.tar.gz", SMALL)[0])
     positions = tfds_folder.inverse_shuffle("train", SMALL[0])
     assert np.array_equal(by_record.train_images[positions], by_id)
@@ -367,7 +371,7 @@ def test_an_unknown_order_is_the_order_of_records(prepared, monkeypatch):
 def test_all_missing_files_are_listed(tmp_path):
     with pytest.raises(UserError) as caught:
         prepare("tfds/mnist", tmp_path, download=False)
-    for archive in fetch.ARCHIVES["mnist"]:
+    for archive in download.ARCHIVES["mnist"]:
         assert f"{archive.file_name} ({archive.size} bytes, sha256 {archive.digest}" in str(caught.value)
 
 
@@ -376,7 +380,7 @@ def test_a_split_to_test_on_is_demanded(prepared):
     info = json.loads(path.read_text())
     path.write_text(json.dumps(info | {"splits": info["splits"][:1]}))
     with pytest.raises(UserError, match=r"has the splits train; expected train, and test or validation"):
-        data.load("tfds/cifar10", prepared)
+        load_dataset("tfds/cifar10", prepared)
 
 
 def test_a_dataset_without_class_labels_is_refused(prepared):
@@ -385,14 +389,14 @@ def test_a_dataset_without_class_labels_is_refused(prepared):
     del features["featuresDict"]["features"]["label"]
     path.write_text(json.dumps(features))
     with pytest.raises(UserError, match=r"of which 0 could be the label"):
-        data.load("tfds/cifar10", prepared)
+        load_dataset("tfds/cifar10", prepared)
 
 
 def test_a_builder_that_needs_tensorflow_says_so(tmp_path, monkeypatch):
     stock = r"dtd-r1\.0\.1\.tar\.gz \(\d+ bytes, sha256 .*tfds build dtd --file_format=array_record"
     with pytest.raises(UserError, match=f"download is off.*{stock}"):
         prepare("tfds/dtd", tmp_path, download=False)
-    monkeypatch.setattr("datadiet.prepare.reachable", lambda url: "no network")
+    monkeypatch.setattr("datadiet.data.prepare.reachable", lambda url: "no network")
     with pytest.raises(UserError, match=f"no network.*{stock}"):
         prepare("tfds/dtd", tmp_path)
     with pytest.raises(UserError, match=r"could not prepare it here .*tfds build no_such_dataset"):
@@ -403,8 +407,8 @@ def test_a_config_of_a_dataset_is_named_in_the_error(tmp_path, prepared):
     version = records(prepared).parent
     shutil.copytree(version, tmp_path / "configs" / "corrupted" / "fog" / "1.0.0")
     with pytest.raises(UserError, match=r"there are tfds/corrupted/fog"):
-        data.load("tfds/corrupted", tmp_path / "configs")
-    assert data.count_examples("tfds/corrupted/fog", tmp_path / "configs") == SMALL[0]
+        load_dataset("tfds/corrupted", tmp_path / "configs")
+    assert count_examples("tfds/corrupted/fog", tmp_path / "configs") == SMALL[0]
 
 
 def test_idx_bytes_are_the_published_format():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from datadiet import statistics as st
+from datadiet.report import statistics as st
 
 
 def normal(seed: int, *shape: int) -> np.ndarray:

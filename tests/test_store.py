@@ -10,9 +10,17 @@ import numpy as np
 import pytest
 
 import datadiet as dd
-from datadiet import data, models, store, train
-from datadiet.config import TrainConfig, UserError, resolve
-from datadiet.store import ExperimentLayout
+from datadiet.config import TrainConfig, resolve
+from datadiet.data.batches import normalize
+from datadiet.data.registry import load_dataset
+from datadiet.errors import UserError
+from datadiet.models.registry import build_model
+from datadiet.storage.checkpoints import checkpoint_steps, load_state, load_variables, save_checkpoint
+from datadiet.storage.files import npy_bytes, os, write_json
+from datadiet.storage.layout import ExperimentLayout, score_file
+from datadiet.storage.runs import claim
+from datadiet.storage.score_files import load_scores, save_scores
+from datadiet.training.state import initial_state
 
 IDENTITY = {"dataset": "toy", "fingerprint": "f" * 64, "example_ids": ["a", "b", "c"]}
 VALUES = np.array([1.5, 2.5, 3.5], np.float32)
@@ -21,8 +29,8 @@ VALUES = np.array([1.5, 2.5, 3.5], np.float32)
 @pytest.fixture(scope="module")
 def state():
     config = resolve(TrainConfig(model="mlp", width=8), 1438)
-    network = models.build_model("mlp", 10, (8, 8, 1), width=8)
-    return train.initial_state(network, config, 1438)
+    network = build_model("mlp", 10, (8, 8, 1), width=8)
+    return initial_state(network, config, 1438)
 
 
 def test_places_follow_the_contract():
@@ -38,7 +46,7 @@ def test_places_follow_the_contract():
     folder = layout.run("full_data", config)
     names = {"l2_error": "error_l2_norm_scores", "grad_norm": "grad_norm_scores", "forget": "forget_scores"}
     for kind, name in (names | {"max_margin": "max_margin_scores"}).items():
-        assert store.score_file(folder, kind, 78) == folder / name / "ckpt_78.npy"
+        assert score_file(folder, kind, 78) == folder / name / "ckpt_78.npy"
 
 
 @pytest.mark.parametrize("exp", ["../x", "/x", "a/../b", "", ".", "a b", "a//b", "-x"])
@@ -49,8 +57,8 @@ def test_an_experiment_cannot_leave_the_mirror(exp):
 
 def test_scores_come_back_with_their_record(tmp_path):
     path = tmp_path / "deep" / "ckpt_1.npy"
-    store.save_scores(path, VALUES, IDENTITY, {"type": "l2_error", "step": 1, "runs": [0]})
-    values, record = store.load_scores(path)
+    save_scores(path, VALUES, IDENTITY, {"type": "l2_error", "step": 1, "runs": [0]})
+    values, record = load_scores(path)
     np.testing.assert_array_equal(values, VALUES)
     assert record["example_ids"] == ["a", "b", "c"]
     assert (record["type"], record["step"], record["package_version"]) == ("l2_error", 1, dd.__version__)
@@ -59,31 +67,31 @@ def test_scores_come_back_with_their_record(tmp_path):
 
 def test_damaged_scores_are_refused(tmp_path):
     path = tmp_path / "s.npy"
-    store.save_scores(path, VALUES, IDENTITY, {})
+    save_scores(path, VALUES, IDENTITY, {})
     content = path.read_bytes()
     for position in range(len(content)):
         damaged = bytearray(content)
         damaged[position] ^= 1
         path.write_bytes(damaged)
         with pytest.raises(UserError, match=r"s\.npy"):
-            store.load_scores(path)
+            load_scores(path)
 
 
 def test_damage_without_a_record_is_an_error_or_another_number_never_a_crash(tmp_path):
     path = tmp_path / "s.npy"
-    content = store.npy_bytes(VALUES)
+    content = npy_bytes(VALUES)
     for position in range(len(content)):
         damaged = bytearray(content)
         damaged[position] ^= 1
         path.write_bytes(damaged)
         try:
-            values, record = store.load_scores(path)
+            values, record = load_scores(path)
             assert (values.ndim, record) == (1, None)
         except UserError as error:
             assert "s.npy" in str(error)
     path.write_bytes(content[:-3])
     with pytest.raises(UserError, match="not readable"):
-        store.load_scores(path)
+        load_scores(path)
 
 
 @pytest.mark.parametrize(
@@ -97,37 +105,37 @@ def test_damage_without_a_record_is_an_error_or_another_number_never_a_crash(tmp
 def test_files_that_are_no_scores_are_refused(tmp_path, array, message):
     np.save(tmp_path / "s.npy", array, allow_pickle=True)
     with pytest.raises(UserError, match=message):
-        store.load_scores(tmp_path / "s.npy")
+        load_scores(tmp_path / "s.npy")
 
 
 def test_a_missing_score_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"No score file .*none\.npy"):
-        store.load_scores(tmp_path / "none.npy")
+        load_scores(tmp_path / "none.npy")
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "f.json"
-    store.write_json(path, {"old": 1})
-    monkeypatch.setattr(store.os, "replace", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
+    write_json(path, {"old": 1})
+    monkeypatch.setattr(os, "replace", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(UserError, match=r"f\.json cannot be written: disk full"):
-        store.write_json(path, {"new": 2})
+        write_json(path, {"new": 2})
     assert json.loads(path.read_text()) == {"old": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["f.json"]
 
 
 def test_checkpoints_come_back_leaf_by_leaf(tmp_path, state):
-    store.save_checkpoint(tmp_path, state)
-    assert store.checkpoint_steps(tmp_path) == [0]
-    jax.tree.map(np.testing.assert_array_equal, store.load_variables(tmp_path, 0), state.variables)
-    restored = store.load_state(tmp_path, 0, like=state)
+    save_checkpoint(tmp_path, state)
+    assert checkpoint_steps(tmp_path) == [0]
+    jax.tree.map(np.testing.assert_array_equal, load_variables(tmp_path, 0), state.variables)
+    restored = load_state(tmp_path, 0, like=state)
     assert jax.tree.structure(restored) == jax.tree.structure(state)
     jax.tree.map(np.testing.assert_array_equal, restored, state)
     with pytest.raises(UserError, match=r"No checkpoint of step 7 in .*; there is: 0\."):
-        store.load_variables(tmp_path, 7)
+        load_variables(tmp_path, 7)
 
 
 def test_a_flipped_byte_in_a_checkpoint_is_noticed(tmp_path, state):
-    store.save_checkpoint(tmp_path, state)
+    save_checkpoint(tmp_path, state)
     blobs = sorted((tmp_path / "ckpts/0/variables").rglob("d/*"), key=lambda p: p.stat().st_size)
     content = bytearray(blobs[-1].read_bytes())
     random, noticed = np.random.RandomState(0), 0
@@ -136,7 +144,7 @@ def test_a_flipped_byte_in_a_checkpoint_is_noticed(tmp_path, state):
         damaged[position] ^= 0xFF
         blobs[-1].write_bytes(damaged)
         try:
-            variables = store.load_variables(tmp_path, 0)
+            variables = load_variables(tmp_path, 0)
         except UserError as error:
             assert "ckpts/0" in str(error)
             noticed += 1
@@ -147,14 +155,14 @@ def test_a_flipped_byte_in_a_checkpoint_is_noticed(tmp_path, state):
 
 def test_an_existing_run_is_replaced_only_when_asked(tmp_path):
     run = tmp_path / "run_0"
-    store.claim(run, overwrite=False)
+    claim(run, overwrite=False)
     (run / "args.json").write_text("{}")
     with pytest.raises(UserError, match=r"holds an unfinished run.*resume=true.*overwrite=true"):
-        store.claim(run, overwrite=False)
+        claim(run, overwrite=False)
     (run / "summary.json").write_text("{}")
     with pytest.raises(UserError, match="holds a finished run"):
-        store.claim(run, overwrite=False)
-    store.claim(run, overwrite=True)
+        claim(run, overwrite=False)
+    claim(run, overwrite=True)
     assert list(run.iterdir()) == []
 
 
@@ -164,16 +172,16 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
 
 
 def test_open_run_needs_only_the_folder(tmp_path, state):
-    digits = data.load("digits")
+    digits = load_dataset("digits")
     config = resolve(TrainConfig(dataset="digits", model="mlp", width=8, num_steps=5), 1438)
     facts = {"num_classes": 10, "image_shape": [8, 8, 1], "mean": digits.mean.tolist(), "std": digits.std.tolist()}
     from datadiet.config import as_dict
 
-    store.write_json(tmp_path / "args.json", {"exp": "x", **as_dict(config), "data": facts})
-    store.save_checkpoint(tmp_path, state)
+    write_json(tmp_path / "args.json", {"exp": "x", **as_dict(config), "data": facts})
+    save_checkpoint(tmp_path, state)
     run = dd.open_run(str(tmp_path))
     assert (run.config, run.steps, run.summary) == (config, [0], None)
-    normalised = data.normalize(digits.test_images[:5], digits.mean, digits.std)
+    normalised = normalize(digits.test_images[:5], digits.mean, digits.std)
     logits = run.network.apply(state.variables, normalised)
     np.testing.assert_allclose(run.logits(normalised, 0), logits, rtol=1e-6)
     np.testing.assert_allclose(run.logits(digits.test_images[:5], 0), logits, atol=1e-5)

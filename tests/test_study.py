@@ -14,10 +14,14 @@ import mlflow
 import pytest
 from conftest import begin, datadiet, wait
 
-from datadiet import config, graph, store
+from datadiet import config as options
 from datadiet.config import TrainConfig
-from datadiet.graph import Plan
-from datadiet.store import ExperimentLayout
+from datadiet.storage.files import SEAL, read_json
+from datadiet.storage.layout import ExperimentLayout
+from datadiet.storage.runs import open_run
+from datadiet.storage.score_files import load_scores
+from datadiet.study.plan import Plan
+from datadiet.study.spec import arms, cells, jobs, scoring_configs
 
 GIVEN = TrainConfig(dataset="digits", model="mlp", width=16, num_steps=44, augment=False)
 OPTIONS = {"dataset": "digits", "model": "mlp", "width": 16, "num_steps": 44, "augment": "false"}
@@ -35,18 +39,18 @@ PLAN = Plan(
 
 
 def test_every_selector_meets_every_score_and_the_baselines_are_there_once():
-    made = [arm.name for arm in graph.arms(PLAN, (4, 8))]
+    made = [arm.name for arm in arms(PLAN, (4, 8))]
     assert len(made) == len(set(made)) == 2 + 2 * 2 * 2
     assert made[:2] == ["full data", "random"]
     assert "offset forget step 8" in made
-    assert [arm.name for arm in graph.arms(PLAN, (4,))][2:4] == ["keep_max l2_error", "keep_max forget"]
+    assert [arm.name for arm in arms(PLAN, (4,))][2:4] == ["keep_max l2_error", "keep_max forget"]
 
 
 def test_no_seed_scores_and_judges_and_positions_share_seeds():
-    made = graph.cells(PLAN, GIVEN, "s", LAYOUT, 1438)
+    made = cells(PLAN, GIVEN, "s", LAYOUT, 1438)
     assert len(made) == 1 + 2 * (1 + 2 * 2 * 2)
-    scoring = {config.resolve(c, 1438).train_seed for c in graph.scoring_configs(PLAN, GIVEN)}
-    seeds = [[config.resolve(c, 1438).train_seed for c in cell.configs] for cell in made]
+    scoring = {options.resolve(c, 1438).train_seed for c in scoring_configs(PLAN, GIVEN)}
+    seeds = [[options.resolve(c, 1438).train_seed for c in cell.configs] for cell in made]
     assert all(own == seeds[0] for own in seeds)
     assert not scoring & set(seeds[0])
     assert len(scoring) == 3
@@ -54,15 +58,15 @@ def test_no_seed_scores_and_judges_and_positions_share_seeds():
 
 
 def test_jobs_come_after_what_they_wait_for_and_share_no_folder():
-    jobs = graph.jobs(PLAN, replace(GIVEN, offset=7), "s", LAYOUT, 1438)
-    names = [job.name for job in jobs]
+    made = jobs(PLAN, replace(GIVEN, offset=7), "s", LAYOUT, 1438)
+    names = [job.name for job in made]
     assert len(set(names)) == len(names) == 3 + 3 * 2 + 2 * 2 + 19 * 5
-    for position, job in enumerate(jobs):
+    for position, job in enumerate(made):
         assert set(job.after) <= set(names[:position])
-    assert len({job.arguments["config"] for job in jobs if job.kind == "train"}) == 3 + 19 * 5
-    (mean,) = (job for job in jobs if job.kind == "mean_score" and "forget" in job.name and job.name.endswith("8"))
+    assert len({job.arguments["config"] for job in made if job.kind == "train"}) == 3 + 19 * 5
+    (mean,) = (job for job in made if job.kind == "mean_score" and "forget" in job.name and job.name.endswith("8"))
     assert mean.after == ("s/full_data/run_0", "s/full_data/run_1", "s/full_data/run_2"), "made by training"
-    chosen = next(job for job in jobs if job.name == "s/offset.forget.8/size_288.offset_7/run_4")
+    chosen = next(job for job in made if job.name == "s/offset.forget.8/size_288.offset_7/run_4")
     assert chosen.after == (mean.name,)
     assert chosen.arguments["config"].scores == f"root/exps/{mean.name}.npy"
     assert chosen.tags == {"arm": "offset forget step 8", "fraction": "0.2003", "role": "evaluation", "size": "288"}
@@ -75,7 +79,7 @@ SELECTORS = Plan(
 
 
 def test_selectors_have_options_of_their_own_beside_those_of_all():
-    made = graph.cells(SELECTORS, replace(GIVEN, cutoff=0.1, center="median"), "s", LAYOUT, 1438)
+    made = cells(SELECTORS, replace(GIVEN, cutoff=0.1, center="median"), "s", LAYOUT, 1438)
     assert len({config for cell in made for config in cell.configs}) == 2 * len(made) == 2 * (2 + 2 * 4 + 2)
     folders = {str(LAYOUT.run(cell.exp, chosen)) for cell in made for chosen in cell.configs}
     assert len(folders) == 2 * len(made)
@@ -87,11 +91,11 @@ def test_selectors_have_options_of_their_own_beside_those_of_all():
     assert by_arm["moderate"].features_run == "root/exps/s/full_data/run_0"
     assert by_arm["moderate"].features_step == by_arm["d2 aum"].features_step == 4
     assert by_arm["ccs aum"].features_step is by_arm["random"].features_run is None
-    for scored in graph.scoring_configs(SELECTORS, replace(GIVEN, cutoff=0.1, center="median")):
+    for scored in scoring_configs(SELECTORS, replace(GIVEN, cutoff=0.1, center="median")):
         assert (scored.cutoff, scored.center) == (0.0, "mean")
-    jobs = graph.jobs(SELECTORS, GIVEN, "s", LAYOUT, 1438)
-    assert len({job.name for job in jobs}) == len(jobs)
-    waits = {job.name: job.after for job in jobs}
+    made = jobs(SELECTORS, GIVEN, "s", LAYOUT, 1438)
+    assert len({job.name for job in made}) == len(made)
+    waits = {job.name: job.after for job in made}
     assert waits["s/moderate/size_719.moderate/run_2"] == ("s/full_data/run_0",)
     assert len(waits["s/d2.aum.4/size_719.d2/run_2"]) == 2
 
@@ -99,13 +103,13 @@ def test_selectors_have_options_of_their_own_beside_those_of_all():
 def test_a_study_compares_any_selectors(tmp_path):
     given = {"selectors": "ccs:cutoff=0.2,moderate,keep_max:balance=equal,offset", "offset": 30, "score_types": "aum"}
     datadiet("study", tmp_path, workers=1, exp="s", score_steps=44, **OPTIONS | TINY | given)
-    described = store.read_json(tmp_path / "exps/s/study.json")
+    described = read_json(tmp_path / "exps/s/study.json")
     assert described["plan"]["offset"] == 30
     kept = {}
     for cell in described["cells"]:
         (tmp_path / "exps/s/report.html").read_text().index(cell["arm"])
         for path in cell["runs"]:
-            run = store.open_run(tmp_path / "exps" / path)
+            run = open_run(tmp_path / "exps" / path)
             kept[cell["arm"]] = run.summary["kept_per_class"]
             assert {k: v for k, v in run.arguments.items() if k in cell["options"]} == cell["options"]
     assert list(kept) == [
@@ -117,12 +121,12 @@ def test_a_study_compares_any_selectors(tmp_path):
 
 def test_the_budget_is_steps_or_passes():
     given = replace(GIVEN, selector="random", size=360, decay_steps=(20, 30), log_steps=10)
-    same = config.resolve(given, 1440)
-    assert config.fit_budget(same, 1440) == same
-    passes = config.fit_budget(replace(same, budget="epochs"), 1440)
+    same = options.resolve(given, 1440)
+    assert options.fit_budget(same, 1440) == same
+    passes = options.fit_budget(replace(same, budget="epochs"), 1440)
     assert (passes.num_steps, passes.decay_steps, passes.log_steps, passes.save_steps) == (11, (5, 8), 2, 1)
-    assert config.fit_budget(replace(same, budget="epochs", size=None), 1440).num_steps == 44
-    assert config.fit_budget(replace(same, budget="epochs", size=1), 1440).num_steps == 1
+    assert options.fit_budget(replace(same, budget="epochs", size=None), 1440).num_steps == 44
+    assert options.fit_budget(replace(same, budget="epochs", size=1), 1440).num_steps == 1
 
 
 # --- what is refused --------------------------------------------------------------------------
@@ -188,14 +192,14 @@ def tables(root: Path, exp: str) -> dict[str, object]:
     """What a study leaves, without timings: tables, scores, and the summary of every run."""
     folder = root / "exps" / exp
     found: dict[str, object] = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("ckpt_*.npy")}
-    numbers = store.read_json(folder / "statistics.json")
+    numbers = read_json(folder / "statistics.json")
     found["statistics.json"] = {name: value for name, value in numbers.items() if name != "cost"}
     found["results.csv"] = [line.rsplit(",", 1)[0] for line in (folder / "results.csv").read_text().splitlines()]
-    described = store.read_json(folder / "study.json")
+    described = read_json(folder / "study.json")
     found["study.json"] = described
     for path in folder.rglob("summary.json"):
-        summary = store.read_json(path)
-        timed = {"mlflow_run_id", store.SEAL}  # the seal covers the seconds
+        summary = read_json(path)
+        timed = {"mlflow_run_id", SEAL}  # the seal covers the seconds
         kept = {k: v for k, v in summary.items() if not k.endswith("seconds") and k not in timed}
         found[path.relative_to(folder).as_posix()] = kept
     for path in folder.rglob("kept.csv"):
@@ -221,7 +225,7 @@ def base(tmp_path_factory) -> Path:
 
 
 def test_a_plan_file_says_the_options_and_the_command_line_overrides_them(base):
-    described = store.read_json(base / "whole/exps/s/study.json")
+    described = read_json(base / "whole/exps/s/study.json")
     assert (described["plan"]["num_steps"], described["plan"]["fractions"]) == (400, [0.5])
     assert described["plan"]["score_types"] == ["l2_error", "forget"]
     done = datadiet("study", base, expect=2, plan="plan.json", workers=1, root=base / "whole", lr=0.2, exp="s")
@@ -230,17 +234,17 @@ def test_a_plan_file_says_the_options_and_the_command_line_overrides_them(base):
 
 def test_study_json_names_what_is_there(base):
     exps = base / "whole/exps"
-    described = store.read_json(exps / "s/study.json")
+    described = read_json(exps / "s/study.json")
     assert [cell["arm"] for cell in described["cells"]] == [
         "full data", "keep_max l2_error", "keep_max forget", "random",
     ]  # fmt: skip
     for cell in described["cells"]:
-        summaries = [store.read_json(exps / run / "summary.json") for run in cell["runs"]]
+        summaries = [read_json(exps / run / "summary.json") for run in cell["runs"]]
         assert {summary["num_kept"] for summary in summaries} == {cell["size"]}
         assert {summary["budget"] for summary in summaries} == {described["budget"]} == {"iterations"}
         assert [int(run.rsplit("_", 1)[1]) for run in cell["runs"]] == [2, 3]
     for mean in described["means"]:
-        values, record = store.load_scores(exps / mean["path"])
+        values, record = load_scores(exps / mean["path"])
         assert record is not None
         assert (record["type"], record["step"], record["runs"]) == (mean["type"], mean["step"], [0, 1])
         assert values.shape == (1438,)
@@ -273,7 +277,7 @@ def test_runs_in_mlflow_can_be_grouped(base):
     }  # fmt: skip
     assert {run.data.params["cfg.budget"] for run in judged} == {"iterations"}
     assert {data.dataset.digest for data in parent.inputs.dataset_inputs} == {
-        store.read_json(base / "whole/exps/s/study.json")["fingerprint"][:36]
+        read_json(base / "whole/exps/s/study.json")["fingerprint"][:36]
     }
 
 

@@ -14,8 +14,11 @@ import pytest
 from conftest import QUICK, datadiet
 from mlflow.exceptions import MlflowException
 
-from datadiet import record, remote, store, sync, tracking
-from datadiet.config import UserError
+from datadiet.errors import UserError
+from datadiet.storage.checkpoints import checkpoint_steps
+from datadiet.storage.files import append_line, read_json, read_lines, write_json
+from datadiet.tracking import mlflow_store, record, sync
+from datadiet.tracking.run import track_run
 
 FAST = QUICK | {"save_steps": 22, "width": 16}
 
@@ -25,7 +28,7 @@ def new_store(tmp_path_factory) -> Path:
     """An empty store, to be copied: making one takes seconds."""
     file = tmp_path_factory.mktemp("store") / "mlflow.db"
     mlflow.set_tracking_uri(f"sqlite:///{file}")
-    remote.connected()
+    mlflow_store.connected()
     return file
 
 
@@ -78,9 +81,9 @@ def test_what_was_made_offline_is_told_once_however_often_it_is_synced(tmp_path)
     datadiet("mean_score", tmp_path, offline="true", step=22, n_runs=1)
     options = {"params": {"lr": 0.1}, "note": "n", "root": str(tmp_path.resolve())}
     folder = tmp_path / "exps/s"
-    with tracking.open_run("study", "s", "s", mirror=folder / record.NAME, offline=True, **options) as study:
+    with track_run("study", "s", "s", mirror=folder / record.NAME, offline=True, **options) as study:
         mirror = folder / f"ckpt_4.{record.NAME}"
-        with tracking.open_run("score", "s", "s/ckpt_4", mirror=mirror, parent=study, **options) as run:
+        with track_run("score", "s", "s/ckpt_4", mirror=mirror, parent=study, **options) as run:
             run.log_metrics({"score/mean": 0.5}, 4)
     assert not (tmp_path / "mlflow.db").exists(), "offline means offline"
     assert "5 written" in datadiet("sync", tmp_path, root=tmp_path).stdout
@@ -110,9 +113,9 @@ def test_training_goes_on_while_mlflow_is_away_and_sync_repairs(tmp_path, new_st
             raise MlflowException("connection refused")
         told(client, run_id, points)
 
-    told = remote.log_metrics
+    told = mlflow_store.log_metrics
     with monkeypatch.context() as patch:
-        patch.setattr(remote, "log_metrics", refuse)
+        patch.setattr(mlflow_store, "log_metrics", refuse)
         done = datadiet("full_data", tmp_path, **FAST)
     assert done.output.count("Warning: MLflow") == 1
     assert len(calls) == after + 2, "after a failure there is one attempt more, at the end"
@@ -153,23 +156,23 @@ def no_space(monkeypatch):
 
 def test_a_torn_line_is_cut_off_before_the_next(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    store.append_line(path, {"step": 1})
+    append_line(path, {"step": 1})
     with open(path, "ab") as file:
         file.write(b'{"step": 2, "tr')
-    store.append_line(path, {"step": 3})
-    assert store.read_lines(path) == [{"step": 1}, {"step": 3}]
+    append_line(path, {"step": 3})
+    assert read_lines(path) == [{"step": 1}, {"step": 3}]
 
 
 def test_a_full_disk_leaves_every_file_as_it_was(tmp_path, no_space):
     path, lines = tmp_path / "a.json", tmp_path / "metrics.jsonl"
-    store.write_json(path, {"old": 1})
-    store.append_line(lines, {"step": 1})
+    write_json(path, {"old": 1})
+    append_line(lines, {"step": 1})
     no_space()
-    for write in (lambda: store.write_json(path, {"new": 2}), lambda: store.append_line(lines, {"step": 2})):
+    for write in (lambda: write_json(path, {"new": 2}), lambda: append_line(lines, {"step": 2})):
         with pytest.raises(UserError, match=r"cannot be written: No space left(.|\n)*Nothing half-written is left"):
             write()
-    assert store.read_json(path) == {"old": 1}
-    assert store.read_lines(lines) == [{"step": 1}]
+    assert read_json(path) == {"old": 1}
+    assert read_lines(lines) == [{"step": 1}]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "metrics.jsonl"]
 
 
@@ -182,22 +185,22 @@ def test_a_run_that_filled_the_disk_goes_on_when_there_is_room(tmp_path, monkeyp
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "_check_space", no_room)
+        patch.setattr("datadiet.storage.checkpoints._check_space", no_room)
         done = datadiet("full_data", tmp_path, expect=2, offline="true", **FAST)
     assert "cannot be written: No space left on device" in done.stderr
     assert "Traceback" not in done.output
     run = tmp_path / "exps/full_data/run_0"
-    assert store.checkpoint_steps(run) == [0]
+    assert checkpoint_steps(run) == [0]
     done = datadiet("full_data", tmp_path, offline="true", resume="true", **FAST)
     assert "continued from step 0 of 44" in done.stdout
-    assert store.checkpoint_steps(run) == [0, 22, 44]
+    assert checkpoint_steps(run) == [0, 22, 44]
 
 
 def test_a_score_whose_process_died_before_mlflow_heard_of_its_end_is_one_run(tmp_path, new_store, monkeypatch):
     shutil.copy(new_store, tmp_path / "mlflow.db")
     datadiet("full_data", tmp_path, run=0, **FAST)
     with monkeypatch.context() as patch:
-        patch.setattr(tracking, "_end", lambda run, status, error: run.record.end(status))
+        patch.setattr("datadiet.tracking.run._end", lambda run, status, error: run.record.end(status))
         datadiet("score", tmp_path, run=0, step=22)
     name = "score full_data/run_0/error_l2_norm_scores/ckpt_22"
     assert in_mlflow(tmp_path)[name].info.status == "RUNNING"
@@ -209,11 +212,11 @@ def test_a_score_whose_process_died_before_mlflow_heard_of_its_end_is_one_run(tm
 def test_runs_that_name_the_same_new_data_at_once_all_have_it(tmp_path, new_store):
     shutil.copy(new_store, tmp_path / "mlflow.db")
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
-    client = remote.connect()
+    client = mlflow_store.connect()
     runs = [client.create_run("0").info.run_id for _ in range(4)]
     rounds = [{"name": f"data {i}", "digest": str(i), "context": "train", "profile": {}} for i in range(10)]
     with ThreadPoolExecutor(len(runs)) as pool:
         for one in rounds:
-            list(pool.map(lambda run_id, told=one: remote.log_inputs(client, run_id, [told]), runs))
+            list(pool.map(lambda run_id, told=one: mlflow_store.log_inputs(client, run_id, [told]), runs))
     for run_id in runs:
         assert len(client.get_run(run_id).inputs.dataset_inputs) == len(rounds)

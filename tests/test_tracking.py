@@ -11,8 +11,9 @@ import mlflow
 import pytest
 from conftest import PROJECT
 
-from datadiet import remote, tracking
-from datadiet.config import UserError
+from datadiet.errors import UserError
+from datadiet.tracking import mlflow_store
+from datadiet.tracking.run import track_run
 
 OPEN_ONE = """
 import sys, mlflow
@@ -51,7 +52,7 @@ def test_a_run_ends_as_its_block_ends(tmp_path, error, status):
     uri = f"sqlite:///{tmp_path}/state.db"
     mlflow.set_tracking_uri(uri)
     try:
-        with tracking.open_run("score", "e", "e/x", params={}, note="how") as run:
+        with track_run("score", "e", "e/x", params={}, note="how") as run:
             run.log_input("toy", "f" * 64, "scoring", num_rows=3)
             if error:
                 raise error
@@ -68,12 +69,13 @@ def test_a_server_that_is_down_is_named_within_seconds():
     mlflow.set_tracking_uri("http://127.0.0.1:9")  # the discard port: nobody listens
     begin = time.monotonic()
     with pytest.raises(UserError, match=r"MLflow store http://127.0.0.1:9 cannot be used(.|\n)*MLFLOW_TRACKING_URI"):
-        remote.finished_training_runs()
+        mlflow_store.finished_training_runs()
     assert time.monotonic() - begin < 60, "MLflow's own default is minutes"
 
 
 def test_mlflow_reports_to_nobody():
-    code = "from datadiet import remote; from mlflow.telemetry import client; print(client.get_telemetry_client())"
+    code = "import datadiet.tracking.mlflow_store; from mlflow.telemetry import client; "
+    code += "print(client.get_telemetry_client())"
     clean = {"PATH": os.environ["PATH"]}  # a CI machine turns telemetry off by itself
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=PROJECT, env=clean, capture_output=True, text=True, check=True

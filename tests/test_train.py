@@ -13,24 +13,30 @@ import oracles_trajectory
 import pytest
 from conftest import GOLDEN
 
-from datadiet import data, models, train
-from datadiet.config import TrainConfig, UserError, resolve
-from datadiet.programs import Clock, compiled
-from datadiet.trajectory import TRAJECTORIES
+from datadiet.config import TrainConfig, resolve
+from datadiet.data.batches import batch_ids, fit_images
+from datadiet.data.registry import load_dataset
+from datadiet.errors import UserError
+from datadiet.models.registry import build_model, input_shape
+from datadiet.scores.trajectory import TRAJECTORIES
+from datadiet.training.compiled import Clock, compiled
+from datadiet.training.loop import fit
+from datadiet.training.state import initial_state, learning_rate, on_device, optimizer
+from datadiet.training.step import _evaluate, train_step
 
 
 @pytest.fixture(scope="module")
 def digits():
-    return data.load("digits")
+    return load_dataset("digits")
 
 
 def setup(dataset, **given):
     given = {"dataset": "digits", "model": "mlp", "width": 16, "num_steps": 30, "augment": False} | given
     config = resolve(TrainConfig(**given), dataset.num_examples)
-    dataset = data.fit_images(dataset, models.input_shape(config.model, dataset.image_shape))
-    network = models.build_model(config.model, dataset.num_classes, dataset.image_shape, config.width)
-    state = train.initial_state(network, config, dataset.num_examples)
-    splits = train.on_device(dataset, "train"), train.on_device(dataset, "test")
+    dataset = fit_images(dataset, input_shape(config.model, dataset.image_shape))
+    network = build_model(config.model, dataset.num_classes, dataset.image_shape, config.width)
+    state = initial_state(network, config, dataset.num_examples)
+    splits = on_device(dataset, "train"), on_device(dataset, "test")
     return network, *splits, config, state
 
 
@@ -38,7 +44,7 @@ def run(dataset, kept=None, **given):
     """All reports, states copied to the host."""
     network, train_split, test_split, config, state = setup(dataset, **given)
     kept = np.arange(dataset.num_examples, dtype=np.int32) if kept is None else kept
-    reports = train.fit(network, train_split, test_split, kept, config, state)
+    reports = fit(network, train_split, test_split, kept, config, state)
     return [r._replace(state=jax.device_get(r.state)) for r in reports]
 
 
@@ -52,7 +58,7 @@ def test_golden_learning_rates():
     vitaly = resolve(TrainConfig(num_steps=31_200, lr_vitaly=True), 50_000)
     for config, name in ((decay, "step_decay"), (vitaly, "lr_vitaly")):
         for step, expected in golden[name].items():
-            assert float(train.learning_rate(config, int(step))) == pytest.approx(expected, rel=1e-5, abs=1e-9), step
+            assert float(learning_rate(config, int(step))) == pytest.approx(expected, rel=1e-5, abs=1e-9), step
 
 
 @pytest.mark.parametrize("nesterov", [True, False])
@@ -61,7 +67,7 @@ def test_the_optimizer_is_sgd_with_coupled_weight_decay(nesterov):
     random = np.random.RandomState(0)
     params, grads = random.normal(size=5), random.normal(size=(6, 5))
     expected = oracles.sgd(params, grads, [0.1, 0.1, 0.02, 0.02, 0.004, 0.004], 0.9, 0.01, nesterov)
-    tx, current = train.optimizer(config), jnp.asarray(params, jnp.float32)
+    tx, current = optimizer(config), jnp.asarray(params, jnp.float32)
     state = tx.init(current)
     for gradient, wanted in zip(grads, expected):
         updates, state = tx.update(jnp.asarray(gradient, jnp.float32), state, current)
@@ -92,7 +98,7 @@ def test_a_run_continued_from_the_middle_ends_the_same(digits):
     network, train_split, test_split, config, _ = setup(digits, **given)
     middle = jax.tree.map(jnp.array, next(r.state for r in whole if r.step == 10))
     kept = np.arange(digits.num_examples, dtype=np.int32)
-    rest = list(train.fit(network, train_split, test_split, kept, config, middle))
+    rest = list(fit(network, train_split, test_split, kept, config, middle))
     assert [r.step for r in rest] == [15, 20, 30]
     equal(whole[-1].state, jax.device_get(rest[-1].state))
     for one, other in zip(whole[-3:], rest):
@@ -104,8 +110,8 @@ def test_the_compiled_loop_agrees_with_single_steps(digits):
     looped = run(digits, num_steps=12, augment=True)
     network, train_split, _, config, state = setup(digits, num_steps=12, augment=True)
     everything = np.arange(digits.num_examples, dtype=np.int32)
-    for ids in data.batch_ids(everything, 128, config.train_seed, 1, 12):
-        state = train.train_step(network, config, jax.random.key(config.train_seed), train_split, state, ids)
+    for ids in batch_ids(everything, 128, config.train_seed, 1, 12):
+        state = train_step(network, config, jax.random.key(config.train_seed), train_split, state, ids)
     alike = (looped[-1].state._replace(sums=0), state._replace(sums=0))
     for one, other in zip(*map(jax.tree.leaves, alike)):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
@@ -131,8 +137,8 @@ def test_statistics_of_training_equal_the_history(digits):
     given = {"num_steps": 60, "trajectory": tuple(TRAJECTORIES), "trajectory_window": 4}
     network, train_split, _, config, state = setup(digits, **given)
     kept = np.arange(100, 500, dtype=np.int32)
-    ids = data.batch_ids(kept, 128, config.train_seed, 1, 60)
-    history, step = [], jax.jit(train.train_step, static_argnums=(0, 1))
+    ids = batch_ids(kept, 128, config.train_seed, 1, 60)
+    history, step = [], jax.jit(train_step, static_argnums=(0, 1))
     for row in ids:
         history.append(np.asarray(network.apply(state.variables, train_split.batch(train_split.images[row]))))
         state = step(network, config, jax.random.key(config.train_seed), train_split, state, row)
@@ -151,7 +157,7 @@ def test_evaluation_counts_every_example_once(digits, batch_size):
     network_logits = network.apply(state.variables, test_split.batch(test_split.images))
     expected = float((network_logits.argmax(-1) == test_split.labels).mean())
     size = min(batch_size, len(test_split.labels))
-    evaluate = compiled([Clock()], train._evaluate, (network, size), (state.variables, test_split))
+    evaluate = compiled([Clock()], _evaluate, (network, size), (state.variables, test_split))
     _, accuracy, *per_class = map(float, evaluate(state.variables, test_split))
     assert accuracy == pytest.approx(expected, abs=1e-6)
     correct, labels = np.asarray(network_logits.argmax(-1) == test_split.labels), np.asarray(test_split.labels)
@@ -183,7 +189,7 @@ def test_labels_given_are_the_labels_trained_on(digits):
     network, _, test_split, config, state = setup(digits, num_steps=60)
     noisy = (digits.train_labels + 1) % 10
     kept = np.arange(digits.num_examples, dtype=np.int32)
-    *_, last = train.fit(network, train.on_device(digits, "train", noisy), test_split, kept, config, state)
+    *_, last = fit(network, on_device(digits, "train", noisy), test_split, kept, config, state)
     assert last.metrics["train_acc"] > 0.5
     assert last.metrics["test_acc"] < 0.1
 

@@ -11,9 +11,9 @@ import pytest
 from conftest import GOLDEN
 
 import datadiet as dd
-from datadiet import forgetting, trajectory
-from datadiet.config import UserError
-from datadiet.trajectory import TRAJECTORIES
+from datadiet.errors import UserError
+from datadiet.scores import forgetting, trajectory
+from datadiet.scores.trajectory import TRAJECTORIES
 
 N, C, J, DECAY = 12, 4, 5, 0.7
 

@@ -19,8 +19,14 @@ import entrypoints.scoring
 import entrypoints.syncing
 import entrypoints.table
 import entrypoints.training  # noqa: F401
-from datadiet import models, record, store, sync, train
 from datadiet.config import resolve, saved_steps
+from datadiet.models.registry import build_model
+from datadiet.storage.checkpoints import _leaf_hashes, checkpoint_steps, load_state
+from datadiet.storage.files import read_lines
+from datadiet.storage.runs import open_run
+from datadiet.tracking import record, sync
+from datadiet.training.loop import is_timing
+from datadiet.training.state import initial_state
 from entrypoints.__main__ import main
 
 QUICK = {"dataset": "digits", "model": "mlp", "width": 16, "num_steps": 150, "augment": "false"}
@@ -180,17 +186,17 @@ def asked(question: Any, *arguments: Any, log: Path) -> Any:
 
 
 def untimed(record: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in record.items() if k not in TIMED and not train.is_timing(k)}
+    return {k: v for k, v in record.items() if k not in TIMED and not is_timing(k)}
 
 
 def state_of(run: Path, step: int) -> dict[str, str]:
     """Hash of every leaf of a checkpoint, verified; raises UserError where it is damaged."""
-    stored = store.open_run(run)
+    stored = open_run(run)
     shape = stored.arguments["data"]["image_shape"]
     config = resolve(stored.config, stored.arguments["data"]["num_examples"])
-    network = models.build_model(config.model, 10, shape, config.width)
-    like = train.initial_state(network, config, stored.arguments["data"]["num_examples"])
-    return store._leaf_hashes(store.load_state(run, step, like))
+    network = build_model(config.model, 10, shape, config.width)
+    like = initial_state(network, config, stored.arguments["data"]["num_examples"])
+    return _leaf_hashes(load_state(run, step, like))
 
 
 def content(run: str) -> dict[str, Any]:
@@ -202,16 +208,16 @@ def content(run: str) -> dict[str, Any]:
         if path.suffix == ".lock" or path.name == record.NAME:
             continue
         if path.name == "metrics.jsonl":
-            found[name] = [untimed(line) for line in store.read_lines(path)]
+            found[name] = [untimed(line) for line in read_lines(path)]
         elif path.suffix == ".json":
             found[name] = untimed(json.loads(path.read_text()))
             found[name].pop("record_sha256", None)
         else:
             found[name] = path.read_bytes().hex()
     found["ckpts"] = sorted(p.name for p in (folder / "ckpts").iterdir())
-    stored = store.open_run(folder)
-    assert store.checkpoint_steps(folder) == saved_steps(resolve(stored.config, 1438))
-    for step in store.checkpoint_steps(folder):
+    stored = open_run(folder)
+    assert checkpoint_steps(folder) == saved_steps(resolve(stored.config, 1438))
+    for step in checkpoint_steps(folder):
         found |= {f"{step}{leaf}": digest for leaf, digest in state_of(folder, step).items()}
     return found
 

@@ -18,8 +18,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from datadiet import record, store
-from datadiet.config import UserError
+from datadiet.errors import UserError
+from datadiet.storage.checkpoints import load_seconds
+from datadiet.storage.score_files import load_scores
+from datadiet.tracking import mlflow_store, record
 
 from .harness import TRAINING, Child, Tally, asked, datadiet, differences, half_written, untold, words
 from .harness import state_of as _state_of
@@ -173,7 +175,7 @@ def _repeated(stage: Stage, command: str, name: str, expected: Path) -> list[str
         wrong.append(f"{out} is neither old nor new")
     again = stage.run(f"{name}_again", command, **options)
     same = again.wait() == 0 and out.read_bytes() == expected.read_bytes()
-    if not same or (command != "results" and store.load_scores(out)[1] is None):
+    if not same or (command != "results" and load_scores(out)[1] is None):
         wrong.append(f"{out}: {again.text[-300:]}")
     return wrong
 
@@ -298,12 +300,12 @@ def _outcomes(files: list[str], plan: list[tuple[str, int]], load: Any) -> list[
 def spoil_checkpoint(run: str, plan: list[tuple[str, int]]) -> list[list[str]]:
     folder = Path(run) / "ckpts/75"
     files = sorted(str(p) for p in folder.rglob("*") if p.is_file())
-    return _outcomes(files, plan, lambda: [_state_of(Path(run), 75), store.load_seconds(Path(run), 75)])
+    return _outcomes(files, plan, lambda: [_state_of(Path(run), 75), load_seconds(Path(run), 75)])
 
 
 def spoil_scores(path: str, plan: list[tuple[str, int]]) -> list[list[str]]:
     def load() -> list[Any]:
-        values, beside = store.load_scores(Path(path))
+        values, beside = load_scores(Path(path))
         return [values.tobytes(), beside]
 
     kept = [(kind, seed) for kind, seed in plan if kind != "delete"]
@@ -499,10 +501,10 @@ def lose_server(stage: Stage, server: Server, count: int, way: str) -> Tally:
 def _new_store(uri: str) -> bool:
     import mlflow
 
-    from datadiet import remote
+    pass
 
     mlflow.set_tracking_uri(uri)
-    return remote.connect() is not None
+    return mlflow_store.connect() is not None
 
 
 def kill_sync(stage: Stage, count: int) -> Tally:

@@ -1,0 +1,90 @@
+"""Whether values of one dataset's examples may be used with another: ids and fingerprints decide."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+from datadiet.data.dataset import Dataset, fingerprint
+from datadiet.errors import UserError
+
+CONTAINS = {"cinic10": ("cifar10",)}  # training and test images of the latter are among the former's
+
+
+def describe(name: str | None, num_examples: int, print_: str | None) -> str:
+    """A dataset in a few words, for messages."""
+    return f"{name or 'an unnamed dataset'} ({num_examples} examples, fingerprint {(print_ or 'unknown')[:12]})"
+
+
+def align(values: np.ndarray, ids: np.ndarray, print_: str, dataset: Dataset, name: str | None = None) -> np.ndarray:
+    """Values, such as scores, in the canonical order of `dataset`.
+
+    The same fingerprint is accepted. The same ids in another order are realigned, with a
+    warning, where labels and pixels in that order have that fingerprint.
+
+    Args:
+        values: [N, …], one per training example.
+        ids: str [N], names of the examples they belong to, in their order.
+        print_: Fingerprint of the dataset they were computed on.
+        dataset: As `data.load` returns it, before `fit_images` or a change of labels; of a changed
+            one only the ids can be compared when the order differs.
+        name: Of the dataset they were computed on, for messages.
+    Raises:
+        UserError: they belong to other data; both datasets are named.
+    """
+    have = describe(dataset.name, dataset.num_examples, dataset.fingerprint)
+    both = f"{describe(name, len(ids), print_)}, but the dataset is {have}"
+    ids = np.asarray(ids)
+    if len(values) != len(ids):
+        raise UserError(f"{len(values)} values for {len(ids)} examples of {both}; expected one value per example.")
+    if print_ == dataset.fingerprint and len(values) == dataset.num_examples:
+        return values
+    order = np.argsort(ids, kind="stable")
+    canonical = np.argsort(dataset.example_ids, kind="stable")
+    if not np.array_equal(ids[order], dataset.example_ids[canonical]):
+        raise UserError(
+            f"The values belong to {both}; {overlap(name, dataset.name)}expected values of the same dataset: "
+            "score this one."
+        )
+    position = np.empty(len(ids), np.int64)  # of each of the dataset's examples among the values
+    position[canonical] = order
+    theirs = np.argsort(position)  # the dataset's examples in the order of the values
+    arrays = dataset.train_labels, dataset.train_images
+    if (
+        fingerprint(dataset.example_ids, *arrays) == dataset.fingerprint
+        and fingerprint(ids, *(array[theirs] for array in arrays)) != print_
+    ):
+        raise UserError(
+            f"The values belong to {both}; the ids are the same but labels or pixels differ. Expected values of the "
+            "same dataset: score this one."
+        )
+    warnings.warn(f"Values of {both}: the same examples in another order; the values were realigned.", stacklevel=2)
+    return values[position]
+
+
+def accept_bare(values: np.ndarray, path: object, dataset: Dataset) -> np.ndarray:
+    """Values of a file without a record of its data: only their number can be checked.
+
+    Raises:
+        UserError: not one value per training example.
+    """
+    if values.shape != (dataset.num_examples,):
+        raise UserError(
+            f"{path}: values of shape {list(values.shape)}, but {dataset.name} has {dataset.num_examples} training "
+            f"examples; expected [{dataset.num_examples}]."
+        )
+    warnings.warn(
+        f"{path}: no .json beside it says which data it belongs to, so its order cannot be checked against "
+        f"{dataset.name}'s.",
+        stacklevel=2,
+    )
+    return values
+
+
+def overlap(one: str | None, other: str | None) -> str:
+    """A sentence where one of two datasets contains the other, else ''."""
+    for outer, inner in ((one, other), (other, one)):
+        if inner in CONTAINS.get(outer or "", ()):
+            return f"{outer} contains the images of {inner}, its test images too; "
+    return ""

@@ -1,0 +1,133 @@
+"""Batches of examples by id, on device: normalised, augmented, in an order that depends on seed and epoch alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from datadiet.data.dataset import Dataset
+from datadiet.errors import UserError
+
+PAD = 4  # pixels reflected at each border before a random crop
+
+
+def fit_images(dataset: Dataset, shape: tuple[int, ...]) -> Dataset:
+    """The same dataset with images zero-padded (centred) and channels repeated to `shape`."""
+    if tuple(shape) == dataset.image_shape:
+        return dataset
+    got = dataset.image_shape
+    repeats = shape[2] // got[2]
+    if repeats * got[2] != shape[2]:
+        raise UserError(
+            f"{dataset.name}: images of {got[2]} channels cannot be repeated to the {shape[2]} the model takes."
+        )
+    margins = [(0, 0)] + [((want - have) // 2, -((have - want) // 2)) for have, want in zip(got[:2], shape[:2])]
+
+    def fit(images: np.ndarray) -> np.ndarray:
+        return np.repeat(np.pad(images, [*margins, (0, 0)]), repeats, axis=-1)
+
+    return replace(
+        dataset,
+        train_images=fit(dataset.train_images),
+        test_images=fit(dataset.test_images),
+        mean=np.repeat(dataset.mean, repeats),
+        std=np.repeat(dataset.std, repeats),
+    )
+
+
+def normalize(images: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
+    """uint8 [..., D] -> float32 [..., D]: (x / 255 - mean) / std; floats (vectors) are not divided by 255."""
+    values = images.astype(jnp.float32)
+    return ((values / 255.0 if images.dtype == jnp.uint8 else values) - mean) / std
+
+
+@dataclass(frozen=True)
+class Normalizer:
+    """`normalize` with the constants of a dataset; hashable, so that it can be a static argument of jit."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> Normalizer:
+        return cls(tuple(dataset.mean.tolist()), tuple(dataset.std.tolist()))
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        return normalize(images, jnp.array(self.mean), jnp.array(self.std))
+
+
+def augment(key: jax.Array, images: jax.Array, ids: jax.Array) -> jax.Array:
+    """Reflect-pad by 4, random crop and horizontal flip, drawn per image.
+
+    Written as one gather from the whole dataset: a crop of a reflect-padded image is the
+    image at reflected row and column indices, a flip is the reversed column index.
+
+    Args:
+        key: JAX random key of this step.
+        images: The dataset, uint8 [N, H, W, D].
+        ids: int32 [B].
+    Returns:
+        uint8 [B, H, W, D].
+    """
+    height, width = images.shape[1:3]
+    size = ids.shape[0]
+    key_row, key_column, key_flip = jax.random.split(key, 3)
+    rows = jnp.arange(height) + jax.random.randint(key_row, (size, 1), -PAD, PAD + 1)
+    columns = jnp.arange(width) + jax.random.randint(key_column, (size, 1), -PAD, PAD + 1)
+    columns = jnp.where(jax.random.bernoulli(key_flip, shape=(size, 1)), columns[:, ::-1], columns)
+
+    def reflect(index: jax.Array, length: int) -> jax.Array:
+        index = jnp.abs(index)
+        return jnp.where(index >= length, 2 * (length - 1) - index, index)
+
+    return images[ids[:, None, None], reflect(rows, height)[:, :, None], reflect(columns, width)[:, None, :]]
+
+
+def epoch_order(seed: int, epoch: int, num_kept: int) -> np.ndarray:
+    """Permutation of 0..M-1 for one epoch, int64 [M]: a function of (seed, epoch) alone.
+
+    RandomState, because NumPy has frozen its stream.
+    """
+    return np.random.RandomState([seed, epoch]).permutation(num_kept)
+
+
+def batch_ids(kept: np.ndarray, batch_size: int, seed: int, first_step: int, num_steps: int) -> np.ndarray:
+    """Ids of the batches of steps first_step … first_step + num_steps - 1 (counted from 1).
+
+    Each epoch of the kept set is freshly shuffled and its last incomplete batch dropped, as
+    in the original; a kept set smaller than a batch is one batch. Batch t depends on t alone.
+
+    Args:
+        kept: ids of the training examples, int32 [M].
+    Returns:
+        int32 [num_steps, min(batch_size, M)].
+    """
+    size = min(batch_size, len(kept))
+    per_epoch = len(kept) // size
+    begin, end = first_step - 1, first_step - 1 + num_steps
+    epochs = range(begin // per_epoch, -(-end // per_epoch))
+    orders = [epoch_order(seed, e, len(kept))[: per_epoch * size].reshape(per_epoch, size) for e in epochs]
+    skip = begin - epochs.start * per_epoch
+    return kept[np.concatenate(orders)[skip : skip + num_steps]].astype(np.int32)
+
+
+def randomize_labels(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Permute the labels of a random fraction of the examples among themselves.
+
+    Args:
+        labels: int32 [N].
+        fraction: Of N, 0 to 1; int(N * fraction) examples are drawn.
+        seed: Of NumPy's RandomState, as in the original.
+    Returns:
+        Labels int32 [N] in unchanged order, and the ids whose label may differ, sorted int32.
+    """
+    if not 0 <= fraction <= 1:
+        raise UserError(f"random_label_fraction={fraction}: expected a fraction from 0 to 1.")
+    random = np.random.RandomState(seed)
+    chosen = random.choice(len(labels), int(len(labels) * fraction), replace=False)
+    noisy = np.array(labels)
+    noisy[chosen] = noisy[random.permutation(chosen)]
+    return noisy, np.sort(chosen).astype(np.int32)

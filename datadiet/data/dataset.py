@@ -1,0 +1,164 @@
+"""Datasets in one canonical order, and the operations on batches of them.
+
+A dataset is one array that never moves or re-sorts; batches are ids into it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from datadiet.errors import UserError
+
+CHUNK = 1000  # examples taken at once, where a statistic would otherwise need a larger copy of them
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A training and a test set. Its arrays may be memory-mapped and read-only.
+
+    train_images, test_images: uint8 [N, H, W, D], or float32 [N, D] for vectors.
+    train_labels, test_labels: int32 [N] in 0..C-1.
+    example_ids: str [N], the source's own names of the training examples, in canonical order.
+    mean, std: float32 [D], of pixels scaled to [0, 1] or of vectors as they are, for normalisation.
+    fingerprint: sha256 (hex) over ids, labels and pixels of the training set *as published*,
+        so that it stays the same when images are padded for a network.
+    class_names: C names, or () where the source has none.
+    """
+
+    name: str
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    example_ids: np.ndarray
+    num_classes: int
+    mean: np.ndarray
+    std: np.ndarray
+    fingerprint: str
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def num_examples(self) -> int:
+        return len(self.train_labels)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        return self.train_images.shape[1:]
+
+    def identity(self) -> dict[str, object]:
+        """What a score file says of its data."""
+        ids = [str(i) for i in self.example_ids]
+        return {"dataset": self.name, "fingerprint": self.fingerprint, "example_ids": ids}
+
+    def subset_digest(self, ids: np.ndarray) -> str:
+        """sha256 (hex) of a subset of the training examples, whatever the order of `ids` [M]."""
+        return hashlib.sha256(self.fingerprint.encode() + np.sort(ids).astype("<i4").tobytes()).hexdigest()
+
+
+def fingerprint(example_ids: np.ndarray, labels: np.ndarray, images: np.ndarray) -> str:
+    """sha256 (hex) over ids (str [N]), labels (int32 [N]) and pixels (uint8 [N, …]; or float32 vectors)."""
+    digest = hashlib.sha256()
+    digest.update("\n".join(map(str, example_ids)).encode())
+    digest.update(np.ascontiguousarray(labels, "<i4").tobytes())
+    digest.update(repr(images.shape).encode())
+    digest.update(np.ascontiguousarray(images))
+    return digest.hexdigest()
+
+
+def pixel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation per channel of uint8 images scaled to [0, 1], float32 [D].
+
+    Exact, from the histogram of values, without a float copy of the images.
+    """
+    values = np.arange(256) / 255.0
+    channels = images.shape[-1]
+    counts = np.zeros((channels, 256), np.int64)
+    for start in range(0, len(images), CHUNK):
+        for d in range(channels):
+            counts[d] += np.bincount(images[start : start + CHUNK, ..., d].ravel(), minlength=256)
+    weights = counts / counts.sum(axis=1, keepdims=True)
+    mean = weights @ values
+    variance = weights @ values**2 - mean**2
+    return mean.astype(np.float32), np.sqrt(np.maximum(variance, 1e-12)).astype(np.float32)
+
+
+def vector_statistics(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation per feature of float32 [N, D], float32 [D]; 1 for a constant feature."""
+    mean = vectors.mean(axis=0, dtype=np.float64)
+    variance = np.zeros_like(mean)
+    for start in range(0, len(vectors), CHUNK):
+        variance += ((vectors[start : start + CHUNK] - mean) ** 2).sum(axis=0)
+    std = np.sqrt(variance / len(vectors))
+    constant = std <= 1e-6 * np.maximum(1e-30, np.abs(mean))
+    return mean.astype(np.float32), np.where(constant, 1.0, std).astype(np.float32)
+
+
+class Splits(NamedTuple):
+    """What a source returns: arrays as published, and the names of the training examples.
+
+    train_images, test_images: uint8 [N, H, W, D], or float32 [N, D] for vectors.
+    train_labels, test_labels: int32 [N]. example_ids: str [N]. class_names: C names, or ().
+    """
+
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    example_ids: np.ndarray
+    class_names: tuple[str, ...] = ()
+
+
+def check_splits(name: str, splits: Splits) -> int:
+    """Refuse data that nothing sensible can be learned from.
+
+    Returns:
+        C, the number of classes.
+    Raises:
+        UserError: no examples or no test split, unequal lengths, images of different sizes,
+            NaN or infinite features, one class, labels other than 0..C-1, a class only in test.
+    """
+    for which, images, labels in (
+        ("train", splits.train_images, splits.train_labels),
+        ("test", splits.test_images, splits.test_labels),
+    ):
+        if len(images) != len(labels):
+            raise UserError(f"{name}: {len(images)} {which} examples but {len(labels)} labels; expected equal lengths.")
+        if not len(images):
+            raise UserError(f"{name}: the {which} split is empty; a data diet needs a training and a test split.")
+        if images.dtype == np.float32 and not np.isfinite(images).all():
+            rows = np.flatnonzero(~np.isfinite(images).all(axis=tuple(range(1, images.ndim))))
+            raise UserError(
+                f"{name}: NaN or infinite features in {len(rows)} {which} examples (the first: {rows[0]}); "
+                "expected finite numbers: drop or repair these rows."
+            )
+    if splits.train_images.shape[1:] != splits.test_images.shape[1:]:
+        shapes = splits.train_images.shape[1:], splits.test_images.shape[1:]
+        raise UserError(f"{name}: train examples of shape {shapes[0]} but test examples of shape {shapes[1]}.")
+    if len(splits.example_ids) != len(splits.train_labels):
+        raise UserError(f"{name}: {len(splits.example_ids)} ids for {len(splits.train_labels)} training examples.")
+    if len(np.unique(splits.example_ids)) != len(splits.example_ids):
+        raise UserError(f"{name}: the ids of the training examples repeat; expected one name per example.")
+    return _check_classes(name, splits.train_labels, splits.test_labels)
+
+
+def _check_classes(name: str, train_labels: np.ndarray, test_labels: np.ndarray) -> int:
+    present = np.unique(train_labels)
+    if len(present) == 1:
+        raise UserError(f"{name}: every training example has label {present[0]}; expected at least two classes.")
+    if present[0] != 0 or present[-1] != len(present) - 1:
+        shown = ", ".join(map(str, present[:8])) + (" …" if len(present) > 8 else "")
+        raise UserError(
+            f"{name}: {len(present)} different training labels, {shown} (largest {present[-1]}); expected 0 to "
+            f"{len(present) - 1} without gaps (renumber them: np.unique(labels, return_inverse=True)[1])."
+        )
+    unknown = np.setdiff1d(test_labels, present)
+    if len(unknown):
+        raise UserError(
+            f"{name}: label {unknown[0]} is present only in the test split; expected test labels from 0 to "
+            f"{len(present) - 1}: drop these examples or add some to the training split."
+        )
+    return len(present)

@@ -1,0 +1,56 @@
+"""Where data comes from: one module per kind of source, each imported only when it is asked for.
+
+A source turns files into `Splits`, arrays as published in canonical order; `check` judges them.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+import numpy as np
+
+from datadiet.errors import UserError
+
+DATA_ROOT = Path("~/tensorflow_datasets")  # where tensorflow-datasets keeps its data, and so do we
+
+
+def prepare_command(name: str, data_dir: Path | str | None) -> str:
+    """The two spellings of the command that prepares a dataset."""
+    parameters = {"dataset": name} | ({"data_dir": str(data_dir)} if data_dir else {})
+    mlflow = " ".join(f"-P {shlex.quote(f'{key}={value}')}" for key, value in parameters.items())
+    plain = " ".join(f"--{key} {shlex.quote(value)}" for key, value in parameters.items())
+    return f"`mlflow run . -e prepare_data {mlflow}` (or `datadiet prepare_data {plain}`)"
+
+
+def walk(folder: Path) -> list[str]:
+    """Paths of all files below a folder, relative to it, with '/', sorted as plain strings in every locale.
+
+    Strings, because a quarter of a million Path objects take seconds. Hidden files and folders are passed over.
+    """
+    found = []
+    start = len(str(folder)) + 1
+    for here, folders, files in os.walk(str(folder), followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        relative = here[start:].replace(os.sep, "/")
+        prefix = f"{relative}/" if relative else ""
+        found += [prefix + name for name in files if not name.startswith(".")]
+    return sorted(found)
+
+
+def integer_labels(name: str, which: str, values: np.ndarray) -> np.ndarray:
+    """Labels as int32 [N] from integers [N] or [N, 1].
+
+    Raises:
+        UserError: another dtype or shape, such as one-hot rows.
+    """
+    labels = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise UserError(
+            f"{name}: {which} labels are {values.dtype} {list(values.shape)}; expected integers [N] from 0 to C-1 "
+            "(from one-hot rows: labels.argmax(axis=1))."
+        )
+    if labels.size and (labels.min() < -(2**31) or labels.max() >= 2**31):
+        raise UserError(f"{name}: {which} labels reach {labels.max()}; expected 0 to C-1.")
+    return labels.astype(np.int32)

@@ -1,0 +1,103 @@
+"""Datasets that need no preparing: scikit-learn's digits, and idx files (Fashion-MNIST)."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datadiet.data.dataset import Splits
+from datadiet.data.sources.base import DATA_ROOT, prepare_command
+from datadiet.errors import UserError
+
+DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+FASHION_CLASSES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+DIGITS_TRAIN = 1438  # of 1,797
+
+
+def load_digits(data_dir: Path | None) -> Splits:
+    """scikit-learn's 1,797 8x8 digits; every fifth example is the test set."""
+    from sklearn.datasets import load_digits as sklearn_digits
+
+    bunch: Any = sklearn_digits()
+    images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
+    labels = bunch.target.astype(np.int32)
+    ids = np.array([f"digits_{i:04d}" for i in range(len(labels))])
+    test = np.arange(len(labels)) % 5 == 4
+    return Splits(images[~test], labels[~test], images[test], labels[test], ids[~test])
+
+
+def idx_folder(data_dir: Path | None) -> Path:
+    """Where fetched idx files of Fashion-MNIST are placed and looked for."""
+    return data_dir or (DATA_ROOT / "downloads" / "manual" / "fashion_mnist").expanduser()
+
+
+def fashion_mnist_files(data_dir: Path | None) -> list[Path]:
+    """The four idx files, gzipped or not, in the order of IDX_FILES.
+
+    Raises:
+        UserError: one is missing.
+    """
+    folders = [data_dir] if data_dir else [DEBIAN_FASHION_MNIST, idx_folder(None)]
+    for folder in folders:
+        found = [[path for path in (folder / name, folder / f"{name}.gz") if path.is_file()] for name in IDX_FILES]
+        if all(found):
+            return [paths[0] for paths in found]
+    missing = next(name for name, paths in zip(IDX_FILES, found) if not paths)
+    raise UserError(
+        f"fashion_mnist: no file {folders[-1] / missing}[.gz]. Expected a folder with the four idx files of "
+        "Fashion-MNIST: pass -P data_dir=FOLDER, install them with `apt-get install dataset-fashion-mnist`, "
+        f"or fetch them with {prepare_command('fashion_mnist', data_dir)}."
+    )
+
+
+def _read_idx(path: Path, data_too: bool) -> tuple[tuple[int, ...], bytes]:
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            zero, kind, rank = struct.unpack(">HBB", file.read(4))
+            shape = struct.unpack(f">{rank}I", file.read(4 * rank))
+            if (zero, kind) != (0, 8):
+                raise UserError(f"{path}: not an idx file of unsigned bytes (magic number {zero:#x}, {kind:#x}).")
+            return shape, file.read() if data_too else b""
+    except (struct.error, EOFError, zlib.error, OSError) as error:
+        raise UserError(f"{path}: cannot be read as an idx file ({error}); fetch the file again.") from error
+
+
+def idx_shape(path: Path) -> tuple[int, ...]:
+    """Shape of the array in an idx file, from its header."""
+    return _read_idx(path, data_too=False)[0]
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """A uint8 array from an idx file (http://yann.lecun.com/exdb/mnist), gzipped or not.
+
+    Raises:
+        UserError: not an idx file of unsigned bytes, or its length belies its header.
+    """
+    shape, content = _read_idx(path, data_too=True)
+    values = np.frombuffer(content, np.uint8)
+    if values.size != np.prod(shape, dtype=np.int64):
+        raise UserError(f"{path}: {values.size} bytes of data where its header says {shape}; fetch the file again.")
+    return values.reshape(shape)
+
+
+def count_fashion_mnist(data_dir: Path | None) -> int:
+    """N, from the header of the training labels."""
+    return idx_shape(fashion_mnist_files(data_dir)[1])[0]
+
+
+def load_fashion_mnist(data_dir: Path | None) -> Splits:
+    """Fashion-MNIST (Xiao et al. 2017) from its four idx files, in file order."""
+    train_images, train_labels, test_images, test_labels = map(read_idx, fashion_mnist_files(data_dir))
+    ids = np.array([f"train_{i:05d}" for i in range(len(train_labels))])
+    return Splits(
+        train_images[..., None], train_labels.astype(np.int32),
+        test_images[..., None], test_labels.astype(np.int32), ids, FASHION_CLASSES,
+    )  # fmt: skip

@@ -1,0 +1,156 @@
+"""Anybody's data: a folder of images, or arrays in an npz file."""
+
+from __future__ import annotations
+
+import warnings
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from datadiet.data.dataset import Splits
+from datadiet.data.sources.base import integer_labels, walk
+from datadiet.errors import UserError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"})
+TEST_FOLDERS = ("test", "val", "valid", "validation")  # the first that exists is the test set
+NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
+
+
+def resolve_path(path: str, data_dir: Path | None) -> Path:
+    """A path of the user's, taken from data_dir where one is given."""
+    return ((data_dir or Path()).expanduser() / Path(path).expanduser()).absolute()
+
+
+# --- folder:PATH --------------------------------------------------------------------------------
+
+
+def _split_folders(path: str, data_dir: Path | None) -> tuple[Path, Path]:
+    root = resolve_path(path, data_dir)
+    layout = f"expected {root}/train/CLASS/IMAGE and {root}/test/CLASS/IMAGE (or val, valid, validation)"
+    if not (root / "train").is_dir():
+        raise UserError(f"folder:{path}: no folder {root / 'train'}; {layout}.")
+    tests = [root / name for name in TEST_FOLDERS if (root / name).is_dir()]
+    if not tests:
+        raise UserError(f"folder:{path}: no test split: {layout}.")
+    if len(tests) > 1:
+        others = ", ".join(folder.name for folder in tests[1:])
+        warnings.warn(f"folder:{path}: {tests[0].name} is the test set; {others} is not used.", stacklevel=2)
+    return root / "train", tests[0]
+
+
+def _image_files(name: str, folder: Path) -> list[str]:
+    """Images of all classes by their path below `folder`, CLASS/…, sorted; hidden files are passed over."""
+    listed = walk(folder)
+    found = [path for path in listed if "/" in path and path[path.rfind(".") :].lower() in SUFFIXES]
+    if len(found) < len(listed):
+        first = min(set(listed).difference(found))
+        left = len(listed) - len(found)
+        warnings.warn(f"{name}: {left} files are no images of a class: {folder / first} …", stacklevel=3)
+    classes = {path[: path.index("/")] for path in found}
+    empty = [p.name for p in folder.iterdir() if p.is_dir() and p.name not in classes and not p.name.startswith(".")]
+    if empty:
+        raise UserError(f"{name}: no image in {folder / min(empty)}; add images or remove the folder.")
+    return found
+
+
+def folder_files(path: str, data_dir: Path | None) -> list[str]:
+    """Every image of both splits."""
+    folders = _split_folders(path, data_dir)
+    return [f"{folder}/{file}" for folder in folders for file in _image_files(f"folder:{path}", folder)]
+
+
+def count_folder(path: str, data_dir: Path | None) -> int:
+    """N, by listing the training folder."""
+    train, _ = _split_folders(path, data_dir)
+    return len(_image_files(f"folder:{path}", train))
+
+
+def load_folder(path: str, data_dir: Path | None) -> Splits:
+    """Images in train/CLASS/… and test/CLASS/…; ids are paths below train, and their order is the canonical one.
+
+    Raises:
+        UserError: no test split, an empty class, a class only in test, an unreadable image,
+            images of different sizes.
+    """
+    from datadiet.data.sources.images import read_images
+
+    name = f"folder:{path}"
+    folders = _split_folders(path, data_dir)
+    train, test = (_image_files(name, folder) for folder in folders)
+    if not train:
+        raise UserError(f"{name}: no image in {folders[0]}; expected {folders[0]}/CLASS/IMAGE.")
+    train_classes, test_classes = ([file[: file.index("/")] for file in files] for files in (train, test))
+    class_names = tuple(sorted(set(train_classes)))
+    unknown = sorted(set(test_classes).difference(class_names))
+    if unknown:
+        raise UserError(
+            f"{name}: class {unknown[0]} is present only in the test split; {folders[0]} has {', '.join(class_names)}: "
+            f"add training images or remove {folders[1] / unknown[0]}."
+        )
+    files = [f"{folder}/{file}" for folder, found in zip(folders, (train, test)) for file in found]
+    images = read_images(files, lambda i: Path(files[i]))
+    index = {label: i for i, label in enumerate(class_names)}
+    labels = np.array([index[label] for label in train_classes + test_classes], np.int32)
+    n = len(train)
+    return Splits(images[:n], labels[:n], images[n:], labels[n:], np.array(train), class_names)
+
+
+# --- npz:PATH -----------------------------------------------------------------------------------
+
+
+def npz_files(path: str, data_dir: Path | None) -> list[Path]:
+    """The npz file itself."""
+    file = resolve_path(path, data_dir)
+    if not file.is_file():
+        raise UserError(f"npz:{path}: no file {file}; expected an npz file with {', '.join(NPZ_KEYS)}.")
+    return [file]
+
+
+def _arrays(path: str, data_dir: Path | None, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Arrays of the file by name; the optional `ids_train` where it is asked for and there."""
+    file = npz_files(path, data_dir)[0]
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            missing = [key for key in NPZ_KEYS if key not in archive]
+            if missing:
+                raise UserError(
+                    f"npz:{path}: no {missing[0]} in {file}, which has {', '.join(archive.files)}; expected "
+                    f"{', '.join(NPZ_KEYS)}: np.savez({file.name!r}, x_train=…, y_train=…, x_test=…, y_test=…)."
+                )
+            return {key: archive[key] for key in keys if key in archive}
+    except (ValueError, OSError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"npz:{path}: {file} cannot be read as npz of plain arrays ({error}); save again.") from error
+
+
+def count_npz(path: str, data_dir: Path | None) -> int:
+    """N, from the training labels alone."""
+    return len(_arrays(path, data_dir, ("y_train",))["y_train"])
+
+
+def _examples(name: str, which: str, values: np.ndarray) -> np.ndarray:
+    """uint8 [N, H, W, D] as it is, uint8 [N, H, W] as grey images, [N, D] of any number as float32."""
+    if values.ndim == 2 and (np.issubdtype(values.dtype, np.integer) or np.issubdtype(values.dtype, np.floating)):
+        with np.errstate(over="ignore"):  # beyond float32: infinite, and refused as such
+            return values.astype(np.float32)
+    if values.dtype == np.uint8 and values.ndim in (3, 4):
+        return values if values.ndim == 4 else values[..., None]
+    raise UserError(
+        f"{name}: {which} is {values.dtype} {list(values.shape)}; expected images uint8 [N, H, W] or [N, H, W, D] "
+        "(from floats in 0..1: (255 * x).round().astype('uint8')), or vectors [N, D]."
+    )
+
+
+def load_npz(path: str, data_dir: Path | None) -> Splits:
+    """x_train, y_train, x_test, y_test (the layout of Keras) and, optionally, ids_train, in file order.
+
+    Raises:
+        UserError: an array is missing or of another form than images or vectors with labels.
+    """
+    name = f"npz:{path}"
+    arrays = _arrays(path, data_dir, (*NPZ_KEYS, "ids_train"))
+    x_train, x_test = (_examples(name, key, arrays[key]) for key in ("x_train", "x_test"))
+    y_train, y_test = (integer_labels(name, key, arrays[key]) for key in ("y_train", "y_test"))
+    ids = arrays.get("ids_train", np.array([f"train_{i:06d}" for i in range(len(x_train))]))
+    return Splits(x_train, y_train, x_test, y_test, ids.astype(str))

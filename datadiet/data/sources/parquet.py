@@ -1,0 +1,142 @@
+"""Parquet files in the layout of Hugging Face image datasets: a struct of image bytes, and a label."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from datadiet.data.dataset import Splits
+from datadiet.data.sources.base import integer_labels
+from datadiet.data.sources.images import read_images
+from datadiet.data.sources.own import resolve_path
+from datadiet.errors import UserError
+
+SPLIT = re.compile(r"(?<![a-z])(train|test|validation|valid|val)(?![a-z])")
+LABEL_NAMES = ("label", "labels", "fine_label")  # the first of these, else the only column of integers
+
+
+def split_files(path: str, data_dir: Path | None) -> tuple[list[Path], list[Path]]:
+    """Files of the training and of the test split, sorted by path.
+
+    The split is the first of its words in the file's name, else in the folder's it lies in:
+    train-00000-of-00002.parquet, data/test-….parquet, default/train/0000.parquet.
+    """
+    root = resolve_path(path, data_dir)
+    if not root.is_dir():
+        raise UserError(f"parquet:{path}: no folder {root}; expected one with train-*.parquet and test-*.parquet.")
+    found: dict[str, list[Path]] = {}
+    for file in sorted(root.rglob("*.parquet"), key=lambda file: file.relative_to(root).as_posix()):
+        parts = file.relative_to(root).parts
+        words = [match.group(1) for part in reversed(parts) if (match := SPLIT.search(part.lower()))]
+        if not words:
+            raise UserError(f"parquet:{path}: {file} names no split; expected train, test or validation in its name.")
+        found.setdefault("test" if words[0] == "test" else words[0][:3], []).append(file)
+    train, test = found.get("tra", []), found.get("test", found.get("val", []))
+    if not train or not test:
+        raise UserError(
+            f"parquet:{path}: no {'test' if train else 'train'} split in {root}; expected files such as "
+            "train-00000-of-00001.parquet and test-00000-of-00001.parquet (or validation-…)."
+        )
+    return train, test
+
+
+def parquet_files(path: str, data_dir: Path | None) -> list[Path]:
+    """Every file of both splits."""
+    train, test = split_files(path, data_dir)
+    return train + test
+
+
+def _opened(name: str, file: Path, read: Any) -> Any:
+    try:
+        return read(file)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{name}: {file} cannot be read as parquet ({error}); fetch it again.") from error
+
+
+def count_parquet(path: str, data_dir: Path | None) -> int:
+    """N, from the files' footers."""
+    train, _ = split_files(path, data_dir)
+    return sum(_opened(f"parquet:{path}", file, pq.read_metadata).num_rows for file in train)
+
+
+def _columns(name: str, schema: pa.Schema) -> tuple[str, str]:
+    """Names of the image and of the label column."""
+
+    def is_image(kind: pa.DataType) -> bool:
+        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+            kind = kind.field("bytes").type
+        return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+    images = [field.name for field in schema if is_image(field.type)]
+    integers = [field.name for field in schema if pa.types.is_integer(field.type)]
+    label = next((name for name in LABEL_NAMES if name in integers), integers[0] if len(integers) == 1 else None)
+    if len(images) != 1 or label is None:
+        columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
+        raise UserError(
+            f"{name}: columns {columns}; expected one image column (struct of bytes and path, or binary) and one of "
+            f"integers called {' or '.join(LABEL_NAMES)}: rename or drop the others."
+        )
+    return images[0], label
+
+
+def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...]:
+    """Names of the classes from Hugging Face's metadata, or ()."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return tuple(map(str, features[label]["names"]))
+    except (KeyError, ValueError, TypeError):
+        return ()
+
+
+def _read_columns(file: Path, columns: list[str]) -> pa.Table:
+    return pq.ParquetFile(file).read(columns=columns)  # read_table would take folder names for columns
+
+
+def _rows(name: str, files: list[Path]) -> tuple[list[bytes], list[str | None], np.ndarray, tuple[str, ...]]:
+    """Encoded images, their paths where given, labels, class names."""
+    encoded: list[bytes] = []
+    paths: list[str | None] = []
+    labels = []
+    class_names: tuple[str, ...] = ()
+    for file in files:
+        schema = _opened(name, file, pq.read_schema)
+        image, label = _columns(name, schema)
+        class_names = _class_names(schema, label)
+        table = _opened(name, file, partial(_read_columns, columns=[image, label]))
+        cells = table[image].to_pylist()
+        encoded += [cell["bytes"] if isinstance(cell, dict) else cell for cell in cells]
+        paths += [cell.get("path") if isinstance(cell, dict) else None for cell in cells]
+        if table[label].null_count:
+            raise UserError(f"{name}: {table[label].null_count} rows without a label in {file}; drop these rows.")
+        labels.append(table[label].to_numpy())
+    missing = [i for i, cell in enumerate(encoded) if cell is None]
+    if missing:
+        raise UserError(f"{name}: {len(missing)} rows without image bytes (the first: {missing[0]}); embed the images.")
+    return encoded, paths, integer_labels(name, files[0].name, np.concatenate(labels)), class_names
+
+
+def load_parquet(path: str, data_dir: Path | None) -> Splits:
+    """Rows of all files of a split in turn; ids are the images' paths where all differ, else row numbers.
+
+    Raises:
+        UserError: no test split, unknown columns, rows without image or label, damaged files or images.
+    """
+    name = f"parquet:{path}"
+    train_files, test_files = split_files(path, data_dir)
+    encoded, paths, train_labels, class_names = _rows(name, train_files)
+    test_encoded, _, test_labels, _ = _rows(name, test_files)
+    n = len(encoded)
+    named = all(paths) and len(set(paths)) == n
+    ids = np.array(paths if named else [f"train_{i:06d}" for i in range(n)])
+    names = [f"{name} train row {i}" for i in range(n)] + [f"{name} test row {i}" for i in range(len(test_encoded))]
+    cells = encoded + test_encoded
+    images = read_images(names, lambda i: io.BytesIO(cells[i]))
+    return Splits(images[:n], train_labels, images[n:], test_labels, ids, class_names)

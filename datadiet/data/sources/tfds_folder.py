@@ -1,0 +1,210 @@
+"""Reads folders prepared by tensorflow-datasets as array_record; needs no TensorFlow.
+
+Canonical order is the source's, not that of the records, which tfds shuffles by a hash of each
+example's key: examples that carry an id go by it; where keys are known to be 0..N-1 the shuffle
+is inverted; of anything else the record order is all there is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datadiet.data.dataset import Splits
+from datadiet.data.sources.base import DATA_ROOT, prepare_command
+from datadiet.data.sources.images import read_images
+from datadiet.errors import UserError
+
+BLOCK = 1000  # records fetched at once: twice as fast as one by one
+COUNTS = {"cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000)}  # what must be found, train and test
+COUNTED_KEYS = ("mnist", "fashion_mnist", "kmnist")  # builders whose keys are 0..N-1, in the order of their files
+TEST_SPLITS = ("test", "validation")
+
+
+def root(data_dir: Path | None) -> Path:
+    """The TFDS data_dir."""
+    return (data_dir or DATA_ROOT).expanduser()
+
+
+def find(tfds_name: str, name: str, data_dir: Path | None) -> Path:
+    """The folder of the newest prepared version.
+
+    Args:
+        tfds_name: NAME or NAME/CONFIG, as tfds calls it.
+        name: As datadiet calls it, for the error.
+    Raises:
+        UserError: nothing is prepared there.
+    """
+    parent = root(data_dir) / tfds_name
+    versions = {
+        tuple(map(int, path.parent.name.split("."))): path.parent
+        for path in parent.glob("*/dataset_info.json")
+        if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)
+    }
+    if not versions:
+        configs = sorted({path.parent.parent.name for path in parent.glob("*/*/dataset_info.json")})
+        hint = f" (there are {', '.join(f'tfds/{tfds_name}/{config}' for config in configs)})" if configs else ""
+        raise UserError(
+            f"{name}: not prepared in {parent}{hint}. Training never downloads: prepare it with "
+            f"{prepare_command(name, data_dir)}."
+        )
+    return versions[max(versions)]
+
+
+def read_info(folder: Path, name: str, data_dir: Path | None) -> dict[str, Any]:
+    """dataset_info.json of a prepared folder that holds array_record files.
+
+    Raises:
+        UserError: it is damaged, or the records are of another format.
+    """
+    try:
+        info = json.loads((folder / "dataset_info.json").read_text())
+        formats = [info.get("fileFormat", "tfrecord"), *info.get("alternativeFileFormats", [])]
+        info["lengths"] = {split["name"]: sum(map(int, split["shardLengths"])) for split in info["splits"]}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise damaged(folder, name, data_dir, error) from error
+    if "array_record" not in formats:
+        raise UserError(
+            f"{name}: {folder} holds {'/'.join(formats)} files; expected array_record. Convert them where TensorFlow "
+            f"is installed with `tfds convert_format --dataset_version_dir={folder} --out_file_format=array_record`, "
+            f"or prepare afresh in another folder with {prepare_command(name, 'FOLDER')}."
+        )
+    return info
+
+
+def damaged(folder: Path, name: str, data_dir: Path | None, error: object) -> UserError:
+    return UserError(
+        f"{name}: {folder} is damaged ({str(error).strip()[:300]}). Delete {folder} and prepare again: "
+        f"{prepare_command(name, data_dir)}."
+    )
+
+
+def prepared_files(tfds_name: str, name: str, data_dir: Path | None) -> list[Path]:
+    """Every file of the prepared folder that its content depends on."""
+    folder = find(tfds_name, name, data_dir)
+    read_info(folder, name, data_dir)
+    return [folder / "dataset_info.json", *sorted(folder.glob("features.json")), *sorted(folder.glob("*array_record*"))]
+
+
+def count_prepared(tfds_name: str, name: str, data_dir: Path | None) -> int:
+    """N: a published number, known before the data is there; of another dataset, from its dataset_info.json."""
+    if name in COUNTS:
+        return COUNTS[name][0]
+    folder = find(tfds_name, name, data_dir)
+    lengths = read_info(folder, name, data_dir)["lengths"]
+    if "train" not in lengths:
+        raise UserError(f"{name}: no train split in {folder}; it has {', '.join(lengths)}.")
+    return lengths["train"]
+
+
+def inverse_shuffle(split: str, count: int) -> np.ndarray:
+    """Record position of each key 0..N-1, int64 [N], in a split that tfds has shuffled.
+
+    tfds sorts examples by md5(split name + key); the records of all shards in turn are sorted.
+    """
+    salted = hashlib.md5(split.encode(), usedforsecurity=False)
+
+    def key_hash(key: int) -> bytes:
+        digest = salted.copy()
+        digest.update(str(key).encode())
+        return digest.digest()
+
+    hashes = [key_hash(key) for key in range(count)]
+    positions = np.empty(count, np.int64)
+    positions[np.array(sorted(range(count), key=hashes.__getitem__), np.int64)] = np.arange(count)
+    return positions
+
+
+def _feature_names(builder: Any, name: str) -> tuple[str, str]:
+    """Names of the image and of the label feature."""
+    import tensorflow_datasets as tfds
+
+    features = dict(builder.info.features.items())
+    supervised = builder.info.supervised_keys or ()
+    found = []
+    for kind, wanted in ((tfds.features.Image, "image"), (tfds.features.ClassLabel, "label")):
+        candidates = [key for key, feature in features.items() if isinstance(feature, kind)]
+        chosen = [key for key in candidates if key in supervised] or candidates
+        if len(chosen) != 1 and wanted in chosen:
+            chosen = [wanted]
+        if len(chosen) != 1:
+            raise UserError(
+                f"{name}: its features are {', '.join(features)}, of which {len(chosen)} could be the {wanted}; "
+                "expected a dataset of images with one class label each."
+            )
+        found += chosen
+    return found[0], found[1]
+
+
+def _read_split(builder: Any, split: str, skip: str) -> list[dict[str, Any]]:
+    import tensorflow_datasets as tfds
+
+    decoders = {skip: tfds.decode.SkipDecoding()}
+    records = builder.as_data_source(split, decoders=decoders, file_format="array_record")
+    positions = range(len(records))
+    blocks = [records.__getitems__(list(positions[i : i + BLOCK])) for i in range(0, len(records), BLOCK)]
+    return [record for block in blocks for record in block]
+
+
+def _in_source_order(records: list[dict], builder_name: str, split: str) -> tuple[list[dict], list[str]]:
+    """Records of a split in canonical order, and the names of the examples."""
+    ids = [record.get("id") for record in records]
+    if ids and all(isinstance(value, bytes) for value in ids):
+        order = np.argsort(np.array(ids), kind="stable")
+        return [records[i] for i in order], [ids[i].decode() for i in order]
+    if builder_name in COUNTED_KEYS:
+        records = [records[i] for i in inverse_shuffle(split, len(records))]
+    return records, [f"{split}_{i:05d}" for i in range(len(records))]
+
+
+def load_prepared(tfds_name: str, name: str, data_dir: Path | None) -> Splits:
+    """The training and the test set of a folder prepared as array_record.
+
+    Raises:
+        UserError: not prepared, of another format, damaged, without a test split, not images
+            with class labels, or not the number of examples it must have.
+    """
+    import tensorflow_datasets as tfds
+
+    logging.getLogger("absl").setLevel(logging.ERROR)  # it recommends OpenCV, which is not used
+    folder = find(tfds_name, name, data_dir)
+    info = read_info(folder, name, data_dir)
+    lengths = info["lengths"]
+    test_split = next((split for split in TEST_SPLITS if lengths.get(split)), None)
+    if "train" not in lengths or test_split is None:
+        raise UserError(
+            f"{name}: {folder} has the splits {', '.join(lengths)}; expected train, and {' or '.join(TEST_SPLITS)}."
+        )
+    counts = lengths["train"], lengths[test_split]
+    expected = COUNTS.get(name, counts)
+    if counts != expected:
+        got = f"{counts[0]} + {counts[1]} examples, expected {expected[0]} + {expected[1]}"
+        raise damaged(folder, name, data_dir, got)
+    try:
+        builder: Any = tfds.builder_from_directory(folder)
+    except Exception as error:  # whatever a damaged features.json leads to
+        raise damaged(folder, name, data_dir, error) from error
+    image, label = _feature_names(builder, name)
+    try:
+        read = [_read_split(builder, split, image) for split in ("train", test_split)]
+    except Exception as error:  # array_record reports damage as RuntimeError, ValueError or IndexError
+        raise damaged(folder, name, data_dir, error) from error
+    if (len(read[0]), len(read[1])) != counts:
+        raise damaged(folder, name, data_dir, f"{len(read[0])} + {len(read[1])} records, {counts} announced")
+    train, ids = _in_source_order(read[0], info["name"], "train")
+    test, test_ids = _in_source_order(read[1], info["name"], test_split)
+    records = train + test
+    grey = builder.info.features[image].shape[-1] == 1
+    names = [f"{name}/{example_id}" for example_id in ids + test_ids]
+    images = read_images(names, lambda i: io.BytesIO(records[i][image]), colour=not grey)
+    labels = np.array([record[label] for record in records], np.int32)
+    class_names = tuple(builder.info.features[label].names or ())
+    n = len(train)
+    return Splits(images[:n], labels[:n], images[n:], labels[n:], np.array(ids), class_names)

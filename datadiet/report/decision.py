@@ -1,0 +1,190 @@
+"""From the evidence of a study to a decision: what may be dropped, how sure that is, what it costs, when it pays."""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from datadiet.errors import UserError
+from datadiet.report import statistics as st
+from datadiet.report.evidence import RANDOM, Cell, Score, Study
+from datadiet.report.statistics import Estimate
+
+
+def check_margin(margin: float) -> None:
+    """Raises UserError where it is no number of percentage points above 0 and below 100."""
+    if not 0 < margin < 100:  # NaN is neither
+        raise UserError(f"margin={margin}: expected percentage points above 0 and below 100, such as 0.5.")
+
+
+class Line(NamedTuple):
+    """A cell, compared."""
+
+    cell: Cell
+    accuracy: Estimate
+    minus_random: Estimate | None  # None for random itself, all of the data, and where no random subset is as large
+    minus_full: Estimate | None  # None for all of the data
+    verdict: str | None
+
+
+class ClassWarning(NamedTuple):
+    """Classes of which a subset keeps much less than its share."""
+
+    cell: Cell
+    classes: list[int]
+
+
+class Cost(NamedTuple):
+    """Seconds that a choice costs, and that training on its subset saves; NaN where they were not recorded."""
+
+    train: float  # to train the scored networks as far as they are scored
+    score: float
+    select: float
+    full_training: Estimate  # seconds of one training on all of the data
+    subset_training: Estimate
+    saving: Estimate  # seconds per training, from pairs
+    pays_after: int | None  # trainings on the subset; None: never, as far as was measured
+
+    @property
+    def total(self) -> float:
+        return self.train + self.score + self.select
+
+    @property
+    def recorded(self) -> bool:
+        """Whether all seconds were; those that were not are NaN."""
+        return not math.isnan(self.total) and not math.isnan(self.saving.mean)
+
+
+class Decision:
+    """All that a study says at a margin.
+
+    Args:
+        margin: The loss of test accuracy that would not matter, in percentage points.
+    """
+
+    def __init__(self, study: Study, margin: float) -> None:
+        self.study, self.margin = study, margin
+
+    @cached_property
+    def lines(self) -> list[Line]:
+        """Every cell, all of the data first, then by arm from the largest size to the smallest."""
+        study = self.study
+        cells = [study.full, *(cell for arm in study.arms for cell in study.of_arm(arm))]
+        return [self._line(cell) for cell in cells]
+
+    def _line(self, cell: Cell) -> Line:
+        full = self.study.full
+        accuracy = st.estimate(cell.accuracies)
+        if cell is full:
+            return Line(cell, accuracy, None, None, None)
+        random = self.study.cell(RANDOM, cell.size) if cell.arm != RANDOM else None
+        minus_random = st.paired(cell.accuracies, random.accuracies) if random else None
+        minus_full = st.paired(cell.accuracies, full.accuracies)
+        return Line(cell, accuracy, minus_random, minus_full, self._verdict(cell))
+
+    def _verdict(self, cell: Cell, trials: int = 1) -> str:
+        alpha = (1 - st.LEVEL) / 2 / trials
+        return st.verdict(cell.accuracies, self.study.full.accuracies, self.margin / 100, alpha)
+
+    def smallest(self, arm: str, trials: int = 1) -> float | None:
+        """The smallest fraction an arm may keep; with Bonferroni's correction for `trials` arms."""
+        return st.smallest_kept({cell.fraction: self._verdict(cell, trials) for cell in self.study.of_arm(arm)})
+
+    def _best(self, trials: int) -> Line | None:
+        """Where most may be dropped; of arms that reach it the most accurate, random unless one is surely better."""
+        reached = {arm: f for arm in self.study.arms if (f := self.smallest(arm, trials)) is not None}
+        if not reached:
+            return None
+        fraction = min(reached.values())
+        able = [line for line in self.lines if reached.get(line.cell.arm) == fraction == line.cell.fraction]
+        better = [line for line in able if line.minus_random and line.minus_random.low > 0]
+        random = [line for line in able if line.cell.arm == RANDOM]
+        return max(better or random or able, key=lambda line: line.accuracy.mean)
+
+    @cached_property
+    def best(self) -> Line | None:
+        """What to keep; None where nothing may be dropped."""
+        return self._best(1)
+
+    @cached_property
+    def corrected(self) -> Line | None:
+        """The same with bounds corrected for the number of arms tried."""
+        return self._best(len(self.study.arms))
+
+    @cached_property
+    def shown(self) -> Line:
+        """The subset that pictures and prices are about: what to keep, else the one closest to all of the data."""
+        subsets = [line for line in self.lines if line.minus_full]
+        return self.best or max(subsets, key=lambda line: line.accuracy.mean)
+
+    @cached_property
+    def cliffs(self) -> dict[str, st.Cliff]:
+        """By arm, where it breaks down."""
+        by_arm = {a: {c.fraction: c.accuracies for c in self.study.of_arm(a)} for a in self.study.arms}
+        random = by_arm.get(RANDOM, {})
+        found = {
+            arm: st.cliff(cells, {} if arm == RANDOM else random, self.study.full.accuracies)
+            for arm, cells in by_arm.items()
+        }
+        return {arm: cliff for arm, cliff in found.items() if cliff}
+
+    @cached_property
+    def emptied(self) -> list[ClassWarning]:
+        """Subsets that keep less than a fifth of a class's share."""
+        total = self.study.full.kept_per_class
+        cells = [line.cell for line in self.lines[1:]]
+        found = [ClassWarning(cell, st.emptied(cell.kept_per_class, total).tolist()) for cell in cells]
+        return [warning for warning in found if warning.classes]
+
+    @cached_property
+    def reliability(self) -> dict[str, st.Reliability]:
+        """By name of the score."""
+        return {score.name: st.split_half(score.runs) for score in self.study.scores}
+
+    @cached_property
+    def stability(self) -> dict[str, np.ndarray]:
+        """By name of the score, the overlap of the kept set with 1, 2, … runs, at the size shown."""
+        return {s.name: st.stability(s.runs, self.shown.cell.size) for s in self.study.scores if len(s.runs) > 1}
+
+    @cached_property
+    def correlations(self) -> tuple[list[str], np.ndarray]:
+        """Names, and Spearman correlations of scores with each other and with the control."""
+        columns = {score.name: score.mean for score in self.study.scores}
+        if self.study.input_norm is not None:
+            columns["input norm"] = self.study.input_norm
+        return list(columns), st.spearman_matrix(np.stack(list(columns.values())))
+
+    def cost(self, line: Line) -> Cost:
+        """What choosing this subset cost, and what a training on it saves."""
+        full, cell = self.study.full, line.cell
+        score: Score | None = self.study.score_of(cell)
+        train, scoring = (score.train_seconds, score.score_seconds) if score else (0.0, 0.0)
+        saving = st.paired(full.train_seconds, cell.train_seconds)
+        spent = train + scoring + cell.select_seconds
+        # With equal steps a difference is chance, or a device's: no saving is claimed from it.
+        equal = self.study.record["budget"] == "iterations"
+        pays = None if equal or math.isnan(spent) else st.break_even(spent, saving)
+        return Cost(train, scoring, cell.select_seconds, st.estimate(full.train_seconds),
+                    st.estimate(cell.train_seconds), saving, pays)  # fmt: skip
+
+
+def noise_audit(study: Study) -> list[dict[str, float | int | str]]:
+    """How well each score, and the control, finds labels that were randomised; [] where none were."""
+    if study.noise is None or not study.noise.changed.any():
+        return []
+    changed, k = study.noise.changed, int(study.noise.changed.sum())
+    columns = {score.name: score.mean for score in study.scores}
+    if study.input_norm is not None:
+        columns["input norm"] = study.input_norm
+    found: list[dict[str, float | int | str]] = []
+    for name, values in columns.items():
+        best, most = st.best_skip(values, changed), st.skip_for(values, changed, 0.9)
+        found.append({
+            "score": name, "auroc": st.auroc(values, changed), "k": k, "precision": st.precision_at(values, changed, k),
+            "best_skip": best.skipped, "best_removed": best.removed, "best_clean": best.clean,
+            "skip_90": most.skipped, "clean_90": most.clean,
+        })  # fmt: skip
+    return found

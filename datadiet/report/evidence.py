@@ -1,0 +1,251 @@
+"""A finished study as it lies in the mirror: accuracies, kept sets, scores and seconds as arrays.
+
+Read from study.json and the folders that it names. The data set itself is wanted for labels and images only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from datadiet.config import TrainConfig
+from datadiet.data.batches import randomize_labels
+from datadiet.data.dataset import CHUNK, Dataset
+from datadiet.data.registry import load_dataset
+from datadiet.errors import UserError
+from datadiet.scores.checkpoint import TRAINING_SCORES
+from datadiet.storage.files import read_json, read_lines
+from datadiet.storage.layout import score_file
+from datadiet.storage.runs import StoredRun, open_run
+from datadiet.storage.score_files import load_scores
+
+FULL, RANDOM = "full data", "random"
+
+
+class Cell(NamedTuple):
+    """One arm at one size; [n] are its runs in the order of their seeds, which equal positions of cells share."""
+
+    arm: str
+    selector: str
+    type: str | None  # of the score it chooses by
+    step: int | None
+    size: int
+    fraction: float
+    paths: tuple[str, ...]  # of its runs, below exps
+    accuracies: np.ndarray  # float [n], 0 to 1, on the test set after the last step
+    per_class: np.ndarray  # float [n, C], NaN where it was not recorded
+    kept_per_class: np.ndarray  # float [C], mean over runs
+    train_seconds: np.ndarray  # float [n], without compilation and evaluation; these and the others: NaN, not recorded
+    select_seconds: float  # mean over runs
+
+
+class Score(NamedTuple):
+    """A mean score of a study with the runs it was averaged from."""
+
+    type: str
+    step: int
+    path: str  # below exps
+    mean: np.ndarray  # float [N]
+    runs: np.ndarray  # float32 [R, N]
+    train_seconds: float  # to train the scored runs as far as `step`, all of them together
+    score_seconds: float  # to score them and to average
+
+    @property
+    def name(self) -> str:
+        return f"{self.type} at {self.step}"
+
+    @property
+    def stderr(self) -> np.ndarray:
+        """Standard error of the mean over runs, float [N]; NaN for one run."""
+        runs = len(self.runs)
+        return np.std(self.runs, axis=0, ddof=1) / np.sqrt(runs) if runs > 1 else np.full_like(self.mean, np.nan)
+
+
+class History(NamedTuple):
+    """Test accuracy while training."""
+
+    steps: np.ndarray  # int [T]
+    accuracies: np.ndarray  # float [n, T]
+
+
+class Noise(NamedTuple):
+    """Labels that were randomised."""
+
+    labels: np.ndarray  # int32 [N], those trained on
+    changed: np.ndarray  # bool [N]: differs from the published label
+
+
+@dataclass(frozen=True)
+class Study:
+    """study.json and what it names."""
+
+    exps: Path
+    exp: str
+    record: dict[str, Any]
+
+    @cached_property
+    def cells(self) -> list[Cell]:
+        """Every arm at every size, in the order of study.json."""
+        return [_cell(self.exps, record) for record in self.record["cells"]]
+
+    def cell(self, arm: str, size: int) -> Cell | None:
+        return next((cell for cell in self.cells if (cell.arm, cell.size) == (arm, size)), None)
+
+    @property
+    def full(self) -> Cell:
+        return next(cell for cell in self.cells if cell.selector == "all")
+
+    @property
+    def arms(self) -> list[str]:
+        """Ways to choose a subset, random last."""
+        names = dict.fromkeys(cell.arm for cell in self.cells if cell.selector != "all")
+        return sorted(names, key=lambda name: name == RANDOM)
+
+    def of_arm(self, arm: str) -> list[Cell]:
+        """Its cells, the largest size first."""
+        return sorted((cell for cell in self.cells if cell.arm == arm), key=lambda cell: -cell.size)
+
+    @cached_property
+    def scores(self) -> list[Score]:
+        return [_score(self.exps, record, self.record["score_runs"]) for record in self.record["means"]]
+
+    def score_of(self, cell: Cell) -> Score | None:
+        """The score that a cell chooses by."""
+        return next((s for s in self.scores if (s.type, s.step) == (cell.type, cell.step)), None)
+
+    @cached_property
+    def first(self) -> StoredRun:
+        """The first evaluation run on all data: its options are those of all runs, but for seeds and subsets."""
+        return open_run(self.exps / self.full.paths[0])
+
+    @property
+    def config(self) -> TrainConfig:
+        return self.first.config
+
+    @cached_property
+    def dataset(self) -> Dataset | None:
+        """The data, as published; None where it cannot be had here (`no_dataset` says why)."""
+        return self._found[0]
+
+    @property
+    def no_dataset(self) -> str:
+        return self._found[1]
+
+    @cached_property
+    def _found(self) -> tuple[Dataset | None, str]:
+        try:
+            dataset = load_dataset(self.config.dataset, self.config.data_dir)
+        except UserError as error:
+            return None, str(error)
+        if dataset.fingerprint != self.record["fingerprint"]:
+            return None, f"{dataset.name} has changed since the study: its fingerprint is {dataset.fingerprint}."
+        return dataset, ""
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        """Names of the classes, else their numbers."""
+        count = len(self.full.kept_per_class)
+        named = self.dataset.class_names if self.dataset else ()
+        return [str(name) for name in named] if len(named) == count else [str(c) for c in range(count)]
+
+    @cached_property
+    def noise(self) -> Noise | None:
+        """None where labels are as published, or the data cannot be had."""
+        config = self.config
+        if not config.random_label_fraction or self.dataset is None:
+            return None
+        published = self.dataset.train_labels
+        labels, _ = randomize_labels(published, config.random_label_fraction, config.random_label_seed)
+        return Noise(labels, labels != published)
+
+    @cached_property
+    def input_norm(self) -> np.ndarray | None:
+        """Norm of every normalised input, float [N]: a control, since it knows no label and no network."""
+        if self.dataset is None:
+            return None
+        images, mean, std = self.dataset.train_images, self.dataset.mean, self.dataset.std
+        scale = 255.0 if images.dtype == np.uint8 else 1.0
+        norms = np.empty(len(images))
+        for start in range(0, len(images), CHUNK):
+            chunk = (images[start : start + CHUNK] / scale - mean) / std
+            norms[start : start + CHUNK] = np.linalg.norm(chunk.reshape(len(chunk), -1), axis=1)
+        return norms
+
+    def history(self, cell: Cell) -> History:
+        """Test accuracies of a cell's runs at every report."""
+        lines = [_lines(open_run(self.exps / path)) for path in cell.paths]
+        steps = sorted(set.intersection(*({line["step"] for line in of_run} for of_run in lines)))
+        by_step = [{line["step"]: line["test_acc"] for line in of_run} for of_run in lines]
+        return History(np.array(steps), np.array([[found[step] for step in steps] for found in by_step]))
+
+    @cached_property
+    def forgetting(self) -> np.ndarray | None:
+        """Forgetting scores at the end of training, float [R, N], of the scored runs; None without them."""
+        last = score_file(Path(), "forget", self.config.num_steps)
+        files = [self.exps / path / last for path in self.record["score_runs"]]
+        return np.stack([load_scores(file)[0] for file in files]) if all(f.exists() for f in files) else None
+
+
+def _lines(run: StoredRun) -> list[dict[str, Any]]:
+    """Reports of a finished run, at least one.
+
+    Raises:
+        UserError: they are damaged.
+    """
+    return read_lines(run.path / "metrics.jsonl", last=run.config.num_steps)
+
+
+def _cell(exps: Path, record: Mapping[str, Any]) -> Cell:
+    """Raises UserError where one of its runs is not finished."""
+    runs = [open_run(exps / path) for path in record["runs"]]
+    for run in runs:
+        if run.summary is None:
+            raise UserError(f"{run.path} is not finished; the same study command continues it.")
+    found: list[dict[str, Any]] = [run.summary or {} for run in runs]
+    classes = runs[0].arguments["data"]["num_classes"]
+    nothing = [None] * classes  # of runs made before these were recorded
+    return Cell(
+        *(record[name] for name in ("arm", "selector", "type", "step", "size", "fraction")),
+        paths=tuple(record["runs"]),
+        accuracies=np.array([s["test_acc"] for s in found]),
+        per_class=np.array([s.get("test_acc_per_class", nothing) for s in found], float),
+        kept_per_class=np.array([s.get("kept_per_class", nothing) for s in found], float).mean(axis=0),
+        train_seconds=np.array([_lines(run)[-1].get("time/train_seconds", math.nan) for run in runs]),
+        select_seconds=float(np.mean([s.get("select_seconds", math.nan) for s in found])),
+    )
+
+
+def _score(exps: Path, record: Mapping[str, Any], score_runs: list[str]) -> Score:
+    """A mean score, the scores of its runs, and what they cost: a run counts as far as the scored step."""
+    kind, step = record["type"], record["step"]
+    mean, made = load_scores(exps / record["path"])
+    loaded = [load_scores(score_file(exps / path, kind, step)) for path in score_runs]
+    trained = 0.0
+    for path in score_runs:
+        last = _lines(open_run(exps / path))[-1]
+        trained += last.get("time/train_seconds", math.nan) * min(1.0, step / last["step"])
+    unknown = 0.0 if kind in TRAINING_SCORES else math.nan  # those come with the training
+    scored = sum((own or {}).get("seconds", unknown) for _, own in loaded) + (made or {}).get("seconds", math.nan)
+    return Score(kind, step, record["path"], mean, np.stack([values for values, _ in loaded]), trained, scored)
+
+
+def read_study(exps: Path, exp: str) -> Study:
+    """A study by its experiment folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = exps / exp / "study.json"
+    if not path.exists():
+        known = sorted(p.parent.relative_to(exps).as_posix() for p in exps.rglob("study.json"))
+        raise UserError(
+            f"No study in {path.parent} (no study.json); there is: {', '.join(known) or 'none'}. "
+            f"Make one: mlflow run . -e study -P exp={exp}"
+        )
+    return Study(exps, exp, read_json(path))

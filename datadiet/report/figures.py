@@ -1,0 +1,220 @@
+"""Pictures of a study, made without a display.
+
+One narrow column, so that a phone shows them at a readable size; told apart by marker, line style and hatch as
+well as by colour (Okabe and Ito's palette), so that they survive grey paper and colour blindness.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from datadiet.report.decision import Decision
+from datadiet.report.evidence import RANDOM, Cell, History, Score
+
+matplotlib.use("agg")
+
+WIDTH = 4.8  # inches
+DPI = 160
+RC: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
+MARKERS = "osD^vP*X"
+DASHES = ("-", "--", "-.", (0, (3, 1, 1, 1, 1, 1)), (0, (5, 1)), (0, (1, 1)))
+HATCHES = ("//", "..", "xx", "\\\\", "++", "oo")
+CLASSES_SHOWN = 10
+IMAGES_SHOWN = 5
+
+
+def style(position: int, arm: str) -> dict[str, Any]:
+    """Colour, marker and line of an arm; random is always black and dotted."""
+    if arm == RANDOM:
+        return {"color": "black", "marker": "x", "linestyle": ":"}
+    return {
+        "color": COLOURS[position % len(COLOURS)],
+        "marker": MARKERS[position % len(MARKERS)],
+        "linestyle": DASHES[position % len(DASHES)],
+    }
+
+
+def _figure(height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, np.ndarray]:
+    with matplotlib.rc_context(RC):
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def _key(axes: Axes, columns: int = 2) -> None:
+    """A legend below the axes, where it hides nothing."""
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=columns, frameon=False, fontsize=8)
+
+
+def png(figure: Figure) -> bytes:
+    """The picture as a file, the same bytes every time."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def accuracy(decision: Decision) -> Figure:
+    """Test accuracy against the fraction kept: means with 95 % intervals, all of the data as a band.
+
+    Where a cliff makes differences near all of the data too small to see, those are a panel of their own.
+    """
+    full = 100 * decision.lines[0].accuracy.mean
+    means = [100 * line.accuracy.mean for line in decision.lines]
+    near = max(3.0, 4 * decision.margin)
+    zoomed = full - min(means) > 3 * near
+    figure, grid = _figure(5.6 if zoomed else 3.9, 1 + zoomed, sharex=True)
+    for axes in grid[:, 0]:
+        _accuracies(axes, decision)
+    if zoomed:
+        top = max(100 * np.nanmax([line.accuracy.high, line.accuracy.mean]) for line in decision.lines)
+        grid[0, 0].set(ylim=(full - near, top + 0.1 * near), title=f"within {near:g} points of full data")
+        grid[0, 0].title.set_fontsize(9)
+        grid[1, 0].set_title("all", fontsize=9)
+    grid[-1, 0].set_xlabel("training examples kept (%)")
+    grid[-1, 0].invert_xaxis()
+    _key(grid[-1, 0])
+    return figure
+
+
+def _accuracies(axes: Axes, decision: Decision) -> None:
+    full, arms = decision.lines[0].accuracy, decision.study.arms
+    axes.axhline(100 * full.mean, color="0.35", linewidth=1, label="full data")
+    if full.known:
+        axes.axhspan(100 * full.low, 100 * full.high, color="0.85", linewidth=0)
+    axes.axhline(100 * full.mean - decision.margin, color="0.35", linewidth=0.8, linestyle=(0, (1, 3)), label="margin")
+    for position, arm in enumerate(arms):
+        own = [line for line in decision.lines if line.cell.arm == arm]
+        x = np.array([100 * line.cell.fraction for line in own]) - 0.6 * (position - (len(arms) - 1) / 2)
+        mean, low, high = (
+            100 * np.array([getattr(line.accuracy, name) for line in own]) for name in ("mean", "low", "high")
+        )
+        half = np.nan_to_num((high - low) / 2)
+        axes.errorbar(x, mean, half, capsize=2.5, markersize=5, linewidth=1.2, label=arm, **style(position, arm))
+    axes.set_ylabel("test accuracy (%)")
+
+
+def score_histograms(scores: Sequence[Score], sizes: Sequence[int]) -> Figure:
+    """Each mean score, examples on a logarithmic axis; dashed lines: the score above which a fraction is kept."""
+    figure, grid = _figure(2.0 * len(scores) + 0.2, len(scores))
+    for axes, score in zip(grid[:, 0], scores):
+        axes.hist(score.mean, bins=50, log=True, color="0.75", edgecolor="0.35", linewidth=0.5)
+        ordered = np.sort(score.mean)[::-1]
+        for size in sizes:
+            axes.axvline(ordered[size - 1], color="black", linewidth=0.8, linestyle="--")
+            axes.annotate(f"{size / len(ordered):.0%}", (ordered[size - 1], 0.97), xycoords=("data", "axes fraction"),
+                          rotation=90, va="top", ha="right", fontsize=7)  # fmt: skip
+        axes.set(xlabel=f"{score.type}, step {score.step:,}, mean of {len(score.runs)} runs", ylabel="examples")
+    return figure
+
+
+def forgetting_histogram(values: np.ndarray) -> Figure:
+    """How often examples were forgotten in a whole training, mean over runs; examples on a logarithmic axis."""
+    figure, grid = _figure(2.4)
+    axes = grid[0, 0]
+    mean = values.mean(axis=0)
+    axes.hist(mean, bins=min(50, max(5, int(np.ceil(mean.max())))), log=True, color="0.75", edgecolor="0.35",
+              hatch=HATCHES[0], linewidth=0.5)  # fmt: skip
+    axes.set(xlabel=f"times forgotten in training, mean of {len(values)} runs", ylabel="examples")
+    return figure
+
+
+def kept_per_class(by_size: Mapping[int, Sequence[Cell]], total: np.ndarray, names: Sequence[str]) -> Figure:
+    """Examples kept of every class by every arm, one panel per size; grey bars: what a random subset leaves on average.
+
+    Args:
+        by_size: Cells of equal size, in the order of the arms.
+        total: Examples per class [C] in all.
+    """
+    figure, grid = _figure(1.75 * len(by_size) + 0.9, len(by_size), sharex=True)
+    positions = np.arange(len(total))
+    for axes, (size, cells) in zip(grid[:, 0], by_size.items()):
+        axes.bar(positions, total * size / total.sum(), color="0.88", width=0.9)
+        for i, cell in enumerate(cells):
+            look = style(i, cell.arm) | {"linestyle": "none"}
+            shift = 0.6 * ((i + 0.5) / len(cells) - 0.5)
+            axes.plot(positions + shift, cell.kept_per_class, markersize=4.5, label=cell.arm, **look)
+        axes.set(ylabel="examples", title=f"{size / total.sum():.0%} kept", ylim=(0, None))
+        axes.title.set_fontsize(9)
+        axes.grid(axis="x", visible=False)
+    bottom = grid[-1, 0]
+    if len(names) <= 20:
+        long = max(map(len, names)) > 2
+        bottom.set_xticks(positions, names, rotation=40 if long else 0, ha="right" if long else "center")
+    bottom.set_xlabel("class")
+    handles, labels = bottom.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    return figure
+
+
+def training_curves(histories: Mapping[str, History], arms: Sequence[str]) -> Figure:
+    """Test accuracy while training: mean over runs, and the range of the runs as a band.
+
+    Args:
+        histories: By arm; 'full data' first.
+        arms: In the order that gives an arm its look.
+    """
+    figure, grid = _figure(3.9)
+    axes = grid[0, 0]
+    for name, history in histories.items():
+        look = style(arms.index(name), name) if name in arms else {"color": "0.45", "linestyle": "-", "marker": ""}
+        every = max(1, len(history.steps) // 8)
+        mean = 100 * history.accuracies.mean(axis=0)
+        axes.plot(history.steps, mean, label=name, linewidth=1.3, markersize=4.5, markevery=every, **look)
+        axes.fill_between(history.steps, 100 * history.accuracies.min(axis=0), 100 * history.accuracies.max(axis=0),
+                          color=look["color"], alpha=0.12, linewidth=0)  # fmt: skip
+    ends = [100 * h.accuracies[:, len(h.steps) // 4 :].min() for h in histories.values()]
+    tops = [100 * h.accuracies.max() for h in histories.values()]
+    room = 0.05 * (max(tops) - min(ends)) + 0.1
+    axes.set(xlabel="optimizer steps", ylabel="test accuracy (%)", ylim=(min(ends) - room, max(tops) + room))
+    _key(axes)
+    return figure
+
+
+def extremes(values: np.ndarray, labels: np.ndarray, images: np.ndarray, names: Sequence[str]) -> Figure:
+    """The easiest (left) and hardest (right) images of every class, by a mean score.
+
+    Args:
+        values: [N]. labels: int [N], those trained on. images: uint8 [N, H, W, D], D of 1 or 3.
+    """
+    classes = [c for c in range(len(names)) if (labels == c).any()][:CLASSES_SHOWN]
+    figure, grid = _figure(0.46 * len(classes) + 0.3, len(classes), 2 * IMAGES_SHOWN + 1)
+    for row, label in zip(grid, classes):
+        ids = np.flatnonzero(labels == label)
+        order = ids[np.argsort(values[ids], kind="stable")]
+        shown = min(IMAGES_SHOWN, len(order) // 2 or 1)
+        easiest, hardest = list(order[:shown]), list(order[::-1][:shown])
+        places = [*enumerate(easiest), *((IMAGES_SHOWN + 1 + i, index) for i, index in enumerate(hardest))]
+        for axes in row:
+            axes.axis("off")
+        for column, index in places:
+            row[column].imshow(images[index].squeeze(), cmap="gray", interpolation="nearest")
+        row[0].text(-0.12, 0.5, names[label], transform=row[0].transAxes, ha="right", va="center", fontsize=8)
+    grid[0, IMAGES_SHOWN // 2].set_title("easiest", fontsize=9)
+    grid[0, IMAGES_SHOWN + 1 + IMAGES_SHOWN // 2].set_title("hardest", fontsize=9)
+    return figure
+
+
+def stability(overlaps: Mapping[str, np.ndarray], chance: float) -> Figure:
+    """Overlap of the kept set from fewer runs with that from all, against the number of runs."""
+    figure, grid = _figure(3.0)
+    axes = grid[0, 0]
+    for position, (name, values) in enumerate(overlaps.items()):
+        axes.plot(np.arange(1, len(values) + 1), 100 * values, label=name, markersize=4.5, **style(position, name))
+    axes.axhline(100 * chance, color="0.35", linewidth=0.8, linestyle=(0, (1, 3)), label="chance")
+    axes.set(xlabel="runs averaged", ylabel="of the kept set (%)", ylim=(None, 101))
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    _key(axes)
+    return figure

@@ -1,0 +1,301 @@
+"""The report of a study: one self-contained HTML file that leads with the decision, pictures, numbers, kept sets.
+
+Everything is made from the mirror (and the data set, for labels and images), so that it can be made again; the same
+mirror gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import shlex
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import numpy as np
+from matplotlib.figure import Figure
+
+import datadiet
+from datadiet.config import FIELDS, as_dict
+from datadiet.report import figures, kept_sets, text
+from datadiet.report.decision import Decision, check_margin, noise_audit
+from datadiet.report.evidence import RANDOM, Study, read_study
+from datadiet.report.statistics import Estimate
+from datadiet.report.text import headline, kept, what
+from datadiet.runs.context import Place
+from datadiet.selectors.coresets import Parameters
+from datadiet.selectors.options import given_parameters
+from datadiet.storage.files import read_json, write_bytes, write_json, write_text
+from datadiet.storage.runs import open_run
+from datadiet.tracking.run import track_run
+
+MARGIN = 0.5  # percentage points, where neither the caller nor the study says
+_OF_A_RUN = frozenset(
+    {"run", "selector", "size", *Parameters._fields, "scores", "model_seed", "train_seed", "random_subset_seed",
+     "save_steps", "early_step", "early_save_steps", "log_steps"}
+)  # fmt: skip
+
+
+class Picture(NamedTuple):
+    """A figure of the report."""
+
+    name: str  # of its file
+    title: str
+    caption: str
+    png: bytes
+
+    @property
+    def source(self) -> str:
+        """As a data URI."""
+        return "data:image/png;base64," + base64.b64encode(self.png).decode()
+
+
+def _picture(name: str, title: str, caption: str, figure: Figure) -> Picture:
+    return Picture(name, title, caption, figures.png(figure))
+
+
+def pictures(decision: Decision) -> list[Picture]:
+    """Every picture that the evidence has material for."""
+    study, shown = decision.study, decision.shown.cell
+    full, arms = study.full, study.arms
+    sizes = sorted({cell.size for cell in study.cells if cell is not full}, reverse=True)
+    at_size = [found for arm in arms if (found := study.cell(arm, shown.size))]
+    level = f"{kept(shown.fraction)} kept"
+    made = [
+        _picture("accuracy", "Accuracy against the fraction kept",
+                 f"Means over {len(full.accuracies)} runs with 95 % intervals, where there are any; the grey line and "
+                 "band are all of the data, the dotted line lies the margin below it. Arms are shifted sideways a "
+                 "little to keep them apart.", figures.accuracy(decision)),
+        _picture("training_curves", f"While training, {level}",
+                 "Test accuracy at every report: mean, and the range of the runs. Nothing was chosen by it; the last "
+                 "step counts.",
+                 figures.training_curves({c.arm: study.history(c) for c in (full, *at_size)}, arms)),
+    ]  # fmt: skip
+    if np.isfinite(full.kept_per_class).all():
+        by_size = {size: [c for arm in arms if (c := study.cell(arm, size))] for size in sizes}
+        made.append(_picture("kept_per_class", "Examples kept of each class",
+                             "Bars: what a random subset leaves on average.",
+                             figures.kept_per_class(by_size, full.kept_per_class, study.class_names)))  # fmt: skip
+    if study.scores:
+        made.append(_picture("score_histograms", "Scores",
+                             "Mean scores of all training examples. Right of a dashed line lies the fraction that "
+                             "stands beside it.", figures.score_histograms(study.scores, sizes)))  # fmt: skip
+    if decision.stability:
+        made.append(_picture("stability", f"How many runs a score needs, {level}",
+                             "Overlap of the examples kept by fewer runs with those kept by all of them. It ends at "
+                             "100 % by construction; read how early it flattens.",
+                             figures.stability(decision.stability, shown.fraction)))  # fmt: skip
+    if study.forgetting is not None:
+        made.append(_picture("forgetting", "Forgetting",
+                             "Times that an example turned from right to wrong in a whole training; one never learned "
+                             "counts its presentations.",
+                             figures.forgetting_histogram(study.forgetting)))  # fmt: skip
+    return made + _images(decision)
+
+
+def _images(decision: Decision) -> list[Picture]:
+    """The easiest and hardest examples, where there are images and a score."""
+    study, dataset = decision.study, decision.study.dataset
+    if not study.scores or dataset is None or len(dataset.image_shape) != 3 or dataset.image_shape[2] not in (1, 3):
+        return []
+    score = study.score_of(decision.shown.cell) or study.scores[0]
+    labels = study.noise.labels if study.noise else dataset.train_labels
+    figure = figures.extremes(score.mean, labels, dataset.train_images, study.class_names)
+    more = f" The first {figures.CLASSES_SHOWN} classes." if len(study.class_names) > figures.CLASSES_SHOWN else ""
+    caption = f"By the mean {score.type} score at step {score.step:,}, labels as trained on.{more}"
+    return [_picture("extremes", "Easiest and hardest examples", caption, figure)]
+
+
+# --- numbers ----------------------------------------------------------------------------------
+
+
+def _plain(value: Any) -> Any:
+    """Numbers ready for JSON; what is not finite becomes null."""
+    if isinstance(value, Estimate):
+        return {name: _plain(getattr(value, name)) for name in Estimate._fields}
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value
+
+
+def numbers(decision: Decision) -> dict[str, Any]:
+    """statistics.json: every number of the report; accuracies 0 to 1, the margin in percentage points."""
+    names, correlations = decision.correlations if decision.study.scores else ([], np.zeros((0, 0)))
+    cost = decision.cost(decision.shown)
+    return _plain({
+        "margin": decision.margin,
+        "kept_fraction": decision.best.cell.fraction if decision.best else None,
+        "arm": decision.best.cell.arm if decision.best else None,
+        "smallest_kept": {arm: decision.smallest(arm) for arm in decision.study.arms},
+        "cells": [
+            {"arm": line.cell.arm, "size": line.cell.size, "fraction": line.cell.fraction, "accuracy": line.accuracy,
+             "minus_random": line.minus_random, "minus_full": line.minus_full, "verdict": line.verdict,
+             "per_class": line.cell.per_class.mean(axis=0), "kept_per_class": line.cell.kept_per_class}
+            for line in decision.lines
+        ],
+        "cliffs": {arm: cliff.fraction for arm, cliff in decision.cliffs.items()},
+        "reliability": {name: found._asdict() for name, found in decision.reliability.items()},
+        "stability": decision.stability,
+        "spearman": {"names": names, "matrix": correlations},
+        "noise_audit": noise_audit(decision.study),
+        "cost": {"of": [decision.shown.cell.arm, decision.shown.cell.size], **cost._asdict(), "total": cost.total},
+    })  # fmt: skip
+
+
+def class_rows(decision: Decision) -> list[tuple[str, int, int, str, str]]:
+    """Name, examples, kept, accuracy with all of the data and on the subset shown, for every class."""
+    full, cell = decision.study.full, decision.shown.cell
+
+    def shown(value: float) -> str:
+        return f"{100 * value:.1f}" if math.isfinite(value) else "–"
+
+    columns = zip(
+        decision.study.class_names, full.kept_per_class, cell.kept_per_class,
+        full.per_class.mean(axis=0), cell.per_class.mean(axis=0),
+    )  # fmt: skip
+    if not np.isfinite(full.kept_per_class).all():
+        return []
+    return [(name, round(total), round(left), shown(all_), shown(part)) for name, total, left, all_, part in columns]
+
+
+def commands(study: Study, decision: Decision) -> list[tuple[str, str]]:
+    """What to type to repeat it: purpose and command."""
+    given = {**study.record["plan"], "exp": study.exp}
+    words = [f"{name}={_typed(value)}" for name, value in given.items() if not _is_default(name, value)]
+    made = [
+        ("This study; finished runs are not repeated:", _mlflow("study", words)),
+        (
+            "This report again, at another margin:",
+            _mlflow("report", [f"exp={study.exp}", f"margin={decision.margin:g}"]),
+        ),
+    ]
+    cell = decision.shown.cell
+    values = as_dict(study.config)
+    own = [
+        f"{name}={_typed(values[name])}"
+        for name in values
+        if name not in _OF_A_RUN and not _is_default(name, values[name])
+    ]
+    chosen_by = given_parameters(open_run(study.exps / cell.paths[0]).config)
+    own = [*(f"{name}={_typed(value)}" for name, value in chosen_by.items()), *own]
+    if cell.selector == "keep_max" and (score := study.score_of(cell)):
+        words = [f"size={cell.size}", f"scores=exps/{score.path}", *own]
+        made.append((f"One more training on {what(cell)}:", _mlflow("keep_max", words)))
+    elif cell.selector == RANDOM:
+        made.append((f"One more training on {what(cell)}:", _mlflow("random_subset", [f"size={cell.size}", *own])))
+    return made
+
+
+def _is_default(name: str, value: Any) -> bool:
+    """Whether an option of a training has the default that is the same for every data set."""
+    return value is None or (
+        name in FIELDS and FIELDS[name].default == (tuple(value) if isinstance(value, list) else value)
+    )
+
+
+def _typed(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value)) or "none"
+    return str(value)
+
+
+def _mlflow(entry_point: str, words: list[str]) -> str:
+    return " ".join([f"mlflow run . -e {entry_point}", *(f"-P {shlex.quote(word)}" for word in words)])
+
+
+def _interval(found: Estimate) -> str:
+    return f"{100 * found.low:.2f} to {100 * found.high:.2f}" if found.known else "–"
+
+
+def _spread(found: Estimate | None) -> str:
+    """The interval of a difference in percentage points."""
+    return f"{100 * found.low:+.2f} to {100 * found.high:+.2f}" if found and found.known else ""
+
+
+# --- the page ---------------------------------------------------------------------------------
+
+
+def html(decision: Decision, shown: list[Picture], kept_files: list[str]) -> str:
+    """The page, self-contained: no script, no outside request."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+                                     lstrip_blocks=True)  # fmt: skip
+    template = environment.from_string(
+        files("datadiet.report").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    )
+    study = decision.study
+    return template.render(
+        study=study, decision=decision, wording=text, pictures=shown, kept_files=kept_files,
+        class_rows=class_rows(decision), audit=noise_audit(study), commands=commands(study, decision),
+        cost=decision.cost, version=datadiet.__version__, typed=_typed, isfinite=math.isfinite, interval=_interval,
+        spread=_spread,
+        score_records={score.name: read_json((study.exps / score.path).with_suffix(".json"))
+                       for score in study.scores},
+    )  # fmt: skip
+
+
+def margin_of(study: Study, margin: float | None) -> float:
+    """The margin asked for, else the study's own, else MARGIN; see `check_margin`."""
+    found = study.record["plan"].get("margin", MARGIN) if margin is None else margin
+    check_margin(found)
+    return float(found)
+
+
+def write_report(exps: Path, exp: str, margin: float | None = None) -> list[Path]:
+    """Report, pictures and numbers of a finished study, and the kept set of every subset, below exps/<exp>/.
+
+    Args:
+        exps: The mirror.
+        exp: Experiment folder of the study.
+        margin: Loss of test accuracy that would not matter, in percentage points; None: the study's own.
+    Returns:
+        What is worth logging: report.html, statistics.json, figures/*.png, and the kept set of the subset that the
+        report is about (kept/ has the others).
+    Raises:
+        UserError: no study there, or one that is not finished.
+    """
+    study = read_study(exps, exp)
+    decision = Decision(study, margin_of(study, margin))
+    folder = exps / exp
+    made, products = pictures(decision), []
+    if study.dataset is not None:
+        for cell in study.cells:
+            if cell is not study.full:
+                written = kept_sets.write(study, cell)
+                products += written if cell is decision.shown.cell else []
+    paths = [folder / "report.html", folder / "statistics.json"]
+    for picture in made:
+        paths.append(folder / "figures" / f"{picture.name}.png")
+        write_bytes(paths[-1], picture.png)
+    write_json(paths[1], numbers(decision))
+    write_text(paths[0], html(decision, made, [path.relative_to(folder).as_posix() for path in products]))
+    return paths + products
+
+
+def make_report(exp: str, margin: float | None, place: Place) -> Path:
+    """Make the report of a study again from the mirror, and log it to MLflow as a run of its own.
+
+    Returns:
+        report.html.
+    """
+    exps = place.layout.exps
+    if margin is not None:
+        check_margin(margin)  # before anything is read
+    study = read_study(exps, exp)
+    told = margin_of(study, margin)
+    note = f"Report of the study {exp} at a margin of {told:g} percentage points.\n\n    {place.command}"
+    with track_run("report", exp, f"{exp}/report", params={"margin": told}, note=note) as tracked:
+        paths = write_report(exps, exp, told)
+        for path in paths:
+            inside = path.parent.relative_to(exps / exp).as_posix()
+            tracked.log_artifact(path, None if inside == "." else inside)
+        decision = Decision(study, told)
+        place.progress.say(f"{headline(decision)}\n{paths[0]}")
+    return paths[0]

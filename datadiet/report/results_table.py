@@ -1,0 +1,179 @@
+"""Finished training runs -> one table -> results.csv, from MLflow or from the mirror alike."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import NoneType
+from typing import NamedTuple
+
+from datadiet.config import BUDGETS
+from datadiet.errors import UserError
+from datadiet.runs.context import Place
+from datadiet.storage.files import read_record, write_text
+from datadiet.tracking import mlflow_store
+
+HEADER = (
+    "Dataset", "Neural network", "Scored by", "No.of train datasamples", "fraction of data trained on",
+    "Train acc", "Test acc", "Execution time (in secs)",
+)  # fmt: skip
+
+
+_FIRST = ",".join(HEADER).encode()
+
+
+class Result(NamedTuple):
+    """One finished training run."""
+
+    path: str  # below exps
+    dataset: str
+    model: str
+    scored_by: str  # what the examples were kept by
+    num_kept: int
+    num_examples: int
+    train_acc: float  # 0 to 1, over the last report's training batches
+    test_acc: float  # 0 to 1, on the whole test set after the last step
+    seconds: float  # training and evaluation, without compilation
+    budget: str  # what trainings on subsets share with those on all data
+
+    def cells(self) -> tuple[str, ...]:
+        return (
+            self.dataset, self.model, self.scored_by, str(self.num_kept), f"{self.num_kept / self.num_examples:.6g}",
+            f"{self.train_acc:.6f}", f"{self.test_acc:.6f}", f"{self.seconds:.2f}",
+        )  # fmt: skip
+
+
+def from_mirror(exps_path: Path) -> list[Result]:
+    """Every finished training run below a folder.
+
+    Raises:
+        UserError: no such folder.
+    """
+    if not exps_path.is_dir():
+        raise UserError(f"exps_path={exps_path}: no such folder; expected the exps/ folder of a root.")
+    kinds = dict(zip(Result._fields, (str, str, str, str, int, int, *[(int, float)] * 3, (str, NoneType))))
+    read = (read_record(path, **kinds) for path in _summaries(exps_path))
+    records = (record | {"budget": record.get("budget") or BUDGETS[0]} for record in read)
+    return [Result(*(record[name] for name in Result._fields)) for record in records]
+
+
+def _summaries(folder: Path) -> Iterator[Path]:
+    """Every summary.json below a folder. Nothing else is looked for within a run: its checkpoints are many files."""
+    for found, folders, files in os.walk(folder):
+        if "args.json" in files:
+            folders.clear()
+        if "summary.json" in files:
+            yield Path(found) / "summary.json"
+
+
+def from_mlflow(root: Path | None) -> list[Result]:
+    """Every finished training run of the MLflow experiment, the newest for each folder.
+
+    Args:
+        root: Only runs whose mirror lies in this root; None: all.
+    """
+    newest: dict[tuple[str, str], Result] = {}
+    for run in mlflow_store.finished_training_runs():
+        tags, params, metrics = run.data.tags, run.data.params, run.data.metrics
+        home = tags["datadiet.root"]
+        if root is not None and home != str(root.resolve()):
+            continue
+        result = Result(
+            path=tags["datadiet.path"],
+            dataset=params["cfg.dataset"],
+            model=params["cfg.model"],
+            scored_by=tags["datadiet.scored_by"],
+            num_kept=int(params["data.num_kept"]),
+            num_examples=int(params["data.num_examples"]),
+            train_acc=metrics["train_acc"],
+            test_acc=metrics["test_acc"],
+            seconds=metrics["time/train_seconds"] + metrics["time/eval_seconds"],
+            budget=params.get("cfg.budget", BUDGETS[0]),
+        )
+        newest.setdefault((home, result.path), result)
+    return list(newest.values())
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    """Sort key in which run_10 comes after run_9."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]
+
+
+def to_csv(results: list[Result]) -> str:
+    """The table, ordered by path."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(HEADER)
+    writer.writerows(r.cells() for r in sorted(results, key=lambda r: (_natural(r.path), r)))
+    return buffer.getvalue()
+
+
+def of_one_budget(found: list[Result], budget: str | None) -> list[Result]:
+    """The runs of one budget, which must be named where there are several: their accuracies do not compare.
+
+    Raises:
+        UserError: runs of several budgets and none named, or an unknown one.
+    """
+    if budget not in (None, *BUDGETS):
+        raise UserError(f"budget={budget}: expected one of {', '.join(BUDGETS)}.")
+    there = sorted({result.budget for result in found})
+    if budget is None and len(there) > 1:
+        raise UserError(
+            f"These runs were trained with different budgets ({', '.join(there)}), which one table must not mix: "
+            f"choose with -P budget={there[0]}, or one experiment with -P exp=EXP."
+        )
+    return [result for result in found if budget in (None, result.budget)]
+
+
+def _check_output(path: Path, overwrite: bool) -> None:
+    """Raises UserError where a file that is no table would be replaced."""
+    if path.is_dir():
+        raise UserError(f"output={path} is a folder; expected the name of a file.")
+    if overwrite or not path.exists():
+        return
+    with open(path, "rb") as file:
+        if file.read(1) and (file.seek(0), file.read(len(_FIRST)))[1] != _FIRST:
+            raise UserError(
+                f"output={path} is no table of results, and would be lost. Choose another file, or replace it with "
+                "-P overwrite=true."
+            )
+
+
+def write_table(
+    exps_path: Path | None, output: Path, root: Path | None, exp: str | None, place: Place, budget: str | None = None
+) -> None:
+    """Write results.csv and log it to MLflow.
+
+    Args:
+        exps_path: Mirror to read; None: MLflow, or that of the place where it is offline.
+        output: File to write.
+        root, exp: Only runs of this root or experiment folder; None: all.
+        budget: Only runs of this budget; None: of the one there is.
+    Raises:
+        UserError: there is no finished training run, or there are runs of several budgets.
+    """
+    _check_output(output, place.overwrite)
+    if exp is not None:
+        place.layout.experiment(exp)
+    if budget not in (None, *BUDGETS):
+        raise UserError(f"budget={budget}: expected one of {', '.join(BUDGETS)}.")
+    if place.offline and exps_path is None:
+        exps_path = place.layout.exps
+    found = from_mirror(exps_path) if exps_path else from_mlflow(root)
+    found = of_one_budget([r for r in found if exp is None or r.path.startswith(f"{exp}/")], budget)
+    source = str(exps_path) if exps_path else f"MLflow ({mlflow_store.store_name()})"
+    if not found:
+        raise UserError(
+            f"No finished training run in {source}. Train one (mlflow run . -e full_data), name the experiment "
+            "(mlflow run . --experiment-name NAME -e results), or read a mirror (-P exps_path=exps)."
+        )
+    params = {"exps_path": exps_path or "MLflow", "output": output, "root": root or "all", "exp": exp or "all"}
+    note = f"Table of {len(found)} finished training runs, from {source}."
+    with place.track("results", exp or "results", output.name, None, params=params, note=note) as tracked:
+        write_text(output, to_csv(found))
+        tracked.log_artifact(output)
+    place.progress.say(f"{len(found)} finished training runs from {source} -> {output}")

@@ -1,0 +1,284 @@
+"""What a study may conclude: intervals, verdicts, reliability of scores, noise found, cost. NumPy and SciPy only.
+
+Accuracies are 0 to 1 and one per run; equal positions of two arrays are runs that share their seeds.
+An interval says how much the seeds of the evaluation runs move a mean: the test set and the scores
+are the same for all of them, so the chance in those is not in it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from datadiet.selectors.selection import ascending
+
+LEVEL = 0.95  # of every interval
+EQUAL = 1e-12  # spreads below this are rounding
+
+NOT_WORSE, WORSE, UNDECIDED, NO_VERDICT = "not worse", "worse", "undecided", "no verdict"
+
+
+# --- means and differences --------------------------------------------------------------------
+
+
+class Estimate(NamedTuple):
+    """A mean over runs with its t interval."""
+
+    mean: float
+    std: float  # n - 1 in the denominator; NaN for one run
+    n: int
+    low: float  # NaN where there is no interval
+    high: float
+
+    @property
+    def known(self) -> bool:
+        """Whether there is an interval."""
+        return not math.isnan(self.low)
+
+
+def estimate(values: np.ndarray | Sequence[float], level: float = LEVEL) -> Estimate:
+    """Mean, spread and two-sided Student t interval of values [n].
+
+    One value has no interval, and neither have values that are all equal: zero width would claim
+    a certainty that few runs on a finite test set cannot give.
+    """
+    values = np.asarray(values, float)
+    n = len(values)
+    mean, std = float(np.mean(values)), float(np.std(values, ddof=1)) if n > 1 else math.nan
+    if n < 2 or std < EQUAL:
+        return Estimate(mean, std, n, math.nan, math.nan)
+    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * std / math.sqrt(n)
+    return Estimate(mean, std, n, mean - half, mean + half)
+
+
+def paired(one: np.ndarray, other: np.ndarray, level: float = LEVEL) -> Estimate:
+    """Estimate of one - other from runs that share their seeds.
+
+    Raises:
+        ValueError: the numbers of runs differ.
+    """
+    one, other = np.asarray(one, float), np.asarray(other, float)
+    if one.shape != other.shape:
+        raise ValueError(f"pairs need equal numbers of runs, got {len(one)} and {len(other)}")
+    return estimate(one - other, level)
+
+
+def verdict(one: np.ndarray, full: np.ndarray, margin: float, alpha: float = (1 - LEVEL) / 2) -> str:
+    """Non-inferiority of `one` to `full` by their paired difference d = one - full.
+
+    NOT_WORSE where the one-sided 1 - alpha lower bound of d is above -margin (97.5 %: the lower end of
+    the 95 % interval), WORSE where the upper bound is below -margin, else UNDECIDED; NO_VERDICT
+    without an interval. If d truly is -margin and normal, NOT_WORSE comes out with probability alpha.
+
+    Args:
+        margin: The loss of accuracy that would not matter, 0 to 1.
+    """
+    difference = paired(one, full, 1 - 2 * alpha)
+    if not difference.known:
+        return NO_VERDICT
+    if difference.low > -margin:
+        return NOT_WORSE
+    return WORSE if difference.high < -margin else UNDECIDED
+
+
+def smallest_kept(verdicts: Mapping[float, str]) -> float | None:
+    """The smallest kept fraction such that it and all larger tested ones are NOT_WORSE; None where none is.
+
+    Going down in this order and stopping at the first failure is a fixed-sequence test: the chance to name
+    a fraction that truly is worse stays at the alpha of one verdict, however many fractions are tested. It
+    holds for one arm; for the best of A arms the chance is at most A * alpha.
+    """
+    reached = None
+    for fraction in sorted(verdicts, reverse=True):
+        if verdicts[fraction] != NOT_WORSE:
+            break
+        reached = fraction
+    return reached
+
+
+class Cliff(NamedTuple):
+    """Where an arm breaks down."""
+
+    fraction: float
+    below_random: Estimate | None  # arm - random there, if that is the reason
+    fall: float  # accuracy lost against the next larger tested fraction
+
+
+def cliff(
+    arm: Mapping[float, np.ndarray], random: Mapping[float, np.ndarray], full: np.ndarray, drop: float = 0.05
+) -> Cliff | None:
+    """The largest tested fraction at which an arm falls below random, or by more than `drop` in one step.
+
+    Below random: the whole interval of the paired difference lies below 0 (with one run each: the difference
+    does). One step: against the next larger tested fraction, all of the data above the largest.
+
+    Args:
+        arm, random: Accuracies [n] by kept fraction.
+        full: Accuracies [n] of all of the data.
+    """
+    above = float(np.mean(full))
+    for fraction in sorted(arm, reverse=True):
+        here = float(np.mean(arm[fraction]))
+        fall = above - here
+        below = paired(arm[fraction], random[fraction]) if fraction in random else None
+        if below and not (below.high if below.known else below.mean) < 0:
+            below = None
+        if below or fall > drop:
+            return Cliff(fraction, below, fall)
+        above = here
+    return None
+
+
+# --- kept sets --------------------------------------------------------------------------------
+
+
+def emptied(kept: np.ndarray, total: np.ndarray, share: float = 0.2) -> np.ndarray:
+    """Classes that keep less than `share` of what a random subset of that size would leave them.
+
+    Args:
+        kept, total: Examples per class [C], kept and in all.
+    Returns:
+        Sorted ids of the classes.
+    """
+    expected = np.asarray(total) * (np.sum(kept) / np.sum(total))
+    return np.flatnonzero(np.asarray(kept) < share * expected)
+
+
+def stability(scores: np.ndarray, size: int, draws: int = 10, seed: int = 0) -> np.ndarray:
+    """How much of the kept set fewer runs would have found: overlap of their top `size` with that of all runs.
+
+    For each r the mean over random choices of r of the R runs. The runs chosen are among all, so the curve
+    ends at 1 by construction: read how early it flattens; chance is size / N. Ties are drawn by one seed, as in
+    keep_max.
+
+    Args:
+        scores: [R, N], higher is kept first.
+    Returns:
+        float [R]: the overlap, 0 to 1, with 1, 2, …, R runs.
+    """
+    runs, count = scores.shape
+    random = np.random.RandomState(seed)
+
+    def top(chosen: np.ndarray) -> np.ndarray:
+        member = np.zeros(count, bool)
+        member[ascending(-scores[chosen].mean(axis=0), seed)[:size]] = True
+        return member
+
+    final = top(np.arange(runs))
+    overlaps = np.ones(runs)
+    for r in range(1, runs):
+        chosen = [np.sort(random.permutation(runs)[:r]) for _ in range(draws)]
+        overlaps[r - 1] = np.mean([(top(c) & final).sum() / size for c in chosen])
+    return overlaps
+
+
+# --- scores -----------------------------------------------------------------------------------
+
+
+def spearman_matrix(scores: np.ndarray) -> np.ndarray:
+    """Spearman correlations [K, K] of scores [K, N]; ties share their mean rank; NaN for a constant score."""
+    ranks = stats.rankdata(scores, axis=1)
+    ranks -= ranks.mean(axis=1, keepdims=True)
+    norms = np.sqrt((ranks**2).sum(axis=1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return ranks @ ranks.T / np.outer(norms, norms)
+
+
+class Reliability(NamedTuple):
+    """Agreement of scores with what other runs would give."""
+
+    half: float  # Spearman correlation of the means of two disjoint halves of the runs
+    whole: float  # Spearman-Brown: the same, stepped up to the mean of all runs; NaN for fewer than 2 runs
+    runs: int
+
+
+def split_half(scores: np.ndarray, splits: int = 20, seed: int = 0) -> Reliability:
+    """Reliability of the mean of scores [R, N] over runs, from random splits into disjoint halves.
+
+    Spearman-Brown with k = R / floor(R / 2): whole = k * half / (1 + (k - 1) * half), averaged over the
+    splits. 1: other runs would rank alike; 0: the ranking is noise. Where R is odd, a split leaves one run out.
+    """
+    runs = len(scores)
+    if runs < 2:
+        return Reliability(math.nan, math.nan, runs)
+    half_size, random = runs // 2, np.random.RandomState(seed)
+    halves = []
+    for _ in range(splits if runs > 2 else 1):
+        order = random.permutation(runs)
+        means = [scores[order[:half_size]].mean(axis=0), scores[order[half_size : 2 * half_size]].mean(axis=0)]
+        halves.append(spearman_matrix(np.stack(means))[0, 1])
+    half, k = np.array(halves), runs / half_size
+    return Reliability(float(half.mean()), float(np.mean(k * half / (1 + (k - 1) * half))), runs)
+
+
+# --- label noise ------------------------------------------------------------------------------
+
+
+def auroc(values: np.ndarray, positive: np.ndarray) -> float:
+    """Chance that a positive example scores above another one, ties half: 0.5 finds nothing, 1 all.
+
+    Args:
+        values: [N].
+        positive: bool [N]. NaN where all or none are positive.
+    """
+    hits = int(positive.sum())
+    others = len(values) - hits
+    if not hits or not others:
+        return math.nan
+    return float((stats.rankdata(values)[positive].sum() - hits * (hits + 1) / 2) / (hits * others))
+
+
+def precision_at(values: np.ndarray, positive: np.ndarray, k: int) -> float:
+    """Share of positives among the k largest values; expected, where ties at the border leave it to chance."""
+    border = np.partition(values, len(values) - k)[len(values) - k]
+    above, tied = values > border, values == border
+    return float((positive[above].sum() + (k - above.sum()) * positive[tied].mean()) / k)
+
+
+class Skip(NamedTuple):
+    """What leaving out the hardest examples does to the positives."""
+
+    skipped: int  # the hardest examples left out
+    removed: float  # share of all positives among them
+    clean: int  # other examples lost with them
+
+
+def skip_for(values: np.ndarray, positive: np.ndarray, share: float) -> Skip:
+    """The fewest hardest examples (those tied with the last one too) that hold `share` of the positives."""
+    found = np.sort(values[positive])[::-1]
+    border = found[max(1, math.ceil(share * len(found) - 1e-9)) - 1]
+    return _skip(values, positive, border)
+
+
+def best_skip(values: np.ndarray, positive: np.ndarray) -> Skip:
+    """The skip that removes the most positives for the clean lost: Youden's index, removed share minus clean share."""
+    order = np.argsort(-values, kind="stable")
+    hits = np.cumsum(positive[order])
+    clean = np.arange(1, len(values) + 1) - hits
+    gain = hits / max(1, hits[-1]) - clean / max(1, clean[-1])
+    last = np.append(np.diff(values[order]) != 0, True)  # ends of runs of equal values
+    return _skip(values, positive, float(values[order[np.argmax(np.where(last, gain, -np.inf))]]))
+
+
+def _skip(values: np.ndarray, positive: np.ndarray, border: float) -> Skip:
+    skipped = values >= border
+    hits = int(positive[skipped].sum())
+    return Skip(int(skipped.sum()), hits / int(positive.sum()), int(skipped.sum()) - hits)
+
+
+# --- cost -------------------------------------------------------------------------------------
+
+
+def break_even(cost: float, saving: Estimate) -> int | None:
+    """Trainings on the subset after which `cost` seconds are paid back; None: never, as far as was measured.
+
+    Args:
+        saving: Seconds saved per training. Without an interval above 0 nothing is known to be saved.
+    """
+    if not saving.known or saving.low <= 0:
+        return None
+    return max(1, math.ceil(cost / saving.mean))

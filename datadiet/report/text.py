@@ -1,0 +1,245 @@
+"""A decision in words: what a reader needs before any table."""
+
+from __future__ import annotations
+
+import math
+
+from datadiet.report import statistics as st
+from datadiet.report.decision import ClassWarning, Cost, Decision, Line
+from datadiet.report.evidence import RANDOM, Cell
+from datadiet.report.statistics import Estimate
+
+
+def percent(value: float, digits: int = 2) -> str:
+    """0.9012 -> '90.12 %'."""
+    return f"{100 * value:.{digits}f} %"
+
+
+def kept(fraction: float) -> str:
+    """A fraction of the examples: 0.7 -> '70 %'."""
+    return f"{100 * fraction:.3g} %"
+
+
+def seconds(value: float) -> str:
+    """A duration at about two digits; NaN is one that was not recorded."""
+    if math.isnan(value):
+        return "not recorded"
+    if value < 10:
+        return f"{value:.2g} s"
+    if value < 120:
+        return f"{value:.0f} s"
+    return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
+
+
+def points(difference: Estimate) -> str:
+    """A difference of accuracies in percentage points with its interval."""
+    text = f"{100 * difference.mean:+.2f} points"
+    if difference.known:
+        return f"{text} (95 % interval {100 * difference.low:+.2f} to {100 * difference.high:+.2f})"
+    return f"{text} (no interval: {'one run' if difference.n < 2 else 'all pairs differ by the same'})"
+
+
+def what(cell: Cell) -> str:
+    """Which examples a subset keeps."""
+    count = f"{cell.size:,}"
+    if cell.selector == RANDOM:
+        return f"a random {count} of the training examples"
+    if cell.type is None:
+        return f"the {count} examples chosen by {cell.selector}"
+    if cell.selector == "keep_max":
+        return f"the {count} examples of largest {cell.type} score (step {cell.step:,})"
+    return f"the {count} examples chosen by {cell.selector} from the {cell.type} score (step {cell.step:,})"
+
+
+def table(decision: Decision) -> str:
+    """Every cell as a line for a terminal, accuracies in per cent, differences in percentage points."""
+    wide = max(12, 2 + max(len(line.cell.arm) for line in decision.lines))
+    head = f"{'chosen by':<{wide}}{'examples':>9}{'kept':>7}{'test acc %':>16}{'n':>4}{'- random':>10}{'- full':>9}"
+    rows = [
+        f"{line.cell.arm:<{wide}}{line.cell.size:>9,}{line.cell.fraction:>7.0%}{100 * line.accuracy.mean:>9.2f} ± "
+        f"{100 * line.accuracy.std:4.2f}{line.accuracy.n:>4}{_signed(line.minus_random):>10}"
+        f"{_signed(line.minus_full):>9}  {line.verdict or ''}".rstrip()
+        for line in decision.lines
+    ]
+    return "\n".join([head, *rows])
+
+
+def _signed(difference: Estimate | None) -> str:
+    return f"{100 * difference.mean:+.2f}" if difference else ""
+
+
+def headline(decision: Decision) -> str:
+    """The answer in one sentence."""
+    margin, best = f"{decision.margin:g} points", decision.best
+    if best:
+        return f"{kept(1 - best.cell.fraction)} of the training examples can be dropped at a margin of {margin}."
+    if decision.lines[0].accuracy.n < 2:
+        return "Nothing can be said: one evaluation run per subset gives no interval."
+    return f"Nothing can be dropped at a margin of {margin}."
+
+
+def which(decision: Decision) -> list[str]:
+    """What to keep and what that does to the accuracy; or why nothing may go."""
+    full, best = decision.lines[0].accuracy, decision.best
+    if best and best.minus_full:
+        return [
+            f"Keep {what(best.cell)}.",
+            f"Test accuracy {percent(best.accuracy.mean)} against {percent(full.mean)} with all of the data: "
+            f"{points(best.minus_full)}, {full.n} pairs of runs that share their seeds.",
+            _against_random(best),
+        ]
+    tried = [line for line in decision.lines if line.minus_full]
+    unsure = [line for line in tried if line.verdict in (st.UNDECIDED, st.NO_VERDICT)]
+    near = decision.shown
+    found = [
+        f"The most accurate subset is {what(near.cell)}: {percent(near.accuracy.mean)} against {percent(full.mean)} "
+        f"with all of the data, {points(near.minus_full) if near.minus_full else ''}."
+    ]
+    if len(unsure) == len(tried):
+        found.append("No subset is shown to be worse either: more evaluation runs would narrow the intervals.")
+    elif unsure:
+        found.append(f"{len(unsure)} of {len(tried)} subsets are undecided; more evaluation runs would narrow them.")
+    else:
+        found.append("Every subset is shown to lose more than the margin, or follows one that does.")
+    return found
+
+
+def _against_random(line: Line) -> str:
+    """Whether the score earns its keep."""
+    if line.cell.arm == RANDOM:
+        return "No score is needed for that: no arm is surely better than a random subset of this size."
+    if line.minus_random is None:
+        return "There is no random subset of this size to compare it with."
+    against = f"Against a random subset of the same size: {points(line.minus_random)}"
+    if line.minus_random.low > 0:
+        return f"{against}; the score is worth having."
+    return f"{against}; whether the score is better than chance is not decided."
+
+
+def how_sure(decision: Decision) -> list[str]:
+    """The rule, its error rate with several arms, what intervals cover, and how reliable the scores are."""
+    arms, best, corrected = len(decision.study.arms), decision.best, decision.corrected
+    found = [
+        f"The rule: a subset counts as not worse where the one-sided 97.5 % lower bound of its paired difference to "
+        f"all of the data lies above -{decision.margin:g} points; and a fraction may be dropped where that holds for "
+        "it and for every larger kept fraction that was tested.",
+    ]
+    if arms > 1 or not best:
+        found.append(
+            "A subset that truly loses the margin passes in at most 2.5 % of such studies, however many fractions one "
+            f"arm has (they are tested in a fixed order). {arms} arms were tried, so the best of them passes wrongly "
+            f"in at most {2.5 * arms:g} %."
+        )
+    if best:
+        if corrected and corrected.cell.fraction == best.cell.fraction:
+            found.append("The answer stays the same with bounds corrected for the number of arms (Bonferroni).")
+        else:
+            less = f"{kept(1 - corrected.cell.fraction)} may then go" if corrected else "nothing may then be dropped"
+            found.append(f"With bounds corrected for the number of arms (Bonferroni) it does not hold: {less}.")
+    found.append(
+        "Intervals tell how much seeds of the evaluation runs move the result; the test set and the scored runs were "
+        "the same throughout, so chance in those comes on top."
+    )
+    score = decision.study.score_of(decision.shown.cell)
+    if score:
+        reliability = decision.reliability[score.name]
+        if math.isnan(reliability.whole):
+            found.append(f"The {score.type} score comes from one run: how far another would agree is unknown.")
+        else:
+            found.append(
+                f"The {score.type} score, averaged over {reliability.runs} runs, has a split-half reliability of "
+                f"{reliability.whole:.3f} (1: other runs would rank the examples alike)."
+            )
+    return found
+
+
+def price(decision: Decision) -> list[str]:
+    """What the choice costs and when it pays."""
+    line, budget = decision.shown, decision.study.record["budget"]
+    cost = decision.cost(line)
+    found = [
+        f"One training takes {seconds(cost.subset_training.mean)} on the subset, {seconds(cost.full_training.mean)} on "
+        "all of the data (compilation and evaluation left out)."
+    ]
+    if math.isnan(cost.saving.mean):
+        found = ["How long a training takes was not recorded by all of its runs."]
+    if decision.best is None:
+        spent = [f"{seconds(s.train_seconds + s.score_seconds)} for {s.name}" for s in decision.study.scores]
+        scored = f"Scoring, networks trained up to the scored step included: {', '.join(spent)}. " if spent else ""
+        return [f"{scored}As nothing can be dropped at this margin, nothing pays it back.", *found]
+    if score := decision.study.score_of(line.cell):
+        found.insert(
+            0,
+            f"Choosing, {seconds(cost.total)} in all: {seconds(cost.train)} to train {len(score.runs)} networks up to "
+            f"the scored step, {seconds(cost.score)} to score, {seconds(cost.select)} to select.",
+        )
+    elif line.cell.selector == RANDOM:
+        return ["A random choice costs nothing.", *found]
+    return found + (_equal_steps(line, cost) if budget == "iterations" else _equal_epochs(cost))
+
+
+def _equal_steps(line: Line, cost: Cost) -> list[str]:
+    """With budget=iterations no training is shortened."""
+    found = [
+        "It never pays in training time: with budget=iterations every subset trains for as many steps as all of the "
+        "data, so no training gets shorter. What is saved is data to keep, label and load."
+    ]
+    saving = (1 - line.cell.fraction) * cost.full_training.mean
+    if cost.total > 0 and saving > 0:
+        found.append(
+            f"If trainings on the subset were cut to the same number of epochs, each would save about "
+            f"{seconds(saving)}, and the diet would pay after {max(1, math.ceil(cost.total / saving)):,} of them; but "
+            "this study did not measure their accuracy (budget=epochs does)."
+        )
+    return found
+
+
+def _equal_epochs(cost: Cost) -> list[str]:
+    saving = cost.saving
+    if not cost.recorded:
+        return ["When it pays is not known, because not all seconds were recorded."]
+    if cost.pays_after is None:
+        return ["It does not pay, as far as was measured: no training on the subset is surely shorter."]
+    spread = f" (95 % interval {seconds(saving.low)} to {seconds(saving.high)})"
+    if cost.total < 0.005 * saving.mean:
+        return [f"Each training on the subset saves {seconds(saving.mean)}{spread}: it pays from the first one."]
+    return [
+        f"Each training on the subset saves {seconds(saving.mean)}{spread}: the diet pays after "
+        f"{cost.pays_after:,} training{'s' if cost.pays_after > 1 else ''}."
+    ]
+
+
+def warnings(decision: Decision) -> list[str]:
+    """What to beware of: cliffs, emptied classes, few runs, label noise."""
+    found, study = [], decision.study
+    n, best, corrected = decision.lines[0].accuracy.n, decision.best, decision.corrected
+    if best and not (corrected and corrected.cell.fraction == best.cell.fraction):
+        found.append("The answer does not survive a correction for the number of arms tried: see how sure it is.")
+    if n < 3:
+        found.append(f"Only {n} evaluation run{'s' if n > 1 else ''} per subset; take 5 or more.")
+    for arm, cliff in decision.cliffs.items():
+        why = f"falls by {100 * cliff.fall:.2f} points in one step"
+        if cliff.below_random:
+            why = f"is worse than a random subset: {points(cliff.below_random)}"
+        found.append(f"Cliff: at {kept(cliff.fraction)} kept, {arm} {why}.")
+    for arm in study.arms:
+        if hit := [warning for warning in decision.emptied if warning.cell.arm == arm]:
+            found.append(_emptied(decision, hit))
+    if fraction := study.config.random_label_fraction:
+        found.append(
+            f"{kept(fraction)} of the training labels were drawn anew: the examples of largest score are then mostly "
+            "mislabelled; see the noise audit."
+        )
+    return found
+
+
+def _emptied(decision: Decision, hit: list[ClassWarning]) -> str:
+    """The first, that is largest, subset of an arm that nearly empties classes, and the smallest."""
+    first, last = hit[0], hit[-1]
+    named = [f"{decision.study.class_names[c]} ({first.cell.kept_per_class[c]:.0f} left)" for c in first.classes]
+    shown = ", ".join(named[:5]) + (f" and {len(named) - 5} more" if len(named) > 5 else "")
+    text = f"Nearly emptied: {first.cell.arm} at {kept(first.cell.fraction)} keeps less than a fifth of the share of "
+    text += f"class{'es' if len(named) > 1 else ''} {shown}"
+    if last is not first:
+        text += f"; at {kept(last.cell.fraction)} of {len(last.classes)} class{'es' if len(last.classes) > 1 else ''}"
+    return f"{text}."

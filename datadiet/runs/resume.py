@@ -1,0 +1,139 @@
+"""Continuing a training run: what its folder holds, how much of it is good, and stopping in good order.
+
+A checkpoint is written after everything else that belongs to its step or to an earlier one, so
+one that is whole vouches for the rest; what is later is removed and made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+from datadiet import config as options
+from datadiet.config import TrainConfig
+from datadiet.data.dataset import Dataset
+from datadiet.errors import Diverged, UserError
+from datadiet.scores.trajectory import TRAJECTORIES
+from datadiet.storage.checkpoints import checkpoint_steps, load_seconds, load_state
+from datadiet.storage.files import good_lines, write_lines
+from datadiet.storage.layout import score_file
+from datadiet.storage.runs import open_run
+from datadiet.tracking import record
+from datadiet.training.state import TrainState
+
+BY_STEP = (  # folders that training writes ckpt_<step>.* into
+    *(score_file(Path(), name, 0).parent.name for name in TRAJECTORIES),
+    *(folder for entry in TRAJECTORIES.values() for folder in entry.masks),
+)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where training begins."""
+
+    state: TrainState
+    step: int | None = None  # of the checkpoint that the state is from; None: untrained
+    lines: list[dict[str, Any]] = field(default_factory=list)  # of metrics.jsonl, up to there
+    seconds: dict[str, float] = field(default_factory=dict)  # spent up to there
+
+
+def check_same(run_dir: Path, config: TrainConfig, dataset: Dataset, inputs: dict[str, str]) -> None:
+    """Refuse a run that was made with other options or from other data.
+
+    Args:
+        inputs: Files that say what it trains on, by name, as they would be written now.
+    Raises:
+        UserError: with what differs.
+    """
+    run = open_run(run_dir)
+    differing = options.differences(options.as_dict(run.config), options.as_dict(config))
+    if run.arguments["data"]["fingerprint"] != dataset.fingerprint:
+        differing["data"] = (run.arguments["data"]["fingerprint"][:12], dataset.fingerprint[:12])
+    told = [f"{name}: {there} there, {here} asked for" for name, (there, here) in differing.items()]
+    if not told:
+        files = ((name, run_dir / name, text) for name, text in inputs.items())
+        told = [f"{name} has other lines" for name, path, text in files if path.exists() and path.read_text() != text]
+    if told:
+        raise UserError(
+            f"{run_dir} holds a run made otherwise ({'; '.join(told)}). Repeat its options, choose another -P exp, "
+            "or replace it with -P overwrite=true."
+        )
+
+
+def check_worthwhile(run_dir: Path) -> None:
+    """Refuse to continue a run that diverged.
+
+    Raises:
+        Diverged: with what its end was.
+    """
+    path = run_dir / record.NAME
+    if path.exists() and (noted := record.load(path)).diverged:
+        raise Diverged(
+            f"{run_dir} cannot be continued, it would end as before: {noted.error} Replace the run, with other "
+            "options, by -P overwrite=true, or choose another -P exp."
+        )
+
+
+def last_good(run_dir: Path, config: TrainConfig, fresh: TrainState, say: Callable[[str], None]) -> Start:
+    """The newest checkpoint that is whole, with the metrics up to there; `fresh` where there is none.
+
+    Args:
+        fresh: The untrained state.
+        say: Told about every checkpoint that is passed over, and where training goes on.
+    """
+    lines = good_lines(run_dir / "metrics.jsonl")
+    for step in reversed(checkpoint_steps(run_dir)):
+        earlier = [line for line in lines if line["step"] <= step]
+        try:
+            _check_reported(run_dir, config, step, earlier)
+            state, seconds = load_state(run_dir, step, fresh), load_seconds(run_dir, step)
+        except UserError as error:
+            say(f"Not continued from step {step}: {error}")
+            continue
+        say(f"{run_dir}: continued from step {step} of {config.num_steps}")
+        return Start(state, step, earlier, seconds)
+    say(f"{run_dir}: no checkpoint to continue from, so training begins anew at step 0")
+    return Start(fresh)
+
+
+def _check_reported(run_dir: Path, config: TrainConfig, step: int, lines: list[dict[str, Any]]) -> None:
+    """Raises UserError where the metrics of a step up to `step` are missing or doubled."""
+    expected = [t for t in options.logged_steps(config) if t <= step]
+    if [line["step"] for line in lines] != expected:
+        raise UserError(f"{run_dir / 'metrics.jsonl'} is damaged: it has not one line for each report up to there.")
+
+
+def remove_temporary(run_dir: Path) -> None:
+    """Remove files that a killed process had not yet put in place."""
+    for folder in (run_dir, *(run_dir / name for name in BY_STEP)):  # not those another process may be scoring into
+        for path in folder.glob(".*.tmp"):
+            path.unlink()
+
+
+def cut_back(run_dir: Path, config: TrainConfig, start: Start) -> None:
+    """Remove what an earlier process wrote beyond `start`: it is made again."""
+    planned = options.saved_steps(config)
+    held = -1 if start.step is None else start.step
+    for path in (run_dir / "ckpts").glob("*"):  # also Orbax's temporary folders
+        if not path.name.isdigit() or int(path.name) > held:
+            rmtree(path)
+    for step in planned:
+        for folder in BY_STEP if step > held else ():
+            for suffix in (".npy", ".json"):
+                (run_dir / folder / f"ckpt_{step}{suffix}").unlink(missing_ok=True)
+    metrics = run_dir / "metrics.jsonl"
+    if start.lines:
+        write_lines(metrics, start.lines)
+    else:
+        metrics.unlink(missing_ok=True)
+
+
+def remove_unplanned(run_dir: Path, config: TrainConfig, before: int) -> None:
+    """Remove checkpoints saved because training was stopped; a planned one at `before` makes them needless."""
+    planned = set(options.saved_steps(config))
+    for step in checkpoint_steps(run_dir):
+        if step < before and step not in planned:
+            rmtree(run_dir / "ckpts" / str(step))

@@ -1,0 +1,100 @@
+"""A training run before it starts: what it trains on and where it writes."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from datadiet import config as options
+from datadiet.config import TrainConfig
+from datadiet.data.batches import fit_images, randomize_labels
+from datadiet.data.dataset import Dataset
+from datadiet.data.registry import load_dataset
+from datadiet.errors import UserError
+from datadiet.models.registry import input_shape
+from datadiet.runs.context import Place
+from datadiet.runs.inputs import choose, scored_by
+from datadiet.storage.files import csv_text, sealed, write_text
+from datadiet.storage.manifests import manifest_text
+
+
+@dataclass(frozen=True)
+class Task:
+    """A training run before it starts: what it trains on and where it writes."""
+
+    config: TrainConfig  # resolved
+    exp: str
+    run_dir: Path
+    name: str  # path below exps
+    dataset: Dataset  # as the model takes it
+    labels: np.ndarray  # int32 [N], those trained on
+    touched: np.ndarray  # ids whose label was drawn anew
+    kept: np.ndarray  # ids to train on, in kept order
+    kept_by: str
+    select_seconds: float  # that choosing them took, reading the scores included
+    inputs: dict[str, str]  # kept.csv for a subset, random_labels.csv where labels were randomised
+    continues: bool = False  # its folder holds a part of it
+
+    @property
+    def member(self) -> np.ndarray:
+        """bool [N]: trained on."""
+        member = np.zeros(self.dataset.num_examples, bool)
+        member[self.kept] = True
+        return member
+
+
+def load_data(config: TrainConfig) -> tuple[Dataset, Dataset]:
+    """The dataset of a run as published, and as its model takes it.
+
+    Raises:
+        UserError: the data cannot be had, or cannot be trained on as asked.
+    """
+    published = load_dataset(config.dataset, config.data_dir)
+    dataset = fit_images(published, input_shape(config.model, published.image_shape))
+    if config.augment and len(dataset.image_shape) != 3:
+        raise UserError(f"augment=true needs images; {dataset.name} has vectors: -P augment=false.")
+    return published, dataset
+
+
+def prepare_task(config: TrainConfig, exp: str, place: Place, loaded: tuple[Dataset, Dataset]) -> Task:
+    """Choose the examples of a run.
+
+    Args:
+        loaded: What `load` gave.
+    Raises:
+        UserError: the scores cannot be had or do not fit.
+    """
+    published, dataset = loaded
+    labels, touched = randomize_labels(dataset.train_labels, config.random_label_fraction, config.random_label_seed)
+    start = time.perf_counter()
+    kept, values, score_type = choose(config, published, labels, place)
+    select_seconds = time.perf_counter() - start
+    inputs = {}
+    if config.selector != "all":
+        inputs["kept.csv"] = manifest_text(dataset, kept, values)
+    if config.random_label_fraction:
+        rows = ((dataset.example_ids[i], i, dataset.train_labels[i], labels[i]) for i in touched)
+        inputs["random_labels.csv"] = csv_text("example_id,id,label,random_label", rows)
+    run_dir = place.layout.run(exp, config)
+    name, kept_by = place.layout.name(run_dir), scored_by(config, score_type)
+    return Task(config, exp, run_dir, name, dataset, labels, touched, kept, kept_by, select_seconds, inputs)
+
+
+def write_inputs(task: Task) -> None:
+    """args.json and the inputs; those that are there already are kept: `resume.check_same` has compared them."""
+    facts = {
+        "fingerprint": task.dataset.fingerprint,
+        "num_examples": task.dataset.num_examples,
+        "num_classes": task.dataset.num_classes,
+        "image_shape": list(task.dataset.image_shape),
+        "mean": task.dataset.mean.tolist(),
+        "std": task.dataset.std.tolist(),
+    }
+    arguments = sealed({"exp": task.exp, **options.as_dict(task.config), "data": facts})
+    for name, text in {"args.json": json.dumps(arguments, indent=1) + "\n", **task.inputs}.items():
+        if not (task.run_dir / name).exists():
+            write_text(task.run_dir / name, text)

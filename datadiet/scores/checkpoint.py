@@ -1,0 +1,223 @@
+"""Scores of training examples: one value each; larger means harder, kept first by keep_max.
+
+A score of logits is a function of logits and labels (logits.py); one of the network sees a batch of images; one of
+features sees the features of all examples at once. To add one: write the function, name it in LOGIT_SCORES,
+NETWORK_SCORES or FEATURE_SCORES.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from datadiet.errors import UserError
+from datadiet.models.conv import on_cpu
+from datadiet.models.networks import Network, Variables
+from datadiet.scores.gradients import grad_norms
+from datadiet.scores.logits import LOGIT_SCORES, l2_error
+from datadiet.scores.trajectory import TRAJECTORIES
+
+KMEANS_STEPS = 100
+
+FEATURES = "features"  # what a batch gives beside its scores
+
+
+def grad_norm(network: Network, variables: Variables, images: jax.Array, labels: jax.Array) -> jax.Array:
+    """GraNd, the norm of the loss gradient over all parameters. Source: Paul et al. 2021, definition 2.1."""
+    return grad_norms(network, variables, images, labels)
+
+
+def grand_last(network: Network, variables: Variables, images: jax.Array, labels: jax.Array) -> jax.Array:
+    """GraNd of the last layer's kernel and bias alone: ||p - y||_2 sqrt(1 + ||h||_2^2) for its input h."""
+    logits, features = network.apply_with_features(variables, images)
+    return l2_error(logits, labels) * jnp.sqrt(1 + (features**2).sum(-1))
+
+
+def input_norm(network: Network, variables: Variables, images: jax.Array, labels: jax.Array) -> jax.Array:
+    """L2 norm of the normalised input: a control that knows neither network nor label, close to GraNd at step 0."""
+    return jnp.sqrt((images.reshape(len(images), -1) ** 2).sum(-1))
+
+
+def prototype(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """1 - cosine of the features [N, F] and the nearest of C prototypes, in [0, 2]; high is atypical.
+
+    The prototypes are those of k-means (Lloyd) with k = C. It starts from the class means, so that nothing is drawn
+    by chance; the labels serve for nothing else. Source: Sorscher et al. 2022, there with self-supervised features.
+    """
+    centers = kmeans(features, np.stack([features[labels == c].mean(0) for c in np.unique(labels)]))
+    cosines = _unit(features) @ _unit(centers).T
+    return (1 - cosines.max(1)).astype(np.float32)
+
+
+def kmeans(points: np.ndarray, centers: np.ndarray) -> np.ndarray:
+    """Centers [K, F] after Lloyd's iterations from `centers` until no point changes its own, at most KMEANS_STEPS."""
+    nearest = None
+    for _ in range(KMEANS_STEPS):
+        found = ((centers**2).sum(1) - 2 * points @ centers.T).argmin(1)
+        if nearest is not None and (found == nearest).all():
+            break
+        nearest, used = found, np.unique(found)
+        centers = np.array(centers)
+        centers[used] = [points[found == k].mean(0) for k in used]  # one that lost all its points stays
+    return centers
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    """Rows of length 1; a zero row stays zero."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+NETWORK_SCORES: dict[str, Callable[[Network, Variables, jax.Array, jax.Array], jax.Array]] = {
+    "grad_norm": grad_norm,
+    "grand_last": grand_last,
+    "input_norm": input_norm,
+}
+
+
+FEATURE_SCORES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {"prototype": prototype}
+
+SCORES = (*LOGIT_SCORES, *NETWORK_SCORES, *FEATURE_SCORES)  # of a checkpoint
+
+TRAINING_SCORES = tuple(TRAJECTORIES)  # gathered while training
+
+
+def check_score(kind: str, known: Sequence[str] = SCORES) -> None:
+    """Raises UserError, listing `known`, where `kind` is not among them."""
+    if kind not in known:
+        hint = " It is gathered while training: use mean_score." if kind in TRAINING_SCORES else ""
+        raise UserError(f"type={kind!r}: expected one of {', '.join(known)}.{hint}")
+
+
+def _as_given(images: jax.Array) -> jax.Array:
+    return images
+
+
+def _rows(array: np.ndarray | jax.Array, first: int, size: int) -> np.ndarray | jax.Array:
+    """Rows of an array where it lies: a view in the memory of a CPU, one compiled slice on a device."""
+    if isinstance(array, jax.Array) and not on_cpu():
+        return jax.lax.dynamic_slice_in_dim(array, first, size)
+    return np.asarray(array)[first : first + size]
+
+
+@lru_cache(maxsize=8)
+def _batch_scorer(kinds: tuple[str, ...], network: Network, prepare: Callable) -> Callable:
+    """Compiled (variables, images [B, …], labels [B]) -> by kind scores [B], or features [B, F].
+
+    The scores of logits are a program of their own: joined to a forward pass, their sums made XLA put all of mlp into
+    one kernel for the CPU, which took twice the time.
+    """
+    of_logits = [kind for kind in kinds if kind in LOGIT_SCORES]
+
+    @jax.jit
+    def see(variables: Variables, images: jax.Array, labels: jax.Array) -> tuple[dict[str, jax.Array], Any]:
+        images = prepare(images)
+        values = {
+            kind: NETWORK_SCORES[kind](network, variables, images, labels) for kind in kinds if kind in NETWORK_SCORES
+        }
+        if len(values) == len(kinds):
+            return values, None
+        logits, features = network.apply_with_features(variables, images)
+        return values | ({FEATURES: features} if FEATURES in kinds else {}), logits
+
+    @jax.jit
+    def judge(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+        return {kind: LOGIT_SCORES[kind](logits, labels) for kind in of_logits}
+
+    def score(variables: Variables, images: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+        values, logits = see(variables, images, labels)
+        return values | (judge(logits, labels) if of_logits else {})
+
+    return score
+
+
+def _by_batch(kinds: tuple[str, ...], network: Network, variables: Variables, images: Any, labels: np.ndarray,
+              batch_size: int, prepare: Callable, progress: Callable[[int], Any]) -> dict[str, np.ndarray]:  # fmt: skip
+    """What `_batch_scorer` gives, of all examples: arrays [N, …] by kind."""
+    count = len(labels)
+    size = min(batch_size, count)
+    joined: dict[str, np.ndarray] = {}
+    score = _batch_scorer(kinds, network, prepare)
+    waiting: list[tuple[int, int, dict[str, jax.Array]]] = []
+
+    def fetch() -> None:
+        start, first, found = waiting.pop()
+        for kind, values in found.items():
+            if kind not in joined:
+                joined[kind] = np.empty((count, *values.shape[1:]), np.float32)
+            joined[kind][first : first + size] = values
+        progress(first + size - start)
+
+    for start in range(0, count, size or 1):
+        first = min(start, count - size)  # the last batch reaches back, so that all have one shape
+        found = score(variables, _rows(images, first, size), _rows(labels, first, size))
+        if waiting:  # one batch behind, so that the device computes meanwhile
+            fetch()
+        waiting.append((start, first, found))
+    if waiting:
+        fetch()
+    for kind, values in joined.items():
+        if bad := int((~np.isfinite(values.reshape(count, -1)).all(1)).sum()):
+            raise UserError(f"{kind}: {bad} of {count} values are not finite; the network has diverged at this step.")
+    return joined
+
+
+def compute_many(
+    kinds: Sequence[str],
+    network: Network,
+    variables: Variables,
+    images: np.ndarray | jax.Array,
+    labels: np.ndarray | jax.Array,
+    batch_size: int = 512,
+    *,
+    prepare: Callable[[jax.Array], jax.Array] = _as_given,
+    progress: Callable[[int], Any] = lambda done: None,
+) -> dict[str, np.ndarray]:
+    """Several scores of the same examples; the logit scores share one forward pass.
+
+    Args:
+        kinds: Names in SCORES.
+        network, variables: What is scored, in evaluation mode.
+        images: [N, H, W, D], what `prepare` maps to normalised float32.
+        labels: int [N].
+        batch_size: Examples on the device at once; any, for any N. No value depends on it.
+        prepare: Applied to each batch inside jit; hashable.
+        progress: Called with the number of examples just scored.
+    Returns:
+        float32 [N] for each kind.
+    Raises:
+        UserError: unknown kind, batch_size below 1, unequal lengths, or a value that is not finite.
+    """
+    for kind in kinds:
+        check_score(kind)
+    if batch_size < 1:
+        raise UserError(f"batch_size={batch_size}: expected at least 1.")
+    labels = np.asarray(labels, np.int32)
+    count = len(labels)
+    if len(images) != count:
+        raise UserError(f"{len(images)} images but {count} labels.")
+    by_batch = dict.fromkeys(FEATURES if kind in FEATURE_SCORES else kind for kind in kinds)
+    found = _by_batch(tuple(by_batch), network, variables, images, labels, batch_size, prepare, progress)
+    return {
+        kind: FEATURE_SCORES[kind](found[FEATURES], labels) if kind in FEATURE_SCORES else found[kind] for kind in kinds
+    }
+
+
+def compute_features(
+    network: Network, variables: Variables, images: np.ndarray | jax.Array, batch_size: int = 512, *,
+    prepare: Callable[[jax.Array], jax.Array] = _as_given, progress: Callable[[int], Any] = lambda done: None,
+) -> np.ndarray:  # fmt: skip
+    """Penultimate features in evaluation mode, float32 [N, F]; arguments as of `compute_many`."""
+    labels = np.zeros(len(images), np.int32)
+    return _by_batch((FEATURES,), network, variables, images, labels, batch_size, prepare, progress)[FEATURES]
+
+
+def compute_scores(
+    kind: str, network: Network, variables: Variables, images, labels, batch_size: int = 512
+) -> np.ndarray:
+    """One score of normalised float32 images, float32 [N]; see `compute_many`."""
+    return compute_many([kind], network, variables, images, labels, batch_size)[kind]

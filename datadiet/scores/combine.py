@@ -1,0 +1,57 @@
+"""Scores of several runs to one."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+from scipy.stats import rankdata
+
+
+def _over_measured(function: Callable, values: np.ndarray) -> np.ndarray:
+    """function(values [R, N], axis=0), without NumPy's warnings about examples that no run measured."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Mean of empty slice|All-NaN slice|Degrees of freedom", RuntimeWarning)
+        return function(np.asarray(values, np.float64), axis=0)
+
+
+def mean_over_runs(values: np.ndarray) -> np.ndarray:
+    """Mean of scores [R, N] over runs, float64 [N].
+
+    A NaN (an example that a run did not measure) is left out of its mean; it stays NaN where
+    no run measured the example.
+    """
+    return _over_measured(np.nanmean, values)
+
+
+def median_over_runs(values: np.ndarray) -> np.ndarray:
+    """Median of scores [R, N] over runs, float64 [N]; NaN as in `mean_over_runs`."""
+    return _over_measured(np.nanmedian, values)
+
+
+def rank_mean_over_runs(values: np.ndarray) -> np.ndarray:
+    """Mean over runs of relative ranks, float64 [N] in (0, 1]: robust where the scale of a score differs between runs.
+
+    In each run an example has its rank among those measured (1 is the smallest, equal scores share the mean of their
+    ranks) divided by their number; NaN as in `mean_over_runs`.
+    """
+    ranks = np.full(np.shape(values), np.nan)
+    for row, found in zip(ranks, np.asarray(values)):
+        measured = ~np.isnan(found)
+        row[measured] = rankdata(found[measured]) / measured.sum()
+    return mean_over_runs(ranks)
+
+
+def standard_error(values: np.ndarray) -> np.ndarray:
+    """Standard error of the mean over runs of scores [R, N], float64 [N]; NaN where fewer than two runs measured."""
+    measured = np.maximum((~np.isnan(values)).sum(axis=0), 1)
+    return _over_measured(partial(np.nanstd, ddof=1), values) / np.sqrt(measured)
+
+
+COMBINATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "mean": mean_over_runs,
+    "median": median_over_runs,
+    "rank_mean": rank_mean_over_runs,
+}

@@ -1,0 +1,251 @@
+"""The filesystem mirror: where things lie below exps/, written whole or not at all.
+
+The only module that knows Orbax.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import logging
+import os
+import reprlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import Timeout
+
+from datadiet.errors import UserError
+
+logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax warns of every save, and tells each error twice
+
+SEAL = "record_sha256"  # name of the hash in a sealed record
+
+
+# --- whole files ------------------------------------------------------------------------------
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """For the length of a `with` block, what keeps `path` from being written is an error that tells what to do.
+
+    Raises:
+        UserError: the disk is full, the folder is read-only, …
+    """
+    try:
+        yield
+    except Timeout:  # of a lock; no failure to write, though an OSError
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a path that no system has
+        raise UserError(f"{path} cannot be written: {_reason(error)}.") from error
+
+
+def _reason(error: Exception) -> str:
+    """What stood in the way of writing, and what helps."""
+    code = getattr(error, "errno", None)
+    text = os.strerror(code) if code else str(error)
+    if code in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text or "Disk quota" in text:
+        return f"{text}. Nothing half-written is left. Free some space, then repeat the command, with -P resume=true " \
+               "where it trains"  # fmt: skip
+    if code in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"{text}. Make the folder writable, or choose another with -P root=FOLDER"
+    return text
+
+
+def sync_folder(path: Path) -> None:
+    """Have a folder's entries (or a file) on disk: a file renamed into it is there after a power failure too."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(path: Path) -> None:
+    """A folder and those above it, on disk."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in reversed(missing):
+        sync_folder(folder.parent)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old one or the new one, never a part.
+
+    Raises:
+        UserError: it cannot be written; the old one is still there.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path):
+        make_folder(path.parent)
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Indented, but for lists of plain values in an object: with an entry for every example, only the encoder without
+    indentation is fast."""
+    write_text(path, json_text(value) + "\n")
+
+
+def json_text(value: Any) -> str:
+    if not isinstance(value, dict) or not value:
+        return json.dumps(value, indent=1)
+    lines = (f" {json.dumps(name)}: {_json_member(member)}" for name, member in value.items())
+    return "{\n" + ",\n".join(lines) + "\n}"
+
+
+def _json_member(value: Any) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], str | int | float):
+        return json.dumps(value)
+    return json.dumps(value, indent=1).replace("\n", "\n ")
+
+
+def read_json(path: Path) -> Any:
+    """Raises UserError where the file is missing, no JSON, or sealed and not what was written."""
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"No file {path}.") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not readable as JSON ({error}); it is damaged.") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    if isinstance(value, dict) and value.get(SEAL, sealed(value)[SEAL]) != sealed(value)[SEAL]:
+        raise UserError(f"{path}: not what was written there (its hash differs); it is damaged.")
+    return value
+
+
+def read_record(path: Path, /, **expected: Any) -> dict[str, Any]:
+    """A JSON object that has some keys.
+
+    Args:
+        expected: Type (or tuple of types) of the value under each key.
+    Raises:
+        UserError: missing, no JSON, no object, or a key of it is missing or of another type.
+    """
+    record = read_json(path)
+    if not isinstance(record, dict):
+        raise UserError(f"{path}: expected a JSON object, got {type(record).__name__}; it is damaged.")
+    for name, kind in expected.items():
+        value = record.get(name)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
+            raise UserError(f"{path}: {name}={reprlib.repr(value)} is not what was written there; it is damaged.")
+    return record
+
+
+def npy_bytes(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def csv_text(header: str, rows: Iterable[tuple]) -> str:
+    return "\n".join([header, *(",".join(map(str, row)) for row in rows)]) + "\n"
+
+
+def write_csv(path: Path, header: str, rows: Iterable[tuple]) -> None:
+    write_text(path, csv_text(header, rows))
+
+
+def sealed(record: dict[str, Any]) -> dict[str, Any]:
+    """A record with the hash of all else that it says, which `read_json` verifies."""
+    rest = {name: value for name, value in record.items() if name != SEAL}
+    text = json.dumps(rest, sort_keys=True)
+    return rest | {SEAL: hashlib.sha256(text.encode()).hexdigest()}
+
+
+def _is_temporary(path: Path) -> bool:
+    """Whether `write_bytes` left this file when its process was killed."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
+def append_line(path: Path, value: dict[str, Any]) -> None:
+    """Append one JSON line, sealed, on disk when this returns; a line that an earlier process left torn is cut off.
+
+    Raises:
+        UserError: it cannot be written; the file is as it was.
+    """
+    with writing(path), open(path, "a+b") as file:
+        whole = end = file.seek(0, os.SEEK_END)
+        while whole and (file.seek(whole - 1), file.read(1))[1] != b"\n":
+            whole -= 1
+        if whole < end:
+            file.truncate(whole)
+        try:
+            file.write(_line(value).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            os.ftruncate(file.fileno(), whole)
+            raise
+    if not whole:
+        sync_folder(path.parent)
+
+
+def read_lines(path: Path, last: int | None = None) -> list[dict[str, Any]]:
+    """JSON lines of a file without their seals; none where there is no file. A last line that an earlier process left
+    torn does not count.
+
+    Args:
+        last: Step of the last line, where it has to be there.
+    Raises:
+        UserError: a line is not what was written there, or the last one is missing.
+    """
+    values, damaged = _verified_lines(path)
+    if damaged is not None:
+        raise UserError(f"{path}: line {damaged} is not what was written there; it is damaged.")
+    if last is not None and [value["step"] for value in values[-1:]] != [last]:
+        raise UserError(f"{path}: the line of the last step, {last}, is missing; it is damaged.")
+    return values
+
+
+def good_lines(path: Path) -> list[dict[str, Any]]:
+    """As `read_lines`, up to the first line that is damaged."""
+    return _verified_lines(path)[0]
+
+
+def _verified_lines(path: Path) -> tuple[list[dict[str, Any]], int | None]:
+    """Lines up to the first damaged one, and the number of that, from 1. Files of before lines had seals have none at
+    all and nothing but numbers."""
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    old, values = not any(SEAL.encode() in line for line in lines), []
+    for number, line in enumerate(lines, start=1):
+        try:
+            value = json.loads(line)
+            seal = value.pop(SEAL, None)
+            whole = isinstance(value["step"], int) and (
+                all(isinstance(v, int | float) for v in value.values()) if old else seal == sealed(value)[SEAL]
+            )
+        except (ValueError, RecursionError, AttributeError, TypeError, KeyError):
+            whole = False
+        if not whole:
+            return values, number
+        values.append(value)
+    return values, None
+
+
+def _line(value: dict[str, Any]) -> str:
+    return json.dumps(sealed(value)) + "\n"
+
+
+def write_lines(path: Path, values: Iterable[dict[str, Any]]) -> None:
+    """The inverse of `read_lines`."""
+    write_text(path, "".join(map(_line, values)))

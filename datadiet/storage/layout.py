@@ -1,0 +1,75 @@
+"""Where things lie below exps/. Nothing here writes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from datadiet.config import TrainConfig, check_text
+from datadiet.errors import UserError
+from datadiet.selectors.coresets import Parameters
+
+SCORE_FOLDERS = {"l2_error": "error_l2_norm_scores"}  # of every other type: <type>_scores
+
+
+@dataclass(frozen=True)
+class ExperimentLayout:
+    """Paths below <root>/exps. Nothing here writes."""
+
+    root: Path
+    names_selector: bool = False  # of every subset in its folder, also of those that have an entry point of their own
+
+    @property
+    def exps(self) -> Path:
+        return self.root / "exps"
+
+    def experiment(self, exp: str) -> Path:
+        """Raises UserError where `exp` would lead out of the mirror or is no plain name."""
+        parts = exp.split("/")
+        if not all(re.fullmatch(r"[\w][\w.+-]*", part) for part in parts):
+            raise UserError(f"exp={exp!r}: expected a name of letters, digits, '_', '-', '.' (parts joined by '/').")
+        check_text("exp", exp)
+        return self.inside(self.exps.joinpath(*parts))
+
+    def inside(self, path: Path) -> Path:
+        """The path, where no symbolic link on it leads out of the mirror.
+
+        Raises:
+            UserError: one does.
+        """
+        try:
+            within = path.resolve().is_relative_to(self.exps.resolve())
+        except (OSError, RuntimeError, ValueError):  # links in a circle
+            within = False
+        if not within:
+            raise UserError(
+                f"{path}: a symbolic link leads out of {self.exps}. Replace it by a folder; to keep the mirror "
+                "elsewhere, choose another -P root=FOLDER, or let exps itself be the link."
+            )
+        return path
+
+    def run(self, exp: str, config: TrainConfig) -> Path:
+        """Folder of a training run."""
+        folder = self.experiment(exp)
+        if config.selector != "all":
+            folder /= self.subset(config)
+        return self.inside(folder / f"run_{config.run}")
+
+    def subset(self, config: TrainConfig) -> str:
+        """size_<size>, the selector where no entry point of its own stands for it, and its options that were given."""
+        own = ("random", "keep_max", "offset") if not self.names_selector else ()
+        selector = [] if config.selector in own else [config.selector]
+        given = {name: getattr(config, name) for name in Parameters._fields}
+        given = {k: v for k, v in given.items() if v != Parameters._field_defaults[k] or k == config.selector}
+        return ".".join([f"size_{config.size}", *selector, *(f"{name}_{value}" for name, value in given.items())])
+
+    def name(self, path: Path) -> str:
+        """Path below exps, with '/': the name of a run; see `inside`."""
+        return self.inside(path).relative_to(self.exps).as_posix()
+
+
+def score_file(folder: Path, kind: str, step: int, combine: str = "mean") -> Path:
+    """Score file of a type and step below a run's or an experiment's folder; there, how runs were combined."""
+    manner = "" if combine == "mean" else f".{combine}"
+    return folder / SCORE_FOLDERS.get(kind, f"{kind}_scores") / f"ckpt_{step}{manner}.npy"

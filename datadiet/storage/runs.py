@@ -1,0 +1,147 @@
+"""Run folders as they lie on disk: opened, locked, claimed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from filelock import FileLock, Timeout
+
+from datadiet.config import TrainConfig, from_dict
+from datadiet.data.batches import normalize
+from datadiet.errors import Busy, UserError
+from datadiet.models.networks import Network, Variables
+from datadiet.models.registry import build_model
+from datadiet.storage.checkpoints import checkpoint_steps, load_variables
+from datadiet.storage.files import _is_temporary, make_folder, read_record, writing
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A training run as it lies on disk."""
+
+    path: Path
+
+    @cached_property
+    def arguments(self) -> dict[str, Any]:
+        """args.json: options, and under "data" what was trained on."""
+        return read_record(self.path / "args.json", data=dict)
+
+    @cached_property
+    def config(self) -> TrainConfig:
+        return from_dict(self.arguments)
+
+    @cached_property
+    def summary(self) -> dict[str, Any] | None:
+        """summary.json; None while the run is not finished."""
+        path = self.path / "summary.json"
+        return read_record(path) if path.exists() else None
+
+    @cached_property
+    def network(self) -> Network:
+        facts = self.arguments["data"]
+        config, shape = self.config, facts["image_shape"]
+        return build_model(config.model, facts["num_classes"], shape, config.width, config.compute_dtype)
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps that have a checkpoint, ascending."""
+        return checkpoint_steps(self.path)
+
+    def variables(self, step: int) -> Variables:
+        """Network variables at a step; see `load_variables`."""
+        return load_variables(self.path, step)
+
+    def logits(self, images: np.ndarray | jax.Array, step: int) -> jax.Array:
+        """Logits float32 [B, C] in evaluation mode at a step.
+
+        Args:
+            images: [B, H, W, D], normalised float32; or uint8, which are normalised as in training.
+        """
+        return self.network.apply(self.variables(step), self._normalized(images))
+
+    def features(self, images: np.ndarray | jax.Array, step: int) -> jax.Array:
+        """Penultimate features float32 [B, F] in evaluation mode at a step; images as for `logits`."""
+        return self.network.features(self.variables(step), self._normalized(images))
+
+    def _normalized(self, images: np.ndarray | jax.Array) -> jax.Array:
+        images = jnp.asarray(images)
+        if images.dtype != jnp.uint8:
+            return images
+        facts = self.arguments["data"]
+        return normalize(images, *(jnp.asarray(facts[name], jnp.float32) for name in ("mean", "std")))
+
+
+def open_run(path: str | Path) -> StoredRun:
+    """A training run's folder.
+
+    Raises:
+        UserError: there is no training run in it.
+    """
+    path = Path(path)
+    if not (path / "args.json").is_file():
+        raise UserError(f"{path} holds no training run (no args.json). Train one: mlflow run . -e full_data -P run=0")
+    return StoredRun(path)
+
+
+def check_free(path: Path, overwrite: bool) -> None:
+    """Refuse a run folder that holds something, unless it may be replaced.
+
+    Raises:
+        UserError: it exists already.
+    """
+    if overwrite or not path.exists() or all(map(_is_temporary, path.iterdir())):
+        return
+    if (path / "summary.json").exists():
+        found, way_on = "a finished run", ""
+    elif (path / "args.json").exists():
+        found, way_on = "an unfinished run", "Continue it with -P resume=true. "
+    else:
+        found, way_on = "files, but no run (no args.json)", ""
+    raise UserError(
+        f"{path} holds {found}, which would be lost. {way_on}Choose another -P run or -P exp, "
+        "or replace it with -P overwrite=true."
+    )
+
+
+@contextmanager
+def lock_run(path: Path) -> Iterator[None]:
+    """Keep other processes out of a run folder; the system releases the lock whichever way this process ends.
+
+    The lock file lies beside the folder, because replacing a run removes the folder, and stays there.
+
+    Raises:
+        UserError: another process works there.
+    """
+    file = path.with_name(f".{path.name}.lock")
+    try:
+        with writing(file):
+            make_folder(path.parent)
+            lock = FileLock(file, blocking=False)
+            lock.acquire()
+    except Timeout:
+        raise Busy(
+            f"{path}: another process is training this run (it holds {file}). Wait until it ends, or choose another "
+            "-P run or -P exp."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def claim(path: Path, overwrite: bool) -> None:
+    """Make an empty run folder; an existing one is replaced only with `overwrite`: see `check_free`."""
+    check_free(path, overwrite)
+    with writing(path):
+        if path.exists():
+            shutil.rmtree(path)
+        make_folder(path)

@@ -1,0 +1,197 @@
+"""An engine of worker processes on this machine, each of which keeps JAX, the data and compiled programs."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from datadiet.runs.context import Place
+from datadiet.runs.signals import listen
+from datadiet.study.engine import Event, Note, Setting, Telling, attempt, perform
+from datadiet.study.spec import Job
+
+POLL_SECONDS = 0.2  # between two looks at whether to stop
+TELL_SECONDS = 0.2  # at least, between two words about how far a job is
+
+
+def count_gpus() -> int:
+    """NVIDIA GPUs that JAX may use, found without starting JAX, which would take their memory."""
+    if os.environ.get("JAX_PLATFORMS", "cuda").split(",")[0] not in ("cuda", "gpu"):
+        return 0
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return len([name for name in chosen.split(",") if name.strip()])
+    return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+
+
+def cores() -> list[int]:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def default_workers() -> int:
+    """One process per GPU; without any, one per processor, each with as many threads as it has processors."""
+    return count_gpus() or len(cores())
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one of several workers has of the machine; JAX reads it when it is first used."""
+
+    index: int
+    count: int
+
+    def take(self) -> None:
+        """A GPU of its own where there is one, else an equal share of the processors: XLA begins as many threads."""
+        if count_gpus():
+            names = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count_gpus())))).split(",")
+            os.environ["CUDA_VISIBLE_DEVICES"] = names[self.index % len(names)]
+        elif hasattr(os, "sched_setaffinity") and (each := len(cores()) // self.count):
+            first = self.index * each
+            os.sched_setaffinity(0, cores()[first : first + each])
+
+
+def _end_with_parent() -> None:
+    """Where the parent is killed no one would read what is done here: end at once. Runs are continued."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def work(connection: Connection, setting: Setting, share: Share) -> None:
+    """The life of a worker: do the jobs that come through `connection`, and tell of them."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    share.take()
+    told = time.monotonic()
+    pending = 0.0
+
+    def note(event: Event) -> None:
+        nonlocal told, pending
+        if event.kind == "advanced":
+            pending += event.part
+            if time.monotonic() - told < TELL_SECONDS:
+                return
+            event, pending, told = event._replace(part=pending), 0.0, time.monotonic()
+        connection.send(event)
+
+    with listen():  # between two jobs a signal changes nothing: the parent has had it too
+        while (job := connection.recv()) is not None:
+            pending = 0.0
+            connection.send(attempt(job, setting.place(Telling(job, note))))
+
+
+@dataclass
+class _Worker:
+    """A worker process as its parent sees it."""
+
+    process: BaseProcess
+    connection: Connection
+    job: Job | None = None
+    asked: bool = False  # to stop
+
+
+@dataclass
+class Workers:
+    """Up to `count` jobs at once, each in a process that is begun when it is first needed."""
+
+    setting: Setting
+    count: int
+    attempts: int = 2
+    pool: dict[int, _Worker] = field(default_factory=dict)  # by index
+
+    def free(self) -> int:
+        return self.count - sum(worker.job is not None for worker in self.pool.values())
+
+    def start(self, job: Job, note: Note) -> None:
+        idle = [worker for worker in self.pool.values() if worker.job is None]
+        worker = idle[0] if idle else self._begin()
+        worker.job = job
+        with suppress(OSError):  # it died while idle: `watch` finds that out
+            worker.connection.send(job)
+
+    def _begin(self) -> _Worker:
+        context = multiprocessing.get_context("spawn")  # JAX cannot be forked
+        index = next(i for i in range(self.count) if i not in self.pool)
+        ours, theirs = context.Pipe()
+        share = Share(index, self.count)
+        process = context.Process(target=work, args=(theirs, self.setting, share), name=f"worker {index}", daemon=True)
+        process.start()
+        theirs.close()
+        self.pool[index] = _Worker(process, ours)
+        return self.pool[index]
+
+    def watch(self, note: Note) -> None:
+        ready = wait([worker.connection for worker in self.pool.values()], POLL_SECONDS)
+        for index, worker in [item for item in self.pool.items() if item[1].connection in ready]:
+            try:
+                event = worker.connection.recv()
+            except (EOFError, OSError):
+                del self.pool[index]
+                worker.process.join()
+                if worker.job is not None:
+                    note(Event(worker.job, "died", _ended(worker.process.exitcode)))
+                continue
+            if event.kind not in ("said", "advanced"):
+                worker.job = None
+            note(event)
+
+    def stop(self) -> None:
+        for worker in self.pool.values():
+            if worker.job is not None and not worker.asked:
+                worker.process.terminate()  # SIGTERM
+                worker.asked = True
+
+    def close(self) -> None:
+        for worker in self.pool.values():
+            if worker.job is None:
+                with suppress(OSError):
+                    worker.connection.send(None)
+            else:
+                worker.process.terminate()
+        for worker in self.pool.values():
+            worker.connection.close()
+            worker.process.join()
+        self.pool.clear()
+
+
+def _ended(code: int | None) -> str:
+    """How a process ended, in words."""
+    if code is not None and code < 0:
+        return signal.Signals(-code).name
+    return f"exit code {code}"
+
+
+class Here:
+    """One job after the other in this process; what a job raises comes through as it is."""
+
+    attempts = 1
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+
+    def free(self) -> int:
+        return 1
+
+    def start(self, job: Job, note: Note) -> None:
+        perform(job, replace(self.place, progress=Telling(job, note, self.place.progress)))
+        note(Event(job, "done"))
+
+    def watch(self, note: Note) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

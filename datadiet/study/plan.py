@@ -1,0 +1,165 @@
+"""What a study compares, and what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from datadiet import config as options
+from datadiet.config import TrainConfig, option
+from datadiet.errors import UserError
+from datadiet.report.decision import check_margin
+from datadiet.scores import trajectory
+from datadiet.scores.checkpoint import SCORES, TRAINING_SCORES
+from datadiet.selectors import selection
+from datadiet.selectors.coresets import Parameters
+from datadiet.selectors.options import options_of, parameters, without_unused
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study compares, beside the training options."""
+
+    score_runs: int = option(10, "Runs whose scores are averaged: runs 0 … score_runs - 1.")
+    eval_runs: int = option(5, "Runs that judge each subset: the next ones, whose seeds no scoring run has.")
+    score_types: tuple[str, ...] = option(("l2_error", "grad_norm", "forget"), "Scores to compare, comma-separated.")
+    score_steps: tuple[int, ...] = option(
+        None,
+        "Optimizer steps at which runs are scored, comma-separated; each needs a checkpoint (save_steps).",
+        auto="the first checkpoint after a tenth of training",
+    )
+    selectors: tuple[str, ...] = option(
+        ("keep_max",),
+        "Ways to choose examples, comma-separated: selectors, each by every score that it needs, with options of their "
+        "own where wanted, as in ccs:cutoff=0.3:strata=20.",
+    )
+    fractions: tuple[float, ...] = option(
+        (0.9, 0.7, 0.5, 0.3), "Fractions of the training set to keep, above 0 and below 1, comma-separated."
+    )
+    margin: float = option(0.5, "Loss of test accuracy that is tolerated, in percentage points.")
+
+
+def _refuse(name: str, got: Any, expected: str) -> UserError:
+    shown = ",".join(map(str, got)) if isinstance(got, tuple) else got
+    return UserError(f"{name}={shown}: expected {expected}.")
+
+
+def _check_names(name: str, given: tuple[str, ...], known: Iterable[str]) -> None:
+    known = tuple(known)
+    if not given or len(set(given)) < len(given) or not set(given) <= set(known):
+        raise _refuse(name, given, f"one or more of {', '.join(known)}, each once")
+
+
+def check_names(plan: Plan) -> None:
+    """Raises UserError for a number of runs below 1, and a score or selector that there is not."""
+    for name in ("score_runs", "eval_runs"):
+        if getattr(plan, name) < 1:
+            raise _refuse(name, getattr(plan, name), "a whole number of at least 1")
+        if getattr(plan, name) > options.MAX_RUNS:
+            raise _refuse(name, getattr(plan, name), f"at most {options.MAX_RUNS}: seeds go no further")
+    _check_names("score_types", plan.score_types, (*SCORES, *TRAINING_SCORES))
+    for text in plan.selectors:
+        named(text)
+    _check_names("selectors", plan.selectors, map(str, plan.selectors or selection.SELECTORS))
+
+
+TYPES: dict[str, type] = {"int": int, "float": float, "str": str}  # of selector options, as their fields have them
+
+
+def named(text: str) -> tuple[str, dict[str, Any]]:
+    """A selector and its own options, from selector[:option=value]….
+
+    Raises:
+        UserError: no such selector, an option that it does not use, or a value of another type.
+    """
+    selector, *pairs = text.split(":")
+    if selector not in selection.SELECTORS:
+        raise UserError(f"selectors={text}: expected one or more of {', '.join(selection.SELECTORS)}, each once.")
+    own, known = {}, options_of(selector)
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        kind = str(options.FIELDS[name].type).removesuffix(" | None") if name in known else ""
+        try:
+            own[name] = TYPES[kind](value)
+        except (KeyError, ValueError):
+            expected = f"one of type {kind}" if kind else f"option=value with one of {', '.join(known)}"
+            raise UserError(f"selectors={text}: got {pair!r}, expected {expected}.") from None
+    return selector, own
+
+
+def check_plan(plan: Plan, config: TrainConfig, num_examples: int) -> None:
+    """Refuse a study that could not be finished; after `check_names`.
+
+    Args:
+        config: Options of a scoring run, resolved.
+        num_examples: N, size of the full training set.
+    Raises:
+        UserError: names the option, its value and what was expected.
+    """
+    check_margin(plan.margin)
+    if not plan.fractions or not all(0 < fraction < 1 for fraction in plan.fractions):
+        raise _refuse("fractions", plan.fractions, "fractions above 0 and below 1 (all of the data is always there)")
+    made = sizes(plan, num_examples)
+    if min(made) < 1 or max(made) == num_examples or len(set(made)) < len(made):
+        raise UserError(
+            f"fractions={','.join(map(str, plan.fractions))}: of {num_examples} examples these keep "
+            f"{', '.join(map(str, made))}; expected different sizes from 1 to {num_examples - 1}."
+        )
+    saved = options.saved_steps(config)
+    if absent := [step for step in plan.score_steps or () if step not in saved]:
+        raise UserError(
+            f"score_steps={','.join(map(str, plan.score_steps))}: no checkpoint is saved at {absent[0]}; there are "
+            f"checkpoints at {', '.join(map(str, saved))}. Choose among them, or save more with -P save_steps=N."
+        )
+    if plan.score_steps is not None and (not plan.score_steps or len(set(plan.score_steps)) < len(plan.score_steps)):
+        raise _refuse("score_steps", plan.score_steps, "one or more steps, each once")
+    _check_presentations(plan, config, num_examples)
+    _check_selectors(plan, config, num_examples)
+
+
+def _check_presentations(plan: Plan, config: TrainConfig, num_examples: int) -> None:
+    """Refuse scores gathered while training at a step before all examples have been presented often enough."""
+    first, epoch = min(steps(plan, config)), max(1, num_examples // config.train_batch_size)
+    for kind in plan.score_types:
+        if kind not in TRAINING_SCORES or kind == "forget":  # whose value is 0 before anything is presented
+            continue
+        windowed = "trajectory_window" in trajectory.TRAJECTORIES[kind].options
+        least = config.trajectory_window if windowed else 1
+        if first < least * epoch:
+            times = "once" if least == 1 else f"{least} times (trajectory_window)"
+            raise UserError(
+                f"score_types={kind}: after {first} steps not every example has been presented {times}; expected "
+                f"-P score_steps of at least {least * epoch}."
+            )
+
+
+def _check_selectors(plan: Plan, config: TrainConfig, num_examples: int) -> None:
+    """Refuse selector options that cannot be, that nothing uses, or that make two arms the same."""
+    chosen_by = [named(text) for text in plan.selectors]
+    used = {option for selector, _ in chosen_by for option in options_of(selector)}
+    for name, default in Parameters._field_defaults.items():
+        if getattr(config, name) != default and name not in used:
+            raise _refuse(name, getattr(config, name), f"a selector that uses it among {','.join(plan.selectors)}")
+    saved, features = options.saved_steps(config), any(selection.SELECTORS[s].features for s, _ in chosen_by)
+    if config.features_step is not None and (not features or config.features_step not in saved):
+        raise _refuse("features_step", config.features_step, f"a selector of features, and one of {saved}")
+    seen: dict[Any, str] = {}
+    for (selector, own), text in zip(chosen_by, plan.selectors):
+        chosen = without_unused(replace(config, selector=selector, **own))
+        options.validate(chosen)
+        given = parameters(chosen)
+        if (other := seen.setdefault((selector, given), text)) != text:
+            raise UserError(f"selectors={','.join(plan.selectors)}: {other} and {text} are the same; name it once.")
+        for size in sizes(plan, num_examples):
+            selection.check_parameters(selector, given, size, num_examples)
+
+
+def sizes(plan: Plan, num_examples: int) -> list[int]:
+    """How many examples each fraction keeps, in the order of `fractions`."""
+    return [round(fraction * num_examples) for fraction in plan.fractions]
+
+
+def steps(plan: Plan, config: TrainConfig) -> tuple[int, ...]:
+    """Steps at which runs with this resolved config are scored."""
+    return plan.score_steps or (options.default_score_step(config),)

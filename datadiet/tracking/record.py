@@ -1,0 +1,172 @@
+"""What MLflow has to know of a run, kept in the mirror first: MLflow can be rebuilt from it alone.
+
+A run's reports stay in metrics.jsonl, its options in args.json; all else that is told to MLflow lies in one small
+record per run: mlflow_run.json in a run's folder, ckpt_<step>.mlflow_run.json beside a score file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+from datadiet.config import LOCATION_FIELDS
+from datadiet.errors import UserError
+from datadiet.storage.files import read_lines, read_record, sealed, write_json
+from datadiet.storage.runs import lock_run
+
+NAME = "mlflow_run.json"
+STATES = ("RUNNING", "FINISHED", "FAILED", "KILLED")
+PLAIN = (str, int, float, bool, list, NoneType)
+
+
+@dataclass
+class Record:
+    """One MLflow run, as the mirror knows it; every change is on disk before MLflow is told."""
+
+    path: Path | None  # of the file; None: a run without a mirror
+    kind: str
+    name: str  # path below exps
+    params: dict[str, Any]
+    tags: dict[str, str]
+    parent: str | None = None  # uid of the run that this one is nested under
+    uid: str = field(default_factory=lambda: uuid.uuid4().hex)  # finds the run in MLflow where its id was not noted
+    id: str | None = None  # of the MLflow run; None: MLflow has not heard of it
+    status: str = "RUNNING"
+    error: str | None = None  # what ended it
+    diverged: bool = False  # it would end so again
+    begun: int = field(default_factory=lambda: now())  # ms since 1970
+    ended: int | None = None
+    synced: bool = False  # MLflow has all of it
+    inputs: list[dict[str, Any]] = field(default_factory=list)
+    artifacts: list[list[Any]] = field(default_factory=list)  # [path, folder in MLflow]
+    metrics: list[list[Any]] = field(default_factory=list)  # [step, ms, {name: value}], without those of metrics.jsonl
+
+    def save(self) -> None:
+        """Raises UserError where it cannot be written."""
+        if self.path:
+            values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "path"}
+            write_json(self.path, sealed(values))
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Held while the run is written; that of a training run is its folder's, which `pipeline` holds."""
+        return lock_run(self.path) if self.path and self.kind != "train" else nullcontext()
+
+    def points(self) -> Iterator[tuple[int, int, dict[str, float]]]:
+        """All metrics: step, ms since 1970, values by name.
+
+        Raises:
+            UserError: the reports of a training run are damaged, or one that is finished lacks its last.
+        """
+        yield from ((step, at, values) for step, at, values in self.metrics)
+        reports = self.path.with_name("metrics.jsonl") if self.path and self.kind == "train" else None
+        last = self.params.get("cfg.num_steps") if self.status == "FINISHED" else None
+        for line in read_lines(reports, last) if reports else ():
+            values = {name: value for name, value in line.items() if name != "step"}
+            yield line["step"], self.moment(values), values
+
+    def moment(self, values: dict[str, float]) -> int:
+        """ms since 1970 of a report: the same whenever it is told, so that MLflow takes it once."""
+        return self.begun + int(1000 * values.get("time/total_seconds", 0))
+
+    def same_run(self, other: Record) -> bool:
+        """Whether a run that was begun as `self` is the one that would begin as `other`: it did not finish, or MLflow
+        did not hear of its end."""
+        theirs = {k: v for k, v in other.params.items() if k.removeprefix("cfg.") not in LOCATION_FIELDS}
+        mine = {name: self.params.get(name) for name in theirs}
+        ended = self.status == "FINISHED" and self.synced
+        return (self.kind, self.name, mine) == (other.kind, other.name, theirs) and not ended
+
+    def identify(self, run_id: str) -> None:
+        """Note the MLflow run; a summary written before it was known names it as well."""
+        if self.id == run_id:
+            return
+        self.id = run_id
+        self.save()
+        summary = self.path.with_name("summary.json") if self.path and self.kind == "train" else None
+        if summary and summary.exists():
+            write_json(summary, sealed(read_record(summary) | {"mlflow_run_id": run_id}))
+
+    def end(self, status: str, error: str | None = None, diverged: bool = False) -> None:
+        """Note how it ended."""
+        self.status, self.error, self.diverged, self.ended = status, error, diverged, now()
+        self.synced = False
+        self.save()
+
+    def settle(self) -> None:
+        """Note how a run ended whose process could not: the caller holds its lock, so that there is none."""
+        if self.kind == "train" and self.path and self.path.with_name("summary.json").exists():
+            if self.status != "FINISHED":
+                self.end("FINISHED")
+        elif self.status == "RUNNING":
+            self.end("KILLED", "Its process ended without a word.")
+
+
+def now() -> int:
+    """Milliseconds since 1970."""
+    return int(time.time() * 1000)
+
+
+def as_json(values: dict[str, Any]) -> dict[str, Any]:
+    """Values as they come back from a JSON file."""
+    return {k: list(v) if isinstance(v, tuple) else v if isinstance(v, PLAIN) else str(v) for k, v in values.items()}
+
+
+def load(path: Path) -> Record:
+    """A record that was saved.
+
+    Raises:
+        UserError: missing or damaged.
+    """
+    values = read_record(
+        path, kind=str, name=str, params=dict, tags=dict, parent=(str, NoneType), uid=str, id=(str, NoneType),
+        status=str, error=(str, NoneType), diverged=bool, begun=int, ended=(int, NoneType), synced=bool, inputs=list,
+        artifacts=list, metrics=list,
+    )  # fmt: skip
+    whole = (
+        values["status"] in STATES
+        and all(isinstance(v, str) for v in values["tags"].values())
+        and all(isinstance(i, dict) and isinstance(i.get("name"), str) for i in values["inputs"])
+        and all(isinstance(a, list) and len(a) == 2 and isinstance(a[0], str) for a in values["artifacts"])
+        and all(_is_point(m) for m in values["metrics"])
+    )
+    if not whole:
+        raise UserError(f"{path}: not what was written there; it is damaged.")
+    names = {f.name for f in dataclasses.fields(Record)} - {"path"}
+    return Record(path, **{name: values[name] for name in names})
+
+
+def _is_point(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 3
+        and isinstance(value[0], int)
+        and isinstance(value[1], int)
+        and isinstance(value[2], dict)
+        and all(isinstance(v, int | float) for v in value[2].values())
+    )
+
+
+def reopen(path: Path) -> None:
+    """Let a finished run be continued by those who begin the same again, as a study does that adds nothing."""
+    if path.exists() and (earlier := load(path)).status == "FINISHED":
+        earlier.end("KILLED", "It goes on.")
+
+
+def begin(new: Record) -> Record:
+    """The record of a run that begins: the one that an earlier process left unfinished, or `new`."""
+    if new.path and new.path.exists():
+        earlier = load(new.path)
+        if earlier.same_run(new):
+            earlier.status, earlier.error, earlier.ended, earlier.synced = "RUNNING", None, None, False
+            earlier.parent = new.parent or earlier.parent
+            earlier.save()
+            return earlier
+    new.save()
+    return new

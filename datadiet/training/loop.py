@@ -1,0 +1,243 @@
+"""Training: a generator of reports over a jitted loop of steps.
+
+Everything that happens in a step (batch, augmentation, gradient, update, statistics) runs on
+the device; the host sends ids and fetches metrics once per report.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from datadiet.config import TrainConfig, logged_steps, saved_steps
+from datadiet.data.batches import batch_ids
+from datadiet.errors import Diverged
+from datadiet.models.conv import on_cpu
+from datadiet.models.networks import Network
+from datadiet.scores import trajectory
+from datadiet.training.compiled import Clock, compiled, timed
+from datadiet.training.state import DeviceData, TrainState, learning_rate
+from datadiet.training.step import _evaluate, _run_chunk, _run_chunks
+
+CHUNK_STEPS = 128  # at most so many steps per call of the device
+
+CHUNK_SECONDS = 0.5  # and about so long, so that progress shows and an interrupt is heard
+
+
+# The options that shape the compiled program; all others are data or bookkeeping.
+PROGRAM_FIELDS = (
+    "num_steps", "lr", "beta", "nesterov", "weight_decay", "decay_factor", "decay_steps", "lr_vitaly", "augment",
+    "tdds_decay",
+)  # fmt: skip
+
+
+# Models whose runs train side by side: small ones, a step of which does not keep all cores or a GPU busy. Measured by
+# `python -m benchmarks --only runs`. On a CPU it changes no result.
+TOGETHER = frozenset({"mlp", "simple_cnn_0"})
+
+
+def gains_together(model: str) -> bool:
+    """Whether several runs of a model are faster side by side."""
+    return model in TOGETHER
+
+
+class Entrant(NamedTuple):
+    """A run that is to be trained."""
+
+    config: TrainConfig  # resolved
+    kept: np.ndarray  # ids of its training examples, int32 [M]
+    state: TrainState  # where it begins: `initial_state`, or one restored; consumed
+    earlier: Mapping[str, float] = MappingProxyType({})  # seconds spent before that, as in `Report.seconds`
+
+
+class Report(NamedTuple):
+    """What `fit` yields. The state's buffers are reused: take what you need before the next report, or `kept()`."""
+
+    step: int
+    state: TrainState
+    metrics: dict[str, float]  # empty where the step is a checkpoint only
+    save: bool  # whether a checkpoint was asked for at this step
+    seconds: dict[str, float]  # spent so far, by name; see Clock
+    error: Diverged | None = None  # why this is the run's last report, though its training is not done
+
+    def kept(self) -> Report:
+        """The same with a copy of the state."""
+        return self._replace(state=jax.tree.map(jnp.copy, self.state))
+
+
+def is_timing(metric: str) -> bool:
+    """Whether a metric tells how long the work took; all others are the same in every repetition."""
+    return metric.startswith("time/") or metric == "examples_per_second"
+
+
+def class_metric(label: int) -> str:
+    """Name of the test accuracy in one class, which the last report has where the test set has that class."""
+    return f"test_acc/class_{label}"
+
+
+def fit(
+    network: Network,
+    train: DeviceData,
+    test: DeviceData,
+    kept: np.ndarray,
+    config: TrainConfig,
+    state: TrainState,
+    progress: Callable[[int], Any] = lambda steps: None,
+    stopping: Callable[[], bool] = lambda: False,
+    earlier: Mapping[str, float] = MappingProxyType({}),
+) -> Iterator[Report]:
+    """Train one run; `fit_runs` and `Entrant` say how.
+
+    Raises:
+        Diverged: the loss is no longer finite (with the steps between which it happened).
+    """
+    for _, report in fit_runs(network, train, test, [Entrant(config, kept, state, earlier)], progress, stopping):
+        if report.error:
+            raise report.error
+        yield report
+
+
+def fit_runs(
+    network: Network,
+    train: DeviceData,
+    test: DeviceData,
+    entrants: Sequence[Entrant],
+    progress: Callable[[int], Any] = lambda steps: None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> Iterator[tuple[int, Report]]:
+    """Train runs at the same time, from their states to num_steps. None of them depends on the others.
+
+    On a CPU all run the program of a single run, as many at once as there are cores, and end with the bytes of runs
+    trained alone. Elsewhere one program takes a step of all of them (vmap), which adds in another order: equal to
+    rounding. `gains_together` tells where this is faster.
+
+    Args:
+        network: What is trained.
+        train, test: The full splits; train's labels are the ones trained on.
+        entrants: The runs: all at the same step, with equally many examples, alike in all options but seeds.
+        progress: Called with the number of steps just done.
+        stopping: Asked after every chunk of steps; where it says yes, a last report of each run that is to be
+            saved comes at once and training ends.
+    Yields:
+        Position of a run, and its report, at each logging and checkpoint step, and at step 0 when beginning there.
+        A run whose loss is no longer finite has an `error` in its last report, and the others go on.
+    """
+    config, began = entrants[0].config, int(entrants[0].state.step)
+    clocks = [Clock(run.earlier) for run in entrants]
+    batch_size = min(config.train_batch_size, len(entrants[0].kept))
+    keys = tuple(jax.random.key(run.config.train_seed) for run in entrants)
+    states = tuple(run.state for run in entrants)
+    ids = np.zeros((len(entrants), CHUNK_STEPS, batch_size), np.int32)
+    advance, evaluate = _programs(clocks, network, config, (keys, train, states, ids), test)
+    members = [_member(run.kept, len(train.labels)) for run in entrants]
+    saves, logs = frozenset(saved_steps(config)), frozenset(logged_steps(config))
+
+    def reports(step: int, metrics: Mapping[int, dict[str, float] | Diverged], save: bool):
+        for run in sorted(alive):
+            found = metrics.get(run, {})
+            error = found if isinstance(found, Diverged) else None
+            told = {} if isinstance(found, Diverged) else found
+            yield run, Report(step, states[run], told, save and error is None, clocks[run].elapsed(), error)
+
+    step, training, alive = began, 0.0, set(range(len(entrants)))
+    if step == 0:
+        yield from reports(0, {}, True)
+    for stop in sorted(t for t in saves | logs if t > began):
+        while step < stop and not (step > began and stopping()):
+            pace = training / max(1, step - began)
+            count = min(stop - step, CHUNK_STEPS, max(1, int(CHUNK_SECONDS / max(pace, 1e-9))))
+            for rows, run in zip(ids, entrants):
+                rows[:count] = batch_ids(run.kept, batch_size, run.config.train_seed, step + 1, count)
+            start = time.perf_counter()
+            states = timed(clocks, "train", advance, states, ids, np.int32(count))
+            training += time.perf_counter() - start
+            step += count
+            progress(count)
+        if step < stop:
+            yield from reports(step, {}, True)
+            return
+        metrics: dict[int, dict[str, float] | Diverged] = {}
+        for run in alive if stop in logs else ():
+            clock = clocks[run]
+            test_values = timed([clock], "eval", evaluate, states[run].variables, test)
+            try:
+                metrics[run] = _metrics(config, states[run], test_values, members[run])
+                metrics[run] |= clock.metrics(step, batch_size)
+            except Diverged as error:
+                metrics[run] = error
+        if stop in logs:
+            states = tuple(state._replace(sums=jnp.zeros(2)) for state in states)
+        yield from reports(step, metrics, stop in saves)
+        alive -= {run for run, found in metrics.items() if isinstance(found, Diverged)}
+        if not alive:
+            return
+
+
+def _member(kept: np.ndarray, count: int) -> np.ndarray:
+    """bool [N]: trained on."""
+    member = np.zeros(count, bool)
+    member[kept] = True
+    return member
+
+
+def _programs(clocks: Sequence[Clock], network: Network, config: TrainConfig, inputs: tuple, test: DeviceData):
+    """The compiled loop over a chunk of steps of all runs, (states, ids, count) -> states, and the evaluation of one.
+
+    Args:
+        inputs: keys, train, states and ids, as `_run_chunks` takes them.
+    """
+    static = (network, replace(TrainConfig(), **{name: getattr(config, name) for name in PROGRAM_FIELDS}))
+    keys, train, states, ids = inputs
+    eval_static = (network, min(config.test_batch_size, len(test.labels)))
+    evaluate = compiled(clocks, _evaluate, eval_static, (states[0].variables, test))
+    if len(states) > 1 and not on_cpu():
+        chunks = compiled(clocks, _run_chunks, static, (*inputs, np.int32(0)), donate=(2,))
+        return lambda states, ids, count: chunks(keys, train, states, ids, count), evaluate
+    chunk = compiled(clocks, _run_chunk, static, (keys[0], train, states[0], ids[0], np.int32(0)), donate=(2,))
+
+    def advance(states: tuple[TrainState, ...], ids: np.ndarray, count: np.integer) -> tuple[TrainState, ...]:
+        def one(run: int) -> TrainState:
+            return jax.block_until_ready(chunk(keys[run], train, states[run], ids[run], count))
+
+        if len(states) == 1:
+            return (one(0),)
+        with ThreadPoolExecutor(min(len(states), os.cpu_count() or 1)) as pool:
+            return tuple(pool.map(one, range(len(states))))
+
+    return advance, evaluate
+
+
+def _metrics(config: TrainConfig, state: TrainState, test_values: jax.Array, member: np.ndarray) -> dict[str, float]:
+    """Metrics of a report, all but the timings.
+
+    Raises:
+        Diverged: the training loss since the last report is not finite.
+    """
+    step = int(state.step)
+    since = max(t for t in (0, *logged_steps(config)) if t < step)
+    loss, accuracy = (float(total) / (step - since) for total in state.sums)
+    if not np.isfinite(loss):
+        raise Diverged(
+            f"Training diverged: the loss was not finite between steps {since + 1} and {step}. "
+            f"Try a smaller lr (it was {config.lr})."
+        )
+    test_loss, test_accuracy, *per_class = map(float, test_values)
+    last = {class_metric(c): value for c, value in enumerate(per_class) if np.isfinite(value)}
+    return {
+        "train_loss": loss,
+        "train_acc": accuracy,
+        "test_loss": test_loss,
+        "test_acc": test_accuracy,
+        "lr": float(learning_rate(config, step)),
+        **trajectory.summary(state.trajectory, member),
+        **(last if step == config.num_steps else {}),
+    }

@@ -1,0 +1,89 @@
+"""What a run is while it trains: its state, its data on the device, its optimizer."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from datadiet.config import TrainConfig
+from datadiet.data.batches import normalize
+from datadiet.data.dataset import Dataset
+from datadiet.models.networks import Network, Variables
+from datadiet.scores import trajectory
+
+
+class TrainState(NamedTuple):
+    """All that the future of a run depends on, apart from its config."""
+
+    step: jax.Array  # int32 []: optimizer steps done
+    params: Any
+    batch_stats: Any
+    opt_state: optax.OptState
+    sums: jax.Array  # float32 [2]: loss and accuracy summed over the steps since the last report
+    trajectory: dict[str, Any]  # statistics of TRAJECTORIES by name
+
+    @property
+    def variables(self) -> Variables:
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+class DeviceData(NamedTuple):
+    """A split on the device."""
+
+    images: jax.Array  # uint8 [N, H, W, D]
+    labels: jax.Array  # int32 [N]
+    mean: jax.Array  # float32 [D]
+    std: jax.Array  # float32 [D]
+
+    def batch(self, images: jax.Array) -> jax.Array:
+        """Images of this split, normalised."""
+        return normalize(images, self.mean, self.std)
+
+
+def on_device(dataset: Dataset, split: str, labels: np.ndarray | None = None) -> DeviceData:
+    """A split ('train' or 'test') on the default device, with other labels where given."""
+    images = getattr(dataset, f"{split}_images")
+    labels = np.asarray(getattr(dataset, f"{split}_labels") if labels is None else labels, np.int32)
+    return DeviceData(*map(jnp.asarray, (images, labels, dataset.mean, dataset.std)))
+
+
+def learning_rate(config: TrainConfig, step: jax.Array | int) -> jax.Array:
+    """Learning rate of optimizer step t = 1, 2, …, float32.
+
+    Step decay: lr * decay_factor ** (number of decay steps before t). With lr_vitaly: linear
+    to 2 * lr over the first 15 % of the steps, then linear to 0 at num_steps (as in Feldman &
+    Zhang 2020, whose peak is 0.2 at batch 128).
+    """
+    step = jnp.asarray(step, jnp.float32)
+    if config.lr_vitaly:
+        peak = max(1, round(0.15 * config.num_steps))
+        rest = max(1, config.num_steps - peak)
+        return 2 * config.lr * jnp.minimum(step / peak, (config.num_steps - step) / rest)
+    decays = sum(step > boundary for boundary in config.decay_steps)
+    return config.lr * jnp.float32(config.decay_factor) ** decays
+
+
+def optimizer(config: TrainConfig) -> optax.GradientTransformation:
+    """SGD with (Nesterov) momentum; weight decay is coupled: added to the gradient of every parameter."""
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_decay),
+        optax.sgd(lambda count: learning_rate(config, count + 1), config.beta, config.nesterov),
+    )
+
+
+def initial_state(network: Network, config: TrainConfig, num_examples: int) -> TrainState:
+    """The untrained state: step 0, weights from model_seed."""
+    variables = network.init(jax.random.key(config.model_seed))
+    shape = trajectory.Shape(num_examples, network.num_classes, config.trajectory_window)
+    return TrainState(
+        step=jnp.int32(0),
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
+        opt_state=optimizer(config).init(variables["params"]),
+        sums=jnp.zeros(2),
+        trajectory=trajectory.start(config.trajectory, shape),
+    )
