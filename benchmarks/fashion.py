@@ -22,7 +22,7 @@ from typing import Any
 import jax
 
 from datadiet.config import TrainConfig
-from datadiet.runs.context import Place
+from datadiet.runs.context import Context, Output, Tracker
 from datadiet.runs.inputs import ScoreChoice
 from datadiet.runs.inputs import resolve_config as resolve_options
 from datadiet.runs.score import mean_run, score_run
@@ -36,7 +36,7 @@ TYPES = ("l2_error", "grad_norm")
 
 
 class Lines:
-    """Progress as lines only."""
+    """Reporter as lines only."""
 
     def counter(self, total: int, label: str) -> AbstractContextManager[Any]:
         return nullcontext(lambda done: None)
@@ -60,35 +60,38 @@ def arguments() -> argparse.Namespace:
 
 def line(name: str, summaries: Sequence[dict[str, Any]]) -> str:
     """One line of the table."""
-    accuracies = [100 * summary["test_acc"] for summary in summaries]
+    accuracies = [100 * summary.test_acc for summary in summaries]
     spread = f" ± {statistics.stdev(accuracies):.2f}" if len(accuracies) > 1 else ""
-    seconds = sum(summary["seconds"] for summary in summaries)
-    kept = summaries[0]["num_kept"]
+    seconds = sum(summary.seconds for summary in summaries)
+    kept = summaries[0].num_kept
     return f"| {name} | {kept:,} | {statistics.mean(accuracies):.2f}{spread} | {len(summaries)} | {seconds:.1f} |"
 
 
 def main() -> None:
     given = arguments()
-    place = Place(ExperimentLayout(given.root), Lines(), "python -m benchmarks.fashion", resume=True)
+    reporter = Lines()
+    tracker = Tracker(given.root, "python -m benchmarks.fashion", reporter.say)
+    context = Context(Output(ExperimentLayout(given.root), resume=True), reporter, tracker)
     config = resolve_options(
         TrainConfig(
             dataset="fashion_mnist", data_dir=given.data_dir, model=given.model, width=given.width,
             compute_dtype=given.dtype, num_steps=given.steps, save_steps=max(1, given.steps // 10),
             decay_steps=tuple(round(given.steps * part) for part in (0.3, 0.6, 0.8) if given.steps > 10),
-        )
+        ),
+        60_000,
     )  # fmt: skip
     config = replace(config, model_seed=None, train_seed=None, random_subset_seed=None)  # derived from each run
-    scored = train_runs(config, range(given.score_runs), "full_data", place)
+    scored = train_runs(config, range(given.score_runs), "full_data", context)
     lines, seconds = [line("full data (the scoring runs)", scored)], {}
     for kind in TYPES:
-        paths = [score_run(kind, run, None, 512, "full_data", "full_data", place) for run in range(given.score_runs)]
-        mean_run(kind, given.score_runs, None, "full_data", "full_data", place)
+        paths = [score_run(kind, run, None, 512, "full_data", "full_data", context) for run in range(given.score_runs)]
+        mean_run(kind, given.score_runs, None, "full_data", "full_data", context)
         seconds[kind] = sum(read_json(path.with_suffix(".json"))["seconds"] for path in paths)
     evaluated = range(given.score_runs, given.score_runs + given.runs)
     for fraction in FRACTIONS:
         subset = replace(config, size=round(60_000 * fraction), save_steps=given.steps)
         for name, selector in (("keep_max l2_error", "keep_max"), ("random", "random")):
-            chosen = train_runs(replace(subset, selector=selector), evaluated, selector, place, ScoreChoice())
+            chosen = train_runs(replace(subset, selector=selector), evaluated, selector, context, ScoreChoice())
             lines.append(line(f"{name}, {fraction:.0%}", chosen))
     device = jax.devices()[0].device_kind
     head = (

@@ -25,10 +25,9 @@ def build(root: Path, count: int) -> None:
 
     pass
     pass
-    from datadiet.runs.context import Place
     from datadiet.storage.layout import ExperimentLayout
 
-    layout = Place(ExperimentLayout(root), None, "benchmark").layout
+    layout = ExperimentLayout(root)
     client = mlflow.MlflowClient()
     experiment = client.create_experiment(mlflow_store.EXPERIMENT)
     for run in range(count):

@@ -31,7 +31,7 @@ SCORED = ("l2_error", "four logit scores")
 
 
 class Silence:
-    """Progress that nobody watches."""
+    """Reporter that nobody watches."""
 
     @contextmanager
     def counter(self, total: int, label: str) -> Iterator[Callable[[int], Any]]:
@@ -80,14 +80,16 @@ def training(path: Path, root: Path, dataset: Dataset, model: str, epochs: int) 
     """A run with everything on (forgetting, checkpoints, mirror, MLflow) against its steps and evaluations alone."""
     import mlflow
 
-    from datadiet.runs.context import Place
+    from datadiet.runs.context import Context, Output, Tracker
     from datadiet.runs.train import train_run
     from datadiet.storage.layout import ExperimentLayout
 
     mlflow.set_tracking_uri(f"sqlite:///{root}/mlflow.db")
     steps = epochs * (dataset.num_examples // 128)
     config = TrainConfig(dataset=f"npz:{path}", model=model, num_steps=steps)
-    place = Place(ExperimentLayout(root), Silence(), "benchmark", overwrite=True)
+    silence = Silence()
+    output = Output(ExperimentLayout(root), overwrite=True)
+    context = Context(output, silence, Tracker(root, "benchmark", silence.say))
     given = TrainConfig(model=model, num_steps=steps, track_forgetting=False, save_steps=steps)
     bare = resolve(given, dataset.num_examples)
     network = build_model(model, 10, dataset.image_shape)
@@ -99,7 +101,7 @@ def training(path: Path, root: Path, dataset: Dataset, model: str, epochs: int) 
         for _ in fit(network, *splits, everything, bare, state):
             pass
 
-    return {"jitted steps": steps_only, "everything on": lambda: train_run(config, "benchmark", place)}
+    return {"jitted steps": steps_only, "everything on": lambda: train_run(config, "benchmark", context)}
 
 
 def measure(rounds: int, quick: bool) -> Iterator[Row]:

@@ -258,22 +258,25 @@ def resolve(config: TrainConfig, num_examples: int) -> TrainConfig:
     epoch = max(1, num_examples // config.train_batch_size)
     num_steps = config.num_steps or EPOCHS * epoch
     save_steps = config.save_steps or max(1, num_steps // 10)
-    shift = SEED_STRIDE * config.run
     derived = {
         "num_steps": num_steps,
         "decay_steps": tuple(e * epoch for e in DECAY_EPOCHS),
         "log_steps": epoch,
         "save_steps": save_steps,
         "early_save_steps": save_steps,
-        "model_seed": 42 + shift,
-        "train_seed": 4242 + shift,
-        "random_subset_seed": 4426 + shift,
+        **seeds_of(config.run),
     }
     missing = {name: value for name, value in derived.items() if getattr(config, name) is None}
     gathered = tuple(name for name in config.trajectory if config.track_forgetting or name != "forget")
     resolved = dataclasses.replace(config, **missing, trajectory=gathered)
     validate(resolved)
     return resolved
+
+
+def seeds_of(run: int) -> dict[str, int]:
+    """Seeds of a run, by option, where none are given."""
+    shift = SEED_STRIDE * run
+    return {"model_seed": 42 + shift, "train_seed": 4242 + shift, "random_subset_seed": 4426 + shift}
 
 
 def fit_budget(config: TrainConfig, num_examples: int) -> TrainConfig:

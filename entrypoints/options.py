@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from datadiet.config import FIELDS, MAX_RUNS, TrainConfig, check_text
 from datadiet.errors import Interrupted, UserError
-from datadiet.runs.context import Place
+from datadiet.runs.context import Context, Output, Tracker
 from datadiet.runs.signals import EXIT_CODE
 from datadiet.selectors.coresets import Parameters
 from datadiet.selectors.options import FEATURE_FIELDS
@@ -183,7 +183,7 @@ SCORE_EXP = click.option(
 
 
 class Console:
-    """Progress on a terminal; without one, only the lines that stay."""
+    """Reporter on a terminal; without one, only the lines that stay."""
 
     @contextmanager
     def counter(self, total: int, label: str) -> Iterator[Callable[[int], Any]]:
@@ -210,7 +210,9 @@ def typed_command(ctx: click.Context) -> str:
     return " ".join(words)
 
 
-def make_place(root: Path, overwrite: bool = False, names_selector: bool = False, **more: Any) -> Place:
+def make_context(
+    root: Path, overwrite: bool = False, names_selector: bool = False, resume: bool = False, offline: bool = False
+) -> Context:
     """Where the current command writes and how it reports; see `ExperimentLayout` for names_selector.
 
     Raises:
@@ -218,8 +220,10 @@ def make_place(root: Path, overwrite: bool = False, names_selector: bool = False
     """
     if root.exists() and not root.is_dir():
         raise UserError(f"root={root}: expected a folder.")
-    layout = ExperimentLayout(root, names_selector)
-    return Place(layout, Console(), typed_command(click.get_current_context()), overwrite, **more)
+    output = Output(ExperimentLayout(root, names_selector), overwrite, resume)
+    reporter = Console()
+    tracker = Tracker(root, typed_command(click.get_current_context()), reporter.say, offline=offline)
+    return Context(output, reporter, tracker)
 
 
 def make_config(values: dict[str, Any], **fixed: Any) -> TrainConfig:

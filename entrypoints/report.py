@@ -8,7 +8,7 @@ import click
 
 from datadiet.report.page import make_report
 
-from .options import ROOT, Optional, make_place, repairable
+from .options import ROOT, Optional, make_context, repairable
 
 
 @click.command()
@@ -23,4 +23,4 @@ def report(root: Path, exp: str, margin: float | None) -> None:
     Writes report.html (self-contained), statistics.json, figures/ and kept/ (the kept set of every subset as .csv
     and .parquet) below <root>/exps/<exp>/, in place of an earlier report, and logs them to MLflow.
     """
-    make_report(exp, margin, make_place(root, overwrite=True))
+    make_report(exp, margin, make_context(root, overwrite=True))

@@ -10,7 +10,7 @@ from datadiet.runs.score import mean_run, score_run
 from datadiet.scores.checkpoint import SCORES, TRAINING_SCORES
 from datadiet.scores.combine import COMBINATIONS
 
-from .options import SCORE_EXP, Optional, make_place, place_options, repairable
+from .options import SCORE_EXP, Optional, make_context, place_options, repairable
 
 STEP = click.option(
     "--step",
@@ -44,7 +44,7 @@ def score(
     Writes <root>/exps/<exp>/run_<run>/<type folder>/ckpt_<step>.npy; exp is score_exp by default.
     """
     source, target = _experiments(score_exp, exp)
-    score_run(kind, run, step, batch_size, source, target, make_place(root, overwrite, offline=offline))
+    score_run(kind, run, step, batch_size, source, target, make_context(root, overwrite, offline=offline))
 
 
 @click.command()
@@ -67,4 +67,4 @@ def mean_score(
     standard error of their mean (.stderr.npy); exp is score_exp by default.
     """
     source, target = _experiments(score_exp, exp)
-    mean_run(kind, n_runs, step, source, target, make_place(root, overwrite, offline=offline), combine)
+    mean_run(kind, n_runs, step, source, target, make_context(root, overwrite, offline=offline), combine)

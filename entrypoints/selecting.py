@@ -10,7 +10,7 @@ import click
 from datadiet.data.registry import KNOWN
 from datadiet.runs.select import select_run
 
-from .options import config_option, make_config, make_place, place_options, repairable
+from .options import config_option, make_config, make_context, place_options, repairable
 from .training import SCORE_CHOICE, SELECTION, score_choice
 
 DATA = (
@@ -30,8 +30,8 @@ def _select(root: Path, exp: str | None, overwrite: bool, offline: bool, **value
     score; and kept.json, which ties it to its data. exp is select by default. Train on it: subset with
     selector=manifest manifest=PATH.
     """
-    place = make_place(root, overwrite, names_selector=True, offline=offline)
-    select_run(make_config(values), exp or "select", place, score_choice(values))
+    context = make_context(root, overwrite, names_selector=True, offline=offline)
+    select_run(make_config(values), exp or "select", context, score_choice(values))
 
 
 select = repairable(_select)

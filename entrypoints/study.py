@@ -12,8 +12,9 @@ import yaml
 
 from datadiet.config import FIELDS
 from datadiet.selectors.coresets import Parameters
+from datadiet.study.engine import EngineOptions
 from datadiet.study.plan import Plan
-from datadiet.study.study import Means, run_study
+from datadiet.study.study import run_study
 
 from .options import (
     Location,
@@ -22,14 +23,14 @@ from .options import (
     config_option,
     field_option,
     make_config,
-    make_place,
+    make_context,
     place_options,
     repairable,
     training_options,
 )
 
 PLAN_FIELDS = {field.name: field for field in fields(Plan)}
-MEANS_FIELDS = {field.name: field for field in fields(Means)}
+ENGINE_FIELDS = {field.name: field for field in fields(EngineOptions)}
 
 
 class Listed(click.ParamType):
@@ -46,11 +47,12 @@ class Listed(click.ParamType):
 
 TYPES = {
     "int": click.INT,
+    "int | None": click.INT,
     "str": click.STRING,
     "str | None": click.STRING,
     "float": click.FLOAT,
     "tuple[str, ...]": Listed(click.STRING),
-    "tuple[int, ...]": Listed(click.INT),
+    "tuple[int, ...] | None": Listed(click.INT),
     "tuple[float, ...]": Listed(click.FLOAT),
 }
 
@@ -100,10 +102,10 @@ PLAN = click.option(
 
 
 def study_options(**defaults: Any) -> Any:
-    """Every option of Plan, Means and selectors, with other defaults where given."""
+    """Every option of Plan, EngineOptions and selectors, with other defaults where given."""
 
     def decorate(command: Any) -> Any:
-        for field in reversed([*PLAN_FIELDS.values(), *MEANS_FIELDS.values()]):
+        for field in reversed([*PLAN_FIELDS.values(), *ENGINE_FIELDS.values()]):
             kind, default = TYPES[str(field.type)], defaults.get(field.name, field.default)
             command = field_option(field, default, Optional(kind) if field.default is None else kind)(command)
         for name in ("features_step", *reversed(Parameters._fields)):
@@ -116,8 +118,8 @@ def study_options(**defaults: Any) -> Any:
 def _run(root: Path, exp: str | None, overwrite: bool, offline: bool, plan: Path | None, **values: Any) -> None:
     chosen = Plan(**{name: values.pop(name) for name in PLAN_FIELDS})
     name = exp or click.get_current_context().info_name
-    means = Means(**{name: values.pop(name) for name in MEANS_FIELDS})
-    run_study(make_config(values), str(name), make_place(root, overwrite, offline=offline), chosen, means)
+    engine = EngineOptions(**{name: values.pop(name) for name in ENGINE_FIELDS})
+    run_study(make_config(values), str(name), make_context(root, overwrite, offline=offline), chosen, engine)
 
 
 @click.command(name="study")

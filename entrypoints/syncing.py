@@ -8,7 +8,7 @@ import click
 
 from datadiet.tracking.sync import sync_mirror
 
-from .options import Location, Optional, make_place, repairable
+from .options import Location, Optional, make_context, repairable
 
 
 @click.command()
@@ -21,5 +21,5 @@ def sync(root: Path, exp: str | None) -> None:
     Reads <root>/exps alone, keeps studies above their runs, and may be repeated at any time: what MLflow has stays as
     it is. Runs that a process is working on are passed over.
     """
-    place = make_place(root)
-    sync_mirror(place.layout, exp, place.progress.say)
+    context = make_context(root)
+    sync_mirror(context.output.layout, exp, context.reporter.say)

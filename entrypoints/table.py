@@ -9,7 +9,7 @@ from click.core import ParameterSource
 
 from datadiet.report.results_table import write_table
 
-from .options import OFFLINE, OVERWRITE, Location, Optional, make_place, repairable
+from .options import OFFLINE, OVERWRITE, Location, Optional, make_context, repairable
 
 
 @click.command()
@@ -37,5 +37,5 @@ def results(
     """Write one line per finished training run, from MLflow or from the mirror: the same bytes."""
     ctx = click.get_current_context()
     given = ctx.get_parameter_source("root") != ParameterSource.DEFAULT
-    place = make_place(root, overwrite, offline=offline)
-    write_table(exps_path, output, root if given else None, exp, place, budget)
+    context = make_context(root, overwrite, offline=offline)
+    write_table(exps_path, output, root if given else None, exp, context, budget)

@@ -20,7 +20,7 @@ from .options import (
     Optional,
     config_option,
     make_config,
-    make_place,
+    make_context,
     place_options,
     repairable,
     required_option,
@@ -62,8 +62,8 @@ def _training_command(name: str, selector: str | None, *own_options: Any) -> cli
         **values: Any,
     ) -> None:
         config = make_config(values) if selector is None else make_config(values, selector=selector)
-        place = make_place(root, overwrite, names_selector=selector is None, offline=offline, resume=resume)
-        train_runs(config, runs or [config.run], exp or name, place, score_choice(values))
+        context = make_context(root, overwrite, names_selector=selector is None, offline=offline, resume=resume)
+        train_runs(config, runs or [config.run], exp or name, context, score_choice(values))
 
     command = repairable(run)
     for decorate in (place_options, RESUME, RUNS, training_options(), *reversed(own_options)):

@@ -13,8 +13,9 @@ from datadiet.config import TrainConfig
 from datadiet.data.batches import randomize_labels
 from datadiet.data.registry import load_dataset
 from datadiet.selectors import selection
-from datadiet.storage.files import write_csv, write_json, write_lines
+from datadiet.storage.files import write_csv, write_lines
 from datadiet.storage.layout import score_file
+from datadiet.storage.records import Arguments, CellRecord, DataFacts, MeanRecord, StudyRecord, Summary
 from datadiet.storage.score_files import load_scores, save_scores
 
 FRACTIONS = (0.8, 0.4)
@@ -57,7 +58,7 @@ def write_study(root: Path, losses: dict[str, tuple[float, ...]], *, exp: str = 
         mean = score_file(exps / exp / "full_data", kind, STEP)
         told = {"type": kind, "step": STEP, "runs": list(range(score_runs)), "seconds": 0.0}
         save_scores(mean, values.mean(axis=0, dtype=np.float64), digits.identity(), told)
-        means.append({"type": kind, "step": STEP, "path": mean.relative_to(exps).as_posix()})
+        means.append(MeanRecord(kind, STEP, mean.relative_to(exps).as_posix()))
     cells = [_cell(exps, exp, config, digits, labels, "full data", None, np.zeros(runs), score_runs, budget)]
     for position, fraction in enumerate(FRACTIONS):
         for number, (arm, lost) in enumerate(losses.items()):
@@ -66,9 +67,10 @@ def write_study(root: Path, losses: dict[str, tuple[float, ...]], *, exp: str = 
                                scatter - lost[position], score_runs, budget))  # fmt: skip
     plan = {**options.as_dict(config), "score_runs": score_runs, "eval_runs": runs, "score_types": list(types),
             "fractions": list(FRACTIONS), "margin": 0.5}  # fmt: skip
-    record = {"plan": plan, "dataset": "digits", "fingerprint": digits.fingerprint, "num_examples": count,
-              "model": "mlp", "budget": budget, "score_runs": scored, "means": means, "cells": cells}  # fmt: skip
-    write_json(exps / exp / "study.json", record)
+    StudyRecord(
+        plan=plan, dataset="digits", fingerprint=digits.fingerprint, num_examples=count, model="mlp", budget=budget,
+        score_runs=scored, means=means, cells=cells,
+    ).write(exps / exp / "study.json")  # fmt: skip
     return exps
 
 
@@ -80,7 +82,7 @@ def own_scores(digits, labels: np.ndarray, runs: int, seed: int = 0) -> np.ndarr
     return (difficulty + random.normal(0, 0.05, (runs, len(labels)))).astype(np.float32)
 
 
-def _cell(exps, exp, config, digits, labels, arm, size, differences, first_run, budget) -> dict:
+def _cell(exps, exp, config, digits, labels, arm, size, differences, first_run, budget) -> CellRecord:
     selector, _, kind = arm.partition(" ")
     selector, kind = ("all", None) if arm == "full data" else (selector, kind or None)
     folder = "full_data" if size is None else f"{arm.replace(' ', '.')}/size_{size}"
@@ -101,23 +103,26 @@ def _cell(exps, exp, config, digits, labels, arm, size, differences, first_run, 
             rows = ((digits.example_ids[i], order, values[i] if kind else "") for order, i in enumerate(kept))
             write_csv(exps / paths[-1] / "kept.csv", "example_id,kept_order,score", rows)
     size = len(labels) if size is None else size
-    return {"arm": arm, "selector": selector, "type": kind, "step": STEP if kind else None, "size": size,
-            "fraction": size / len(labels), "runs": paths}  # fmt: skip
+    step = STEP if kind else None
+    return CellRecord(arm, selector, kind, step, size, size / len(labels), paths)
 
 
 def write_run(path: Path, config: TrainConfig, digits, labels, accuracy: float, kept: np.ndarray, seconds: float):
     """args.json, metrics.jsonl and summary.json; accuracies of the classes scatter around the mean."""
-    facts = {"fingerprint": digits.fingerprint, "num_classes": CLASSES, "image_shape": [8, 8, 1]}
-    write_json(path / "args.json", {**options.as_dict(config), "data": facts})
+    facts = DataFacts(digits.fingerprint, CLASSES, [8, 8, 1])
+    Arguments(config=config, data=facts).write(path / "args.json")
     lines = [{"step": step, "test_acc": accuracy * step / NUM_STEPS, "time/train_seconds": seconds * step / NUM_STEPS}
              for step in options.logged_steps(config)]  # fmt: skip
     write_lines(path / "metrics.jsonl", lines)
+    name = path.as_posix().partition("/exps/")[2]
     per_class = (accuracy + 0.01 * np.linspace(-1, 1, CLASSES)).tolist()
     kept_per_class = np.bincount(labels[kept], minlength=CLASSES).tolist()
-    write_json(path / "summary.json", {
-        "test_acc": accuracy, "test_acc_per_class": per_class, "kept_per_class": kept_per_class,
-        "select_seconds": 0.01, "num_kept": len(kept),
-    })  # fmt: skip
+    Summary(
+        path=name, dataset="digits", model="mlp", scored_by=config.selector, num_kept=len(kept),
+        num_examples=len(labels),
+        train_acc=1.0, test_acc=accuracy, test_acc_per_class=per_class, kept_per_class=kept_per_class,
+        select_seconds=0.01, seconds=seconds,
+    ).write(path / "summary.json")  # fmt: skip
 
 
 def rewrite(path: Path, **changes) -> None:

@@ -24,13 +24,13 @@ HOUSE = {
     "scores": ["logits", "forgetting", "trajectory", "gradients", "checkpoint", "combine"],
     "selectors": ["coresets", "selection", "options", "window_search"],
     "training": ["compiled", "state", "step", "loop"],
-    "storage": ["files", "layout", "score_files", "loops", "checkpoints", "manifests", "runs"],
+    "storage": ["files", "records", "layout", "score_files", "loops", "checkpoints", "manifests", "runs"],
     "tracking": ["record", "mlflow_store", "run", "sync"],
     "runs": ["background", "signals", "context", "inputs", "task", "resume", "train", "score", "select"],
     "report": [
         "statistics", "evidence", "decision", "text", "figures", "kept_sets", "page", "results_table",
     ],
-    "study": ["plan", "spec", "engine", "local_engine", "ray_engine", "scheduler", "study"],
+    "study": ["plan", "spec", "engine", "local_engine", "ray_engine", "engines", "scheduler", "study"],
 }  # fmt: skip
 FLOORS = [f"{room}.{file}".lstrip(".") for room, files in HOUSE.items() for file in files]
 ENTRY_POINTS = {  # own parameters and defaults, from the contract; None: has to be given

@@ -10,7 +10,7 @@ import numpy as np
 
 from datadiet.errors import UserError
 from datadiet.report import statistics as st
-from datadiet.report.evidence import RANDOM, Cell, Score, Study
+from datadiet.report.evidence import RANDOM, CellResult, Score, Study
 from datadiet.report.statistics import Estimate
 
 
@@ -23,7 +23,7 @@ def check_margin(margin: float) -> None:
 class Line(NamedTuple):
     """A cell, compared."""
 
-    cell: Cell
+    cell: CellResult
     accuracy: Estimate
     minus_random: Estimate | None  # None for random itself, all of the data, and where no random subset is as large
     minus_full: Estimate | None  # None for all of the data
@@ -33,7 +33,7 @@ class Line(NamedTuple):
 class ClassWarning(NamedTuple):
     """Classes of which a subset keeps much less than its share."""
 
-    cell: Cell
+    cell: CellResult
     classes: list[int]
 
 
@@ -75,7 +75,7 @@ class Decision:
         cells = [study.full, *(cell for arm in study.arms for cell in study.of_arm(arm))]
         return [self._line(cell) for cell in cells]
 
-    def _line(self, cell: Cell) -> Line:
+    def _line(self, cell: CellResult) -> Line:
         full = self.study.full
         accuracy = st.estimate(cell.accuracies)
         if cell is full:
@@ -85,7 +85,7 @@ class Decision:
         minus_full = st.paired(cell.accuracies, full.accuracies)
         return Line(cell, accuracy, minus_random, minus_full, self._verdict(cell))
 
-    def _verdict(self, cell: Cell, trials: int = 1) -> str:
+    def _verdict(self, cell: CellResult, trials: int = 1) -> str:
         alpha = (1 - st.LEVEL) / 2 / trials
         return st.verdict(cell.accuracies, self.study.full.accuracies, self.margin / 100, alpha)
 
@@ -165,7 +165,7 @@ class Decision:
         saving = st.paired(full.train_seconds, cell.train_seconds)
         spent = train + scoring + cell.select_seconds
         # With equal steps a difference is chance, or a device's: no saving is claimed from it.
-        equal = self.study.record["budget"] == "iterations"
+        equal = self.study.record.budget == "iterations"
         pays = None if equal or math.isnan(spent) else st.break_even(spent, saving)
         return Cost(train, scoring, cell.select_seconds, st.estimate(full.train_seconds),
                     st.estimate(cell.train_seconds), saving, pays)  # fmt: skip

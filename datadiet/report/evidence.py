@@ -6,11 +6,10 @@ Read from study.json and the folders that it names. The data set itself is wante
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,15 +19,16 @@ from datadiet.data.dataset import CHUNK, Dataset
 from datadiet.data.registry import load_dataset
 from datadiet.errors import UserError
 from datadiet.scores.checkpoint import TRAINING_SCORES
-from datadiet.storage.files import read_json, read_lines
 from datadiet.storage.layout import score_file
+from datadiet.storage.records import CellRecord, MeanRecord, ScoreRecord, StudyRecord, Summary
 from datadiet.storage.runs import StoredRun, open_run
 from datadiet.storage.score_files import load_scores
 
 FULL, RANDOM = "full data", "random"
+Loaded = tuple[np.ndarray, ScoreRecord | None]  # scores and the record beside them
 
 
-class Cell(NamedTuple):
+class CellResult(NamedTuple):
     """One arm at one size; [n] are its runs in the order of their seeds, which equal positions of cells share."""
 
     arm: str
@@ -55,6 +55,7 @@ class Score(NamedTuple):
     runs: np.ndarray  # float32 [R, N]
     train_seconds: float  # to train the scored runs as far as `step`, all of them together
     score_seconds: float  # to score them and to average
+    made: ScoreRecord | None  # the record beside the mean
 
     @property
     def name(self) -> str:
@@ -65,6 +66,11 @@ class Score(NamedTuple):
         """Standard error of the mean over runs, float [N]; NaN for one run."""
         runs = len(self.runs)
         return np.std(self.runs, axis=0, ddof=1) / np.sqrt(runs) if runs > 1 else np.full_like(self.mean, np.nan)
+
+
+def _known(seconds: float | None, otherwise: float = math.nan) -> float:
+    """Seconds that may not have been recorded."""
+    return otherwise if seconds is None else seconds
 
 
 class History(NamedTuple):
@@ -87,18 +93,46 @@ class Study:
 
     exps: Path
     exp: str
-    record: dict[str, Any]
+    record: StudyRecord
+    _runs: dict[str, StoredRun] = field(default_factory=dict)  # opened so far, by path below exps
+    _scores: dict[Path, Loaded] = field(default_factory=dict)  # read so far
 
     @cached_property
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list[CellResult]:
         """Every arm at every size, in the order of study.json."""
-        return [_cell(self.exps, record) for record in self.record["cells"]]
+        return [self._cell(record) for record in self.record.cells]
 
-    def cell(self, arm: str, size: int) -> Cell | None:
+    def run(self, path: str) -> StoredRun:
+        """A run by its path below exps; its files are read once, whoever asks."""
+        if path not in self._runs:
+            self._runs[path] = open_run(self.exps / path)
+        return self._runs[path]
+
+    def _finished(self, path: str) -> Summary:
+        """Raises UserError where a run is not finished."""
+        if (summary := self.run(path).summary) is None:
+            raise UserError(f"{self.exps / path} is not finished; the same study command continues it.")
+        return summary
+
+    def _cell(self, record: CellRecord) -> CellResult:
+        found = [self._finished(path) for path in record.runs]
+        nothing = [None] * self.run(record.runs[0]).data.num_classes  # of runs made before these were recorded
+        last = [self.run(path).reports[-1] for path in record.runs]
+        return CellResult(
+            record.arm, record.selector, record.type, record.step, record.size, record.fraction,
+            paths=tuple(record.runs),
+            accuracies=np.array([s.test_acc for s in found]),
+            per_class=np.array([s.test_acc_per_class or nothing for s in found], float),
+            kept_per_class=np.array([s.kept_per_class or nothing for s in found], float).mean(axis=0),
+            train_seconds=np.array([line.get("time/train_seconds", math.nan) for line in last]),
+            select_seconds=float(np.mean([_known(s.select_seconds) for s in found])),
+        )  # fmt: skip
+
+    def cell(self, arm: str, size: int) -> CellResult | None:
         return next((cell for cell in self.cells if (cell.arm, cell.size) == (arm, size)), None)
 
     @property
-    def full(self) -> Cell:
+    def full(self) -> CellResult:
         return next(cell for cell in self.cells if cell.selector == "all")
 
     @property
@@ -107,22 +141,41 @@ class Study:
         names = dict.fromkeys(cell.arm for cell in self.cells if cell.selector != "all")
         return sorted(names, key=lambda name: name == RANDOM)
 
-    def of_arm(self, arm: str) -> list[Cell]:
+    def of_arm(self, arm: str) -> list[CellResult]:
         """Its cells, the largest size first."""
         return sorted((cell for cell in self.cells if cell.arm == arm), key=lambda cell: -cell.size)
 
     @cached_property
     def scores(self) -> list[Score]:
-        return [_score(self.exps, record, self.record["score_runs"]) for record in self.record["means"]]
+        return [self._score(record) for record in self.record.means]
 
-    def score_of(self, cell: Cell) -> Score | None:
+    def _score(self, told: MeanRecord) -> Score:
+        """A mean score, the scores of its runs, and what they cost: a run counts as far as the scored step."""
+        mean, made = self._loaded(self.exps / told.path)
+        runs = self.record.score_runs
+        loaded = [self._loaded(score_file(self.exps / path, told.type, told.step)) for path in runs]
+        trained = 0.0
+        for path in runs:
+            last = self.run(path).reports[-1]
+            trained += last.get("time/train_seconds", math.nan) * min(1.0, told.step / last["step"])
+        unknown = 0.0 if told.type in TRAINING_SCORES else math.nan  # those come with the training
+        scored = sum(_known(own and own.seconds, unknown) for _, own in loaded) + _known(made and made.seconds)
+        values = np.stack([values for values, _ in loaded])
+        return Score(told.type, told.step, told.path, mean, values, trained, scored, made)
+
+    def _loaded(self, file: Path) -> Loaded:
+        if file not in self._scores:
+            self._scores[file] = load_scores(file)
+        return self._scores[file]
+
+    def score_of(self, cell: CellResult) -> Score | None:
         """The score that a cell chooses by."""
         return next((s for s in self.scores if (s.type, s.step) == (cell.type, cell.step)), None)
 
     @cached_property
     def first(self) -> StoredRun:
         """The first evaluation run on all data: its options are those of all runs, but for seeds and subsets."""
-        return open_run(self.exps / self.full.paths[0])
+        return self.run(self.full.paths[0])
 
     @property
     def config(self) -> TrainConfig:
@@ -143,7 +196,7 @@ class Study:
             dataset = load_dataset(self.config.dataset, self.config.data_dir)
         except UserError as error:
             return None, str(error)
-        if dataset.fingerprint != self.record["fingerprint"]:
+        if dataset.fingerprint != self.record.fingerprint:
             return None, f"{dataset.name} has changed since the study: its fingerprint is {dataset.fingerprint}."
         return dataset, ""
 
@@ -177,9 +230,9 @@ class Study:
             norms[start : start + CHUNK] = np.linalg.norm(chunk.reshape(len(chunk), -1), axis=1)
         return norms
 
-    def history(self, cell: Cell) -> History:
+    def history(self, cell: CellResult) -> History:
         """Test accuracies of a cell's runs at every report."""
-        lines = [_lines(open_run(self.exps / path)) for path in cell.paths]
+        lines = [self.run(path).reports for path in cell.paths]
         steps = sorted(set.intersection(*({line["step"] for line in of_run} for of_run in lines)))
         by_step = [{line["step"]: line["test_acc"] for line in of_run} for of_run in lines]
         return History(np.array(steps), np.array([[found[step] for step in steps] for found in by_step]))
@@ -188,51 +241,8 @@ class Study:
     def forgetting(self) -> np.ndarray | None:
         """Forgetting scores at the end of training, float [R, N], of the scored runs; None without them."""
         last = score_file(Path(), "forget", self.config.num_steps)
-        files = [self.exps / path / last for path in self.record["score_runs"]]
-        return np.stack([load_scores(file)[0] for file in files]) if all(f.exists() for f in files) else None
-
-
-def _lines(run: StoredRun) -> list[dict[str, Any]]:
-    """Reports of a finished run, at least one.
-
-    Raises:
-        UserError: they are damaged.
-    """
-    return read_lines(run.path / "metrics.jsonl", last=run.config.num_steps)
-
-
-def _cell(exps: Path, record: Mapping[str, Any]) -> Cell:
-    """Raises UserError where one of its runs is not finished."""
-    runs = [open_run(exps / path) for path in record["runs"]]
-    for run in runs:
-        if run.summary is None:
-            raise UserError(f"{run.path} is not finished; the same study command continues it.")
-    found: list[dict[str, Any]] = [run.summary or {} for run in runs]
-    classes = runs[0].arguments["data"]["num_classes"]
-    nothing = [None] * classes  # of runs made before these were recorded
-    return Cell(
-        *(record[name] for name in ("arm", "selector", "type", "step", "size", "fraction")),
-        paths=tuple(record["runs"]),
-        accuracies=np.array([s["test_acc"] for s in found]),
-        per_class=np.array([s.get("test_acc_per_class", nothing) for s in found], float),
-        kept_per_class=np.array([s.get("kept_per_class", nothing) for s in found], float).mean(axis=0),
-        train_seconds=np.array([_lines(run)[-1].get("time/train_seconds", math.nan) for run in runs]),
-        select_seconds=float(np.mean([s.get("select_seconds", math.nan) for s in found])),
-    )
-
-
-def _score(exps: Path, record: Mapping[str, Any], score_runs: list[str]) -> Score:
-    """A mean score, the scores of its runs, and what they cost: a run counts as far as the scored step."""
-    kind, step = record["type"], record["step"]
-    mean, made = load_scores(exps / record["path"])
-    loaded = [load_scores(score_file(exps / path, kind, step)) for path in score_runs]
-    trained = 0.0
-    for path in score_runs:
-        last = _lines(open_run(exps / path))[-1]
-        trained += last.get("time/train_seconds", math.nan) * min(1.0, step / last["step"])
-    unknown = 0.0 if kind in TRAINING_SCORES else math.nan  # those come with the training
-    scored = sum((own or {}).get("seconds", unknown) for _, own in loaded) + (made or {}).get("seconds", math.nan)
-    return Score(kind, step, record["path"], mean, np.stack([values for values, _ in loaded]), trained, scored)
+        files = [self.exps / path / last for path in self.record.score_runs]
+        return np.stack([self._loaded(file)[0] for file in files]) if all(f.exists() for f in files) else None
 
 
 def read_study(exps: Path, exp: str) -> Study:
@@ -248,4 +258,4 @@ def read_study(exps: Path, exp: str) -> Study:
             f"No study in {path.parent} (no study.json); there is: {', '.join(known) or 'none'}. "
             f"Make one: mlflow run . -e study -P exp={exp}"
         )
-    return Study(exps, exp, read_json(path))
+    return Study(exps, exp, StudyRecord.read(path))

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from datadiet.report.decision import Decision
-from datadiet.report.evidence import RANDOM, Cell, History, Score
+from datadiet.report.evidence import RANDOM, CellResult, History, Score
 
 matplotlib.use("agg")
 
@@ -131,7 +131,7 @@ def forgetting_histogram(values: np.ndarray) -> Figure:
     return figure
 
 
-def kept_per_class(by_size: Mapping[int, Sequence[Cell]], total: np.ndarray, names: Sequence[str]) -> Figure:
+def kept_per_class(by_size: Mapping[int, Sequence[CellResult]], total: np.ndarray, names: Sequence[str]) -> Figure:
     """Examples kept of every class by every arm, one panel per size; grey bars: what a random subset leaves on average.
 
     Args:

@@ -10,13 +10,12 @@ import numpy as np
 import pandas as pd
 
 from datadiet.errors import UserError
-from datadiet.report.evidence import Cell, Study
+from datadiet.report.evidence import CellResult, Study
 from datadiet.selectors import selection
 from datadiet.storage.files import write_bytes, write_text
-from datadiet.storage.runs import open_run
 
 
-def table(study: Study, cell: Cell) -> pd.DataFrame:
+def table(study: Study, cell: CellResult) -> pd.DataFrame:
     """Every training example in canonical order, and whether the subset keeps it.
 
     Columns: example_id; index, from 0, the position in the data set's own order; label, as trained on; score_mean
@@ -30,7 +29,7 @@ def table(study: Study, cell: Cell) -> pd.DataFrame:
     dataset = study.dataset
     if dataset is None:
         raise UserError(f"The kept sets need the data set: {study.no_dataset}")
-    run = open_run(study.exps / cell.paths[0])
+    run = study.run(cell.paths[0])
     ids = pd.Series(np.arange(dataset.num_examples), index=dataset.example_ids.astype(str))
     chosen = pd.read_csv(run.path / "kept.csv", usecols=["example_id"], dtype=str)["example_id"]
     if unknown := [name for name in chosen if name not in ids.index]:
@@ -54,13 +53,13 @@ def table(study: Study, cell: Cell) -> pd.DataFrame:
     })  # fmt: skip
 
 
-def path_of(study: Study, cell: Cell, suffix: str) -> Path:
+def path_of(study: Study, cell: CellResult, suffix: str) -> Path:
     """exps/<exp>/kept/<arm>_<size>.<suffix>, spaces of the arm's name as '_'."""
     name = re.sub(r"[^\w.+-]+", "_", cell.arm)
     return study.exps / study.exp / "kept" / f"{name}_{cell.size}.{suffix}"
 
 
-def write(study: Study, cell: Cell) -> list[Path]:
+def write(study: Study, cell: CellResult) -> list[Path]:
     """A subset's table as .csv and as .parquet."""
     found = table(study, cell)
     csv, parquet = path_of(study, cell, "csv"), path_of(study, cell, "parquet")

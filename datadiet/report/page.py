@@ -23,13 +23,10 @@ from datadiet.report import figures, kept_sets, text
 from datadiet.report.decision import Decision, check_margin, noise_audit
 from datadiet.report.evidence import RANDOM, Study, read_study
 from datadiet.report.statistics import Estimate
-from datadiet.report.text import headline, kept, what
-from datadiet.runs.context import Place
+from datadiet.runs.context import Context
 from datadiet.selectors.coresets import Parameters
 from datadiet.selectors.options import given_parameters
-from datadiet.storage.files import read_json, write_bytes, write_json, write_text
-from datadiet.storage.runs import open_run
-from datadiet.tracking.run import track_run
+from datadiet.storage.files import write_bytes, write_json, write_text
 
 MARGIN = 0.5  # percentage points, where neither the caller nor the study says
 _OF_A_RUN = frozenset(
@@ -62,7 +59,7 @@ def pictures(decision: Decision) -> list[Picture]:
     full, arms = study.full, study.arms
     sizes = sorted({cell.size for cell in study.cells if cell is not full}, reverse=True)
     at_size = [found for arm in arms if (found := study.cell(arm, shown.size))]
-    level = f"{kept(shown.fraction)} kept"
+    level = f"{text.kept(shown.fraction)} kept"
     made = [
         _picture("accuracy", "Accuracy against the fraction kept",
                  f"Means over {len(full.accuracies)} runs with 95 % intervals, where there are any; the grey line and "
@@ -166,7 +163,7 @@ def class_rows(decision: Decision) -> list[tuple[str, int, int, str, str]]:
 
 def commands(study: Study, decision: Decision) -> list[tuple[str, str]]:
     """What to type to repeat it: purpose and command."""
-    given = {**study.record["plan"], "exp": study.exp}
+    given = {**study.record.plan, "exp": study.exp}
     words = [f"{name}={_typed(value)}" for name, value in given.items() if not _is_default(name, value)]
     made = [
         ("This study; finished runs are not repeated:", _mlflow("study", words)),
@@ -182,13 +179,13 @@ def commands(study: Study, decision: Decision) -> list[tuple[str, str]]:
         for name in values
         if name not in _OF_A_RUN and not _is_default(name, values[name])
     ]
-    chosen_by = given_parameters(open_run(study.exps / cell.paths[0]).config)
+    chosen_by = given_parameters(study.run(cell.paths[0]).config)
     own = [*(f"{name}={_typed(value)}" for name, value in chosen_by.items()), *own]
     if cell.selector == "keep_max" and (score := study.score_of(cell)):
         words = [f"size={cell.size}", f"scores=exps/{score.path}", *own]
-        made.append((f"One more training on {what(cell)}:", _mlflow("keep_max", words)))
+        made.append((f"One more training on {text.what(cell)}:", _mlflow("keep_max", words)))
     elif cell.selector == RANDOM:
-        made.append((f"One more training on {what(cell)}:", _mlflow("random_subset", [f"size={cell.size}", *own])))
+        made.append((f"One more training on {text.what(cell)}:", _mlflow("random_subset", [f"size={cell.size}", *own])))
     return made
 
 
@@ -236,34 +233,40 @@ def html(decision: Decision, shown: list[Picture], kept_files: list[str]) -> str
         class_rows=class_rows(decision), audit=noise_audit(study), commands=commands(study, decision),
         cost=decision.cost, version=datadiet.__version__, typed=_typed, isfinite=math.isfinite, interval=_interval,
         spread=_spread,
-        score_records={score.name: read_json((study.exps / score.path).with_suffix(".json"))
-                       for score in study.scores},
+        score_records={score.name: score.made for score in study.scores if score.made},
     )  # fmt: skip
 
 
 def margin_of(study: Study, margin: float | None) -> float:
     """The margin asked for, else the study's own, else MARGIN; see `check_margin`."""
-    found = study.record["plan"].get("margin", MARGIN) if margin is None else margin
+    found = study.record.plan.get("margin", MARGIN) if margin is None else margin
     check_margin(found)
     return float(found)
 
 
-def write_report(exps: Path, exp: str, margin: float | None = None) -> list[Path]:
-    """Report, pictures and numbers of a finished study, and the kept set of every subset, below exps/<exp>/.
+def read_decision(exps: Path, exp: str, margin: float | None = None) -> Decision:
+    """What a finished study decides.
 
     Args:
         exps: The mirror.
         exp: Experiment folder of the study.
         margin: Loss of test accuracy that would not matter, in percentage points; None: the study's own.
-    Returns:
-        What is worth logging: report.html, statistics.json, figures/*.png, and the kept set of the subset that the
-        report is about (kept/ has the others).
     Raises:
         UserError: no study there, or one that is not finished.
     """
     study = read_study(exps, exp)
-    decision = Decision(study, margin_of(study, margin))
-    folder = exps / exp
+    return Decision(study, margin_of(study, margin))
+
+
+def write_report(decision: Decision) -> list[Path]:
+    """Report, pictures and numbers of a decision, and the kept set of every subset, below exps/<exp>/.
+
+    Returns:
+        What is worth logging: report.html, statistics.json, figures/*.png, and the kept set of the subset that the
+        report is about (kept/ has the others).
+    """
+    study = decision.study
+    folder = study.exps / study.exp
     made, products = pictures(decision), []
     if study.dataset is not None:
         for cell in study.cells:
@@ -279,23 +282,20 @@ def write_report(exps: Path, exp: str, margin: float | None = None) -> list[Path
     return paths + products
 
 
-def make_report(exp: str, margin: float | None, place: Place) -> Path:
+def make_report(exp: str, margin: float | None, context: Context) -> Decision:
     """Make the report of a study again from the mirror, and log it to MLflow as a run of its own.
 
     Returns:
-        report.html.
+        What it is about.
     """
-    exps = place.layout.exps
     if margin is not None:
         check_margin(margin)  # before anything is read
-    study = read_study(exps, exp)
-    told = margin_of(study, margin)
-    note = f"Report of the study {exp} at a margin of {told:g} percentage points.\n\n    {place.command}"
-    with track_run("report", exp, f"{exp}/report", params={"margin": told}, note=note) as tracked:
-        paths = write_report(exps, exp, told)
-        for path in paths:
-            inside = path.parent.relative_to(exps / exp).as_posix()
+    decision = read_decision(context.output.layout.exps, exp, margin)
+    folder = context.output.layout.exps / exp
+    note, params = f"Report of the study {exp} at a margin of {decision.margin:g} points.", {"margin": decision.margin}
+    with context.tracker.track("report", exp, f"{exp}/report", None, params=params, note=note) as tracked:
+        for path in write_report(decision):
+            inside = path.parent.relative_to(folder).as_posix()
             tracked.log_artifact(path, None if inside == "." else inside)
-        decision = Decision(study, told)
-        place.progress.say(f"{headline(decision)}\n{paths[0]}")
-    return paths[0]
+        context.reporter.say(f"{text.headline(decision)}\n{folder / 'report.html'}")
+    return decision

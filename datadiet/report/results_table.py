@@ -8,13 +8,14 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from types import NoneType
 from typing import NamedTuple
 
 from datadiet.config import BUDGETS
 from datadiet.errors import UserError
-from datadiet.runs.context import Place
-from datadiet.storage.files import read_record, write_text
+from datadiet.report.evidence import Study
+from datadiet.runs.context import Context
+from datadiet.storage.files import write_text
+from datadiet.storage.records import Summary
 from datadiet.tracking import mlflow_store
 
 HEADER = (
@@ -55,19 +56,27 @@ def from_mirror(exps_path: Path) -> list[Result]:
     """
     if not exps_path.is_dir():
         raise UserError(f"exps_path={exps_path}: no such folder; expected the exps/ folder of a root.")
-    kinds = dict(zip(Result._fields, (str, str, str, str, int, int, *[(int, float)] * 3, (str, NoneType))))
-    read = (read_record(path, **kinds) for path in _summaries(exps_path))
-    records = (record | {"budget": record.get("budget") or BUDGETS[0]} for record in read)
-    return [Result(*(record[name] for name in Result._fields)) for record in records]
+    return [_result(Summary.read(folder / "summary.json")) for folder in _finished(exps_path)]
 
 
-def _summaries(folder: Path) -> Iterator[Path]:
-    """Every summary.json below a folder. Nothing else is looked for within a run: its checkpoints are many files."""
+def of_study(study: Study) -> list[Result]:
+    """Every finished training run below the folder of a study."""
+    folders = _finished(study.exps / study.exp)
+    summaries = (study.run(folder.relative_to(study.exps).as_posix()).summary for folder in folders)
+    return [_result(summary) for summary in summaries if summary]
+
+
+def _result(summary: Summary) -> Result:
+    return Result(*(getattr(summary, name) for name in Result._fields))
+
+
+def _finished(folder: Path) -> Iterator[Path]:
+    """Folders of finished runs below a folder. Within a run nothing is looked for: its checkpoints are many files."""
     for found, folders, files in os.walk(folder):
         if "args.json" in files:
             folders.clear()
         if "summary.json" in files:
-            yield Path(found) / "summary.json"
+            yield Path(found)
 
 
 def from_mlflow(root: Path | None) -> list[Result]:
@@ -144,7 +153,12 @@ def _check_output(path: Path, overwrite: bool) -> None:
 
 
 def write_table(
-    exps_path: Path | None, output: Path, root: Path | None, exp: str | None, place: Place, budget: str | None = None
+    exps_path: Path | None,
+    output: Path,
+    root: Path | None,
+    exp: str | None,
+    context: Context,
+    budget: str | None = None,
 ) -> None:
     """Write results.csv and log it to MLflow.
 
@@ -156,13 +170,13 @@ def write_table(
     Raises:
         UserError: there is no finished training run, or there are runs of several budgets.
     """
-    _check_output(output, place.overwrite)
+    _check_output(output, context.output.overwrite)
     if exp is not None:
-        place.layout.experiment(exp)
+        context.output.layout.experiment(exp)
     if budget not in (None, *BUDGETS):
         raise UserError(f"budget={budget}: expected one of {', '.join(BUDGETS)}.")
-    if place.offline and exps_path is None:
-        exps_path = place.layout.exps
+    if context.tracker.offline and exps_path is None:
+        exps_path = context.output.layout.exps
     found = from_mirror(exps_path) if exps_path else from_mlflow(root)
     found = of_one_budget([r for r in found if exp is None or r.path.startswith(f"{exp}/")], budget)
     source = str(exps_path) if exps_path else f"MLflow ({mlflow_store.store_name()})"
@@ -173,7 +187,7 @@ def write_table(
         )
     params = {"exps_path": exps_path or "MLflow", "output": output, "root": root or "all", "exp": exp or "all"}
     note = f"Table of {len(found)} finished training runs, from {source}."
-    with place.track("results", exp or "results", output.name, None, params=params, note=note) as tracked:
+    with context.tracker.track("results", exp or "results", output.name, None, params=params, note=note) as tracked:
         write_text(output, to_csv(found))
         tracked.log_artifact(output)
-    place.progress.say(f"{len(found)} finished training runs from {source} -> {output}")
+    context.reporter.say(f"{len(found)} finished training runs from {source} -> {output}")

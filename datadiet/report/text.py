@@ -6,7 +6,7 @@ import math
 
 from datadiet.report import statistics as st
 from datadiet.report.decision import ClassWarning, Cost, Decision, Line
-from datadiet.report.evidence import RANDOM, Cell
+from datadiet.report.evidence import RANDOM, CellResult
 from datadiet.report.statistics import Estimate
 
 
@@ -39,7 +39,7 @@ def points(difference: Estimate) -> str:
     return f"{text} (no interval: {'one run' if difference.n < 2 else 'all pairs differ by the same'})"
 
 
-def what(cell: Cell) -> str:
+def what(cell: CellResult) -> str:
     """Which examples a subset keeps."""
     count = f"{cell.size:,}"
     if cell.selector == RANDOM:
@@ -155,7 +155,7 @@ def how_sure(decision: Decision) -> list[str]:
 
 def price(decision: Decision) -> list[str]:
     """What the choice costs and when it pays."""
-    line, budget = decision.shown, decision.study.record["budget"]
+    line, budget = decision.shown, decision.study.record.budget
     cost = decision.cost(line)
     found = [
         f"One training takes {seconds(cost.subset_training.mean)} on the subset, {seconds(cost.full_training.mean)} on "

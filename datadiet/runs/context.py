@@ -1,4 +1,7 @@
-"""Where an entry point writes and how it reports."""
+"""What a piece of work is handed beside its options: where output lies, who is told, and what tracks.
+
+None of it ever changes a result.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,19 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from datadiet.storage.layout import ExperimentLayout
-from datadiet.tracking.run import TrackedRun, track_run
+from datadiet.tracking.run import TrackedRun, check_store, track_run
 
 
-class Progress(Protocol):
+@dataclass(frozen=True)
+class Output:
+    """Where output lies, and what may become of what lies there already."""
+
+    layout: ExperimentLayout
+    overwrite: bool = False
+    resume: bool = False  # a finished run with the same options is taken as it is, an unfinished one continued
+
+
+class Reporter(Protocol):
     """Shows that work goes on."""
 
     def counter(self, total: int, label: str) -> AbstractContextManager[Callable[[int], Any]]:
@@ -25,23 +37,39 @@ class Progress(Protocol):
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where an entry point writes and how it reports, which never changes a result."""
+class Tracker:
+    """What tracks: an MLflow run for each piece of work, nested where it is a part of a larger one."""
 
-    layout: ExperimentLayout
-    progress: Progress
+    root: Path  # of exps, as a tag
     command: str  # that the user would type to repeat this
-    overwrite: bool = False
-    resume: bool = False  # a finished run with the same options is taken as it is, an unfinished one continued
+    say: Callable[[str], Any]  # told when MLflow goes away
     parent: TrackedRun | None = None
     offline: bool = False  # MLflow is never called; `sync` tells it later
     tags: Mapping[str, str] = field(default_factory=dict)  # more of MLflow's tags, as datadiet.<tag>
 
+    def check(self) -> None:
+        """Refuse to begin where MLflow cannot be reached, before any work is done; a part of a larger work goes on.
+
+        Raises:
+            UserError: with what to do.
+        """
+        if self.parent is None:
+            check_store(self.offline)
+
     def track(
         self, kind: str, exp: str, name: str, mirror: Path | None, *, params: dict[str, Any], note: str, **tags: str
     ) -> AbstractContextManager[TrackedRun]:
-        """`tracking.open_run` as this place has it."""
+        """`track_run` with what this knows."""
         return track_run(
             kind, exp, name, params=params, note=f"{note}\n\n    {self.command}", parent=self.parent, mirror=mirror,
-            offline=self.offline, say=self.progress.say, root=str(self.layout.root.resolve()), **{**self.tags, **tags},
+            offline=self.offline, say=self.say, root=str(self.root.resolve()), **{**self.tags, **tags},
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Context:
+    """All three, for work that needs them; its parts are handed no more than they use."""
+
+    output: Output
+    reporter: Reporter
+    tracker: Tracker

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,16 +16,16 @@ from datadiet.config import TrainConfig
 from datadiet.data import align
 from datadiet.data.batches import Normalizer, fit_images
 from datadiet.data.dataset import Dataset
-from datadiet.data.registry import count_examples, load_dataset
+from datadiet.data.registry import load_dataset
 from datadiet.errors import UserError
 from datadiet.models.registry import check_model
-from datadiet.runs.context import Place
 from datadiet.scores import trajectory
 from datadiet.scores.checkpoint import TRAINING_SCORES, compute_features
 from datadiet.selectors import selection
 from datadiet.selectors.options import MANIFEST, given_parameters, parameters, refuse_unused
 from datadiet.storage.layout import ExperimentLayout, score_file
 from datadiet.storage.manifests import find_manifest, manifest_ids
+from datadiet.storage.records import ScoreRecord
 from datadiet.storage.runs import open_run
 from datadiet.storage.score_files import load_scores
 
@@ -43,8 +42,14 @@ class ScoreChoice:
 DEFAULT_CHOICE = ScoreChoice()
 
 
-def resolve_config(config: TrainConfig) -> TrainConfig:
-    """Names checked and derived options filled in, without loading data."""
+def resolve_config(config: TrainConfig, num_examples: int) -> TrainConfig:
+    """Names checked and derived options filled in, without loading data.
+
+    Args:
+        num_examples: N of the full training set.
+    Raises:
+        UserError: an option is impossible.
+    """
     check_model(config.model)
     if config.selector == MANIFEST:
         config = find_manifest(config)
@@ -56,8 +61,7 @@ def resolve_config(config: TrainConfig) -> TrainConfig:
     refuse_unused(config)
     selection.check_words(parameters(config))
     options.validate(config)
-    count = count_examples(config.dataset, config.data_dir)
-    return options.fit_budget(options.resolve(config, count), count)
+    return options.fit_budget(options.resolve(config, num_examples), num_examples)
 
 
 def default_scores(layout: ExperimentLayout, config: TrainConfig, choice: ScoreChoice) -> Path:
@@ -128,11 +132,11 @@ def _commands_for(path: Path, layout: ExperimentLayout, config: TrainConfig, cho
     return [*commands, f"mlflow run . -e mean_score -P n_runs=3{scored}"]
 
 
-def _align(path: Path, values: np.ndarray, record: dict[str, Any], dataset: Dataset) -> np.ndarray:
+def _align(path: Path, values: np.ndarray, record: ScoreRecord, dataset: Dataset) -> np.ndarray:
     """Scores in the order of `dataset`, by the ids of their record; an error names the file."""
-    ids = np.array(record["example_ids"])
+    ids = np.array(record.example_ids)
     try:
-        return align.align(values, ids, record["fingerprint"], dataset, record["dataset"])
+        return align.align(values, ids, record.fingerprint, dataset, record.dataset)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
@@ -150,11 +154,11 @@ def read_scores(path: Path, dataset: Dataset, say: Callable[[str], None]) -> tup
         values = align.accept_bare(values, path, dataset) if bare else _align(path, values, record, dataset)
     for warning in caught:
         say(f"Warning: {warning.message}")
-    return values, record.get("type") if record else None
+    return values, record.type if record else None
 
 
 def choose(
-    config: TrainConfig, dataset: Dataset, labels: np.ndarray, place: Place
+    config: TrainConfig, dataset: Dataset, labels: np.ndarray, say: Callable[[str], None]
 ) -> tuple[np.ndarray, np.ndarray | None, str | None]:
     """Ids to train on in kept order [M], the scores they were chosen by, and the type of those.
 
@@ -169,7 +173,7 @@ def choose(
         return manifest_ids(Path(config.manifest), dataset), None, None
     values, score_type = None, None
     if config.scores is not None:
-        values, score_type = read_scores(Path(config.scores), dataset, place.progress.say)
+        values, score_type = read_scores(Path(config.scores), dataset, say)
     chosen_from = everything if values is None else values
     kept = selection.kept_order(
         config.selector, chosen_from, size=config.size, seed=config.random_subset_seed, labels=labels,
@@ -221,7 +225,7 @@ def features(config: TrainConfig, dataset: Dataset) -> np.ndarray:
     assert config.features_run is not None
     assert config.features_step is not None
     path = Path(config.features_run)
-    trained_on = open_run(path).arguments["data"]["fingerprint"]
+    trained_on = open_run(path).data.fingerprint
     if trained_on != dataset.fingerprint:
         raise UserError(f"features_run={path} was trained on other data than {dataset.name}: name a run on that.")
     folder = path / "ckpts" / str(config.features_step)

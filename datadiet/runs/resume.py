@@ -14,7 +14,6 @@ from typing import Any
 
 from datadiet import config as options
 from datadiet.config import TrainConfig
-from datadiet.data.dataset import Dataset
 from datadiet.errors import Diverged, UserError
 from datadiet.scores.trajectory import TRAJECTORIES
 from datadiet.storage.checkpoints import checkpoint_steps, load_seconds, load_state
@@ -40,18 +39,19 @@ class Start:
     seconds: dict[str, float] = field(default_factory=dict)  # spent up to there
 
 
-def check_same(run_dir: Path, config: TrainConfig, dataset: Dataset, inputs: dict[str, str]) -> None:
+def check_same(run_dir: Path, config: TrainConfig, fingerprint: str, inputs: dict[str, str]) -> None:
     """Refuse a run that was made with other options or from other data.
 
     Args:
+        fingerprint: Of the data that there is now.
         inputs: Files that say what it trains on, by name, as they would be written now.
     Raises:
         UserError: with what differs.
     """
     run = open_run(run_dir)
     differing = options.differences(options.as_dict(run.config), options.as_dict(config))
-    if run.arguments["data"]["fingerprint"] != dataset.fingerprint:
-        differing["data"] = (run.arguments["data"]["fingerprint"][:12], dataset.fingerprint[:12])
+    if run.data.fingerprint != fingerprint:
+        differing["data"] = (run.data.fingerprint[:12], fingerprint[:12])
     told = [f"{name}: {there} there, {here} asked for" for name, (there, here) in differing.items()]
     if not told:
         files = ((name, run_dir / name, text) for name, text in inputs.items())

@@ -8,15 +8,15 @@ from pathlib import Path
 from datadiet import config as options
 from datadiet.config import TrainConfig
 from datadiet.data.batches import randomize_labels
-from datadiet.data.registry import load_dataset
-from datadiet.runs.context import Place
+from datadiet.data.registry import count_examples, load_dataset
+from datadiet.runs.context import Context
 from datadiet.runs.inputs import ScoreChoice, choose, find_sources, resolve_config, scored_by
 from datadiet.runs.score import check_replaceable
 from datadiet.selectors.coresets import Parameters
 from datadiet.selectors.options import FEATURE_FIELDS
 from datadiet.storage.manifests import write_manifest
+from datadiet.storage.records import KeptRecord
 from datadiet.tracking import record
-from datadiet.tracking.run import check_store
 
 RECORDED = (
     "selector", "size", "scores", *Parameters._fields, *FEATURE_FIELDS, "random_subset_seed",
@@ -24,39 +24,40 @@ RECORDED = (
 )  # fmt: skip
 
 
-def select_run(config: TrainConfig, exp: str, place: Place, choice: ScoreChoice) -> Path:
+def select_run(config: TrainConfig, exp: str, context: Context, choice: ScoreChoice) -> Path:
     """Choose examples as a training run with these options would, and write kept.csv and kept.json.
 
     Args:
         config: Options as given; those of training do not matter.
         exp: Experiment folder.
-        place: Where and how to report.
+        context: Where output lies, who is told, and what tracks.
         choice: The score to select by where config.scores is None.
     Returns:
         kept.csv, which `selector=manifest` trains on.
     Raises:
         UserError: anything the caller can repair, or another selection in the way.
     """
-    config = find_sources(place.layout, resolve_config(config), choice)
-    path = place.layout.run(exp, config) / "kept.csv"
-    if place.parent is None:
-        check_store(place.offline)
+    layout = context.output.layout
+    resolved = resolve_config(config, count_examples(config.dataset, config.data_dir))
+    config = find_sources(layout, resolved, choice)
+    path = layout.run(exp, config) / "kept.csv"
+    context.tracker.check()
     dataset = load_dataset(config.dataset, config.data_dir)
     recorded = {name: value for name, value in options.as_dict(config).items() if name in RECORDED}
     facts = {**recorded, "fingerprint": dataset.fingerprint}
-    check_replaceable(path, facts, place.overwrite)
+    check_replaceable(path, facts, context.output.overwrite, KeptRecord.read)
     labels, _ = randomize_labels(dataset.train_labels, config.random_label_fraction, config.random_label_seed)
     start = time.perf_counter()
-    kept, values, score_type = choose(config, dataset, labels, place)
+    kept, values, score_type = choose(config, dataset, labels, context.reporter.say)
     seconds = time.perf_counter() - start
-    kept_by, name = scored_by(config, score_type), place.layout.name(path.parent)
+    kept_by, name = scored_by(config, score_type), layout.name(path.parent)
     note = f"{len(kept):,} of {dataset.num_examples:,} examples of {dataset.name} ({kept_by})."
     params, mirror = {"dataset": dataset.name, **recorded}, path.with_name(record.NAME)
-    with place.track("select", exp, name, mirror, params=params, note=note, scored_by=kept_by) as tracked:
-        write_manifest(path, dataset, kept, values, facts | {"kept_by": kept_by})
+    with context.tracker.track("select", exp, name, mirror, params=params, note=note, scored_by=kept_by) as tracked:
+        write_manifest(path, dataset, kept, values, recorded, kept_by)
         tracked.log_input(dataset.name, dataset.subset_digest(kept), "selection", num_rows=len(kept), kept_by=kept_by)
         tracked.log_metrics({"select/kept": len(kept), "select/seconds": seconds})
         for file in (path, path.with_suffix(".json")):
             tracked.log_artifact(file)
-    place.progress.say(f"{len(kept):,} examples kept ({kept_by}) in {seconds:.1f} s -> {path}")
+    context.reporter.say(f"{len(kept):,} examples kept ({kept_by}) in {seconds:.1f} s -> {path}")
     return path

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from datadiet import config as options
 from datadiet.config import TrainConfig
 from datadiet.data.batches import fit_images, randomize_labels
 from datadiet.data.dataset import Dataset
 from datadiet.data.registry import load_dataset
 from datadiet.errors import UserError
 from datadiet.models.registry import input_shape
-from datadiet.runs.context import Place
 from datadiet.runs.inputs import choose, scored_by
-from datadiet.storage.files import csv_text, sealed, write_text
+from datadiet.storage.files import csv_text, write_text
+from datadiet.storage.layout import ExperimentLayout
 from datadiet.storage.manifests import manifest_text
+from datadiet.storage.records import Arguments, DataFacts
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,9 @@ def load_data(config: TrainConfig) -> tuple[Dataset, Dataset]:
     return published, dataset
 
 
-def prepare_task(config: TrainConfig, exp: str, place: Place, loaded: tuple[Dataset, Dataset]) -> Task:
+def prepare_task(
+    config: TrainConfig, exp: str, layout: ExperimentLayout, loaded: tuple[Dataset, Dataset], say: Callable[[str], None]
+) -> Task:
     """Choose the examples of a run.
 
     Args:
@@ -71,7 +73,7 @@ def prepare_task(config: TrainConfig, exp: str, place: Place, loaded: tuple[Data
     published, dataset = loaded
     labels, touched = randomize_labels(dataset.train_labels, config.random_label_fraction, config.random_label_seed)
     start = time.perf_counter()
-    kept, values, score_type = choose(config, published, labels, place)
+    kept, values, score_type = choose(config, published, labels, say)
     select_seconds = time.perf_counter() - start
     inputs = {}
     if config.selector != "all":
@@ -79,22 +81,20 @@ def prepare_task(config: TrainConfig, exp: str, place: Place, loaded: tuple[Data
     if config.random_label_fraction:
         rows = ((dataset.example_ids[i], i, dataset.train_labels[i], labels[i]) for i in touched)
         inputs["random_labels.csv"] = csv_text("example_id,id,label,random_label", rows)
-    run_dir = place.layout.run(exp, config)
-    name, kept_by = place.layout.name(run_dir), scored_by(config, score_type)
+    run_dir = layout.run(exp, config)
+    name, kept_by = layout.name(run_dir), scored_by(config, score_type)
     return Task(config, exp, run_dir, name, dataset, labels, touched, kept, kept_by, select_seconds, inputs)
 
 
 def write_inputs(task: Task) -> None:
     """args.json and the inputs; those that are there already are kept: `resume.check_same` has compared them."""
-    facts = {
-        "fingerprint": task.dataset.fingerprint,
-        "num_examples": task.dataset.num_examples,
-        "num_classes": task.dataset.num_classes,
-        "image_shape": list(task.dataset.image_shape),
-        "mean": task.dataset.mean.tolist(),
-        "std": task.dataset.std.tolist(),
-    }
-    arguments = sealed({"exp": task.exp, **options.as_dict(task.config), "data": facts})
-    for name, text in {"args.json": json.dumps(arguments, indent=1) + "\n", **task.inputs}.items():
+    dataset, path = task.dataset, task.run_dir / "args.json"
+    facts = DataFacts(
+        dataset.fingerprint, dataset.num_classes, list(dataset.image_shape), dataset.num_examples,
+        dataset.mean.tolist(), dataset.std.tolist(),
+    )  # fmt: skip
+    if not path.exists():
+        Arguments(config=task.config, data=facts, exp=task.exp).write(path)
+    for name, text in task.inputs.items():
         if not (task.run_dir / name).exists():
             write_text(task.run_dir / name, text)

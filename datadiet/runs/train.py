@@ -5,29 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
 from datadiet import config as options
 from datadiet.config import TrainConfig
+from datadiet.data.registry import count_examples
 from datadiet.errors import Interrupted, UserError
 from datadiet.models.networks import Network
 from datadiet.models.registry import build_model
 from datadiet.runs import resume
 from datadiet.runs.background import Background
-from datadiet.runs.context import Place
+from datadiet.runs.context import Context, Output, Tracker
 from datadiet.runs.inputs import DEFAULT_CHOICE, ScoreChoice, find_sources, resolve_config
 from datadiet.runs.signals import listen
 from datadiet.runs.task import Task, load_data, prepare_task, write_inputs
 from datadiet.scores import trajectory
 from datadiet.storage.checkpoints import save_checkpoint
-from datadiet.storage.files import append_line, npy_bytes, sealed, write_bytes, write_json
+from datadiet.storage.files import append_line, npy_bytes, write_bytes
 from datadiet.storage.layout import score_file
+from datadiet.storage.records import Summary
 from datadiet.storage.runs import check_free, claim, lock_run, open_run
 from datadiet.storage.score_files import save_scores
 from datadiet.tracking import record
-from datadiet.tracking.run import TrackedRun, check_store, settle
+from datadiet.tracking.run import TrackedRun, settle
 from datadiet.training.loop import Entrant, Report, class_metric, fit_runs, gains_together
 from datadiet.training.state import DeviceData, initial_state, on_device
 
@@ -53,13 +55,13 @@ def save_step(task: Task, report: Report) -> None:
         resume.remove_unplanned(run_dir, task.config, step)
 
 
-def train_run(config: TrainConfig, exp: str, place: Place, choice: ScoreChoice = DEFAULT_CHOICE) -> dict[str, Any]:
+def train_run(config: TrainConfig, exp: str, context: Context, choice: ScoreChoice = DEFAULT_CHOICE) -> Summary:
     """One training run: choose examples, train, mirror and log every report.
 
     Args:
         config: Options as given.
         exp: Experiment folder.
-        place: Where and how to report.
+        context: Where output lies, who is told, and what tracks.
         choice: The score to select by where config.scores is None.
     Returns:
         The summary, as in summary.json.
@@ -67,12 +69,12 @@ def train_run(config: TrainConfig, exp: str, place: Place, choice: ScoreChoice =
         UserError: anything the caller can repair; before data is loaded where that can be known.
         Interrupted: SIGTERM or Ctrl-C came; what was done is saved.
     """
-    return train_runs(config, [config.run], exp, place, choice)[0]
+    return train_runs(config, [config.run], exp, context, choice)[0]
 
 
 def train_runs(
-    config: TrainConfig, runs: Sequence[int], exp: str, place: Place, choice: ScoreChoice = DEFAULT_CHOICE
-) -> list[dict[str, Any]]:
+    config: TrainConfig, runs: Sequence[int], exp: str, context: Context, choice: ScoreChoice = DEFAULT_CHOICE
+) -> list[Summary]:
     """Several training runs that differ in `run` and the seeds that derive from it, each with a folder and an MLflow
     run of its own; at the same time where that is faster.
 
@@ -83,54 +85,67 @@ def train_runs(
     """
     if len(set(runs)) < len(runs):
         raise UserError(f"runs={','.join(map(str, runs))}: expected each run once.")
-    if place.resume and place.overwrite:
+    count = count_examples(config.dataset, config.data_dir)
+    return train_resolved([resolve_config(replace(config, run=run), count) for run in runs], exp, context, choice)
+
+
+def train_resolved(
+    configs: Sequence[TrainConfig], exp: str, context: Context, choice: ScoreChoice = DEFAULT_CHOICE
+) -> list[Summary]:
+    """`train_runs` of resolved configs that differ in `run` and its seeds."""
+    output, tracker, say = context.output, context.tracker, context.reporter.say
+    if output.resume and output.overwrite:
         raise UserError("resume=true and overwrite=true exclude each other: continue the run, or replace it.")
-    configs = [find_sources(place.layout, resolve_config(replace(config, run=run)), choice) for run in runs]
-    for run_dir in (place.layout.run(exp, one) for one in configs):
-        if run_dir.exists():
-            with lock_run(run_dir):  # a second process is refused before it loads data
-                check_free(run_dir, place.overwrite or place.resume)
-                if place.resume:
-                    resume.check_worthwhile(run_dir)
-    if place.parent is None:
-        check_store(place.offline)
+    configs = [find_sources(output.layout, config, choice) for config in configs]
+    for config in configs:
+        _check_folder(output.layout.run(exp, config), output)
+    tracker.check()
     loaded = load_data(configs[0])
-    tasks = [prepare_task(one, exp, place, loaded) for one in configs]
+    tasks = [prepare_task(config, exp, output.layout, loaded, say) for config in configs]
     with ExitStack() as locks:
         for task in tasks:
             locks.enter_context(lock_run(task.run_dir))
-        tasks = [replace(t, continues=place.resume and (t.run_dir / "args.json").exists()) for t in tasks]
-        summaries = {task.name: _begin(task, place) for task in tasks}
-        summaries |= _train_all([task for task in tasks if summaries[task.name] is None], place)
-    return [summaries[task.name] for task in tasks]
+        tasks = [replace(t, continues=output.resume and (t.run_dir / "args.json").exists()) for t in tasks]
+        summaries = {task.name: _begin(task, context) for task in tasks}
+        summaries |= _train_all([task for task in tasks if summaries[task.name] is None], context)
+    return [summary for task in tasks if (summary := summaries[task.name])]
 
 
-def _begin(task: Task, place: Place) -> dict[str, Any] | None:
+def _check_folder(run_dir: Path, output: Output) -> None:
+    """Refuse, before data is loaded, a folder that another process holds or whose run would be lost."""
+    if run_dir.exists():
+        with lock_run(run_dir):
+            check_free(run_dir, output.overwrite or output.resume)
+            if output.resume:
+                resume.check_worthwhile(run_dir)
+
+
+def _begin(task: Task, context: Context) -> Summary | None:
     """Make the folder of a run with its inputs; where it is there and finished, its summary."""
     if not task.continues:
-        claim(task.run_dir, place.overwrite)
-    elif (summary := finished(task, place)) is not None:
+        claim(task.run_dir, context.output.overwrite)
+    elif (summary := finished(task, context.tracker, context.reporter.say)) is not None:
         return summary
     write_inputs(task)
     return None
 
 
-def finished(task: Task, place: Place) -> dict[str, Any] | None:
+def finished(task: Task, tracker: Tracker, say: Callable[[str], None]) -> Summary | None:
     """Summary of a finished run; None where the run is to be continued.
 
     Raises:
         UserError: it was made otherwise.
     """
-    resume.check_same(task.run_dir, task.config, task.dataset, task.inputs)
+    resume.check_same(task.run_dir, task.config, task.dataset.fingerprint, task.inputs)
     resume.remove_temporary(task.run_dir)
     summary = open_run(task.run_dir).summary
     if summary is not None:
-        settle(task.run_dir / record.NAME, place.parent, place.offline)
-        place.progress.say(f"{task.name}: finished before, taken as it is")
+        settle(task.run_dir / record.NAME, tracker.parent, tracker.offline)
+        say(f"{task.name}: finished before, taken as it is")
     return summary
 
 
-def _train_all(tasks: Sequence[Task], place: Place) -> dict[str, dict[str, Any]]:
+def _train_all(tasks: Sequence[Task], context: Context) -> dict[str, Summary]:
     """Train in folders that are locked and have their inputs; the summaries by name.
 
     Raises:
@@ -141,12 +156,12 @@ def _train_all(tasks: Sequence[Task], place: Place) -> dict[str, dict[str, Any]]
     config, dataset = tasks[0].config, tasks[0].dataset
     network = build_model(config.model, dataset.num_classes, dataset.image_shape, config.width, config.compute_dtype)
     splits = on_device(dataset, "train", tasks[0].labels), on_device(dataset, "test")
-    ended: dict[str, dict[str, Any] | UserError] = {}
+    ended: dict[str, Summary | UserError] = {}
     with listen() as stopping:
-        for group in _groups(tasks, network, place):
-            ended |= _train(group, network, splits, place, stopping)
-            if stopping() and (place.parent or len(ended) < len(tasks)):
-                raise Interrupted(f"Stopped after {group[-1][0].name}. Continue: {_again(place)}")
+        for group in _groups(tasks, network, context.reporter.say):
+            ended |= _train(group, network, splits, context, stopping)
+            if stopping() and (context.tracker.parent or len(ended) < len(tasks)):
+                raise Interrupted(f"Stopped after {group[-1][0].name}. Continue: {_again(context)}")
     if len(tasks) == 1 and isinstance(error := ended[tasks[0].name], UserError):
         raise error
     if errors := [f"{name}: {error}" for name, error in ended.items() if isinstance(error, UserError)]:
@@ -154,40 +169,46 @@ def _train_all(tasks: Sequence[Task], place: Place) -> dict[str, dict[str, Any]]
     return {name: summary for name, summary in ended.items() if not isinstance(summary, UserError)}
 
 
-def _groups(tasks: Sequence[Task], network: Network, place: Place) -> Iterator[list[tuple[Task, resume.Start]]]:
+def _groups(
+    tasks: Sequence[Task], network: Network, say: Callable[[str], None]
+) -> Iterator[list[tuple[Task, resume.Start]]]:
     """Runs that train at the same time: those that begin at the same step, where that is faster; else each alone."""
     if not gains_together(tasks[0].config.model):
-        yield from ([(task, _start(task, network, place))] for task in tasks)
+        yield from ([(task, _start(task, network, say))] for task in tasks)
         return
-    starts = [_start(task, network, place) for task in tasks]
+    starts = [_start(task, network, say) for task in tasks]
     for step in dict.fromkeys(start.step or 0 for start in starts):
         yield [(task, start) for task, start in zip(tasks, starts) if (start.step or 0) == step]
 
 
-def _start(task: Task, network: Network, place: Place) -> resume.Start:
+def _start(task: Task, network: Network, say: Callable[[str], None]) -> resume.Start:
     """Where a run begins: untrained, or, where its folder holds a part of it, at the last good checkpoint."""
     fresh = initial_state(network, task.config, task.dataset.num_examples)
     if not task.continues:
         return resume.Start(fresh)
-    start = resume.last_good(task.run_dir, task.config, fresh, place.progress.say)
+    start = resume.last_good(task.run_dir, task.config, fresh, say)
     resume.cut_back(task.run_dir, task.config, start)
     return start
 
 
-def _again(place: Place) -> str:
+def _again(context: Context) -> str:
     """The command that goes on."""
-    return place.command if place.parent or place.resume else f"{place.command} -P resume=true"
+    return (
+        context.tracker.command
+        if context.tracker.parent or context.output.resume
+        else f"{context.tracker.command} -P resume=true"
+    )
 
 
 @contextmanager
-def _open(task: Task, place: Place) -> Iterator[TrackedRun]:
+def _open(task: Task, tracker: Tracker) -> Iterator[TrackedRun]:
     """The MLflow run of a training run, the one it had where it is continued."""
     config = task.config
     note = (
         f"{config.model} on {len(task.kept):,} of {task.dataset.num_examples:,} examples of {task.dataset.name} "
         f"({task.kept_by}), {config.num_steps:,} steps."
     )
-    with place.track(
+    with tracker.track(
         "train", task.exp, task.name, task.run_dir / record.NAME, params=options.as_dict(config), note=note,
         scored_by=task.kept_by,
     ) as tracked:  # fmt: skip
@@ -221,31 +242,30 @@ class Lane:
         if report.metrics:
             self.tracked.log_metrics(self.metrics, report.step, mirrored=True)
 
-    def finish(self, place: Place) -> dict[str, Any]:
+    def finish(self, say: Callable[[str], None]) -> Summary:
         """Write the summary."""
         task, summary = self.task, summarize(self.task, self.tracked, self.metrics)
-        write_json(task.run_dir / "summary.json", sealed(summary))
-        told = f"test accuracy {summary['test_acc']:.4f} in {summary['total_seconds']:.1f} s -> {task.run_dir}"
-        place.progress.say(f"{task.name}: {told}")
+        summary.write(task.run_dir / "summary.json")
+        told = f"test accuracy {summary.test_acc:.4f} in {summary.total_seconds:.1f} s -> {task.run_dir}"
+        say(f"{task.name}: {told}")
         return summary
 
 
 def _train(
     group: Sequence[tuple[Task, resume.Start]], network: Network, splits: tuple[DeviceData, ...],
-    place: Place, stopping: Callable[[], bool],
-) -> dict[str, dict[str, Any] | UserError]:  # fmt: skip
+    context: Context, stopping: Callable[[], bool],
+) -> dict[str, Summary | UserError]:  # fmt: skip
     """Train runs at the same time; by name the summary of each, or why it could not go on.
 
     Raises:
         Interrupted: `stopping` said yes before the last step; the states are saved.
     """
     config, step = group[0][0].config, group[0][1].step or 0
-    ended: dict[str, dict[str, Any] | UserError] = {}
+    ended: dict[str, Summary | UserError] = {}
     with ExitStack() as all_runs:
-        stacks = [all_runs.enter_context(ExitStack()) for _ in group]
-        lanes = [Lane(*pair, own.enter_context(_open(pair[0], place))) for pair, own in zip(group, stacks)]
+        lanes = [Lane(*pair, all_runs.enter_context(_open(pair[0], context.tracker))) for pair in group]
         names = [lane.task.name for lane in lanes]
-        with place.progress.counter(config.num_steps, " … ".join(dict.fromkeys((names[0], names[-1])))) as advance:
+        with context.reporter.counter(config.num_steps, " … ".join(dict.fromkeys((names[0], names[-1])))) as advance:
             advance(step)
             entrants = [lane.entrant() for lane in lanes]
             with Background(len(lanes)) as records:  # written and logged while the next steps are trained
@@ -254,14 +274,16 @@ def _train(
                     if report.error:
                         records.wait()
                         ended[names[run]] = report.error
-                        stacks[run].__exit__(type(report.error), report.error, None)  # FAILED; the others go on
+                        lanes[run].tracked.end("FAILED", report.error)  # the others go on
                     else:
                         records.submit(lanes[run].record, report.kept() if report.save else report)
         if step < config.num_steps and len(ended) < len(lanes):
-            raise Interrupted(f"Stopped after step {step} of {config.num_steps}, all saved. Continue: {_again(place)}")
+            raise Interrupted(
+                f"Stopped after step {step} of {config.num_steps}, all saved. Continue: {_again(context)}"
+            )
         for name, lane in zip(names, lanes):
             if name not in ended:
-                ended[name] = lane.finish(place)
+                ended[name] = lane.finish(context.reporter.say)
     return ended
 
 
@@ -276,26 +298,24 @@ def log_inputs(task: Task, tracked: TrackedRun) -> None:
         tracked.log_metrics({"random_labels/touched": len(task.touched), "random_labels/changed": changed})
 
 
-def summarize(task: Task, tracked: TrackedRun, last: dict[str, float]) -> dict[str, Any]:
+def summarize(task: Task, tracked: TrackedRun, last: dict[str, float]) -> Summary:
     """summary.json of a finished run, from its last metrics."""
     classes = range(task.dataset.num_classes)
     kept_per_class = np.bincount(task.labels[task.kept], minlength=len(classes))
-    return {
-        "path": task.name,
-        "dataset": task.dataset.name,
-        "model": task.config.model,
-        "scored_by": task.kept_by,
-        "num_kept": len(task.kept),
-        "num_examples": task.dataset.num_examples,
+    return Summary(
+        path=task.name,
+        dataset=task.dataset.name,
+        model=task.config.model,
+        scored_by=task.kept_by,
+        num_kept=len(task.kept),
+        num_examples=task.dataset.num_examples,
         **{key: last[key] for key in ("train_acc", "test_acc", "train_loss", "test_loss")},
-        "test_acc_per_class": [last.get(class_metric(c)) for c in classes],  # null: no test example
-        "kept_per_class": kept_per_class.tolist(),  # by the labels trained on
-        "budget": task.config.budget,
-        "select_seconds": task.select_seconds,
-        "seconds": last["time/train_seconds"] + last["time/eval_seconds"],
-        **{f"{name}_seconds": last[f"time/{name}_seconds"] for name in ("train", "eval")},
-        "compile_seconds": last["time/compile_seconds"],
-        "total_seconds": last["time/total_seconds"],
-        "fingerprint": task.dataset.fingerprint,
-        "mlflow_run_id": tracked.id,
-    }
+        test_acc_per_class=[last.get(class_metric(c)) for c in classes],
+        kept_per_class=kept_per_class.tolist(),
+        budget=task.config.budget,
+        select_seconds=task.select_seconds,
+        seconds=last["time/train_seconds"] + last["time/eval_seconds"],
+        **{f"{name}_seconds": last[f"time/{name}_seconds"] for name in ("train", "eval", "compile", "total")},
+        fingerprint=task.dataset.fingerprint,
+        mlflow_run_id=tracked.id,
+    )

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from datadiet.config import FIELDS
 from datadiet.errors import UserError
 from datadiet.scores import forgetting
 from datadiet.scores.logits import l2_error, lacking_margin, max_margin
@@ -327,3 +328,11 @@ def summary(statistics: Mapping[str, Any], member: np.ndarray) -> dict[str, floa
     """Metrics of those statistics that have some; member: bool [N], trained on."""
     entries = ((TRAJECTORIES[name].summary, stats) for name, stats in statistics.items())
     return {k: v for describe, stats in entries if describe for k, v in describe(stats, member).items()}
+
+
+def unused_options(names: Iterable[str]) -> dict[str, Any]:
+    """Options of those statistics that are not among `names`, and of none that is, with their defaults."""
+    chosen = expand(names)
+    used = {option for name in chosen for option in TRAJECTORIES[name].options}
+    owned = {option for entry in TRAJECTORIES.values() for option in entry.options}
+    return {option: FIELDS[option].default for option in owned - used}

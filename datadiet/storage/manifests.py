@@ -8,6 +8,7 @@ import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,8 @@ from datadiet.config import TrainConfig
 from datadiet.data.dataset import Dataset
 from datadiet.errors import UserError
 from datadiet.selectors.options import MANIFEST
-from datadiet.storage.files import csv_text, read_record, sealed, write_json, write_text
+from datadiet.storage.files import csv_text, write_text
+from datadiet.storage.records import KeptRecord
 
 
 def find_manifest(config: TrainConfig) -> TrainConfig:
@@ -52,14 +54,14 @@ def manifest_ids(path: Path, dataset: Dataset) -> np.ndarray:
         UserError: it is of other data, or names an example twice or one that the data does not have.
     """
     record = path.with_suffix(".json")
-    told = read_record(record) if record.exists() else {}
-    if record.exists() and told.get("sha256") != _digest(path):
+    told = KeptRecord.read(record) if record.exists() else None
+    if told and told.sha256 != _digest(path):
         raise UserError(
             f"manifest={path} is not what {record.name} was written for. Make them again, or remove {record.name} to "
             "train on lines that you changed yourself."
         )
-    if told.get("fingerprint", dataset.fingerprint) != dataset.fingerprint:
-        raise UserError(f"manifest={path} keeps examples of {told.get('dataset')}, not of this {dataset.name}.")
+    if told and told.fingerprint != dataset.fingerprint:
+        raise UserError(f"manifest={path} keeps examples of {told.dataset}, not of this {dataset.name}.")
     place = {str(name): i for i, name in enumerate(dataset.example_ids)}
     names = _manifest_names(path)
     if unknown := [name for name in names if name not in place]:
@@ -75,12 +77,21 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def write_manifest(path: Path, dataset: Dataset, kept: np.ndarray, values: np.ndarray | None, facts: dict) -> None:
-    """kept.csv and, beside it, kept.json that ties it to its data."""
+def write_manifest(
+    path: Path, dataset: Dataset, kept: np.ndarray, values: np.ndarray | None, chosen: dict[str, Any], kept_by: str
+) -> None:
+    """kept.csv and, beside it, kept.json that ties it to its data.
+
+    Args:
+        chosen: Options of the selection, by name.
+        kept_by: The same in words.
+    """
     text = manifest_text(dataset, kept, values)
-    record = {**facts, "dataset": dataset.name, "fingerprint": dataset.fingerprint, "num_kept": len(kept)}
-    record["sha256"] = hashlib.sha256(text.encode()).hexdigest()
-    write_json(path.with_suffix(".json"), sealed(record))  # first: lines without it are taken on trust
+    record = KeptRecord(
+        options=chosen, kept_by=kept_by, dataset=dataset.name, fingerprint=dataset.fingerprint, num_kept=len(kept),
+        sha256=hashlib.sha256(text.encode()).hexdigest(),
+    )  # fmt: skip
+    record.write(path.with_suffix(".json"))  # first: lines without it are taken on trust
     write_text(path, text)
 
 

@@ -15,13 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from filelock import FileLock, Timeout
 
-from datadiet.config import TrainConfig, from_dict
+from datadiet.config import TrainConfig
 from datadiet.data.batches import normalize
 from datadiet.errors import Busy, UserError
 from datadiet.models.networks import Network, Variables
 from datadiet.models.registry import build_model
 from datadiet.storage.checkpoints import checkpoint_steps, load_variables
-from datadiet.storage.files import _is_temporary, make_folder, read_record, writing
+from datadiet.storage.files import _is_temporary, make_folder, read_lines, writing
+from datadiet.storage.records import Arguments, DataFacts, Summary
 
 
 @dataclass(frozen=True)
@@ -31,25 +32,38 @@ class StoredRun:
     path: Path
 
     @cached_property
-    def arguments(self) -> dict[str, Any]:
-        """args.json: options, and under "data" what was trained on."""
-        return read_record(self.path / "args.json", data=dict)
+    def arguments(self) -> Arguments:
+        """args.json: options, and what was trained on."""
+        return Arguments.read(self.path / "args.json")
 
-    @cached_property
+    @property
     def config(self) -> TrainConfig:
-        return from_dict(self.arguments)
+        return self.arguments.config
+
+    @property
+    def data(self) -> DataFacts:
+        """What it was trained on."""
+        return self.arguments.data
 
     @cached_property
-    def summary(self) -> dict[str, Any] | None:
+    def summary(self) -> Summary | None:
         """summary.json; None while the run is not finished."""
         path = self.path / "summary.json"
-        return read_record(path) if path.exists() else None
+        return Summary.read(path) if path.exists() else None
+
+    @cached_property
+    def reports(self) -> list[dict[str, Any]]:
+        """Lines of metrics.jsonl of a finished run, at least one.
+
+        Raises:
+            UserError: they are damaged.
+        """
+        return read_lines(self.path / "metrics.jsonl", last=self.config.num_steps)
 
     @cached_property
     def network(self) -> Network:
-        facts = self.arguments["data"]
-        config, shape = self.config, facts["image_shape"]
-        return build_model(config.model, facts["num_classes"], shape, config.width, config.compute_dtype)
+        config, shape = self.config, tuple(self.data.image_shape)
+        return build_model(config.model, self.data.num_classes, shape, config.width, config.compute_dtype)
 
     @property
     def steps(self) -> list[int]:
@@ -76,8 +90,7 @@ class StoredRun:
         images = jnp.asarray(images)
         if images.dtype != jnp.uint8:
             return images
-        facts = self.arguments["data"]
-        return normalize(images, *(jnp.asarray(facts[name], jnp.float32) for name in ("mean", "std")))
+        return normalize(images, jnp.asarray(self.data.mean), jnp.asarray(self.data.std))
 
 
 def open_run(path: str | Path) -> StoredRun:

@@ -13,7 +13,8 @@ import numpy as np
 
 import datadiet
 from datadiet.errors import UserError
-from datadiet.storage.files import SEAL, npy_bytes, read_record, sealed, write_bytes, write_json
+from datadiet.storage.files import npy_bytes, write_bytes
+from datadiet.storage.records import ScoreRecord
 
 
 def save_scores(
@@ -28,34 +29,27 @@ def save_scores(
         beside: More arrays, for <name>.<suffix>.npy by suffix; the .json has their hashes.
     """
     content = npy_bytes(values)
-    made = {"package_version": datadiet.__version__, "sha256": hashlib.sha256(content).hexdigest()}
+    hashes = {"sha256": hashlib.sha256(content).hexdigest()}
     for suffix, array in beside.items():
         extra = npy_bytes(array)
-        made[f"{suffix}_sha256"] = hashlib.sha256(extra).hexdigest()
+        hashes[f"{suffix}_sha256"] = hashlib.sha256(extra).hexdigest()
         write_bytes(path.with_suffix(f".{suffix}.npy"), extra)
-    record = sealed({**provenance, **made, **identity})
-    write_json(path.with_suffix(".json"), record)  # first: values without a record would be taken on trust
+    record = ScoreRecord(**provenance, **hashes, package_version=datadiet.__version__, **identity)
+    record.write(path.with_suffix(".json"))  # first: values without a record would be taken on trust
     write_bytes(path, content)
 
 
-def load_record(path: Path) -> dict[str, Any] | None:
+def load_record(path: Path) -> ScoreRecord | None:
     """The record beside a score file; None where there is none.
 
     Raises:
         UserError: it is damaged.
     """
     sidecar = path.with_suffix(".json")
-    if not sidecar.exists():
-        return None
-    record = read_record(sidecar, sha256=str, dataset=str, fingerprint=str, example_ids=list, type=(str, type(None)))
-    if SEAL not in record:
-        raise UserError(f"{sidecar}: not what was written there (it has no hash); make the scores again.")
-    if not all(isinstance(i, str) for i in record["example_ids"]):
-        raise UserError(f"{sidecar}: example_ids are not all names; it is damaged.")
-    return record
+    return ScoreRecord.read(sidecar) if sidecar.exists() else None
 
 
-def load_scores(path: Path) -> tuple[np.ndarray, dict[str, Any] | None]:
+def load_scores(path: Path) -> tuple[np.ndarray, ScoreRecord | None]:
     """Scores [N] of a file, and the record beside it (None where there is none).
 
     Raises:
@@ -66,7 +60,7 @@ def load_scores(path: Path) -> tuple[np.ndarray, dict[str, Any] | None]:
     except (OSError, ValueError) as error:
         raise UserError(f"No score file {path} ({getattr(error, 'strerror', error)}).") from None
     record = load_record(path)
-    if record is not None and record["sha256"] != hashlib.sha256(content).hexdigest():
+    if record is not None and record.sha256 != hashlib.sha256(content).hexdigest():
         sidecar = path.with_suffix(".json").name
         raise UserError(f"{path}: its content is not what {sidecar} was written for; make the scores again.")
     try:
@@ -76,6 +70,6 @@ def load_scores(path: Path) -> tuple[np.ndarray, dict[str, Any] | None]:
     if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "fiu":
         kind, shape = getattr(values, "dtype", type(values)), np.shape(values)
         raise UserError(f"{path}: expected one real number per example, got {kind} of shape {shape}.")
-    if record is not None and len(values) != len(record["example_ids"]):
+    if record is not None and len(values) != len(record.example_ids):
         raise UserError(f"{path}: {len(values)} values for {len(record['example_ids'])} examples; it is damaged.")
     return values, record

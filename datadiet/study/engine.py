@@ -1,4 +1,4 @@
-"""Does the jobs of a study in their order; an engine says where: in this process, in workers (workers.py), …"""
+"""What an engine is, and how one job is done, in whichever process."""
 
 from __future__ import annotations
 
@@ -9,14 +9,30 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from datadiet.config import option
 from datadiet.errors import Interrupted, UserError
-from datadiet.runs.context import Place, Progress
+from datadiet.runs.context import Context, Output, Reporter, Tracker
 from datadiet.runs.score import mean_run, score_run
-from datadiet.runs.train import train_run
-from datadiet.storage.layout import ExperimentLayout
-from datadiet.study.spec import Job
+from datadiet.runs.train import train_resolved
+from datadiet.study.spec import Job, MeanJob, ScoreJob, TrainJob
 from datadiet.tracking import mlflow_store
 from datadiet.tracking.run import attach
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How the jobs of a study are done, which never changes a result."""
+
+    engine: str = option(
+        "local", "Where jobs are done: 'local', on this machine; or 'ray' (pip install 'datadiet[ray]')."
+    )
+    workers: int | None = option(
+        None, "Jobs at once; 1: in this process, no others.", auto="one per GPU, else one per processor"
+    )
+    ray_address: str | None = option(
+        None, "Address of a Ray cluster, as in ray.init.", auto="one is begun on this machine"
+    )
+
 
 BATCH_SIZE = 512  # of scoring; no value depends on it
 
@@ -57,21 +73,22 @@ class Engine(Protocol):
         ...
 
 
-def perform(job: Job, place: Place) -> None:
+def perform(job: Job, context: Context) -> None:
     """Do one job in this process; what it waits for is there."""
-    given, place = job.arguments, replace(place, tags=job.tags)
-    if job.kind == "train":
-        train_run(given["config"], given["exp"], place)
-    elif job.kind == "score":
-        score_run(given["kind"], given["run"], given["step"], BATCH_SIZE, given["exp"], given["exp"], place)
-    else:
-        mean_run(given["kind"], given["n_runs"], given["step"], given["exp"], given["exp"], place)
+    context = replace(context, tracker=replace(context.tracker, tags=job.tags))
+    match job:
+        case TrainJob():
+            train_resolved([job.config], job.exp, context)
+        case ScoreJob():
+            score_run(job.type, job.run, job.step, BATCH_SIZE, job.exp, job.exp, context)
+        case MeanJob():
+            mean_run(job.type, job.n_runs, job.step, job.exp, job.exp, context)
 
 
-def attempt(job: Job, place: Place) -> Event:
+def attempt(job: Job, context: Context) -> Event:
     """Do one job; how it ended, so that it can be told to another process."""
     try:
-        perform(job, place)
+        perform(job, context)
     except UserError as error:
         return Event(job, "refused", str(error))
     except (Interrupted, KeyboardInterrupt) as error:
@@ -83,33 +100,32 @@ def attempt(job: Job, place: Place) -> Event:
 
 @dataclass(frozen=True)
 class Setting:
-    """A study's place, as it can be sent to another process."""
+    """A study's context, as it can be sent to another process."""
 
-    root: Path
+    output: Output
     command: str
-    overwrite: bool
     offline: bool
     store: str  # MLflow's, by its URI
     mirror: Path  # record of the study's run
     experiment_id: str | None
 
     @classmethod
-    def of(cls, place: Place) -> Setting:
-        assert place.parent is not None, "the jobs of a study are children of its run"
-        parent = place.parent
-        mirror = parent.record.path
+    def of(cls, context: Context) -> Setting:
+        tracker = context.tracker
+        assert tracker.parent is not None, "the jobs of a study are children of its run"
+        mirror = tracker.parent.record.path
         assert mirror is not None, "a study has a record"
         return cls(
-            place.layout.root, place.command, place.overwrite, place.offline, mlflow_store.absolute_store(), mirror,
-            parent.experiment_id,
+            context.output, tracker.command, tracker.offline, mlflow_store.absolute_store(), mirror,
+            tracker.parent.experiment_id,
         )  # fmt: skip
 
-    def place(self, progress: Progress) -> Place:
-        """The place, in the process that this was sent to."""
+    def context(self, reporter: Reporter) -> Context:
+        """The same, in the process that this was sent to."""
         mlflow_store.use_store(self.store)
-        parent = replace(attach(self.mirror, self.offline, progress.say), experiment_id=self.experiment_id)
-        layout = ExperimentLayout(self.root)
-        return Place(layout, progress, self.command, self.overwrite, not self.overwrite, parent, self.offline)
+        parent = replace(attach(self.mirror, self.offline, reporter.say), experiment_id=self.experiment_id)
+        tracker = Tracker(self.output.layout.root, self.command, reporter.say, parent, self.offline)
+        return Context(self.output, reporter, tracker)
 
 
 @dataclass(frozen=True)
@@ -118,7 +134,7 @@ class Telling:
 
     job: Job
     note: Note
-    shown: Progress | None = None
+    shown: Reporter | None = None
 
     @contextmanager
     def counter(self, total: int, label: str) -> Iterator[Callable[[int], Any]]:

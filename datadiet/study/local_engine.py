@@ -1,4 +1,4 @@
-"""An engine of worker processes on this machine, each of which keeps JAX, the data and compiled programs."""
+"""Engines on this machine: this process, or worker processes, each of which keeps JAX, the data and its programs."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from datadiet.runs.context import Place
+from datadiet.runs.context import Context
 from datadiet.runs.signals import listen
-from datadiet.study.engine import Event, Note, Setting, Telling, attempt, perform
+from datadiet.study.engine import Engine, EngineOptions, Event, Note, Setting, Telling, attempt, perform
 from datadiet.study.spec import Job
 
 POLL_SECONDS = 0.2  # between two looks at whether to stop
@@ -88,7 +88,7 @@ def work(connection: Connection, setting: Setting, share: Share) -> None:
     with listen():  # between two jobs a signal changes nothing: the parent has had it too
         while (job := connection.recv()) is not None:
             pending = 0.0
-            connection.send(attempt(job, setting.place(Telling(job, note))))
+            connection.send(attempt(job, setting.context(Telling(job, note))))
 
 
 @dataclass
@@ -177,14 +177,14 @@ class Here:
 
     attempts = 1
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
+    def __init__(self, context: Context) -> None:
+        self.context = context
 
     def free(self) -> int:
         return 1
 
     def start(self, job: Job, note: Note) -> None:
-        perform(job, replace(self.place, progress=Telling(job, note, self.place.progress)))
+        perform(job, replace(self.context, reporter=Telling(job, note, self.context.reporter)))
         note(Event(job, "done"))
 
     def watch(self, note: Note) -> None:
@@ -195,3 +195,9 @@ class Here:
 
     def close(self) -> None:
         pass
+
+
+def begin_local(options: EngineOptions, context: Context, count: int) -> Engine:
+    """In this process where one job at a time is enough, else in workers."""
+    at_once = min(options.workers or default_workers(), max(count, 1))
+    return Here(context) if at_once == 1 else Workers(Setting.of(context), at_once)

@@ -24,7 +24,7 @@ class Plan:
     score_runs: int = option(10, "Runs whose scores are averaged: runs 0 … score_runs - 1.")
     eval_runs: int = option(5, "Runs that judge each subset: the next ones, whose seeds no scoring run has.")
     score_types: tuple[str, ...] = option(("l2_error", "grad_norm", "forget"), "Scores to compare, comma-separated.")
-    score_steps: tuple[int, ...] = option(
+    score_steps: tuple[int, ...] | None = option(
         None,
         "Optimizer steps at which runs are scored, comma-separated; each needs a checkpoint (save_steps).",
         auto="the first checkpoint after a tenth of training",

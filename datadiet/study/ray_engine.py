@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from datadiet.errors import UserError
-from datadiet.study.engine import Event, Note, Setting, attempt
+from datadiet.runs.context import Context
+from datadiet.study.engine import Engine, EngineOptions, Event, Note, Setting, attempt
 from datadiet.study.spec import Job
 
 POLL_SECONDS = 0.2
@@ -38,7 +39,7 @@ def do(job: Job, setting: Setting, folder: str) -> tuple[Event, list[str]]:
     """One job, in a process of Ray's; `folder` is what relative paths begin at."""
     os.chdir(folder)
     said = Lines()
-    return attempt(job, setting.place(said)), said.lines
+    return attempt(job, setting.context(said)), said.lines
 
 
 class Cluster:
@@ -125,3 +126,13 @@ def load_ray() -> Any:
             "engine=ray needs Ray, which is not installed: pip install 'datadiet[ray]'. Without it: -P engine=local."
         ) from error
     return ray
+
+
+def check_ray(options: EngineOptions) -> None:
+    """Raises UserError where Ray is not installed."""
+    load_ray()
+
+
+def begin_ray(options: EngineOptions, context: Context, count: int) -> Engine:
+    """Jobs as tasks of a cluster, or of one that is begun here."""
+    return Cluster(Setting.of(context), options.ray_address, options.workers)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from datadiet.errors import Interrupted, UserError
-from datadiet.runs.context import Progress
+from datadiet.runs.context import Reporter
 from datadiet.runs.signals import listen
 from datadiet.study.engine import Engine, Event
 from datadiet.study.spec import Job
@@ -19,7 +19,7 @@ class Board:
 
     waiting: list[Job]
     engine: Engine
-    progress: Progress
+    progress: Reporter
     advance: Callable[[int], Any]
     doing: dict[str, Job] = field(default_factory=dict)
     begun: dict[str, int] = field(default_factory=dict)  # how often, by name
@@ -81,7 +81,7 @@ class Board:
         self.advance(round(job.cost * part) - round(job.cost * before))
 
 
-def run_jobs(jobs: Sequence[Job], engine: Engine, progress: Progress, label: str, command: str) -> None:
+def run_jobs(jobs: Sequence[Job], engine: Engine, progress: Reporter, label: str, command: str) -> None:
     """Do every job after those it waits for.
 
     Args:

@@ -1,4 +1,4 @@
-"""What a study compares, and the jobs that make it: pure functions of its options.
+"""A study compiled, once: what it compares, and the jobs that make it. Pure functions of its options.
 
 Scoring runs train on all examples, each is scored, the scores are averaged over runs, and every arm (a way
 to choose examples) trains on its subsets with seeds that no scoring run has.
@@ -6,25 +6,27 @@ to choose examples) trains on its subsets with seeds that no scoring run has.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from datadiet import config as options
 from datadiet.config import TrainConfig
+from datadiet.data.dataset import Dataset
+from datadiet.runs.inputs import resolve_config
 from datadiet.scores import trajectory
 from datadiet.scores.checkpoint import TRAINING_SCORES
 from datadiet.selectors import selection
 from datadiet.selectors.coresets import Parameters
-from datadiet.selectors.options import without_unused
+from datadiet.selectors.options import parameters, without_unused
 from datadiet.storage.layout import ExperimentLayout, score_file
-from datadiet.study.plan import Plan, named, sizes, steps
+from datadiet.storage.records import CellRecord, MeanRecord, StudyRecord
+from datadiet.study.plan import Plan, check_names, check_plan, named, sizes, steps
 
-FULL = "full_data"  # folder of the runs on all examples, below the study's own
-
-TRAJECTORY_OPTIONS = frozenset(name for entry in trajectory.TRAJECTORIES.values() for name in entry.options)
-
+FULL_FOLDER = "full_data"  # of the runs on all examples, below the study's own
 PASSES = {"train": 3.0, "grad_norm": 3.0, "score": 1.0}  # work per example, in forward passes, for the time left
+SEEDS = ("model_seed", "train_seed", "random_subset_seed")
+OF_A_RUN = ("run", "selector", "size", "scores", *SEEDS)  # options that differ between the runs of a study
 
 
 @dataclass(frozen=True)
@@ -36,139 +38,249 @@ class Arm:
     type: str | None
     step: int | None
     folder: str  # below the study's
-    options: tuple[tuple[str, Any], ...] = ()  # of the selector, beside those given to all of them
+    options: tuple[tuple[str, Any], ...] = ()  # of the selector, beside those given to all arms
+    control: bool = False  # takes no option that is given to all arms
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """A run to make, with MLflow and the mirror, and what it waits for."""
 
     name: str  # of what it makes, as a path below exps
-    kind: str  # train, score or mean_score
-    arguments: dict[str, Any]
+    exp: str  # experiment folder of what it reads and makes
     after: tuple[str, ...] = ()  # names of jobs whose files it reads
     cost: float = 0.0  # in examples passed forward through the network
     tags: dict[str, str] = field(default_factory=dict)  # for MLflow
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainJob(Job):
+    """A training."""
+
+    config: TrainConfig  # resolved
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreJob(Job):
+    """Scores of one run at one checkpoint."""
+
+    type: str
+    run: int
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanJob(Job):
+    """The mean of scores over runs 0 … n_runs - 1."""
+
+    type: str
+    n_runs: int
+    step: int
+
+
 @dataclass(frozen=True)
 class Cell:
-    """One arm at one size; its runs in the order of their seeds."""
+    """One arm at one size."""
 
     arm: Arm
     size: int
     fraction: float
-    configs: tuple[TrainConfig, ...]
+    jobs: tuple[TrainJob, ...]  # its runs, in the order of their seeds
+
+
+@dataclass(frozen=True)
+class StudySpec:
+    """All that a study does."""
+
     exp: str
+    plan: Plan
+    config: TrainConfig  # of the first scored run, resolved
+    given: TrainConfig  # options for all arms
+    num_examples: int  # N of the full training set
+    score_steps: tuple[int, ...]
+    scored: tuple[TrainJob, ...]
+    means: tuple[MeanJob, ...]
+    cells: tuple[Cell, ...]  # full data first, then from the first fraction to the last
+    jobs: tuple[Job, ...]  # in an order in which they can be done one by one
+
+    def record(self, dataset: Dataset) -> StudyRecord:
+        """study.json: the same however often it is written."""
+        cells = [
+            CellRecord(
+                c.arm.name, c.arm.selector, c.arm.type, c.arm.step, c.size, c.fraction, [job.name for job in c.jobs],
+                dict(c.arm.options),
+            )
+            for c in self.cells
+        ]  # fmt: skip
+        return StudyRecord(
+            plan=self._plan(), dataset=dataset.name, fingerprint=dataset.fingerprint, num_examples=self.num_examples,
+            model=self.config.model, budget=self.config.budget, score_runs=[job.name for job in self.scored],
+            means=[MeanRecord(job.type, job.step, f"{job.name}.npy") for job in self.means], cells=cells,
+        )  # fmt: skip
+
+    def _plan(self) -> dict[str, Any]:
+        """Every option, those of the trainings as resolved for a run on all data."""
+        told = {name: value for name, value in options.as_dict(self.config).items() if name not in OF_A_RUN}
+        told |= parameters(self.given)._asdict() | {"features_step": self.given.features_step}
+        told |= {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self.plan).items()}
+        return told | {"score_steps": list(self.score_steps)}
+
+
+def compile_study(plan: Plan, config: TrainConfig, exp: str, layout: ExperimentLayout, num_examples: int) -> StudySpec:
+    """Check a study and lay out all that it does, before anything is trained.
+
+    Args:
+        config: Training options as given; its run and subset options are set by the study.
+        exp: Experiment folder that everything is written below.
+        num_examples: N of the full training set.
+    Raises:
+        UserError: an option is impossible: it could not be finished.
+    """
+    check_names(plan)
+    scored_config = resolve_config(_scored_config(plan, config), num_examples)
+    given = {name: getattr(config, name) for name in (*Parameters._fields, "features_step")}
+    check_plan(plan, replace(scored_config, **given), num_examples)
+    making = _Compiler(
+        plan, replace(config, num_steps=scored_config.num_steps), scored_config, exp, layout, num_examples
+    )
+    scored = tuple(making.trained(of_run(scored_config, run)) for run in range(plan.score_runs))
+    parts = making.scored(scored)
+    means = tuple(making.mean(kind, step, waits) for (kind, step), (waits, _) in parts.items())
+    cells = making.cells(means)
+    jobs: list[Job] = []
+    for run, job in enumerate(scored):
+        jobs += [job, *(made[run] for _, made in parts.values() if made)]
+    jobs += [*means, *(job for cell in cells for job in cell.jobs)]
+    return StudySpec(
+        exp, plan, scored_config, config, num_examples, steps(plan, scored_config), scored, means, cells, tuple(jobs)
+    )
+
+
+def of_run(config: TrainConfig, run: int) -> TrainConfig:
+    """A resolved config, none of whose seeds was given, as another run has it."""
+    return replace(config, run=run, **options.seeds_of(run))
+
+
+def _scored_config(plan: Plan, config: TrainConfig) -> TrainConfig:
+    """Options of the first run that is scored; it gathers what the scores need."""
+    gathered = [kind for kind in plan.score_types if kind in TRAINING_SCORES]
+    gathered = trajectory.expand([*config.trajectory, *gathered])
+    chosen = replace(config, run=0, selector="all", size=None, scores=None, features_step=None, trajectory=gathered)
+    return without_unused(chosen)
 
 
 def arms(plan: Plan, scored_at: tuple[int, ...]) -> list[Arm]:
     """All data, a random choice, and every selector with every score it needs."""
-    made = [Arm("full data", "all", None, None, FULL), Arm("random", "random", None, None, "random")]
+    made = [
+        Arm("full data", "all", None, None, FULL_FOLDER),
+        Arm("random", "random", None, None, "random", control=True),
+    ]
     for selector, own in map(named, plan.selectors):
-        told = "".join(f" {name} {value}" for name, value in own.items())
-        if selector in selection.WITHOUT_SCORES:
-            if selector != "random" or own:
-                made.append(Arm(f"{selector}{told}", selector, None, None, selector, tuple(own.items())))
+        told, given = "".join(f" {name} {value}" for name, value in own.items()), tuple(own.items())
+        if not selection.SELECTORS[selector].scores:
+            if f"{selector}{told}" != "random":
+                made.append(Arm(f"{selector}{told}", selector, None, None, selector, given))
             continue
         for kind in plan.score_types:
             for step in scored_at:
                 name = f"{selector} {kind}{told}" + (f" step {step}" if len(scored_at) > 1 else "")
-                made.append(Arm(name, selector, kind, step, f"{selector}.{kind}.{step}", tuple(own.items())))
+                made.append(Arm(name, selector, kind, step, f"{selector}.{kind}.{step}", given))
     return made
 
 
-def scoring_configs(plan: Plan, config: TrainConfig) -> list[TrainConfig]:
-    """Options of the runs that are scored; they gather what the scores need."""
-    gathered = [kind for kind in plan.score_types if kind in TRAINING_SCORES]
-    gathered = trajectory.expand([*config.trajectory, *gathered])
-    chosen = replace(config, selector="all", size=None, scores=None, features_step=None, trajectory=gathered)
-    config = without_unused(chosen)
-    return [replace(config, run=run) for run in range(plan.score_runs)]
+@dataclass(frozen=True)
+class _Compiler:
+    """What the parts of a study are made from."""
 
+    plan: Plan
+    config: TrainConfig  # as given, but for num_steps
+    scored_config: TrainConfig
+    exp: str
+    layout: ExperimentLayout
+    num_examples: int
 
-def mean_file(layout: ExperimentLayout, exp: str, kind: str, step: int) -> Path:
-    """The mean score file of a study."""
-    return score_file(layout.experiment(f"{exp}/{FULL}"), kind, step)
+    @property
+    def source(self) -> str:
+        """Experiment folder of the runs on all data."""
+        return f"{self.exp}/{FULL_FOLDER}"
 
+    def train_job(self, config: TrainConfig, exp: str, after: tuple[str, ...], **tags: str) -> TrainJob:
+        size = config.size or self.num_examples
+        told = {"size": str(size), "fraction": f"{size / self.num_examples:.4g}", **tags}
+        cost = PASSES["train"] * config.num_steps * min(config.train_batch_size, size)
+        name = self.layout.name(self.layout.run(exp, config))
+        return TrainJob(name=name, exp=exp, after=after, cost=cost, tags=told, config=config)
 
-def cells(plan: Plan, config: TrainConfig, exp: str, layout: ExperimentLayout, num_examples: int) -> list[Cell]:
-    """Every arm at every size, full data first, then from the largest fraction given first to the last.
+    def trained(self, config: TrainConfig) -> TrainJob:
+        return self.train_job(config, self.source, (), role="scoring")
 
-    Args:
-        config: As given; `num_steps` not None.
-        num_examples: N.
-    """
-    runs = range(plan.score_runs, plan.score_runs + plan.eval_runs)
-    scored_at = steps(plan, options.resolve(config, num_examples))
-    full, *others = arms(plan, scored_at)
-    # Networks that judge are looked at at their end alone, and gather no more than was asked for.
-    used = {name for kind in trajectory.expand(config.trajectory) for name in trajectory.TRAJECTORIES[kind].options}
-    defaults = {name: options.FIELDS[name].default for name in TRAJECTORY_OPTIONS - used}
-    config = replace(config, save_steps=config.num_steps, early_step=0, **defaults)
+    def scored(
+        self, trained: tuple[TrainJob, ...]
+    ) -> dict[tuple[str, int], tuple[tuple[str, ...], tuple[ScoreJob, ...]]]:
+        """By type and step: what a mean waits for, and the jobs of that, none for scores gathered while training."""
+        found = {}
+        for kind in self.plan.score_types:
+            for step in steps(self.plan, self.scored_config):
+                jobs = ()
+                if kind not in TRAINING_SCORES:
+                    jobs = tuple(self._score_job(kind, step, job) for job in trained)
+                found[kind, step] = tuple(job.name for job in jobs or trained), jobs
+        return found
 
-    def cell(arm: Arm, size: int) -> Cell:
-        looked_at = (config.features_step, arm.step, scored_at[-1])
-        needs = arm.selector in selection.SELECTORS and selection.SELECTORS[arm.selector].features
-        own = dict(arm.options) if arm.name != "random" else Parameters._field_defaults
+    def _score_job(self, kind: str, step: int, trained: TrainJob) -> ScoreJob:
+        file = score_file(self.layout.exps / trained.name, kind, step)
+        return ScoreJob(
+            name=self.layout.name(file.with_suffix("")), exp=self.source, after=(trained.name,),
+            cost=PASSES.get(kind, PASSES["score"]) * self.num_examples, tags={"role": "scoring"},
+            type=kind, run=trained.config.run, step=step,
+        )  # fmt: skip
+
+    def mean_file(self, kind: str, step: int) -> Path:
+        return score_file(self.layout.experiment(self.source), kind, step)
+
+    def mean(self, kind: str, step: int, after: tuple[str, ...]) -> MeanJob:
+        return MeanJob(
+            name=self.layout.name(self.mean_file(kind, step).with_suffix("")), exp=self.source, after=after,
+            tags={"role": "scoring"}, type=kind, n_runs=self.plan.score_runs, step=step,
+        )  # fmt: skip
+
+    def cells(self, means: tuple[MeanJob, ...]) -> tuple[Cell, ...]:
+        """Every arm at every size; random last of each size."""
+        full, random, *others = arms(self.plan, steps(self.plan, self.scored_config))
+        made = [self._cell(full, self.num_examples, means)]
+        for size in sizes(self.plan, self.num_examples):
+            made += [self._cell(arm, size, means) for arm in (*others, random)]
+        return tuple(made)
+
+    def _cell(self, arm: Arm, size: int, means: tuple[MeanJob, ...]) -> Cell:
+        config = resolve_config(self._judging(arm, size), self.num_examples)
+        after = tuple(job.name for job in means if (job.type, job.step) == (arm.type, arm.step))
+        after += (self.layout.name(self.layout.run(self.source, self.scored_config)),) if config.features_run else ()
+        exp, first = f"{self.exp}/{arm.folder}", config.run
+        jobs = tuple(
+            self.train_job(of_run(config, run), exp, after, role="evaluation", arm=arm.name)
+            for run in range(first, first + self.plan.eval_runs)
+        )
+        return Cell(arm, size, size / self.num_examples, jobs)
+
+    def _judging(self, arm: Arm, size: int) -> TrainConfig:
+        """Options of the first run that judges an arm at a size. It is looked at at its end alone, and gathers no more
+        than was asked for."""
+        config, source = self.config, self.layout.experiment(self.source)
+        needs = arm.selector != "all" and selection.SELECTORS[arm.selector].features
+        looked_at = (config.features_step, arm.step, steps(self.plan, self.scored_config)[-1])
+        scores = None if arm.type is None or arm.step is None else str(self.mean_file(arm.type, arm.step))
         chosen = replace(
             config,
+            run=self.plan.score_runs,
+            save_steps=config.num_steps,
+            early_step=0,
             selector=arm.selector,
-            size=None if arm is full else size,
-            scores=None if arm.type is None or arm.step is None else str(mean_file(layout, exp, arm.type, arm.step)),
-            features_run=str(layout.experiment(f"{exp}/{FULL}") / "run_0") if needs else None,
+            size=None if arm.selector == "all" else size,
+            scores=scores,
+            features_run=str(source / "run_0") if needs else None,
             features_step=next(step for step in looked_at if step is not None) if needs else None,
-            **own,
+            **trajectory.unused_options(config.trajectory),
+            **(Parameters._field_defaults if arm.control else dict(arm.options)),
         )
-        chosen = without_unused(chosen)
-        configs = tuple(replace(chosen, run=run) for run in runs)
-        return Cell(arm, size, size / num_examples, configs, f"{exp}/{arm.folder}")
-
-    found = [cell(full, num_examples)]
-    return found + [cell(arm, size) for size in sizes(plan, num_examples) for arm in (*others[1:], others[0])]
-
-
-def _train_job(config: TrainConfig, exp: str, layout: ExperimentLayout, after: tuple[str, ...], size: int,
-               num_examples: int, **tags: str) -> Job:  # fmt: skip
-    told = {"size": str(size), "fraction": f"{size / num_examples:.4g}", **tags}
-    cost = PASSES["train"] * config.num_steps * min(config.train_batch_size, size)
-    if config.budget == "epochs":
-        cost *= size / num_examples
-    name = layout.name(layout.run(exp, config))
-    return Job(name, "train", {"config": config, "exp": exp}, after, cost, told)
-
-
-def jobs(plan: Plan, config: TrainConfig, exp: str, layout: ExperimentLayout, num_examples: int) -> list[Job]:
-    """All jobs of a study; each comes after those it waits for. Arguments as for `cells`."""
-    source = f"{exp}/{FULL}"
-    scored_at = steps(plan, options.resolve(config, num_examples))
-    made, parts = [], {}
-    for chosen in scoring_configs(plan, config):
-        trained = _train_job(chosen, source, layout, (), num_examples, num_examples, role="scoring")
-        made.append(trained)
-        for kind in plan.score_types:
-            for step in scored_at:
-                part = trained
-                if kind not in TRAINING_SCORES:
-                    file = score_file(layout.experiment(source) / f"run_{chosen.run}", kind, step)
-                    part = Job(
-                        layout.name(file.with_suffix("")), "score",
-                        {"kind": kind, "run": chosen.run, "step": step, "exp": source}, (trained.name,),
-                        PASSES.get(kind, PASSES["score"]) * num_examples, {"role": "scoring"},
-                    )  # fmt: skip
-                    made.append(part)
-                parts.setdefault((kind, step), []).append(part.name)
-    means = {}
-    for (kind, step), waits in parts.items():
-        file = mean_file(layout, exp, kind, step)
-        arguments = {"kind": kind, "n_runs": plan.score_runs, "step": step, "exp": source}
-        means[kind, step] = layout.name(file.with_suffix(""))
-        made.append(Job(means[kind, step], "mean_score", arguments, tuple(waits), 0.0, {"role": "scoring"}))
-    for cell in cells(plan, config, exp, layout, num_examples):
-        after = () if cell.arm.type is None else (means[cell.arm.type, cell.arm.step],)
-        after += (made[0].name,) if cell.configs[0].features_run else ()
-        told = {"role": "evaluation", "arm": cell.arm.name}
-        made += [
-            _train_job(chosen, cell.exp, layout, after, cell.size, num_examples, **told) for chosen in cell.configs
-        ]
-    return made
+        return without_unused(chosen)

@@ -14,11 +14,12 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from datadiet.config import LOCATION_FIELDS
 from datadiet.errors import UserError
-from datadiet.storage.files import read_lines, read_record, sealed, write_json
+from datadiet.storage.files import read_lines
+from datadiet.storage.records import MirrorRecord, Summary
 from datadiet.storage.runs import lock_run
 
 NAME = "mlflow_run.json"
@@ -27,8 +28,10 @@ PLAIN = (str, int, float, bool, list, NoneType)
 
 
 @dataclass
-class Record:
+class Record(MirrorRecord):
     """One MLflow run, as the mirror knows it; every change is on disk before MLflow is told."""
+
+    HELD: ClassVar[tuple[str, ...]] = ("path",)
 
     path: Path | None  # of the file; None: a run without a mirror
     kind: str
@@ -51,8 +54,22 @@ class Record:
     def save(self) -> None:
         """Raises UserError where it cannot be written."""
         if self.path:
-            values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "path"}
-            write_json(self.path, sealed(values))
+            self.write(self.path)
+
+    @classmethod
+    def from_json(cls, path: Path, values: dict[str, Any]) -> Self:
+        record = super().from_json(path, values)
+        record.path = path
+        whole = (
+            record.status in STATES
+            and all(isinstance(v, str) for v in record.tags.values())
+            and all(isinstance(i.get("name"), str) for i in record.inputs)
+            and all(len(a) == 2 and isinstance(a[0], str) for a in record.artifacts)
+            and all(map(_is_point, record.metrics))
+        )
+        if not whole:
+            raise UserError(f"{path}: not what was written there; it is damaged.")
+        return record
 
     def lock(self) -> AbstractContextManager[None]:
         """Held while the run is written; that of a training run is its folder's, which `pipeline` holds."""
@@ -91,7 +108,7 @@ class Record:
         self.save()
         summary = self.path.with_name("summary.json") if self.path and self.kind == "train" else None
         if summary and summary.exists():
-            write_json(summary, sealed(read_record(summary) | {"mlflow_run_id": run_id}))
+            dataclasses.replace(Summary.read(summary), mlflow_run_id=run_id).write(summary)
 
     def end(self, status: str, error: str | None = None, diverged: bool = False) -> None:
         """Note how it ended."""
@@ -124,28 +141,12 @@ def load(path: Path) -> Record:
     Raises:
         UserError: missing or damaged.
     """
-    values = read_record(
-        path, kind=str, name=str, params=dict, tags=dict, parent=(str, NoneType), uid=str, id=(str, NoneType),
-        status=str, error=(str, NoneType), diverged=bool, begun=int, ended=(int, NoneType), synced=bool, inputs=list,
-        artifacts=list, metrics=list,
-    )  # fmt: skip
-    whole = (
-        values["status"] in STATES
-        and all(isinstance(v, str) for v in values["tags"].values())
-        and all(isinstance(i, dict) and isinstance(i.get("name"), str) for i in values["inputs"])
-        and all(isinstance(a, list) and len(a) == 2 and isinstance(a[0], str) for a in values["artifacts"])
-        and all(_is_point(m) for m in values["metrics"])
-    )
-    if not whole:
-        raise UserError(f"{path}: not what was written there; it is damaged.")
-    names = {f.name for f in dataclasses.fields(Record)} - {"path"}
-    return Record(path, **{name: values[name] for name in names})
+    return Record.read(path)
 
 
 def _is_point(value: Any) -> bool:
     return (
-        isinstance(value, list)
-        and len(value) == 3
+        len(value) == 3
         and isinstance(value[0], int)
         and isinstance(value[1], int)
         and isinstance(value[2], dict)

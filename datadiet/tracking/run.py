@@ -63,6 +63,7 @@ class TrackedRun:
     behind: bool = True  # MLflow lacks something that the record has
     fresh: bool = False  # MLflow cannot have heard of it
     earlier: dict[tuple[str, int], float] = field(default_factory=dict)  # as `held`, that the mirror had at first
+    ended: bool = False
 
     @property
     def id(self) -> str | None:
@@ -127,6 +128,29 @@ class TrackedRun:
             self.record.tags[key] = value
             self.record.save()
         self._tell(lambda client: client.set_tag(str(self.id), key, value))
+
+    def end(self, status: str, error: BaseException | None = None) -> None:
+        """Note the end in the mirror, then in MLflow; of several, the first counts.
+
+        Args:
+            error: What ended it.
+        """
+        if self.ended:
+            return
+        self.ended = True
+        text = None if error is None else str(error) or type(error).__name__
+        with suppress(UserError) if error else nullcontext():  # the folder may be what failed
+            self.record.end(status, text, isinstance(error, Diverged))
+        if self.link.offline or not (self.link.open or self.parent is None):
+            return
+        if self.behind:
+            self.catch_up()
+        else:
+            self._tell(lambda client: client.set_terminated(self.id, status, self.record.ended))
+        if not self.behind and (self.parent is None or self.parent.id):
+            self.record.synced = True
+            with suppress(UserError):
+                self.record.save()
 
     def _tell(self, call: Callable[[Any], Any]) -> None:
         """Tell MLflow what the record says already; where MLflow is away, that is left to a later moment."""
@@ -215,35 +239,15 @@ def track_run(
         run.earlier = {(k, step): value for step, _, values in record.points() for k, value in values.items()}
         if link.open:
             run.catch_up()
-        status, error = "FAILED", None
         try:
             yield run
-            status = "FINISHED"
-        except (KeyboardInterrupt, Interrupted) as caught:
-            status, error = "KILLED", caught
+        except (KeyboardInterrupt, Interrupted) as error:
+            run.end("KILLED", error)
             raise
-        except BaseException as caught:
-            error = caught
+        except BaseException as error:
+            run.end("FAILED", error)
             raise
-        finally:
-            _end(run, status, error)
-
-
-def _end(run: TrackedRun, status: str, error: BaseException | None) -> None:
-    """Note the end in the mirror, then in MLflow."""
-    record, text = run.record, None if error is None else str(error) or type(error).__name__
-    with suppress(UserError) if error else nullcontext():  # the folder may be what failed
-        record.end(status, text, isinstance(error, Diverged))
-    if run.link.offline or not (run.link.open or run.parent is None):
-        return
-    if run.behind:
-        run.catch_up()
-    else:
-        run._tell(lambda client: client.set_terminated(run.id, status, record.ended))
-    if not run.behind and (run.parent is None or run.parent.id):
-        record.synced = True
-        with suppress(UserError):
-            record.save()
+        run.end("FINISHED")
 
 
 def attach(mirror: Path, offline: bool = False, say: Callable[[str], Any] = print) -> TrackedRun:

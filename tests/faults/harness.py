@@ -192,10 +192,10 @@ def untimed(record: dict[str, Any]) -> dict[str, Any]:
 def state_of(run: Path, step: int) -> dict[str, str]:
     """Hash of every leaf of a checkpoint, verified; raises UserError where it is damaged."""
     stored = open_run(run)
-    shape = stored.arguments["data"]["image_shape"]
-    config = resolve(stored.config, stored.arguments["data"]["num_examples"])
+    shape = stored.data.image_shape
+    config = resolve(stored.config, stored.data.num_examples)
     network = build_model(config.model, 10, shape, config.width)
-    like = initial_state(network, config, stored.arguments["data"]["num_examples"])
+    like = initial_state(network, config, stored.data.num_examples)
     return _leaf_hashes(load_state(run, step, like))
 
 

@@ -1,0 +1,280 @@
+"""The JSON files of the mirror, each one dataclass with a format version, sealed.
+
+A file of an older format is read, its missing entries taking their defaults; one of a newer format is refused by name.
+metrics.jsonl and kept.csv have no version of their own: args.json beside them tells it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import reprlib
+import types
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar, Self, Union, get_args, get_origin, get_type_hints
+
+from datadiet.config import TrainConfig, as_dict, from_dict
+from datadiet.errors import UserError
+from datadiet.storage.files import SEAL, read_json, sealed, write_json
+
+
+@dataclass(kw_only=True)
+class MirrorRecord:
+    """What one kind of file says. A subclass raises FORMAT where it changes the meaning of an entry."""
+
+    FORMAT: ClassVar[int] = 1
+    HELD: ClassVar[tuple[str, ...]] = ()  # fields that are not in the file
+    UNSEALED: ClassVar[bool] = True  # whether there were formats without a seal
+
+    def as_json(self) -> dict[str, Any]:
+        """Ready for JSON, without what is None."""
+        values = {name: getattr(self, name) for name in _kinds(type(self)) if name not in self.HELD}
+        return {name: _plain(value) for name, value in values.items() if value is not None} | {"format": self.FORMAT}
+
+    def write(self, path: Path) -> None:
+        """Raises UserError where it cannot be written."""
+        write_json(path, sealed(self.as_json()))
+
+    @classmethod
+    def from_json(cls, path: Path, values: dict[str, Any]) -> Self:
+        """The inverse of `as_json`; entries that are unknown are passed over.
+
+        Args:
+            path: For errors.
+        Raises:
+            UserError: an entry is missing, or is of another type.
+        """
+        return _build(cls, path, values)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Raises UserError where the file is missing, damaged, or of a newer format."""
+        values = read_json(path)
+        if not isinstance(values, dict):
+            raise UserError(f"{path}: expected a JSON object, got {type(values).__name__}; it is damaged.")
+        check_format(path, values.get("format", 0), cls.FORMAT)
+        if SEAL not in values and not (cls.UNSEALED and "format" not in values):
+            raise UserError(f"{path}: not what was written there (it has no hash); it is damaged.")
+        return cls.from_json(path, values)
+
+
+def check_format(path: Path, found: Any, known: int) -> None:
+    """Refuse a file that a newer version wrote.
+
+    Raises:
+        UserError: it names the file and both formats.
+    """
+    if not isinstance(found, int) or isinstance(found, bool):
+        raise UserError(f"{path}: format={reprlib.repr(found)} is not what was written there; it is damaged.")
+    if found > known:
+        raise UserError(
+            f"{path}: written by a newer version of datadiet (format {found}; this version knows formats up to "
+            f"{known}). Use that version, or update this one."
+        )
+
+
+@lru_cache
+def _kinds(cls: type) -> dict[str, Any]:
+    """Types of a record's fields by name."""
+    hints = get_type_hints(cls)
+    return {f.name: hints[f.name] for f in dataclasses.fields(cls)}
+
+
+def _build(cls: Any, path: Path, values: dict[str, Any]) -> Any:
+    """A record, or an entry of one, from a JSON object whose types are checked."""
+    given = {}
+    for entry in dataclasses.fields(cls):
+        if entry.name in values:
+            value = values[entry.name]
+        elif entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING:
+            value = None  # which most kinds refuse
+        else:
+            continue
+        given[entry.name] = _entry(_kinds(cls)[entry.name], path, entry.name, value)
+    return cls(**given)
+
+
+def _entry(kind: Any, path: Path, name: str, value: Any) -> Any:
+    """Raises UserError where an entry is not of its kind."""
+    try:
+        return _as_kind(kind, path, value)
+    except TypeError:
+        raise UserError(f"{path}: {name}={reprlib.repr(value)} is not what was written there; it is damaged.") from None
+
+
+def _as_kind(kind: Any, path: Path, value: Any) -> Any:
+    """A value of JSON as a field's type has it; raises TypeError where it is of another."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        return None if value is None and type(None) in arguments else _as_kind(arguments[0], path, value)
+    if origin is list:
+        if not isinstance(value, list):
+            raise TypeError
+        return [_as_kind(arguments[0], path, one) for one in value]
+    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        return _build(kind, path, value)
+    accepted = (int, float) if kind is float else (origin or kind)
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+        raise TypeError
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value] if value and dataclasses.is_dataclass(value[0]) else list(value)
+    return value
+
+
+# --- a run ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What a run was trained on, as its network takes it."""
+
+    fingerprint: str
+    num_classes: int
+    image_shape: list[int]
+    num_examples: int | None = None  # N of the full training set
+    mean: list[float] | None = None  # [D], for normalisation
+    std: list[float] | None = None
+
+
+@dataclass(kw_only=True)
+class Arguments(MirrorRecord):
+    """args.json: every resolved option by its name, the experiment folder, and the data."""
+
+    config: TrainConfig
+    data: DataFacts
+    exp: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return {"exp": self.exp, **as_dict(self.config), "data": _plain(self.data), "format": self.FORMAT}
+
+    @classmethod
+    def from_json(cls, path: Path, values: dict[str, Any]) -> Self:
+        try:
+            config = from_dict(values)
+        except TypeError as error:
+            raise UserError(f"{path}: options are missing ({error}); it is damaged.") from None
+        data = _entry(DataFacts, path, "data", values.get("data"))
+        return cls(config=config, data=data, exp=values.get("exp"))
+
+
+@dataclass(kw_only=True)
+class Summary(MirrorRecord):
+    """summary.json of a finished training run. Accuracies are 0 to 1, after the last step."""
+
+    path: str  # below exps
+    dataset: str
+    model: str
+    scored_by: str  # what the examples were kept by
+    num_kept: int
+    num_examples: int
+    train_acc: float  # over the batches since the report before
+    test_acc: float  # on the whole test set
+    train_loss: float | None = None
+    test_loss: float | None = None
+    test_acc_per_class: list[float | None] | None = None  # [C], None: no test example
+    kept_per_class: list[int] | None = None  # [C], by the labels trained on
+    budget: str = "iterations"  # what trainings on subsets share with those on all data
+    select_seconds: float | None = None
+    seconds: float  # training and evaluation, without compilation
+    train_seconds: float | None = None
+    eval_seconds: float | None = None
+    compile_seconds: float | None = None
+    total_seconds: float | None = None
+    fingerprint: str | None = None
+    mlflow_run_id: str | None = None
+
+
+# --- scores and kept sets ---------------------------------------------------------------------
+
+
+@dataclass(kw_only=True)
+class ScoreRecord(MirrorRecord):
+    """The .json beside a score file."""
+
+    UNSEALED: ClassVar[bool] = False
+    type: str | None = None
+    step: int | None = None
+    runs: list[int] | None = None
+    source: str | None = None  # run or experiment that was scored
+    random_labels: dict[str, Any] | None = None  # fraction and seed, where labels were randomised
+    combine: str | None = None  # how runs were combined; None: by their mean
+    seconds: float | None = None
+    compile_seconds: float | None = None
+    package_version: str | None = None
+    sha256: str  # of the .npy
+    runs_sha256: str | None = None  # of the scores of each run beside it
+    stderr_sha256: str | None = None
+    dataset: str
+    fingerprint: str
+    example_ids: list[str]
+
+
+@dataclass(kw_only=True)
+class KeptRecord(MirrorRecord):
+    """kept.json, beside a kept.csv that no run trained on."""
+
+    options: dict[str, Any] = field(default_factory=dict)  # of the selector; in the file beside the others
+    kept_by: str | None = None
+    dataset: str | None = None
+    fingerprint: str | None = None
+    num_kept: int | None = None
+    sha256: str | None = None  # of kept.csv
+
+    def as_json(self) -> dict[str, Any]:
+        values = super().as_json()
+        return values.pop("options") | values
+
+    @classmethod
+    def from_json(cls, path: Path, values: dict[str, Any]) -> Self:
+        own = {f.name for f in dataclasses.fields(cls)} | {"format", SEAL}
+        return super().from_json(path, values | {"options": {k: v for k, v in values.items() if k not in own}})
+
+
+# --- a study ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MeanRecord:
+    """A mean score file of a study."""
+
+    type: str
+    step: int
+    path: str  # below exps
+
+
+@dataclass(frozen=True)
+class CellRecord:
+    """One arm at one size."""
+
+    arm: str
+    selector: str
+    type: str | None  # of its score; None: it needs none
+    step: int | None
+    size: int
+    fraction: float
+    runs: list[str]  # folders below exps; those at equal positions of cells share their seeds
+    options: dict[str, Any] = field(default_factory=dict)  # of the arm's own
+
+
+@dataclass(kw_only=True)
+class StudyRecord(MirrorRecord):
+    """study.json: what is compared, and where its parts lie below exps."""
+
+    plan: dict[str, Any]  # every option, those of the trainings as resolved for a run on all data
+    dataset: str
+    fingerprint: str
+    num_examples: int
+    model: str
+    budget: str
+    score_runs: list[str]  # folders of the scored runs
+    means: list[MeanRecord]
+    cells: list[CellRecord]  # all data first

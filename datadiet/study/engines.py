@@ -1,0 +1,48 @@
+"""Engines by name. To add one: write a class like those of local_engine.py and name it in ENGINES."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from datadiet.errors import UserError
+from datadiet.runs.context import Context
+from datadiet.study.engine import Engine, EngineOptions
+from datadiet.study.local_engine import begin_local
+from datadiet.study.ray_engine import begin_ray, check_ray
+
+
+class EngineEntry(NamedTuple):
+    """One entry of ENGINES."""
+
+    begin: Callable[[EngineOptions, Context, int], Engine]  # (options, context, jobs that are not done yet)
+    check: Callable[[EngineOptions], None] = lambda options: None  # raises UserError where it cannot be had
+    options: tuple[str, ...] = ()  # of EngineOptions, that no other engine uses
+
+
+ENGINES: dict[str, EngineEntry] = {
+    "local": EngineEntry(begin_local),
+    "ray": EngineEntry(begin_ray, check_ray, ("ray_address",)),
+}
+
+
+def check_engine(options: EngineOptions) -> None:
+    """Refuse what cannot be had.
+
+    Raises:
+        UserError: names the option, its value and what was expected.
+    """
+    if options.engine not in ENGINES:
+        raise UserError(f"engine={options.engine}: expected one of {', '.join(ENGINES)}.")
+    if options.workers is not None and options.workers < 1:
+        raise UserError(f"workers={options.workers}: expected at least 1 job at once.")
+    for name, entry in ENGINES.items():
+        for own in entry.options:
+            if name != options.engine and getattr(options, own) is not None:
+                raise UserError(f"{own}={getattr(options, own)} is used with engine={name} only.")
+    ENGINES[options.engine].check(options)
+
+
+def begin_engine(options: EngineOptions, context: Context, count: int) -> Engine:
+    """The engine for `count` jobs that are not done yet."""
+    return ENGINES[options.engine].begin(options, context, count)
