@@ -21,7 +21,7 @@ from datadiet.errors import UserError
 from datadiet.report import kept_sets
 from datadiet.report.decision import Decision, noise_audit
 from datadiet.report.evidence import read_study
-from datadiet.report.page import html, write_report
+from datadiet.report.page import html, read_decision, write_report
 from datadiet.report.text import headline, how_sure, price, table, warnings, which
 from datadiet.storage.files import sealed, write_lines
 
@@ -43,7 +43,7 @@ def noisy(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("noisy")
     losses = {**GOOD, "keep_max grad_norm": (0.02, 0.09)}
     exps = studies.write_study(root, losses, noise=0.1, types=("l2_error", "grad_norm"))
-    write_report(exps, "demo")
+    write_report(read_decision(exps, "demo"))
     return exps
 
 
@@ -139,11 +139,11 @@ def test_an_unfinished_or_absent_study_is_refused_with_the_way_on(tmp_path):
     exps = studies.write_study(tmp_path, GOOD)
     (exps / "demo/random/size_575/run_6/summary.json").unlink()
     with pytest.raises(UserError, match=r"run_6 is not finished; the same study command continues it"):
-        write_report(exps, "demo")
+        write_report(read_decision(exps, "demo"))
     with pytest.raises(UserError, match=r"there is: demo"):
-        write_report(exps, "other")
+        write_report(read_decision(exps, "other"))
     with pytest.raises(UserError, match="margin=0: expected percentage points"):
-        write_report(exps, "demo", margin=0)
+        read_decision(exps, "demo", margin=0)
 
 
 def test_the_printed_table_is_in_per_cent(tmp_path):
@@ -233,14 +233,14 @@ def test_the_same_mirror_gives_the_same_bytes(noisy):
     files = [noisy / "demo/report.html", noisy / "demo/statistics.json"]
     files += [*(noisy / "demo/figures").iterdir(), *(noisy / "demo/kept").iterdir()]
     before = {path: path.read_bytes() for path in files}
-    write_report(noisy, "demo")
+    write_report(read_decision(noisy, "demo"))
     assert {path: path.read_bytes() for path in files} == before
 
 
 def test_names_are_escaped(tmp_path):
     exps = studies.write_study(tmp_path, GOOD)
     studies.rewrite(exps / "demo/study.json", model="<script>alert(1)</script>")
-    write_report(exps, "demo")
+    write_report(read_decision(exps, "demo"))
     text = (exps / "demo/report.html").read_text()
     assert "<script" not in text
     assert "&lt;script&gt;" in text
@@ -259,7 +259,7 @@ def test_the_numbers_of_the_page_are_a_file_too(noisy):
 def test_without_the_data_set_a_report_is_made_and_says_what_is_missing(tmp_path):
     exps = studies.write_study(tmp_path, GOOD)
     studies.rewrite(exps / "demo/study.json", fingerprint="0" * 64)
-    write_report(exps, "demo")
+    write_report(read_decision(exps, "demo"))
     text = (exps / "demo/report.html").read_text()
     assert "digits has changed since the study" in text
     assert "kept_per_class" in Page(text).ids

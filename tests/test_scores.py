@@ -68,6 +68,34 @@ def test_prototypes_move_from_the_class_means():
     np.testing.assert_allclose(FEATURE_SCORES["prototype"](features, labels), right, rtol=1e-6)
 
 
+def test_a_prototype_without_points_moves_to_the_farthest_one():
+    """The mean of the third class lies between two clusters and is nearest to none; an odd example is far from all."""
+    features = np.array([[9, 1], [9, 1.1], [9, 0.9], [1, 9], [1.1, 9], [0.9, 9], [9, 1], [1, 9], [14, -4]])
+    labels = np.array([0, 0, 0, 1, 1, 1, 2, 2, 0])
+    values = FEATURE_SCORES["prototype"](features, labels)
+    np.testing.assert_allclose(values, 0, atol=1e-3)
+    assert values[-1] == pytest.approx(0, abs=1e-7), "its own prototype"
+
+
+@pytest.mark.parametrize(("value", "score"), [(0, 1), (2, 0)])
+def test_prototypes_of_equal_features_are_one(value, score):
+    features = np.full((9, 4), value, np.float32)
+    np.testing.assert_allclose(FEATURE_SCORES["prototype"](features, np.arange(9) % 3), score, atol=1e-6)
+
+
+def test_prototypes_are_the_same_bytes_with_any_number_of_threads():
+    """A library's threads add in the order in which they end, which shows with 3 of them or more."""
+    from threadpoolctl import threadpool_limits
+
+    random = np.random.RandomState(0)
+    features, labels = random.normal(size=(4000, 16)).astype(np.float32), random.randint(0, 10, 4000)
+    found = set()
+    for threads in (1, 4, 4, 4):
+        with threadpool_limits(threads):
+            found.add(FEATURE_SCORES["prototype"](features, labels).tobytes())
+    assert len(found) == 1
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_the_last_layer_maps_features_to_logits(model):
     network = build_model(model, 3, (32, 32, 3), width=2)

@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import sys
+import threading
 import time
 
 import numpy as np
@@ -141,14 +142,13 @@ def test_offline_stops_within_seconds(tmp_path, monkeypatch, answer):
 def serve(folder):
     from functools import partial
     from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-    from threading import Thread
 
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *arguments):
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
-    Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
     return server
 
 
@@ -164,7 +164,49 @@ def test_a_download_is_verified_and_appears_only_when_complete(tmp_path, cifar10
     with monkeypatch.context() as patch:  # the builder looks its archive up by the stock url
         patch.setattr("datadiet.data.tfds_builders.cifar.Cifar10._cifar_info", _info_with(url))
         assert prepare("cifar10", tmp_path / "data").num_examples == SMALL[0]
+    (folder := tmp_path / "folder").mkdir()
+    (plain := folder / "plain").touch()
+    download.download(good, folder / "archive")
+    assert (folder / "archive").stat().st_mode == plain.stat().st_mode, "whoever may read a new file may read it"
+    assert sorted(os.listdir(folder)) == ["archive", "plain"]
     server.shutdown()
+
+
+def test_a_download_that_breaks_off_leaves_no_archive(tmp_path, cifar10, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/{cifar10[0].name}"
+        monkeypatch.setitem(download.ARCHIVES, "cifar10", (download.ARCHIVES["cifar10"][0]._replace(url=url),))
+        monkeypatch.setattr("datadiet.download.reachable", lambda url: None)
+
+        def answer():
+            with server.accept()[0] as client:
+                client.recv(4096)
+                client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + bytes(100))
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(UserError, match=r"cannot download .*100 bytes read, 900 more .*Place in the folder"):
+            prepare("cifar10", tmp_path / "data")
+        thread.join()
+    assert not (tmp_path / "data" / "downloads" / "manual" / cifar10[0].name).exists()
+
+
+def test_a_file_that_is_not_the_published_one_is_refused_and_never_replaced(tmp_path, cifar10, monkeypatch):
+    monkeypatch.setattr("datadiet.download.download", lambda *given: pytest.fail("it is there"))
+    path = tmp_path / "data" / "downloads" / "manual" / cifar10[0].name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"somebody's own")
+    with pytest.raises(UserError, match=r"14 bytes with sha256 .*Delete it and fetch it again"):
+        prepare("cifar10", tmp_path / "data")
+    assert path.read_bytes() == b"somebody's own"
+
+
+def test_a_name_that_is_never_resolved_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(download, "REACH_SECONDS", 0.2)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *given, **more: time.sleep(5))
+    begin = time.perf_counter()
+    assert download.reachable("http://somewhere.invalid/file") == "no answer"
+    assert time.perf_counter() - begin < 2
 
 
 def _info_with(url):
@@ -248,9 +290,9 @@ def test_tfrecord_is_refused_with_the_converting_command(prepared):
 KILLED = """
 import os, signal, sys, pathlib
 import archives
-from datadiet import cache
-from datadiet.prepare import prepare
-from datadiet import tfds_builders
+from datadiet.data import cache
+from datadiet.data.prepare import prepare
+from datadiet.data import tfds_builders
 archive, where, when = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 archives.accept(archives.Plain, "cifar10", archive, (200, 50))
 stock = tfds_builders.Cifar10._generate_examples

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -146,8 +147,19 @@ def test_spearman_is_scipys():
     scores = np.round(normal(10, 3, 50), 1)  # with ties
     expected = stats.spearmanr(scores, axis=1).statistic
     np.testing.assert_allclose(st.spearman_matrix(scores), expected, atol=1e-12)
-    constant = st.spearman_matrix(np.stack([scores[0], np.zeros(50)]))
-    assert np.isnan(constant[0, 1])
+    np.testing.assert_allclose(st.spearman_matrix(scores[:2]), expected[:2, :2], atol=1e-12)
+    np.testing.assert_allclose(st.spearman_matrix(scores[:1]), [[1]], atol=1e-12)
+
+
+@pytest.mark.parametrize("constant", [0, 1, 2])
+def test_a_constant_score_correlates_with_none_and_takes_nothing_from_others(constant):
+    scores = np.round(normal(10, 3, 50), 1)
+    expected = np.array(st.spearman_matrix(scores))
+    scores[constant] = 1.5
+    expected[constant], expected[:, constant] = math.nan, math.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_allclose(st.spearman_matrix(scores), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("runs", [2, 5, 8])
@@ -178,6 +190,8 @@ def test_auroc_is_the_share_of_pairs_in_order():
     expected = np.mean([(p > q) + 0.5 * (p == q) for p, q in pairs])
     assert st.auroc(VALUES, POSITIVE) == pytest.approx(expected)
     assert math.isnan(st.auroc(VALUES, np.zeros(7, bool)))
+    assert math.isnan(st.auroc(VALUES, np.ones(7, bool)))
+    assert math.isnan(st.auroc(np.where(VALUES == 5, math.nan, VALUES), POSITIVE))
 
 
 @pytest.mark.parametrize("k", range(1, 8))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import threading
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
+import pooch
 from tqdm import tqdm
 
 from datadiet.data.sources.base import prepare_command
@@ -20,6 +18,7 @@ from datadiet.errors import UserError
 REACH_SECONDS = 8.0  # to hear from a server at all; without a network, the library's own wait is 3.5 minutes
 STALL_SECONDS = 60.0  # of silence in a running download
 BLOCK = 1 << 20
+HEADERS = {"User-Agent": "datadiet", "Accept-Encoding": "identity"}  # packed files come as they are
 
 CIFAR_URL = "https://www.cs.toronto.edu/~kriz/"
 
@@ -90,9 +89,7 @@ ARCHIVES: dict[str, tuple[Archive, ...]] = {
 
 def verify(path: Path, archive: Archive) -> None:
     """Raises UserError where a file is not, byte for byte, the one that was published."""
-    with path.open("rb") as file:
-        got = hashlib.file_digest(file, lambda: hashlib.new(archive.algorithm, usedforsecurity=False)).hexdigest()
-    if got != archive.digest:
+    if (got := pooch.file_hash(path, archive.algorithm)) != archive.digest:
         raise UserError(
             f"{path}: {path.stat().st_size} bytes with {archive.algorithm} {got}; expected {archive.size} bytes with "
             f"{archive.algorithm} {archive.digest}. Delete it and fetch it again from {archive.url}."
@@ -115,18 +112,22 @@ def by_hand(
     )
 
 
+def _cause(error: BaseException) -> str:
+    """What lies below an error of requests, which wraps it in its own objects."""
+    return _cause(error.__context__) if error.__context__ else str(error) or type(error).__name__
+
+
 def reachable(url: str) -> str | None:
     """Whether a server answers within REACH_SECONDS, whatever it answers: None, or what went wrong."""
     answer: list[str | None] = ["no answer"]
+    look = (pooch.FTPDownloader if url.startswith("ftp:") else pooch.HTTPDownloader)(timeout=REACH_SECONDS)
 
     def ask() -> None:
         try:
-            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=REACH_SECONDS).close()
+            look(url, None, None, check_only=True)
             answer[0] = None
-        except urllib.error.HTTPError:
-            answer[0] = None
-        except (OSError, ValueError) as error:
-            answer[0] = str(error)
+        except Exception as error:
+            answer[0] = _cause(error)
 
     # Resolving a name has no timeout of its own, so it is left behind in a thread.
     thread = threading.Thread(target=ask, daemon=True)
@@ -137,16 +138,12 @@ def reachable(url: str) -> str | None:
 
 def download(archive: Archive, path: Path) -> None:
     """Download to `path`, which appears only when it is complete and verified."""
+    # Not by pooch.retrieve: it replaces a file of another digest, makes one that only its owner may read, and what a
+    # killed process leaves is never used or deleted.
     part = path.with_name(f"{path.name}.part")
-    request = urllib.request.Request(archive.url, headers={"User-Agent": "datadiet"})
-    with (
-        urllib.request.urlopen(request, timeout=STALL_SECONDS) as answer,
-        part.open("wb") as file,
-        tqdm(total=archive.size, unit="B", unit_scale=True, desc=archive.file_name) as bar,
-    ):
-        while block := answer.read(BLOCK):
-            file.write(block)
-            bar.update(len(block))
+    with tqdm(total=archive.size, unit="B", unit_scale=True, desc=archive.file_name) as bar:
+        get = pooch.HTTPDownloader(bar, BLOCK, timeout=(REACH_SECONDS, STALL_SECONDS), headers=HEADERS)
+        get(archive.url, part, None)
     verify(part, archive)
     os.replace(part, path)
 
@@ -189,21 +186,19 @@ def obtain(
         if absent:
             names = ", ".join(archive.file_name for archive in archives)
             raise UserError(f"{name}: archive={given}: no file {absent[0]}; expected {names}, or a folder with it.")
-    missing = [archive for archive, path in zip(archives, paths) if not path.is_file()]
-    problem = None
-    if missing and not may_download:
-        raise by_hand(name, missing, folder, data_dir, "files are missing and download is off")
-    if missing:
-        problem = reachable(missing[0].url)
+
+    def missing() -> list[Archive]:
+        return [archive for archive, path in zip(archives, paths) if not path.is_file()]
+
     try:
-        for archive in missing if problem is None else ():
+        if missing() and (problem := reachable(missing()[0].url) if may_download else "download is off"):
+            raise OSError(problem)
+        for archive in missing():
             folder.mkdir(parents=True, exist_ok=True)
             download(archive, folder / archive.file_name)
     except OSError as error:
-        problem = str(error)
-    if problem is not None:
-        missing = [archive for archive, path in zip(archives, paths) if not path.is_file()]
-        raise by_hand(name, missing, folder, data_dir, f"cannot download {missing[0].url} ({problem})")
+        why = f"cannot download {missing()[0].url} ({_cause(error)})"
+        raise by_hand(name, missing(), folder, data_dir, why) from error
     for archive, path in zip(archives, paths):
         verify(path, archive)
     return paths

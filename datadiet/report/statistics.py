@@ -1,4 +1,4 @@
-"""What a study may conclude: intervals, verdicts, reliability of scores, noise found, cost. NumPy and SciPy only.
+"""What a study may conclude: intervals, verdicts, reliability of scores, noise found, cost. NumPy, SciPy, scikit-learn.
 
 Accuracies are 0 to 1 and one per run; equal positions of two arrays are runs that share their seeds.
 An interval says how much the seeds of the evaluation runs move a mean: the test set and the scores
@@ -181,11 +181,9 @@ def stability(scores: np.ndarray, size: int, draws: int = 10, seed: int = 0) -> 
 
 def spearman_matrix(scores: np.ndarray) -> np.ndarray:
     """Spearman correlations [K, K] of scores [K, N]; ties share their mean rank; NaN for a constant score."""
-    ranks = stats.rankdata(scores, axis=1)
-    ranks -= ranks.mean(axis=1, keepdims=True)
-    norms = np.sqrt((ranks**2).sum(axis=1))
+    # scipy.stats.spearmanr gives one NaN instead of a matrix where the first or second of the scores is constant.
     with np.errstate(invalid="ignore", divide="ignore"):
-        return ranks @ ranks.T / np.outer(norms, norms)
+        return np.atleast_2d(np.corrcoef(stats.rankdata(scores, axis=1)))
 
 
 class Reliability(NamedTuple):
@@ -223,13 +221,15 @@ def auroc(values: np.ndarray, positive: np.ndarray) -> float:
 
     Args:
         values: [N].
-        positive: bool [N]. NaN where all or none are positive.
+        positive: bool [N].
+    Returns:
+        NaN where all or none are positive, or a value is NaN.
     """
-    hits = int(positive.sum())
-    others = len(values) - hits
-    if not hits or not others:
+    from sklearn.metrics import roc_auc_score
+
+    if positive.all() or not positive.any() or np.isnan(values).any():
         return math.nan
-    return float((stats.rankdata(values)[positive].sum() - hits * (hits + 1) / 2) / (hits * others))
+    return float(roc_auc_score(positive, values))
 
 
 def precision_at(values: np.ndarray, positive: np.ndarray, k: int) -> float:

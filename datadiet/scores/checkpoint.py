@@ -7,6 +7,7 @@ NETWORK_SCORES or FEATURE_SCORES.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -47,24 +48,21 @@ def prototype(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """1 - cosine of the features [N, F] and the nearest of C prototypes, in [0, 2]; high is atypical.
 
     The prototypes are those of k-means (Lloyd) with k = C. It starts from the class means, so that nothing is drawn
-    by chance; the labels serve for nothing else. Source: Sorscher et al. 2022, there with self-supervised features.
+    by chance; the labels serve for nothing else. A prototype that loses all its points moves to the one farthest from
+    its own. Source: Sorscher et al. 2022, there with self-supervised features.
     """
-    centers = kmeans(features, np.stack([features[labels == c].mean(0) for c in np.unique(labels)]))
-    cosines = _unit(features) @ _unit(centers).T
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits
+
+    means = np.stack([features[labels == c].mean(0) for c in np.unique(labels)])
+    method = KMeans(len(means), init=means, n_init=1, max_iter=KMEANS_STEPS, tol=0)
+    # One thread: the sums of several are added in the order in which they end.
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than prototypes
+        centers = method.fit(features).cluster_centers_
+        cosines = _unit(features) @ _unit(centers).T
     return (1 - cosines.max(1)).astype(np.float32)
-
-
-def kmeans(points: np.ndarray, centers: np.ndarray) -> np.ndarray:
-    """Centers [K, F] after Lloyd's iterations from `centers` until no point changes its own, at most KMEANS_STEPS."""
-    nearest = None
-    for _ in range(KMEANS_STEPS):
-        found = ((centers**2).sum(1) - 2 * points @ centers.T).argmin(1)
-        if nearest is not None and (found == nearest).all():
-            break
-        nearest, used = found, np.unique(found)
-        centers = np.array(centers)
-        centers[used] = [points[found == k].mean(0) for k in used]  # one that lost all its points stays
-    return centers
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

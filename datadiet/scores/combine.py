@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-from scipy.stats import rankdata
 
 
 def _over_measured(function: Callable, values: np.ndarray) -> np.ndarray:
@@ -37,6 +36,8 @@ def rank_mean_over_runs(values: np.ndarray) -> np.ndarray:
     In each run an example has its rank among those measured (1 is the smallest, equal scores share the mean of their
     ranks) divided by their number; NaN as in `mean_over_runs`.
     """
+    from scipy.stats import rankdata  # takes long to import
+
     ranks = np.full(np.shape(values), np.nan)
     for row, found in zip(ranks, np.asarray(values)):
         measured = ~np.isnan(found)
