@@ -15,7 +15,7 @@ _PUBLIC = {
     "select": "selection",
     "window_search": "search",
     "forgetting_scores": "forgetting",
-    "open_run": "store",
+    "open_run": "stored_runs",
     "TrainConfig": "config",
     "UserError": "config",
 }

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from datadiet import config as options
-from datadiet import data, selection, store
+from datadiet import data, selection, store, stored_runs
 from datadiet.config import TrainConfig, UserError
 from datadiet.coresets import Parameters
 from datadiet.data import Dataset
@@ -91,7 +91,7 @@ def find_features(layout: ExperimentLayout, config: TrainConfig, exp: str, step:
             "name one with -P features_run=PATH."
         )
     given = step if config.features_step is None else config.features_step
-    step = options.default_score_step(store.open_run(path).config) if given is None else given
+    step = options.default_score_step(stored_runs.open_run(path).config) if given is None else given
     return replace(config, features_run=str(path), features_step=step)
 
 
@@ -104,7 +104,7 @@ def features(config: TrainConfig, dataset: Dataset) -> np.ndarray:
     assert config.features_run is not None
     assert config.features_step is not None
     path = Path(config.features_run)
-    trained_on = store.open_run(path).arguments["data"]["fingerprint"]
+    trained_on = stored_runs.open_run(path).arguments["data"]["fingerprint"]
     if trained_on != dataset.fingerprint:
         raise UserError(f"features_run={path} was trained on other data than {dataset.name}: name a run on that.")
     folder = path / "ckpts" / str(config.features_step)
@@ -114,7 +114,7 @@ def features(config: TrainConfig, dataset: Dataset) -> np.ndarray:
 
 @lru_cache(maxsize=1)  # the runs of a study share them; they are never written
 def _features(path: Path, step: int, made: int, dataset: str, data_dir: str | None) -> np.ndarray:
-    stored = store.open_run(path)
+    stored = stored_runs.open_run(path)
     variables = stored.variables(step)
     fitted = data.fit_images(data.load(dataset, data_dir), stored.network.image_shape)
     return compute_features(stored.network, variables, fitted.train_images, prepare=data.Normalizer.of(fitted))

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from datadiet import data, store
+from datadiet import data, store, stored_runs
 from datadiet.config import TrainConfig, UserError
 from datadiet.data import Dataset
 from datadiet.scores import TRAINING_SCORES
-from datadiet.store import StoredRun
+from datadiet.stored_runs import StoredRun
 
 FULL, RANDOM = "full data", "random"
 
@@ -117,7 +117,7 @@ class Study:
     @cached_property
     def first(self) -> StoredRun:
         """The first evaluation run on all data: its options are those of all runs, but for seeds and subsets."""
-        return store.open_run(self.exps / self.full.paths[0])
+        return stored_runs.open_run(self.exps / self.full.paths[0])
 
     @property
     def config(self) -> TrainConfig:
@@ -174,7 +174,7 @@ class Study:
 
     def history(self, cell: Cell) -> History:
         """Test accuracies of a cell's runs at every report."""
-        lines = [_lines(store.open_run(self.exps / path)) for path in cell.paths]
+        lines = [_lines(stored_runs.open_run(self.exps / path)) for path in cell.paths]
         steps = sorted(set.intersection(*({line["step"] for line in of_run} for of_run in lines)))
         by_step = [{line["step"]: line["test_acc"] for line in of_run} for of_run in lines]
         return History(np.array(steps), np.array([[found[step] for step in steps] for found in by_step]))
@@ -187,7 +187,7 @@ class Study:
         return np.stack([store.load_scores(file)[0] for file in files]) if all(f.exists() for f in files) else None
 
 
-def _lines(run: store.StoredRun) -> list[dict[str, Any]]:
+def _lines(run: StoredRun) -> list[dict[str, Any]]:
     """Reports of a finished run, at least one.
 
     Raises:
@@ -198,7 +198,7 @@ def _lines(run: store.StoredRun) -> list[dict[str, Any]]:
 
 def _cell(exps: Path, record: Mapping[str, Any]) -> Cell:
     """Raises UserError where one of its runs is not finished."""
-    runs = [store.open_run(exps / path) for path in record["runs"]]
+    runs = [stored_runs.open_run(exps / path) for path in record["runs"]]
     for run in runs:
         if run.summary is None:
             raise UserError(f"{run.path} is not finished; the same study command continues it.")
@@ -223,7 +223,7 @@ def _score(exps: Path, record: Mapping[str, Any], score_runs: list[str]) -> Scor
     loaded = [store.load_scores(store.score_file(exps / path, kind, step)) for path in score_runs]
     trained = 0.0
     for path in score_runs:
-        last = _lines(store.open_run(exps / path))[-1]
+        last = _lines(stored_runs.open_run(exps / path))[-1]
         trained += last.get("time/train_seconds", math.nan) * min(1.0, step / last["step"])
     unknown = 0.0 if kind in TRAINING_SCORES else math.nan  # those come with the training
     scored = sum((own or {}).get("seconds", unknown) for _, own in loaded) + (made or {}).get("seconds", math.nan)

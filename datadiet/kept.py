@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from datadiet import selection, store
+from datadiet import selection, store, stored_runs
 from datadiet.config import UserError
 from datadiet.evidence import Cell, Study
 
@@ -28,7 +28,7 @@ def table(study: Study, cell: Cell) -> pd.DataFrame:
     dataset = study.dataset
     if dataset is None:
         raise UserError(f"The kept sets need the data set: {study.no_dataset}")
-    run = store.open_run(study.exps / cell.paths[0])
+    run = stored_runs.open_run(study.exps / cell.paths[0])
     ids = pd.Series(np.arange(dataset.num_examples), index=dataset.example_ids.astype(str))
     chosen = pd.read_csv(run.path / "kept.csv", usecols=["example_id"], dtype=str)["example_id"]
     if unknown := [name for name in chosen if name not in ids.index]:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from datadiet import checkpoints, models, record, resume, store, stored_runs, tracking, train, trajectory
 from datadiet import config as options
-from datadiet import models, record, resume, store, tracking, train, trajectory
 from datadiet.background import Background
 from datadiet.config import Interrupted, TrainConfig, UserError
 from datadiet.place import Place
@@ -33,7 +33,7 @@ def save_step(task: Task, report: train.Report) -> None:
         for folder, mask in entry.masks.items():
             content = store.npy_bytes(mask(stats, task.member))
             store.write_bytes(run_dir / folder / f"ckpt_{step}.npy", content)
-    store.save_checkpoint(run_dir, report.state, report.seconds)
+    checkpoints.save_checkpoint(run_dir, report.state, report.seconds)
     if planned:
         resume.remove_unplanned(run_dir, task.config, step)
 
@@ -108,7 +108,7 @@ def finished(task: Task, place: Place) -> dict[str, Any] | None:
     """
     resume.check_same(task.run_dir, task.config, task.dataset, task.inputs)
     resume.remove_temporary(task.run_dir)
-    summary = store.open_run(task.run_dir).summary
+    summary = stored_runs.open_run(task.run_dir).summary
     if summary is not None:
         tracking.settle(task.run_dir / record.NAME, place.parent, place.offline)
         place.progress.say(f"{task.name}: finished before, taken as it is")

@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import datadiet
-from datadiet import choosing, figures, kept, store, tracking, wording
+from datadiet import choosing, figures, kept, store, stored_runs, tracking, wording
 from datadiet.config import FIELDS, as_dict
 from datadiet.coresets import Parameters
 from datadiet.decision import Decision, check_margin, noise_audit
@@ -177,7 +177,7 @@ def commands(study: Study, decision: Decision) -> list[tuple[str, str]]:
         for name in values
         if name not in _OF_A_RUN and not _is_default(name, values[name])
     ]
-    chosen_by = choosing.given_parameters(store.open_run(study.exps / cell.paths[0]).config)
+    chosen_by = choosing.given_parameters(stored_runs.open_run(study.exps / cell.paths[0]).config)
     own = [*(f"{name}={_typed(value)}" for name, value in chosen_by.items()), *own]
     if cell.selector == "keep_max" and (score := study.score_of(cell)):
         words = [f"size={cell.size}", f"scores=exps/{score.path}", *own]

@@ -16,8 +16,8 @@ from shutil import rmtree
 from types import FrameType
 from typing import Any
 
+from datadiet import checkpoints, record, store, stored_runs
 from datadiet import config as options
-from datadiet import record, store
 from datadiet.config import Diverged, TrainConfig, UserError
 from datadiet.data import Dataset
 from datadiet.train import TrainState
@@ -48,7 +48,7 @@ def check_same(run_dir: Path, config: TrainConfig, dataset: Dataset, inputs: dic
     Raises:
         UserError: with what differs.
     """
-    run = store.open_run(run_dir)
+    run = stored_runs.open_run(run_dir)
     differing = options.differences(options.as_dict(run.config), options.as_dict(config))
     if run.arguments["data"]["fingerprint"] != dataset.fingerprint:
         differing["data"] = (run.arguments["data"]["fingerprint"][:12], dataset.fingerprint[:12])
@@ -85,11 +85,11 @@ def last_good(run_dir: Path, config: TrainConfig, fresh: TrainState, say: Callab
         say: Told about every checkpoint that is passed over, and where training goes on.
     """
     lines = store.good_lines(run_dir / "metrics.jsonl")
-    for step in reversed(store.checkpoint_steps(run_dir)):
+    for step in reversed(checkpoints.checkpoint_steps(run_dir)):
         earlier = [line for line in lines if line["step"] <= step]
         try:
             _check_reported(run_dir, config, step, earlier)
-            state, seconds = store.load_state(run_dir, step, fresh), store.load_seconds(run_dir, step)
+            state, seconds = checkpoints.load_state(run_dir, step, fresh), checkpoints.load_seconds(run_dir, step)
         except UserError as error:
             say(f"Not continued from step {step}: {error}")
             continue
@@ -134,7 +134,7 @@ def cut_back(run_dir: Path, config: TrainConfig, start: Start) -> None:
 def remove_unplanned(run_dir: Path, config: TrainConfig, before: int) -> None:
     """Remove checkpoints saved because training was stopped; a planned one at `before` makes them needless."""
     planned = set(options.saved_steps(config))
-    for step in store.checkpoint_steps(run_dir):
+    for step in checkpoints.checkpoint_steps(run_dir):
         if step < before and step not in planned:
             rmtree(run_dir / "ckpts" / str(step))
 

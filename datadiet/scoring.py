@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from datadiet import config as options
-from datadiet import data, programs, record, scores, store, tracking
+from datadiet import data, programs, record, scores, store, stored_runs, tracking
 from datadiet.config import UserError
 from datadiet.place import Place
-from datadiet.store import StoredRun
+from datadiet.stored_runs import StoredRun
 
 QUANTILES = (5, 25, 50, 75, 95)  # per cent
 
@@ -48,7 +48,7 @@ def find_run(place: Place, exp: str, run: int) -> StoredRun:
     path = place.layout.experiment(exp) / f"run_{run}"
     if not (path / "args.json").exists():
         raise UserError(f"No run in {path}. Train it: mlflow run . -e full_data -P run={run} -P exp={exp}")
-    return store.open_run(path)
+    return stored_runs.open_run(path)
 
 
 def _record(kind: str, path: Path, values: np.ndarray, identity: dict, provenance: dict, seconds: dict[str, float],

@@ -1,7 +1,4 @@
-"""The filesystem mirror: where things lie below exps/, written whole or not at all.
-
-The only module that knows Orbax.
-"""
+"""The filesystem mirror: where things lie below exps/, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -9,37 +6,26 @@ import errno
 import hashlib
 import io
 import json
-import logging
 import os
 import re
 import reprlib
 import shutil
-import tempfile
-import threading
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from filelock import FileLock, Timeout
 
 import datadiet
-from datadiet import data, loops
-from datadiet.config import TrainConfig, UserError, check_text, from_dict
+from datadiet.config import TrainConfig, UserError, check_text
 from datadiet.coresets import Parameters
-from datadiet.models import Network, Variables, build_model
-from datadiet.train import TrainState
 
 SCORE_FOLDERS = {"l2_error": "error_l2_norm_scores"}  # of every other type: <type>_scores
 SEAL = "record_sha256"  # name of the hash in a sealed record
-logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax warns of every save, and tells each error twice
 
 
 class Busy(UserError):
@@ -324,254 +310,7 @@ def load_scores(path: Path) -> tuple[np.ndarray, dict[str, Any] | None]:
     return values, record
 
 
-# --- checkpoints ------------------------------------------------------------------------------
-
-
-def _leaf_hashes(tree: Any) -> dict[str, str]:
-    """sha256 (hex) of dtype, shape and bytes of every leaf, by its path."""
-    hashes = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.ascontiguousarray(leaf)
-        digest = hashlib.sha256(f"{array.dtype}{array.shape}".encode())
-        digest.update(array)
-        hashes[jax.tree_util.keystr(path)] = digest.hexdigest()
-    return hashes
-
-
-@contextmanager
-def _orbax() -> Iterator[Any]:
-    """A checkpointer for the length of a `with` block. Afterwards nothing of it is at work, also where it failed."""
-    import orbax.checkpoint as ocp
-
-    # One by one: the threads that write into folders would wait for minutes where these could not be made.
-    options = ocp.CompositeOptions(async_options=ocp.AsyncOptions(create_directories_asynchronously=False))
-    with loops.patient():
-        try:
-            yield ocp.Checkpointer(ocp.CompositeCheckpointHandler(composite_options=options))
-        finally:
-            for thread in threading.enumerate():
-                if type(thread).__module__.startswith("orbax."):
-                    threading.Thread.join(thread, loops.PATIENCE)  # its own would raise what it failed of
-
-
-def save_checkpoint(run_dir: Path, state: TrainState, seconds: Mapping[str, float] = MappingProxyType({})) -> None:
-    """Write ckpts/<step>/: two items (variables, training), the hash of every leaf, and the seconds spent so far.
-
-    At last comes files.json, the hash of every file: without it a checkpoint is incomplete. Returns when all is on
-    disk.
-
-    Raises:
-        UserError: it cannot be written; nothing of it is left.
-    """
-    import orbax.checkpoint as ocp
-
-    state = jax.device_get(state)
-    training = {"step": state.step, "sums": state.sums, "opt_state": jax.tree.leaves(state.opt_state)}
-    if state.trajectory:
-        training["trajectory"] = {name: stats._asdict() for name, stats in state.trajectory.items()}
-    items = {"variables": state.variables, "training": training}
-    hashes = {name: _leaf_hashes(item) for name, item in items.items()}
-    arguments = {name: ocp.args.StandardSave(item) for name, item in items.items()}
-    arguments |= {"hashes": ocp.args.JsonSave(hashes), "seconds": ocp.args.JsonSave(dict(seconds))}
-    path = (run_dir / "ckpts" / str(int(state.step))).absolute()
-    with writing(path):
-        try:
-            make_folder(path.parent)
-            _check_space(path.parent, sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(items)))
-            with _orbax() as checkpointer:
-                checkpointer.save(path, args=ocp.args.Composite(**arguments))
-            _seal(path)
-        except BaseException as error:  # Orbax's storage raises a ValueError where the disk is full
-            for left in path.parent.glob(f"{path.name}*"):
-                if left.name.split(".")[0] == path.name:
-                    shutil.rmtree(left, ignore_errors=True)
-            if isinstance(error, ValueError) and (code := re.search(r"os_error_code='(\d+)'", str(error))):
-                raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
-            raise
-
-
-def _check_space(folder: Path, num_bytes: int) -> None:
-    """Raises OSError where a checkpoint of so many bytes could not be written: Orbax's threads die noisily of that."""
-    with tempfile.TemporaryFile(dir=folder):  # fails in a folder that is read-only
-        pass
-    if shutil.disk_usage(folder).free < num_bytes + 2**18:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def _file_hash(file: Path) -> str:
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _file_hashes(path: Path) -> dict[str, str]:
-    """sha256 (hex) of every file of a checkpoint, by its path there."""
-    files = sorted(p for p in path.rglob("*") if p.is_file() and p != path / "files.json")
-    return {file.relative_to(path).as_posix(): _file_hash(file) for file in files}
-
-
-def _seal(path: Path) -> None:
-    """Have all of a checkpoint on disk, then say so with the hash of every file."""
-    with ThreadPoolExecutor(8) as pool:  # together, they cost little more than one
-        list(pool.map(sync_folder, [path, *path.rglob("*")]))
-    write_json(path / "files.json", sealed(_file_hashes(path)))
-    sync_folder(path.parent)
-
-
-def _check_files(path: Path) -> None:
-    """Raises UserError, naming the file, where one of a checkpoint is missing or not what was written."""
-    if not (path / "files.json").is_file():
-        raise UserError(f"{path / 'files.json'} is missing: this checkpoint is incomplete; train the run again.")
-    expected, found = read_record(path / "files.json"), _file_hashes(path)
-    if SEAL not in expected:
-        raise UserError(
-            f"{path / 'files.json'} is not what was written: this checkpoint is damaged; train the run again."
-        )
-    for name, digest in expected.items():
-        if name != SEAL and found.get(name) != digest:
-            state = "is not what was written (its hash differs)" if name in found else "is missing"
-            raise UserError(f"{path / name} {state}: this checkpoint is damaged; train the run again.")
-
-
-def checkpoint_steps(run_dir: Path) -> list[int]:
-    """Steps that have a checkpoint, ascending."""
-    folder = run_dir / "ckpts"
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
-
-
-def _load_item(run_dir: Path, step: int, item: str) -> Any:
-    import orbax.checkpoint as ocp
-
-    path = (run_dir / "ckpts" / str(step)).absolute()
-    if not path.is_dir():
-        known = ", ".join(map(str, checkpoint_steps(run_dir))) or "none"
-        raise UserError(f"No checkpoint of step {step} in {run_dir / 'ckpts'}; there is: {known}.")
-    _check_files(path)
-    arguments = {item: ocp.args.StandardRestore(), "hashes": ocp.args.JsonRestore()}
-    try:
-        with _orbax() as checkpointer:
-            restored = checkpointer.restore(path, args=ocp.args.Composite(**arguments))
-        tree, expected = restored[item], restored["hashes"][item]
-    except Exception as error:  # Orbax and its storage raise many kinds for a damaged folder
-        raise UserError(f"{path}: this checkpoint is incomplete or damaged ({error}); train the run again.") from error
-    found = _leaf_hashes(tree)
-    if damaged := [name for name in expected if found.get(name) != expected[name]]:
-        raise UserError(f"{path}: {item}{damaged[0]} is not what was saved (its hash differs); train the run again.")
-    return tree
-
-
-def load_variables(run_dir: Path, step: int) -> Variables:
-    """Network variables saved at a step, verified leaf by leaf.
-
-    Raises:
-        UserError: no such checkpoint (with those there are), or a damaged one.
-    """
-    return _load_item(run_dir, step, "variables")
-
-
-def load_state(run_dir: Path, step: int, like: TrainState) -> TrainState:
-    """The whole state saved at a step, in the structure of `like`; verified leaf by leaf.
-
-    Raises:
-        UserError: no such checkpoint, a damaged one, or one with other statistics than `like`.
-    """
-    variables, training = load_variables(run_dir, step), _load_item(run_dir, step, "training")
-    gathered = training.get("trajectory", {})
-    if gathered.keys() != like.trajectory.keys():
-        held, expected = (", ".join(sorted(names)) or "none" for names in (gathered, like.trajectory))
-        raise UserError(f"{run_dir}: step {step} has statistics {held}; expected {expected}: train the run again.")
-    restored = TrainState(
-        step=training["step"],
-        params=variables["params"],
-        batch_stats=variables["batch_stats"],
-        opt_state=jax.tree.unflatten(jax.tree.structure(like.opt_state), training["opt_state"]),
-        sums=training["sums"],
-        trajectory={name: type(stats)(**gathered[name]) for name, stats in like.trajectory.items()},
-    )
-    return jax.tree.map(jnp.array, restored)
-
-
-def load_seconds(run_dir: Path, step: int) -> dict[str, float]:
-    """Seconds spent up to a checkpoint, by name."""
-    import orbax.checkpoint as ocp
-
-    path = (run_dir / "ckpts" / str(step)).absolute()
-    _check_files(path)
-    try:
-        with _orbax() as checkpointer:
-            return checkpointer.restore(path, args=ocp.args.Composite(seconds=ocp.args.JsonRestore()))["seconds"]
-    except Exception as error:  # as in _load_item
-        raise UserError(f"{path}: this checkpoint is incomplete or damaged ({error}); train the run again.") from error
-
-
 # --- runs -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class StoredRun:
-    """A training run as it lies on disk."""
-
-    path: Path
-
-    @cached_property
-    def arguments(self) -> dict[str, Any]:
-        """args.json: options, and under "data" what was trained on."""
-        return read_record(self.path / "args.json", data=dict)
-
-    @cached_property
-    def config(self) -> TrainConfig:
-        return from_dict(self.arguments)
-
-    @cached_property
-    def summary(self) -> dict[str, Any] | None:
-        """summary.json; None while the run is not finished."""
-        path = self.path / "summary.json"
-        return read_record(path) if path.exists() else None
-
-    @cached_property
-    def network(self) -> Network:
-        facts = self.arguments["data"]
-        config, shape = self.config, facts["image_shape"]
-        return build_model(config.model, facts["num_classes"], shape, config.width, config.compute_dtype)
-
-    @property
-    def steps(self) -> list[int]:
-        """Steps that have a checkpoint, ascending."""
-        return checkpoint_steps(self.path)
-
-    def variables(self, step: int) -> Variables:
-        """Network variables at a step; see `load_variables`."""
-        return load_variables(self.path, step)
-
-    def logits(self, images: np.ndarray | jax.Array, step: int) -> jax.Array:
-        """Logits float32 [B, C] in evaluation mode at a step.
-
-        Args:
-            images: [B, H, W, D], normalised float32; or uint8, which are normalised as in training.
-        """
-        return self.network.apply(self.variables(step), self._normalized(images))
-
-    def features(self, images: np.ndarray | jax.Array, step: int) -> jax.Array:
-        """Penultimate features float32 [B, F] in evaluation mode at a step; images as for `logits`."""
-        return self.network.features(self.variables(step), self._normalized(images))
-
-    def _normalized(self, images: np.ndarray | jax.Array) -> jax.Array:
-        images = jnp.asarray(images)
-        if images.dtype != jnp.uint8:
-            return images
-        facts = self.arguments["data"]
-        return data.normalize(images, *(jnp.asarray(facts[name], jnp.float32) for name in ("mean", "std")))
-
-
-def open_run(path: str | Path) -> StoredRun:
-    """A training run's folder.
-
-    Raises:
-        UserError: there is no training run in it.
-    """
-    path = Path(path)
-    if not (path / "args.json").is_file():
-        raise UserError(f"{path} holds no training run (no args.json). Train one: mlflow run . -e full_data -P run=0")
-    return StoredRun(path)
 
 
 def _is_temporary(path: Path) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from datadiet import choosing, data, identity, models, scores, selection, store, trajectory
+from datadiet import choosing, data, identity, models, scores, selection, store, stored_runs, trajectory
 from datadiet import config as options
 from datadiet.config import TrainConfig, UserError
 from datadiet.data import Dataset
@@ -60,7 +60,7 @@ def default_scores(layout: ExperimentLayout, config: TrainConfig, choice: ScoreC
     step = choice.step
     if step is None:
         runs = sorted(folder.glob("run_*/args.json"))
-        scored = store.open_run(runs[0].parent).config if runs else config
+        scored = stored_runs.open_run(runs[0].parent).config if runs else config
         if scored.dataset != config.dataset:
             raise UserError(
                 f"The runs in {folder} were trained on {scored.dataset}, this one is to train on {config.dataset}: "

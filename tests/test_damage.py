@@ -16,7 +16,7 @@ from conftest import PROJECT, QUICK, datadiet
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from datadiet import choosing, data, record, results, store
+from datadiet import choosing, data, record, results, store, stored_runs
 from datadiet.config import UserError
 
 RUN = "exps/full_data/run_0"
@@ -50,7 +50,7 @@ def without_seal(values: dict[str, Any]) -> dict[str, Any]:
 READERS: dict[str, Callable[[Path], Any]] = {
     f"{RUN}/forget_scores/ckpt_44.npy": lambda path: plain(store.load_scores(path)),
     f"{RUN}/forget_scores/ckpt_44.json": lambda path: plain(store.load_scores(path.with_suffix(".npy"))),
-    f"{RUN}/args.json": lambda path: without_seal(store.open_run(path.parent).arguments),
+    f"{RUN}/args.json": lambda path: without_seal(stored_runs.open_run(path.parent).arguments),
     f"{RUN}/summary.json": lambda path: results.from_mirror(path.parents[3]),
     f"{RUN}/mlflow_run.json": of_record,
     "exps/select/size_700.random/run_0/kept.csv": of_manifest,

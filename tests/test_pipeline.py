@@ -13,7 +13,7 @@ import pytest
 from conftest import QUICK, call, datadiet, mlflow_run
 
 import datadiet as dd
-from datadiet import store
+from datadiet import store, stored_runs
 from datadiet.selection import SELECTORS, kept_order
 
 HEADER = (
@@ -101,7 +101,7 @@ def test_subsets_keep_what_they_say(root):
         (PATHS[4], "offset", "forget", 100),
     ):
         values = np.load(score_of(root, kind))
-        seed = store.open_run(root / "exps" / path).config.random_subset_seed
+        seed = stored_runs.open_run(root / "exps" / path).config.random_subset_seed
         expected = dd.select(selector, values, size=700, offset=offset, seed=seed)
         kept = list(csv.DictReader((root / "exps" / path / "kept.csv").open()))
         assert [int(row["kept_order"]) for row in kept] == list(range(700))

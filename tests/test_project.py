@@ -13,9 +13,9 @@ from conftest import PROJECT, call
 HOUSE = [
     "study", "cluster", "workers", "engine", "graph", "report", "wording", "kept", "figures", "decision", "evidence",
     "results", "sync", "selecting", "scoring", "pipeline", "tasks", "place", "choosing", "resume", "background",
-    "tracking", "remote", "record", "store", "loops", "scores", "statistics", "search", "selection", "coresets",
-    "train", "trajectory", "forgetting", "logits", "programs", "per_example", "models", "conv", "prepare",
-    "tfds_builders", "fetch", "identity", "data", "cache", "sources", "config",
+    "tracking", "remote", "record", "stored_runs", "checkpoints", "store", "scores", "statistics", "search",
+    "selection", "coresets", "train", "trajectory", "forgetting", "logits", "programs", "per_example", "models",
+    "conv", "prepare", "tfds_builders", "fetch", "identity", "data", "cache", "sources", "config",
 ]  # fmt: skip
 ENTRY_POINTS = {  # own parameters and defaults, from the contract; None: has to be given
     "main": {},
@@ -58,7 +58,7 @@ def test_imports_only_go_down():
         assert not above, f"{name} imports {above}, which {'is' if len(above) == 1 else 'are'} not below it"
 
 
-@pytest.mark.parametrize(("library", "owner"), [("mlflow", "remote"), ("orbax", "store")])
+@pytest.mark.parametrize(("library", "owner"), [("mlflow", "remote"), ("orbax", "checkpoints")])
 def test_a_library_has_one_owner(library, owner):
     for path in [*(PROJECT / "datadiet").glob("*.py"), *(PROJECT / "entrypoints").glob("*.py")]:
         assert path.stem == owner or library not in imported(path), path

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from conftest import PROJECT, QUICK, begin, datadiet, wait
 
-from datadiet import data, models, resume, store, train
+from datadiet import checkpoints, data, models, resume, store, stored_runs, train
+from datadiet.checkpoints import checkpoint_steps
 from datadiet.config import resolve, saved_steps
-from datadiet.store import checkpoint_steps
 
 # Most reports come between two checkpoints.
 SHORT = QUICK | {"num_steps": 90, "save_steps": 20, "log_steps": 15, "trajectory": "all", "trajectory_window": 4}
@@ -58,11 +58,11 @@ def content(run: Path) -> dict[str, object]:
     found["metrics.jsonl"] = list(map(untimed, reports(run)))
     found["summary.json"] = untimed(json.loads(found["summary.json"]))
     found["ckpts"] = sorted(p.name for p in (run / "ckpts").iterdir())
-    stored = store.open_run(run)
+    stored = stored_runs.open_run(run)
     config, digits = resolve(stored.config, 1438), data.load("digits")
     like = train.initial_state(models.build_model("mlp", 10, digits.image_shape, config.width), config, 1438)
     for step in checkpoint_steps(run):
-        leaves = jax.tree_util.tree_leaves_with_path(store.load_state(run, step, like))
+        leaves = jax.tree_util.tree_leaves_with_path(checkpoints.load_state(run, step, like))
         found |= {f"{step}{jax.tree_util.keystr(path)}": np.asarray(leaf).tobytes() for path, leaf in leaves}
     assert checkpoint_steps(run) == saved_steps(config)
     return found
@@ -178,8 +178,8 @@ def test_a_stopped_run_is_stopped_again_and_ends_the_same(base, stopped, monkeyp
 def test_a_damaged_checkpoint_is_passed_over_and_named(base, stopped, damaged, told):
     run = folder(stopped)
     for step in damaged:
-        for blob in (run / f"ckpts/{step}/variables").rglob("d/*"):
-            blob.write_bytes(blob.read_bytes()[: blob.stat().st_size // 2])
+        blob = run / f"ckpts/{step}/arrays.npz"
+        blob.write_bytes(blob.read_bytes()[: blob.stat().st_size // 2])
     (run / "ckpts/60.orbax-checkpoint-tmp").mkdir()
     (run / ".kept.csv.1.tmp").touch()
     with open(run / "metrics.jsonl", "a") as file:

@@ -15,7 +15,7 @@ from test_resume import SHORT, content, stop_when_asked, untimed
 from test_train import equal, setup
 
 from datadiet import data, train
-from datadiet.store import checkpoint_steps
+from datadiet.checkpoints import checkpoint_steps
 
 RUNS = (0, 2, 5)
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
 import datadiet as dd
-from datadiet import data, models, store, train
+from datadiet import checkpoints, data, models, store, train
 from datadiet.config import TrainConfig, UserError, resolve
 from datadiet.store import ExperimentLayout
 
@@ -115,36 +114,6 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["f.json"]
 
 
-def test_checkpoints_come_back_leaf_by_leaf(tmp_path, state):
-    store.save_checkpoint(tmp_path, state)
-    assert store.checkpoint_steps(tmp_path) == [0]
-    jax.tree.map(np.testing.assert_array_equal, store.load_variables(tmp_path, 0), state.variables)
-    restored = store.load_state(tmp_path, 0, like=state)
-    assert jax.tree.structure(restored) == jax.tree.structure(state)
-    jax.tree.map(np.testing.assert_array_equal, restored, state)
-    with pytest.raises(UserError, match=r"No checkpoint of step 7 in .*; there is: 0\."):
-        store.load_variables(tmp_path, 7)
-
-
-def test_a_flipped_byte_in_a_checkpoint_is_noticed(tmp_path, state):
-    store.save_checkpoint(tmp_path, state)
-    blobs = sorted((tmp_path / "ckpts/0/variables").rglob("d/*"), key=lambda p: p.stat().st_size)
-    content = bytearray(blobs[-1].read_bytes())
-    random, noticed = np.random.RandomState(0), 0
-    for position in random.choice(len(content), 20, replace=False):
-        damaged = bytearray(content)
-        damaged[position] ^= 0xFF
-        blobs[-1].write_bytes(damaged)
-        try:
-            variables = store.load_variables(tmp_path, 0)
-        except UserError as error:
-            assert "ckpts/0" in str(error)
-            noticed += 1
-        else:  # a byte that no leaf depends on
-            jax.tree.map(np.testing.assert_array_equal, variables, state.variables)
-    assert noticed > 10
-
-
 def test_an_existing_run_is_replaced_only_when_asked(tmp_path):
     run = tmp_path / "run_0"
     store.claim(run, overwrite=False)
@@ -170,7 +139,7 @@ def test_open_run_needs_only_the_folder(tmp_path, state):
     from datadiet.config import as_dict
 
     store.write_json(tmp_path / "args.json", {"exp": "x", **as_dict(config), "data": facts})
-    store.save_checkpoint(tmp_path, state)
+    checkpoints.save_checkpoint(tmp_path, state)
     run = dd.open_run(str(tmp_path))
     assert (run.config, run.steps, run.summary) == (config, [0], None)
     normalised = data.normalize(digits.test_images[:5], digits.mean, digits.std)

@@ -14,7 +14,7 @@ import mlflow
 import pytest
 from conftest import begin, datadiet, wait
 
-from datadiet import config, graph, store
+from datadiet import config, graph, store, stored_runs
 from datadiet.config import TrainConfig
 from datadiet.graph import Plan
 from datadiet.store import ExperimentLayout
@@ -105,7 +105,7 @@ def test_a_study_compares_any_selectors(tmp_path):
     for cell in described["cells"]:
         (tmp_path / "exps/s/report.html").read_text().index(cell["arm"])
         for path in cell["runs"]:
-            run = store.open_run(tmp_path / "exps" / path)
+            run = stored_runs.open_run(tmp_path / "exps" / path)
             kept[cell["arm"]] = run.summary["kept_per_class"]
             assert {k: v for k, v in run.arguments.items() if k in cell["options"]} == cell["options"]
     assert list(kept) == [

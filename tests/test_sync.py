@@ -8,13 +8,14 @@ import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
 from conftest import QUICK, datadiet
 from mlflow.exceptions import MlflowException
 
-from datadiet import record, remote, store, sync, tracking
+from datadiet import checkpoints, record, remote, store, sync, tracking
 from datadiet.config import UserError
 
 FAST = QUICK | {"save_steps": 22, "width": 16}
@@ -174,23 +175,24 @@ def test_a_full_disk_leaves_every_file_as_it_was(tmp_path, no_space):
 
 
 def test_a_run_that_filled_the_disk_goes_on_when_there_is_room(tmp_path, monkeypatch):
-    saves = []
+    saves, write = [], checkpoints._write
 
-    def no_room(folder: Path, num_bytes: int) -> None:
+    def no_room(folder: Path, *contents: Any) -> None:
         saves.append(folder)
         if len(saves) > 1:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(folder, *contents)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "_check_space", no_room)
+        patch.setattr(checkpoints, "_write", no_room)
         done = datadiet("full_data", tmp_path, expect=2, offline="true", **FAST)
     assert "cannot be written: No space left on device" in done.stderr
     assert "Traceback" not in done.output
     run = tmp_path / "exps/full_data/run_0"
-    assert store.checkpoint_steps(run) == [0]
+    assert checkpoints.checkpoint_steps(run) == [0]
     done = datadiet("full_data", tmp_path, offline="true", resume="true", **FAST)
     assert "continued from step 0 of 44" in done.stdout
-    assert store.checkpoint_steps(run) == [0, 22, 44]
+    assert checkpoints.checkpoint_steps(run) == [0, 22, 44]
 
 
 def test_a_score_whose_process_died_before_mlflow_heard_of_its_end_is_one_run(tmp_path, new_store, monkeypatch):

@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jax
+
 # What a fork inherits has to be imported, never begun: JAX's backend and MLflow's stores are made in the children.
 import entrypoints.scoring
 import entrypoints.syncing
 import entrypoints.table
 import entrypoints.training  # noqa: F401
-from datadiet import models, record, store, sync, train
+from datadiet import checkpoints, models, record, store, stored_runs, sync, train
 from datadiet.config import resolve, saved_steps
 from entrypoints.__main__ import main
 
@@ -185,12 +187,13 @@ def untimed(record: dict[str, Any]) -> dict[str, Any]:
 
 def state_of(run: Path, step: int) -> dict[str, str]:
     """Hash of every leaf of a checkpoint, verified; raises UserError where it is damaged."""
-    stored = store.open_run(run)
+    stored = stored_runs.open_run(run)
     shape = stored.arguments["data"]["image_shape"]
     config = resolve(stored.config, stored.arguments["data"]["num_examples"])
     network = models.build_model(config.model, 10, shape, config.width)
     like = train.initial_state(network, config, stored.arguments["data"]["num_examples"])
-    return store._leaf_hashes(store.load_state(run, step, like))
+    leaves = jax.tree_util.tree_leaves_with_path(checkpoints.load_state(run, step, like))
+    return {jax.tree_util.keystr(path): checkpoints.leaf_hash(leaf) for path, leaf in leaves}
 
 
 def content(run: str) -> dict[str, Any]:
@@ -209,9 +212,9 @@ def content(run: str) -> dict[str, Any]:
         else:
             found[name] = path.read_bytes().hex()
     found["ckpts"] = sorted(p.name for p in (folder / "ckpts").iterdir())
-    stored = store.open_run(folder)
-    assert store.checkpoint_steps(folder) == saved_steps(resolve(stored.config, 1438))
-    for step in store.checkpoint_steps(folder):
+    stored = stored_runs.open_run(folder)
+    assert checkpoints.checkpoint_steps(folder) == saved_steps(resolve(stored.config, 1438))
+    for step in checkpoints.checkpoint_steps(folder):
         found |= {f"{step}{leaf}": digest for leaf, digest in state_of(folder, step).items()}
     return found
 

@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from datadiet import record, store
+from datadiet import checkpoints, record, store
 from datadiet.config import UserError
 
 from .harness import TRAINING, Child, Tally, asked, datadiet, differences, half_written, untold, words
@@ -124,7 +124,7 @@ def _saving(ckpts: Path) -> Path | None:
 
 def _kill_saving(stage: Stage, child: Child, ckpts: Path) -> bool:
     """kill -9 while a random checkpoint is being written; whether it is incomplete."""
-    after, delay = stage.random.randrange(11), stage.random.uniform(0, 0.05)  # seconds; a save takes about so long
+    after, delay = stage.random.randrange(11), stage.random.uniform(0, 0.01)  # seconds; a save takes about so long
     while child.running():
         if len(list(ckpts.glob("[0-9]*/files.json"))) >= after and _saving(ckpts):
             time.sleep(delay)
@@ -298,7 +298,7 @@ def _outcomes(files: list[str], plan: list[tuple[str, int]], load: Any) -> list[
 def spoil_checkpoint(run: str, plan: list[tuple[str, int]]) -> list[list[str]]:
     folder = Path(run) / "ckpts/75"
     files = sorted(str(p) for p in folder.rglob("*") if p.is_file())
-    return _outcomes(files, plan, lambda: [_state_of(Path(run), 75), store.load_seconds(Path(run), 75)])
+    return _outcomes(files, plan, lambda: [_state_of(Path(run), 75), checkpoints.load_seconds(Path(run), 75)])
 
 
 def spoil_scores(path: str, plan: list[tuple[str, int]]) -> list[list[str]]:
