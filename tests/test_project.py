@@ -24,7 +24,7 @@ HOUSE = {
     "scores": ["logits", "forgetting", "trajectory", "gradients", "checkpoint", "combine"],
     "selectors": ["coresets", "selection", "options", "window_search"],
     "training": ["compiled", "state", "step", "loop"],
-    "storage": ["files", "records", "layout", "score_files", "loops", "checkpoints", "manifests", "runs"],
+    "storage": ["files", "records", "layout", "score_files", "checkpoints", "manifests", "runs"],
     "tracking": ["record", "mlflow_store", "run", "sync"],
     "runs": ["background", "signals", "context", "inputs", "task", "resume", "train", "score", "select"],
     "report": [

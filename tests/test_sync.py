@@ -8,6 +8,7 @@ import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -15,6 +16,7 @@ from conftest import QUICK, datadiet
 from mlflow.exceptions import MlflowException
 
 from datadiet.errors import UserError
+from datadiet.storage import checkpoints
 from datadiet.storage.checkpoints import checkpoint_steps
 from datadiet.storage.files import append_line, read_json, read_lines, write_json
 from datadiet.tracking import mlflow_store, record, sync
@@ -177,15 +179,16 @@ def test_a_full_disk_leaves_every_file_as_it_was(tmp_path, no_space):
 
 
 def test_a_run_that_filled_the_disk_goes_on_when_there_is_room(tmp_path, monkeypatch):
-    saves = []
+    saves, write = [], checkpoints._write
 
-    def no_room(folder: Path, num_bytes: int) -> None:
+    def no_room(folder: Path, *contents: Any) -> None:
         saves.append(folder)
         if len(saves) > 1:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(folder, *contents)
 
     with monkeypatch.context() as patch:
-        patch.setattr("datadiet.storage.checkpoints._check_space", no_room)
+        patch.setattr(checkpoints, "_write", no_room)
         done = datadiet("full_data", tmp_path, expect=2, offline="true", **FAST)
     assert "cannot be written: No space left on device" in done.stderr
     assert "Traceback" not in done.output

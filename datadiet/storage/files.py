@@ -1,7 +1,4 @@
-"""The filesystem mirror: where things lie below exps/, written whole or not at all.
-
-The only module that knows Orbax.
-"""
+"""Files written whole or not at all, sealed with a hash of what they say."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import errno
 import hashlib
 import io
 import json
-import logging
 import os
 import reprlib
 from collections.abc import Iterable, Iterator
@@ -21,8 +17,6 @@ import numpy as np
 from filelock import Timeout
 
 from datadiet.errors import UserError
-
-logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax warns of every save, and tells each error twice
 
 SEAL = "record_sha256"  # name of the hash in a sealed record
 

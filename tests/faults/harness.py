@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jax
+
 # What a fork inherits has to be imported, never begun: JAX's backend and MLflow's stores are made in the children.
 import entrypoints.scoring
 import entrypoints.syncing
@@ -21,7 +23,7 @@ import entrypoints.table
 import entrypoints.training  # noqa: F401
 from datadiet.config import resolve, saved_steps
 from datadiet.models.registry import build_model
-from datadiet.storage.checkpoints import _leaf_hashes, checkpoint_steps, load_state
+from datadiet.storage.checkpoints import checkpoint_steps, leaf_hash, load_state
 from datadiet.storage.files import read_lines
 from datadiet.storage.runs import open_run
 from datadiet.tracking import record, sync
@@ -196,7 +198,8 @@ def state_of(run: Path, step: int) -> dict[str, str]:
     config = resolve(stored.config, stored.data.num_examples)
     network = build_model(config.model, 10, shape, config.width)
     like = initial_state(network, config, stored.data.num_examples)
-    return _leaf_hashes(load_state(run, step, like))
+    leaves = jax.tree_util.tree_leaves_with_path(load_state(run, step, like))
+    return {jax.tree_util.keystr(path): leaf_hash(leaf) for path, leaf in leaves}
 
 
 def content(run: str) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def _saving(ckpts: Path) -> Path | None:
 
 def _kill_saving(stage: Stage, child: Child, ckpts: Path) -> bool:
     """kill -9 while a random checkpoint is being written; whether it is incomplete."""
-    after, delay = stage.random.randrange(11), stage.random.uniform(0, 0.05)  # seconds; a save takes about so long
+    after, delay = stage.random.randrange(11), stage.random.uniform(0, 0.01)  # seconds; a save takes about so long
     while child.running():
         if len(list(ckpts.glob("[0-9]*/files.json"))) >= after and _saving(ckpts):
             time.sleep(delay)
