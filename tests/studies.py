@@ -13,7 +13,7 @@ from datadiet.config import TrainConfig
 from datadiet.data.batches import randomize_labels
 from datadiet.data.registry import load_dataset
 from datadiet.selectors import selection
-from datadiet.storage.files import write_csv, write_lines
+from datadiet.storage.files import sealed, write_csv, write_lines
 from datadiet.storage.layout import score_file
 from datadiet.storage.records import Arguments, CellRecord, DataFacts, MeanRecord, StudyRecord, Summary
 from datadiet.storage.score_files import load_scores, save_scores
@@ -127,4 +127,4 @@ def write_run(path: Path, config: TrainConfig, digits, labels, accuracy: float, 
 
 def rewrite(path: Path, **changes) -> None:
     """Change some values of a .json file."""
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    path.write_text(json.dumps(sealed(json.loads(path.read_text()) | changes)))

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from datadiet.data.registry import load_dataset
 from datadiet.errors import UserError
 from datadiet.report.results_table import from_mirror
-from datadiet.storage.files import SEAL, append_line, good_lines, read_lines, write_lines
+from datadiet.storage.files import append_line, good_lines, read_lines, write_lines
 from datadiet.storage.manifests import manifest_ids
 from datadiet.storage.runs import open_run
 from datadiet.storage.score_files import load_scores
@@ -49,14 +49,10 @@ def of_record(path: Path) -> dict[str, Any]:
     return dataclasses.asdict(record.load(path))
 
 
-def without_seal(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name != SEAL}
-
-
 READERS: dict[str, Callable[[Path], Any]] = {
     f"{RUN}/forget_scores/ckpt_44.npy": lambda path: plain(load_scores(path)),
     f"{RUN}/forget_scores/ckpt_44.json": lambda path: plain(load_scores(path.with_suffix(".npy"))),
-    f"{RUN}/args.json": lambda path: without_seal(open_run(path.parent).arguments),
+    f"{RUN}/args.json": lambda path: open_run(path.parent).arguments.as_json(),
     f"{RUN}/summary.json": lambda path: from_mirror(path.parents[3]),
     f"{RUN}/mlflow_run.json": of_record,
     "exps/select/size_700.random/run_0/kept.csv": of_manifest,

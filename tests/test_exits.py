@@ -27,7 +27,8 @@ from datadiet.runs.background import Background
 from datadiet.runs.signals import EXIT_CODE
 from datadiet.storage import checkpoints
 from datadiet.storage.checkpoints import save_checkpoint
-from datadiet.tracking import mlflow_store, run
+from datadiet.tracking import mlflow_store
+from datadiet.tracking.run import TrackedRun
 from datadiet.training.state import TrainState, initial_state
 
 FAST = QUICK | {"width": 8, "save_steps": 11, "log_steps": 11}
@@ -191,7 +192,7 @@ for limit in (-1, 0, 150, 4000):
         (train, "save_step", 3, KeyboardInterrupt(), 1, [0, 11]),
         (train, "summarize", 1, UserError("no summary"), 2, [0, 11, 22, 33, 44]),
         (mlflow_store, "log_metrics", 2, ConnectionError("away"), 0, [0, 11, 22, 33, 44]),
-        (run, "_end", 1, UserError("MLflow refuses"), 2, [0, 11, 22, 33, 44]),
+        (TrackedRun, "end", 1, UserError("MLflow refuses"), 2, [0, 11, 22, 33, 44]),
     ],
 )
 def test_what_fails_beside_the_saves_leaves_them_whole(tmp_path, monkeypatch, owner, name, times, error, code, steps):

@@ -17,6 +17,7 @@ from datadiet.models.registry import build_model
 from datadiet.storage.checkpoints import save_checkpoint
 from datadiet.storage.files import npy_bytes, os, write_json
 from datadiet.storage.layout import ExperimentLayout, score_file
+from datadiet.storage.records import Arguments, DataFacts
 from datadiet.storage.runs import claim
 from datadiet.storage.score_files import load_scores, save_scores
 from datadiet.training.state import initial_state
@@ -59,8 +60,8 @@ def test_scores_come_back_with_their_record(tmp_path):
     save_scores(path, VALUES, IDENTITY, {"type": "l2_error", "step": 1, "runs": [0]})
     values, record = load_scores(path)
     np.testing.assert_array_equal(values, VALUES)
-    assert record["example_ids"] == ["a", "b", "c"]
-    assert (record["type"], record["step"], record["package_version"]) == ("l2_error", 1, dd.__version__)
+    assert record.example_ids == ["a", "b", "c"]
+    assert (record.type, record.step, record.package_version) == ("l2_error", 1, dd.__version__)
     assert [p.name for p in sorted(path.parent.iterdir())] == ["ckpt_1.json", "ckpt_1.npy"]
 
 
@@ -143,10 +144,8 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
 def test_open_run_needs_only_the_folder(tmp_path, state):
     digits = load_dataset("digits")
     config = resolve(TrainConfig(dataset="digits", model="mlp", width=8, num_steps=5), 1438)
-    facts = {"num_classes": 10, "image_shape": [8, 8, 1], "mean": digits.mean.tolist(), "std": digits.std.tolist()}
-    from datadiet.config import as_dict
-
-    write_json(tmp_path / "args.json", {"exp": "x", **as_dict(config), "data": facts})
+    facts = DataFacts(digits.fingerprint, 10, [8, 8, 1], 1438, digits.mean.tolist(), digits.std.tolist())
+    Arguments(config=config, data=facts, exp="x").write(tmp_path / "args.json")
     save_checkpoint(tmp_path, state)
     run = dd.open_run(str(tmp_path))
     assert (run.config, run.steps, run.summary) == (config, [0], None)

@@ -21,7 +21,7 @@ from datadiet.storage.layout import ExperimentLayout
 from datadiet.storage.runs import open_run
 from datadiet.storage.score_files import load_scores
 from datadiet.study.plan import Plan
-from datadiet.study.spec import arms, cells, jobs, scoring_configs
+from datadiet.study.spec import MeanJob, TrainJob, arms, compile_study
 
 GIVEN = TrainConfig(dataset="digits", model="mlp", width=16, num_steps=44, augment=False)
 OPTIONS = {"dataset": "digits", "model": "mlp", "width": 16, "num_steps": 44, "augment": "false"}
@@ -47,10 +47,11 @@ def test_every_selector_meets_every_score_and_the_baselines_are_there_once():
 
 
 def test_no_seed_scores_and_judges_and_positions_share_seeds():
-    made = cells(PLAN, GIVEN, "s", LAYOUT, 1438)
+    spec = compile_study(PLAN, GIVEN, "s", LAYOUT, 1438)
+    made = spec.cells
     assert len(made) == 1 + 2 * (1 + 2 * 2 * 2)
-    scoring = {options.resolve(c, 1438).train_seed for c in scoring_configs(PLAN, GIVEN)}
-    seeds = [[options.resolve(c, 1438).train_seed for c in cell.configs] for cell in made]
+    scoring = {job.config.train_seed for job in spec.scored}
+    seeds = [[job.config.train_seed for job in cell.jobs] for cell in made]
     assert all(own == seeds[0] for own in seeds)
     assert not scoring & set(seeds[0])
     assert len(scoring) == 3
@@ -58,46 +59,48 @@ def test_no_seed_scores_and_judges_and_positions_share_seeds():
 
 
 def test_jobs_come_after_what_they_wait_for_and_share_no_folder():
-    made = jobs(PLAN, replace(GIVEN, offset=7), "s", LAYOUT, 1438)
+    made = compile_study(PLAN, replace(GIVEN, offset=7), "s", LAYOUT, 1438).jobs
     names = [job.name for job in made]
     assert len(set(names)) == len(names) == 3 + 3 * 2 + 2 * 2 + 19 * 5
     for position, job in enumerate(made):
         assert set(job.after) <= set(names[:position])
-    assert len({job.arguments["config"] for job in made if job.kind == "train"}) == 3 + 19 * 5
-    (mean,) = (job for job in made if job.kind == "mean_score" and "forget" in job.name and job.name.endswith("8"))
+    assert len({job.config for job in made if isinstance(job, TrainJob)}) == 3 + 19 * 5
+    (mean,) = (job for job in made if isinstance(job, MeanJob) and (job.type, job.step) == ("forget", 8))
     assert mean.after == ("s/full_data/run_0", "s/full_data/run_1", "s/full_data/run_2"), "made by training"
     chosen = next(job for job in made if job.name == "s/offset.forget.8/size_288.offset_7/run_4")
     assert chosen.after == (mean.name,)
-    assert chosen.arguments["config"].scores == f"root/exps/{mean.name}.npy"
+    assert chosen.config.scores == f"root/exps/{mean.name}.npy"
     assert chosen.tags == {"arm": "offset forget step 8", "fraction": "0.2003", "role": "evaluation", "size": "288"}
 
 
 SELECTORS = Plan(
     score_runs=2, eval_runs=2, score_types=("aum", "l2_error"), fractions=(0.5,),
+    score_steps=(12,),
     selectors=("ccs", "ccs:cutoff=0.3:strata=5", "keep_max:balance=equal", "moderate", "d2", "random:balance=equal"),
 )  # fmt: skip
 
 
 def test_selectors_have_options_of_their_own_beside_those_of_all():
-    made = cells(SELECTORS, replace(GIVEN, cutoff=0.1, center="median"), "s", LAYOUT, 1438)
-    assert len({config for cell in made for config in cell.configs}) == 2 * len(made) == 2 * (2 + 2 * 4 + 2)
-    folders = {str(LAYOUT.run(cell.exp, chosen)) for cell in made for chosen in cell.configs}
+    spec = compile_study(SELECTORS, replace(GIVEN, cutoff=0.1, center="median"), "s", LAYOUT, 1438)
+    made = spec.cells
+    assert len({job.config for cell in made for job in cell.jobs}) == 2 * len(made) == 2 * (2 + 2 * 4 + 2)
+    folders = {job.name for cell in made for job in cell.jobs}
     assert len(folders) == 2 * len(made)
-    by_arm = {cell.arm.name: cell.configs[0] for cell in made}
+    by_arm = {cell.arm.name: cell.jobs[0].config for cell in made}
     assert [by_arm[arm].cutoff for arm in ("ccs aum", "ccs aum cutoff 0.3 strata 5", "d2 l2_error")] == [0.1, 0.3, 0.1]
     assert by_arm["ccs aum cutoff 0.3 strata 5"].strata == 5
     assert (by_arm["moderate"].center, by_arm["ccs aum"].center) == ("median", "mean")
     assert (by_arm["random"].balance, by_arm["random balance equal"].balance) == (None, "equal")
     assert by_arm["moderate"].features_run == "root/exps/s/full_data/run_0"
-    assert by_arm["moderate"].features_step == by_arm["d2 aum"].features_step == 4
+    assert by_arm["moderate"].features_step == by_arm["d2 aum"].features_step == 12
     assert by_arm["ccs aum"].features_step is by_arm["random"].features_run is None
-    for scored in scoring_configs(SELECTORS, replace(GIVEN, cutoff=0.1, center="median")):
-        assert (scored.cutoff, scored.center) == (0.0, "mean")
-    made = jobs(SELECTORS, GIVEN, "s", LAYOUT, 1438)
+    for scored in spec.scored:
+        assert (scored.config.cutoff, scored.config.center) == (0.0, "mean")
+    made = compile_study(SELECTORS, GIVEN, "s", LAYOUT, 1438).jobs
     assert len({job.name for job in made}) == len(made)
     waits = {job.name: job.after for job in made}
     assert waits["s/moderate/size_719.moderate/run_2"] == ("s/full_data/run_0",)
-    assert len(waits["s/d2.aum.4/size_719.d2/run_2"]) == 2
+    assert len(waits["s/d2.aum.12/size_719.d2/run_2"]) == 2
 
 
 def test_a_study_compares_any_selectors(tmp_path):
@@ -110,8 +113,8 @@ def test_a_study_compares_any_selectors(tmp_path):
         (tmp_path / "exps/s/report.html").read_text().index(cell["arm"])
         for path in cell["runs"]:
             run = open_run(tmp_path / "exps" / path)
-            kept[cell["arm"]] = run.summary["kept_per_class"]
-            assert {k: v for k, v in run.arguments.items() if k in cell["options"]} == cell["options"]
+            kept[cell["arm"]] = run.summary.kept_per_class
+            assert {k: v for k, v in run.arguments.as_json().items() if k in cell["options"]} == cell["options"]
     assert list(kept) == [
         "full data", "ccs aum cutoff 0.2", "moderate", "keep_max aum balance equal", "offset aum", "random",
     ]  # fmt: skip
@@ -246,7 +249,7 @@ def test_study_json_names_what_is_there(base):
     for mean in described["means"]:
         values, record = load_scores(exps / mean["path"])
         assert record is not None
-        assert (record["type"], record["step"], record["runs"]) == (mean["type"], mean["step"], [0, 1])
+        assert (record.type, record.step, record.runs) == (mean["type"], mean["step"], [0, 1])
         assert values.shape == (1438,)
     assert all((exps / run / "args.json").exists() for run in described["score_runs"])
 

@@ -20,7 +20,7 @@ from datadiet.storage import checkpoints
 from datadiet.storage.checkpoints import checkpoint_steps
 from datadiet.storage.files import append_line, read_json, read_lines, write_json
 from datadiet.tracking import mlflow_store, record, sync
-from datadiet.tracking.run import track_run
+from datadiet.tracking.run import TrackedRun, track_run
 
 FAST = QUICK | {"save_steps": 22, "width": 16}
 
@@ -203,7 +203,7 @@ def test_a_score_whose_process_died_before_mlflow_heard_of_its_end_is_one_run(tm
     shutil.copy(new_store, tmp_path / "mlflow.db")
     datadiet("full_data", tmp_path, run=0, **FAST)
     with monkeypatch.context() as patch:
-        patch.setattr("datadiet.tracking.run._end", lambda run, status, error: run.record.end(status))
+        patch.setattr(TrackedRun, "end", lambda run, status, error=None: run.record.end(status))
         datadiet("score", tmp_path, run=0, step=22)
     name = "score full_data/run_0/error_l2_norm_scores/ckpt_22"
     assert in_mlflow(tmp_path)[name].info.status == "RUNNING"

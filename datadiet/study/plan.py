@@ -98,6 +98,8 @@ def check_plan(plan: Plan, config: TrainConfig, num_examples: int) -> None:
         UserError: names the option, its value and what was expected.
     """
     check_margin(plan.margin)
+    if not config.track_forgetting and "forget" in plan.score_types:
+        raise UserError("score_types=forget needs the statistics that track_forgetting=false leaves out.")
     if not plan.fractions or not all(0 < fraction < 1 for fraction in plan.fractions):
         raise _refuse("fractions", plan.fractions, "fractions above 0 and below 1 (all of the data is always there)")
     made = sizes(plan, num_examples)
