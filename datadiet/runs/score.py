@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from datadiet import commands
 from datadiet import config as options
 from datadiet.data.batches import Normalizer, fit_images, randomize_labels
 from datadiet.data.registry import load_dataset
 from datadiet.errors import UserError
 from datadiet.runs.context import Place
+from datadiet.runs.inputs import gathering, training_command
 from datadiet.scores.checkpoint import SCORES, TRAINING_SCORES, check_score, compute_many
 from datadiet.scores.combine import COMBINATIONS, standard_error
 from datadiet.storage.files import npy_bytes, read_record
@@ -45,7 +47,8 @@ def check_replaceable(path: Path, provenance: dict[str, Any], overwrite: bool) -
     made = read_record(sidecar) if sidecar.exists() else {}
     differing = [f"{k}: {made.get(k)} there, {v} asked for" for k, v in provenance.items() if made.get(k) != v]
     if differing:
-        raise UserError(f"{path} holds other scores ({'; '.join(differing)}). Replace them with -P overwrite=true.")
+        repair = commands.option("overwrite", True)
+        raise UserError(f"{path} holds other scores ({'; '.join(differing)}). Replace them with {repair}.")
 
 
 def find_run(place: Place, exp: str, run: int) -> StoredRun:
@@ -56,7 +59,7 @@ def find_run(place: Place, exp: str, run: int) -> StoredRun:
     """
     path = place.layout.experiment(exp) / f"run_{run}"
     if not (path / "args.json").exists():
-        raise UserError(f"No run in {path}. Train it: mlflow run . -e full_data -P run={run} -P exp={exp}")
+        raise UserError(f"No run in {path}. Train it: {training_command(place.layout, exp, run)}")
     return open_run(path)
 
 
@@ -186,7 +189,7 @@ def mean_run(
         lines = [
             f"{len(missing)} of {n_runs} runs have no {kind} scores at step {step}; "
             f"the first is {paths[missing[0]]}. Make them:",
-            *(f"  {_command(kind, step, run, source_exp)}" for run in missing),
+            *(f"  {_command(kind, step, run, source_exp, place)}" for run in missing),
         ]
         raise UserError("\n".join(lines))
     if place.parent is None:
@@ -221,9 +224,8 @@ def _load_recorded(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     return values, made
 
 
-def _command(kind: str, step: int, run: int, exp: str) -> str:
+def _command(kind: str, step: int, run: int, exp: str, place: Place) -> str:
     """The command that gives a run its scores."""
     if kind in TRAINING_SCORES:
-        gathered = "" if kind == "forget" else f" -P trajectory={kind}"
-        return f"mlflow run . -e full_data -P run={run} -P exp={exp} -P save_steps={step}{gathered}"
-    return f"mlflow run . -e score -P run={run} -P score_exp={exp} -P type={kind} -P step={step}"
+        return training_command(place.layout, exp, run, save_steps=step, **gathering(kind))
+    return commands.command("score", run=run, score_exp=exp, type=kind, step=step, root=place.layout.root)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from datadiet import commands
 from datadiet import config as options
 from datadiet.config import TrainConfig
 from datadiet.errors import Interrupted, UserError
@@ -176,7 +177,7 @@ def _start(task: Task, network: Network, place: Place) -> resume.Start:
 
 def _again(place: Place) -> str:
     """The command that goes on."""
-    return place.command if place.parent or place.resume else f"{place.command} -P resume=true"
+    return place.command if place.parent or place.resume else f"{place.command} {commands.option('resume', True)}"
 
 
 @contextmanager

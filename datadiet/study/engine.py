@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from datadiet import commands
 from datadiet.errors import Interrupted, UserError
 from datadiet.runs.context import Place, Progress
 from datadiet.runs.score import mean_run, score_run
@@ -92,6 +93,7 @@ class Setting:
     store: str  # MLflow's, by its URI
     mirror: Path  # record of the study's run
     experiment_id: str | None
+    caller: commands.Caller  # of the study: its workers print commands in the same form
 
     @classmethod
     def of(cls, place: Place) -> Setting:
@@ -101,11 +103,12 @@ class Setting:
         assert mirror is not None, "a study has a record"
         return cls(
             place.layout.root, place.command, place.overwrite, place.offline, mlflow_store.absolute_store(), mirror,
-            parent.experiment_id,
+            parent.experiment_id, commands.caller(),
         )  # fmt: skip
 
     def place(self, progress: Progress) -> Place:
         """The place, in the process that this was sent to."""
+        commands.become(self.caller)
         mlflow_store.use_store(self.store)
         parent = replace(attach(self.mirror, self.offline, progress.say), experiment_id=self.experiment_id)
         layout = ExperimentLayout(self.root)
