@@ -69,7 +69,8 @@ def test_a_training_run_is_in_mlflow_and_in_the_mirror(root, runs, path):
     assert run.info.status == "FINISHED"
     tags = run.data.tags
     assert (tags["datadiet.kind"], tags["datadiet.exp"], tags["datadiet.path"]) == ("train", path.split("/")[0], path)
-    assert f"mlflow run . --env-manager local -e {path.split('/')[0]}" in tags["mlflow.note.content"]
+    called = "datadiet" if path == "full_data/run_1" else "mlflow run . --env-manager local -e"
+    assert f"    {called} {path.split('/')[0]} " in tags["mlflow.note.content"]
     arguments = json.loads((folder / "args.json").read_text())
     logged = {k.removeprefix("cfg."): v for k, v in run.data.params.items() if k.startswith("cfg.")}
     assert logged.keys() == arguments.keys() - {"exp", "data", "record_sha256"}

@@ -125,7 +125,7 @@ def _commands_for(path: Path, layout: ExperimentLayout, config: TrainConfig, cho
     return [*made, commands.command("mean_score", n_runs=3, **scored)]
 
 
-def gathering(kind: str) -> dict[str, str]:
+def gathering(kind: str) -> dict[str, Any]:
     """The option of a training that gathers a score, where it is no checkpoint's and not gathered anyway."""
     return {"trajectory": kind} if kind in TRAINING_SCORES and kind != "forget" else {}
 
