@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 import datadiet
+from datadiet.commands import module_program
 
 # Compiled programs outlive the process; JAX reads this when it is first imported.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "datadiet" / "xla"))
@@ -56,4 +57,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main(prog_name="datadiet")
+    main(prog_name="datadiet", obj=module_program(str(__package__), Path(__file__).resolve().parents[1]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import re
-import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import Field
@@ -15,6 +14,7 @@ import click
 from click.core import ParameterSource
 from tqdm import tqdm
 
+from datadiet import commands
 from datadiet.config import FIELDS, MAX_RUNS, TrainConfig, check_text
 from datadiet.errors import Interrupted, UserError
 from datadiet.runs.context import Context, Output, Tracker
@@ -195,19 +195,24 @@ class Console:
 
 
 def typed_command(ctx: click.Context) -> str:
-    """The `mlflow run` command that repeats this one: its options that differ from their defaults and from a plan's."""
-    words = ["mlflow run .", *(["-e", ctx.info_name] if ctx.info_name != "main" else [])]
+    """The command that repeats this one: its options that differ from their defaults and from a plan's."""
+    values = {}
     for param in ctx.command.params:
-        value = ctx.params[param.name]
-        source = ctx.get_parameter_source(param.name)
-        given = source not in (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
-        if given and value is not None and value != param.get_default(ctx):
-            text = ",".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)
-            words += [
-                "-P",
-                shlex.quote(f"{param.opts[0].lstrip('-')}={text.lower() if isinstance(value, bool) else text}"),
-            ]
-    return " ".join(words)
+        value, planned = ctx.params[param.name], param.name in (ctx.default_map or {})
+        given = ctx.get_parameter_source(param.name) not in (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
+        if given and (planned or value not in (None, param.get_default(ctx))):
+            values[param.opts[0].lstrip("-")] = "auto" if value is None else value
+    return commands.caller().spell(str(ctx.info_name), values)
+
+
+# Where an option has these values, a command that leaves it out means the same; `main` has other defaults of its own.
+_UNSAID = {name: FIELDS[name].default for name in ("dataset", "model", "data_dir")} | {"root": Path(), "offline": False}
+
+
+def _caller(ctx: click.Context) -> commands.Caller:
+    """How the user called; the program is the console script's where none was told."""
+    shared = {name: ctx.params[name] for name in _UNSAID if ctx.params.get(name, _UNSAID[name]) != _UNSAID[name]}
+    return commands.Caller(ctx.find_root().obj or commands.DATADIET, shared)
 
 
 def make_context(
@@ -256,9 +261,11 @@ def repairable(command: Callable) -> Callable:
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
+        ctx = click.get_current_context()
         try:
-            _check_texts(click.get_current_context())
-            return command(*args, **kwargs)
+            with commands.calling(_caller(ctx)):
+                _check_texts(ctx)
+                return command(*args, **kwargs)
         except UserError as error:
             raise Repairable(str(error)) from None
         except Interrupted as error:

@@ -73,7 +73,7 @@ def _training_command(name: str, selector: str | None, *own_options: Any) -> cli
 
 STOPPING = """
 
-SIGTERM or Ctrl-C saves a checkpoint and ends with exit code 75 (mlflow run itself then ends with 1). The same command
+SIGTERM or Ctrl-C saves a checkpoint and ends with exit code 75 (MLflow's own command then with 1). The same command
 with resume=true goes on, and ends with the result of an uninterrupted run."""
 
 full_data = _training_command("full_data", "all")

@@ -75,7 +75,7 @@ def test_every_dataset_loads_or_says_how_to_get_it(name, tmp_path):
     if name == "digits":  # ships with scikit-learn
         assert count_examples(name, tmp_path) == load_dataset(name, tmp_path).num_examples
         return
-    with pytest.raises(UserError, match=f"prepare_data -P dataset={name} .*prepare_data --dataset {name}"):
+    with pytest.raises(UserError, match=f"`datadiet prepare_data --dataset {name} --data_dir {tmp_path}`"):
         load_dataset(name, tmp_path)
 
 

@@ -69,7 +69,8 @@ def test_a_training_run_is_in_mlflow_and_in_the_mirror(root, runs, path):
     assert run.info.status == "FINISHED"
     tags = run.data.tags
     assert (tags["datadiet.kind"], tags["datadiet.exp"], tags["datadiet.path"]) == ("train", path.split("/")[0], path)
-    assert f"mlflow run . -e {path.split('/')[0]}" in tags["mlflow.note.content"]
+    called = "datadiet" if path == "full_data/run_1" else "mlflow run . --env-manager local -e"
+    assert f"    {called} {path.split('/')[0]} " in tags["mlflow.note.content"]
     arguments = json.loads((folder / "args.json").read_text())
     logged = {k.removeprefix("cfg."): v for k, v in run.data.params.items() if k.startswith("cfg.")}
     assert logged.keys() == arguments.keys() - {"exp", "data", "record_sha256"}
@@ -211,7 +212,11 @@ def test_the_table_is_the_same_from_mlflow_and_from_the_mirror(root, runs):
     ("command", "params", "message"),
     [
         ("keep_max", {"size": 700, "exp": "x", **QUICK, "score_step": 7}, "error_l2_norm_scores/ckpt_7.npy"),
-        ("keep_max", {"size": 700, "exp": "x", **QUICK, "score_step": 7}, "mlflow run . -e mean_score -P n_runs=3"),
+        (
+            "keep_max",
+            {"size": 700, "exp": "x", **QUICK, "score_step": 7},
+            "datadiet mean_score --n_runs 3 --score_exp full_data",
+        ),
         ("keep_max", {"size": 25_000}, "were trained on digits, this one is to train on cifar10"),
         ("keep_max", {"size": 25_000, "score_exp": "none"}, "exps/none/error_l2_norm_scores/ckpt_7800.npy"),
         ("keep_max", {"size": 1439, **QUICK}, "size=1439: the training set has 1438 examples"),
@@ -231,7 +236,7 @@ def test_the_table_is_the_same_from_mlflow_and_from_the_mirror(root, runs):
         ("full_data", {**QUICK, "trajectory_window": 5}, "is used by trajectory=dyn_unc,dual,tdds only"),
         ("full_data", {**QUICK, "decay_steps": "1,b"}, "expected comma-separated whole numbers"),
         ("subset", {"selector": "best", "size": 9}, "selector='best': expected one of keep_max"),
-        ("subset", {"selector": "ccs", **QUICK}, "selector=ccs needs a size: -P size=N"),
+        ("subset", {"selector": "ccs", **QUICK}, "selector=ccs needs a size: --size N"),
         (
             "subset",
             {"selector": "keep_max", "size": 9, "cutoff": 0.1, **QUICK},
@@ -243,8 +248,12 @@ def test_the_table_is_the_same_from_mlflow_and_from_the_mirror(root, runs):
             {"selector": "keep_max", "size": 9, "features_step": 4, **QUICK},
             "features_step=4 is used by selector=mod",
         ),
-        ("subset", {"selector": "herding", "size": 9, "score_exp": "none", **QUICK}, "full_data -P run=0 -P exp=none"),
-        ("subset", {"selector": "manifest", **QUICK}, "needs a file of kept examples: -P manifest=PATH/kept.csv"),
+        (
+            "subset",
+            {"selector": "herding", "size": 9, "score_exp": "none", **QUICK},
+            "datadiet full_data --run 0 --exp none --dataset digits",
+        ),
+        ("subset", {"selector": "manifest", **QUICK}, "needs a file of kept examples: --manifest PATH/kept.csv"),
         ("subset", {"selector": "manifest", "manifest": "no.csv", **QUICK}, "manifest=no.csv: expected a csv file"),
         ("subset", {"selector": "random", "size": 9, "manifest": "a", **QUICK}, "is used by selector=manifest only"),
         (
@@ -252,7 +261,7 @@ def test_the_table_is_the_same_from_mlflow_and_from_the_mirror(root, runs):
             {"dataset": "digits", "selector": "ccs", "size": 1000, "cutoff": 0.5},
             "expected a cutoff of at most 0.3046",
         ),
-        ("score", {"run": 9}, "mlflow run . -e full_data -P run=9 -P exp=full_data"),
+        ("score", {"run": 9}, "datadiet full_data --run 9 --exp full_data --dataset digits --model mlp"),
         ("score", {"step": 5}, "No checkpoint of step 5"),
         ("score", {"type": "el2n"}, "type='el2n': expected one of l2_error"),
         ("score", {"type": "forget"}, "use mean_score"),
@@ -260,9 +269,9 @@ def test_the_table_is_the_same_from_mlflow_and_from_the_mirror(root, runs):
         (
             "mean_score",
             {"n_runs": 3},
-            "mlflow run . -e score -P run=2 -P score_exp=full_data -P type=l2_error -P step=4",
+            "datadiet score --run 2 --score_exp full_data --type l2_error --step 4",
         ),
-        ("mean_score", {"n_runs": 1, "type": "aum"}, "-P exp=full_data -P save_steps=4 -P trajectory=aum"),
+        ("mean_score", {"n_runs": 1, "type": "aum"}, "--augment false --save_steps 4 --trajectory aum"),
         ("mean_score", {"combine": "max"}, "combine='max': expected one of mean, median, rank_mean"),
         ("mean_score", {"n_runs": 0}, "n_runs=0"),
         ("mean_score", {"n_runs": 1}, "holds other scores (runs: [0, 1] there, [0] asked for)"),

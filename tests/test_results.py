@@ -63,7 +63,7 @@ def test_scored_by(config, score_type, words):
 
 def test_budgets_are_not_mixed():
     found = [result("a/run_0"), result("a/run_1", budget="iterations")]
-    with pytest.raises(UserError, match=r"different budgets \(epochs, iterations\).* -P budget=epochs"):
+    with pytest.raises(UserError, match=r"different budgets \(epochs, iterations\).* --budget epochs"):
         of_one_budget(found, None)
     assert of_one_budget(found, "epochs") == found[:1]
     assert of_one_budget(found[1:], None) == found[1:]

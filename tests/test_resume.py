@@ -121,8 +121,8 @@ def stopped(base, tmp_path, monkeypatch) -> Path:
     with monkeypatch.context() as patch:
         stop_when_asked(patch, 5)
         done = datadiet("full_data", base, expect=75, root=tmp_path, **SHORT)
-    assert "Stopped after step 45 of 90, all saved. Continue: mlflow run . -e full_data" in done.stderr
-    assert "-P resume=true" in done.stderr
+    assert "Stopped after step 45 of 90, all saved. Continue: datadiet full_data " in done.stderr
+    assert "--resume true" in done.stderr
     assert checkpoint_steps(folder(tmp_path)) == [0, 20, 40, 45]
     (run,) = runs_of(tmp_path)
     assert run.info.status == "KILLED"
@@ -209,7 +209,7 @@ def test_metrics_that_are_missing_are_made_again(base, stopped):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({}, "Continue it with -P resume=true"),
+        ({}, "Continue it with --resume true"),
         ({"resume": "true", "lr": 0.2, "beta": 0.5}, "(beta: 0.9 there, 0.5 asked for; lr: 0.1 there, 0.2 asked for)"),
         ({"resume": "true", "overwrite": "true"}, "exclude each other"),
     ],
@@ -281,7 +281,7 @@ def test_a_study_continues_the_run_it_was_stopped_in(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         stop_when_asked(patch, 4)
         done = datadiet("main", tmp_path, expect=75, **params)
-    assert "Continue: mlflow run . -P score_runs=1 -P eval_runs=1 " in done.stderr
+    assert "Continue: datadiet main --score_runs 1 --eval_runs 1 " in done.stderr
     (study,) = runs_of_kind("study")
     assert study.info.status == "KILLED"
     done = datadiet("main", tmp_path, **params)

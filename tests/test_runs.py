@@ -137,8 +137,8 @@ def test_runs_that_were_stopped_go_on(base, tmp_path, monkeypatch, side_by_side)
     with monkeypatch.context() as patch:
         stop_when_asked(patch, 5)
         done = datadiet("random_subset", base, expect=75, root=tmp_path, runs="0,2,5", size=700, **SHORT)
-    assert "-P runs=0,2,5 " in done.stderr
-    assert "-P resume=true" in done.stderr
+    assert "--runs 0,2,5 " in done.stderr
+    assert "--resume true" in done.stderr
     begun = RUNS if side_by_side else RUNS[:1]
     assert statuses(tmp_path) == {f"random_subset/size_700/run_{run}": ["KILLED"] for run in begun}
     assert {run: checkpoint_steps(folder(tmp_path, run)) for run in begun} == {run: [0, 20, 40, 45] for run in begun}

@@ -115,7 +115,7 @@ def test_cinic10_of_another_size_is_refused(tmp_path, cinic):
 def test_a_damaged_cinic10_is_refused(tmp_path, cinic):
     path = write_tar(tmp_path / "CINIC-10.tar.gz", cinic)
     path.write_bytes(path.read_bytes()[:50_000])
-    with pytest.raises(UserError, match=r"is damaged .*Delete .* and prepare again: .*dataset=cinic10"):
+    with pytest.raises(UserError, match=r"is damaged .*Delete .* and prepare again: .*prepare_data --dataset cinic10"):
         load_dataset("cinic10", tmp_path)
     with pytest.raises(UserError, match=r"no CINIC-10.tar.gz, no extracted tree .*Training never downloads"):
         load_dataset("cinic10", tmp_path / "elsewhere")

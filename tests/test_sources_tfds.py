@@ -108,7 +108,7 @@ def test_a_folder_prepared_elsewhere_is_used_as_it_is(tmp_path, prepared, monkey
 
 
 def test_training_never_downloads_but_says_the_command(tmp_path):
-    with pytest.raises(UserError, match=r"mlflow run \. -e prepare_data -P dataset=cifar10 -P data_dir=.*datadiet"):
+    with pytest.raises(UserError, match="`datadiet prepare_data --dataset cifar10 --data_dir /[^`]*`"):
         load_dataset("cifar10", tmp_path)
 
 
@@ -118,7 +118,7 @@ def test_download_off_says_what_to_place_where(tmp_path):
     message = str(caught.value)
     for part in (
         "cifar-10-binary.tar.gz", "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
-        str(tmp_path / "downloads" / "manual"), "170052171", "prepare_data", "archive=PATH",
+        str(tmp_path / "downloads" / "manual"), "170052171", "prepare_data", "--archive PATH",
     ):  # fmt: skip
         assert part in message
 

@@ -127,7 +127,7 @@ def test_an_existing_run_is_replaced_only_when_asked(tmp_path):
     run = tmp_path / "run_0"
     claim(run, overwrite=False)
     (run / "args.json").write_text("{}")
-    with pytest.raises(UserError, match=r"holds an unfinished run.*resume=true.*overwrite=true"):
+    with pytest.raises(UserError, match=r"holds an unfinished run.*--resume true.*--overwrite true"):
         claim(run, overwrite=False)
     (run / "summary.json").write_text("{}")
     with pytest.raises(UserError, match="holds a finished run"):
@@ -137,7 +137,7 @@ def test_an_existing_run_is_replaced_only_when_asked(tmp_path):
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"holds no training run.*mlflow run \. -e full_data"):
+    with pytest.raises(UserError, match="holds no training run.*datadiet full_data --run 0"):
         dd.open_run(tmp_path)
 
 

@@ -318,7 +318,7 @@ def test_killed_stopped_and_continued_in_workers_it_ends_the_same(base, tmp_path
     study.terminate()
     _, errors = study.communicate(timeout=60)
     assert study.returncode == 75, errors
-    assert "Continue: mlflow run . -e study -P plan=plan.json" in errors
+    assert "Continue: python -m entrypoints study --plan plan.json" in errors
 
     datadiet("study", tmp_path, plan=base / "plan.json", workers=1, root=tmp_path)
     one, other = tables(base / "whole", "s"), tables(tmp_path, "s")

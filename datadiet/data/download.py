@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pooch
 from tqdm import tqdm
 
+from datadiet import commands
 from datadiet.data.sources.base import prepare_command
 from datadiet.data.sources.embedded import IDX_FILES
 from datadiet.errors import UserError
@@ -102,13 +103,14 @@ def by_hand(
     folder: Path,
     data_dir: Path | None,
     why: str,
-    otherwise: str = "say with archive=PATH where it is",
+    otherwise: str | None = None,
 ) -> UserError:
     """The error that says which files to place where."""
+    archive = commands.option("archive", "PATH")
     files = "; ".join(f"{a.file_name} ({a.size} bytes, {a.algorithm} {a.digest}, from {a.url})" for a in missing)
     return UserError(
         f"{name}: {why}. Place in the folder {folder}: {files}; and run {prepare_command(name, data_dir)} again, "
-        f"or {otherwise}."
+        f"or {otherwise or f'say with {archive} where it is'}."
     )
 
 

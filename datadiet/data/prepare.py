@@ -13,6 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from datadiet import commands
 from datadiet.data.dataset import Dataset
 from datadiet.data.download import ARCHIVES, Archive, by_hand, obtain, place, reachable
 from datadiet.data.registry import data_folder, find_source, load_dataset
@@ -32,7 +33,8 @@ def _locked(folder: Path, name: str) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except OSError as error:
-        raise UserError(f"{name}: {folder} cannot be written ({error}); name another with data_dir=FOLDER.") from error
+        other = commands.option("data_dir", "FOLDER")
+        raise UserError(f"{name}: {folder} cannot be written ({error}); name another with {other}.") from error
     try:
         yield
     finally:
@@ -117,14 +119,15 @@ def _run_builder(tfds_name: str, name: str, data_dir: Path | None, given: Path |
         if isinstance(error, tarfile.TarError | EOFError | zlib.error) and paths:
             repair = f"{paths[0]} is damaged ({first_line}). Delete it and fetch it again."
         elif isinstance(error, OSError) and paths:
-            repair = f"cannot be written to {root} ({first_line}); name another folder with data_dir=FOLDER."
+            other = commands.option("data_dir", "FOLDER")
+            repair = f"cannot be written to {root} ({first_line}); name another folder with {other}."
         elif paths:
             raise
         else:
+            build = commands.shell("tfds", "build", tfds_name, "--file_format=array_record")
             repair = (
                 f"tensorflow-datasets could not prepare it here ({first_line}). Many of its builders need TensorFlow: "
-                f"where that is installed, run `tfds build {tfds_name} --file_format=array_record` and copy the folder "
-                f"to {root}."
+                f"where that is installed, run `{build}` and copy the folder to {root}."
             )
         raise UserError(f"{name}: {repair}") from error
 

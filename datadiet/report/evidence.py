@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from datadiet import commands
 from datadiet.config import TrainConfig
 from datadiet.data.batches import randomize_labels
 from datadiet.data.dataset import CHUNK, Dataset
@@ -256,6 +257,6 @@ def read_study(exps: Path, exp: str) -> Study:
         known = sorted(p.parent.relative_to(exps).as_posix() for p in exps.rglob("study.json"))
         raise UserError(
             f"No study in {path.parent} (no study.json); there is: {', '.join(known) or 'none'}. "
-            f"Make one: mlflow run . -e study -P exp={exp}"
+            f"Make one: {commands.command('study', exp=exp, root=exps.parent)}"
         )
     return Study(exps, exp, StudyRecord.read(path))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import math
-import shlex
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import datadiet
+from datadiet.commands import MLFLOW, Caller
 from datadiet.config import FIELDS, as_dict
 from datadiet.report import figures, kept_sets, text
 from datadiet.report.decision import Decision, check_margin, noise_audit
@@ -205,7 +205,8 @@ def _typed(value: Any) -> str:
 
 
 def _mlflow(entry_point: str, words: list[str]) -> str:
-    return " ".join([f"mlflow run . -e {entry_point}", *(f"-P {shlex.quote(word)}" for word in words)])
+    # In one form, whoever makes the report and however: the same mirror gives the same bytes.
+    return Caller(MLFLOW).spell(entry_point, dict(word.split("=", 1) for word in words))
 
 
 def _interval(found: Estimate) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from datadiet import commands
 from datadiet.config import BUDGETS
 from datadiet.errors import UserError
 from datadiet.report.evidence import Study
@@ -133,7 +134,8 @@ def of_one_budget(found: list[Result], budget: str | None) -> list[Result]:
     if budget is None and len(there) > 1:
         raise UserError(
             f"These runs were trained with different budgets ({', '.join(there)}), which one table must not mix: "
-            f"choose with -P budget={there[0]}, or one experiment with -P exp=EXP."
+            f"choose with {commands.option('budget', there[0])}, or one experiment with "
+            f"{commands.option('exp', 'EXP')}."
         )
     return [result for result in found if budget in (None, result.budget)]
 
@@ -148,7 +150,7 @@ def _check_output(path: Path, overwrite: bool) -> None:
         if file.read(1) and (file.seek(0), file.read(len(_FIRST)))[1] != _FIRST:
             raise UserError(
                 f"output={path} is no table of results, and would be lost. Choose another file, or replace it with "
-                "-P overwrite=true."
+                f"{commands.option('overwrite', True)}."
             )
 
 
@@ -182,8 +184,9 @@ def write_table(
     source = str(exps_path) if exps_path else f"MLflow ({mlflow_store.store_name()})"
     if not found:
         raise UserError(
-            f"No finished training run in {source}. Train one (mlflow run . -e full_data), name the experiment "
-            "(mlflow run . --experiment-name NAME -e results), or read a mirror (-P exps_path=exps)."
+            f"No finished training run in {source}. Train one (`{commands.command('full_data')}`), name the experiment "
+            f"(`{commands.caller().within('NAME').command('results')}`), or read a mirror "
+            f"({commands.option('exps_path', context.output.layout.exps)})."
         )
     params = {"exps_path": exps_path or "MLflow", "output": output, "root": root or "all", "exp": exp or "all"}
     note = f"Table of {len(found)} finished training runs, from {source}."

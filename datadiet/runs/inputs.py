@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from datadiet import commands
 from datadiet import config as options
 from datadiet.config import TrainConfig
 from datadiet.data import align
@@ -22,7 +22,8 @@ from datadiet.models.registry import check_model
 from datadiet.scores import trajectory
 from datadiet.scores.checkpoint import TRAINING_SCORES, compute_features
 from datadiet.selectors import selection
-from datadiet.selectors.options import MANIFEST, given_parameters, parameters, refuse_unused
+from datadiet.selectors.coresets import Parameters
+from datadiet.selectors.options import FEATURE_FIELDS, MANIFEST, given_parameters, parameters, refuse_unused
 from datadiet.storage.layout import ExperimentLayout, score_file
 from datadiet.storage.manifests import find_manifest, manifest_ids
 from datadiet.storage.records import ScoreRecord
@@ -56,7 +57,7 @@ def resolve_config(config: TrainConfig, num_examples: int) -> TrainConfig:
     elif config.selector != "all":
         selection.check_selector(config.selector)
         if config.size is None:
-            raise UserError(f"selector={config.selector} needs a size: -P size=N.")
+            raise UserError(f"selector={config.selector} needs a size: {commands.option('size', 'N')}.")
     config = replace(config, trajectory=trajectory.expand(config.trajectory))
     refuse_unused(config)
     selection.check_words(parameters(config))
@@ -78,7 +79,8 @@ def default_scores(layout: ExperimentLayout, config: TrainConfig, choice: ScoreC
         if scored.dataset != config.dataset:
             raise UserError(
                 f"The runs in {folder} were trained on {scored.dataset}, this one is to train on {config.dataset}: "
-                f"pass -P dataset={scored.dataset}, or name other scores with -P score_exp=EXP or -P scores=PATH."
+                f"pass {commands.option('dataset', scored.dataset)}, or name other scores with "
+                f"{commands.option('score_exp', 'EXP')} or {commands.option('scores', 'PATH')}."
             )
         step = options.default_score_step(scored)
     return score_file(folder, choice.type, step)
@@ -102,7 +104,7 @@ def find_scores(layout: ExperimentLayout, config: TrainConfig, choice: ScoreChoi
     lines = [
         f"No mean score file {path}. Make it, here from runs 0-2 (the paper takes ten):",
         *(f"  {command}" for command in _commands_for(path, layout, config, choice)),
-        f"Or name a file: -P scores=PATH. Mean scores there are: {', '.join(others) or 'none'}.",
+        f"Or name a file: {commands.option('scores', 'PATH')}. Mean scores there are: {', '.join(others) or 'none'}.",
     ]
     raise UserError("\n".join(lines))
 
@@ -116,20 +118,63 @@ def find_sources(layout: ExperimentLayout, config: TrainConfig, choice: ScoreCho
 def _commands_for(path: Path, layout: ExperimentLayout, config: TrainConfig, choice: ScoreChoice) -> list[str]:
     """The commands that make a mean score file of runs 0-2, without those whose work is done."""
     step = path.stem.removeprefix("ckpt_")
-    root = "" if layout.root == Path(".") else f" -P root={shlex.quote(str(layout.root))}"
-    data_dir = f" -P data_dir={shlex.quote(config.data_dir)}" if config.data_dir else ""
-    trained = f" -P exp={choice.exp} -P dataset={shlex.quote(config.dataset)} -P model={config.model}{data_dir}{root}"
-    scored = f" -P score_exp={choice.exp} -P type={choice.type} -P step={step}{root}"
-    gathered = "" if choice.type not in TRAINING_SCORES else f" -P trajectory={choice.type}"
-    trained += gathered if choice.type != "forget" else ""
-    commands = []
+    scored = {"score_exp": choice.exp, "type": choice.type, "step": step, "root": layout.root}
+    made = []
     for run in range(3):
         folder = layout.experiment(choice.exp) / f"run_{run}"
         if not (folder / "args.json").exists():
-            commands.append(f"mlflow run . -e full_data -P run={run}{trained}")
+            made.append(training_command(layout, choice.exp, run, config, **gathering(choice.type)))
         if choice.type not in TRAINING_SCORES and not score_file(folder, choice.type, int(step)).exists():
-            commands.append(f"mlflow run . -e score -P run={run}{scored}")
-    return [*commands, f"mlflow run . -e mean_score -P n_runs=3{scored}"]
+            made.append(commands.command("score", run=run, **scored))
+    return [*made, commands.command("mean_score", n_runs=3, **scored)]
+
+
+def gathering(kind: str) -> dict[str, Any]:
+    """The option of a training that gathers a score, where it is no checkpoint's and not gathered anyway."""
+    return {"trajectory": kind} if kind in TRAINING_SCORES and kind != "forget" else {}
+
+
+def training_command(
+    layout: ExperimentLayout, exp: str, run: int, config: TrainConfig | None = None, **more: Any
+) -> str:
+    """The command that trains run `run` of an experiment on all data.
+
+    Args:
+        config: Resolved options of a run that it is to be like, where none of the experiment tells them.
+        more: Other options.
+    """
+    alike = {}
+    if siblings := sorted(layout.experiment(exp).glob("run_*/args.json")):
+        sibling = open_run(siblings[0].parent)
+        alike = as_typed(
+            sibling.config, sibling.data.num_examples or count_examples(sibling.config.dataset, sibling.config.data_dir)
+        )
+    elif config is not None:
+        alike = as_typed(config, count_examples(config.dataset, config.data_dir))
+    return commands.command("full_data", **{"run": run, "exp": exp, **alike, "root": layout.root, **more})
+
+
+# Of one run among several, or of a subset and what it was chosen by.
+_OF_ONE = frozenset(
+    {"run", "model_seed", "train_seed", "random_subset_seed", "selector", "size", "offset", "scores", "manifest",
+     *Parameters._fields, *FEATURE_FIELDS}
+)  # fmt: skip
+_NAMED = ("dataset", "model", "data_dir")  # also where they are the defaults
+
+
+def as_typed(config: TrainConfig, num_examples: int) -> dict[str, Any]:
+    """What has to be typed to train on all N examples with resolved options: those that nothing else gives."""
+    named = {name: getattr(config, name) for name in _NAMED}
+    own = {name: getattr(config, name) for name, field in options.FIELDS.items() if name not in (*_OF_ONE, *_NAMED)}
+    if config.budget == "epochs" and config.size is not None:  # its steps are those of a subset
+        own = {name: value for name, value in own.items() if not name.endswith(("_steps", "early_step"))}
+    typed = {name: value for name, value in own.items() if value != options.FIELDS[name].default}
+    whole = replace(config, size=None, offset=0)
+    for name in [name for name in typed if options.FIELDS[name].default is None and name != "width"]:
+        derived = options.resolve(replace(whole, **{name: None}), num_examples)
+        if getattr(derived, name) == typed[name]:
+            del typed[name]
+    return named | typed
 
 
 def _align(path: Path, values: np.ndarray, record: ScoreRecord, dataset: Dataset) -> np.ndarray:
@@ -208,8 +253,8 @@ def find_features(layout: ExperimentLayout, config: TrainConfig, exp: str, step:
     if not (path / "args.json").is_file():
         raise UserError(
             f"selector={config.selector} takes features from a checkpoint, but {path} holds no training run. Train it: "
-            f"mlflow run . -e full_data -P run=0 -P exp={exp} -P dataset={config.dataset} -P model={config.model}, or "
-            "name one with -P features_run=PATH."
+            f"`{training_command(layout, exp, 0, config)}`, or name one with "
+            f"{commands.option('features_run', 'PATH')}."
         )
     given = step if config.features_step is None else config.features_step
     step = options.default_score_step(open_run(path).config) if given is None else given

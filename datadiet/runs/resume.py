@@ -12,6 +12,7 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
+from datadiet import commands
 from datadiet import config as options
 from datadiet.config import TrainConfig
 from datadiet.errors import Diverged, UserError
@@ -58,8 +59,8 @@ def check_same(run_dir: Path, config: TrainConfig, fingerprint: str, inputs: dic
         told = [f"{name} has other lines" for name, path, text in files if path.exists() and path.read_text() != text]
     if told:
         raise UserError(
-            f"{run_dir} holds a run made otherwise ({'; '.join(told)}). Repeat its options, choose another -P exp, "
-            "or replace it with -P overwrite=true."
+            f"{run_dir} holds a run made otherwise ({'; '.join(told)}). Repeat its options, choose another exp with "
+            f"{commands.option('exp', 'EXP')}, or replace it with {commands.option('overwrite', True)}."
         )
 
 
@@ -73,7 +74,8 @@ def check_worthwhile(run_dir: Path) -> None:
     if path.exists() and (noted := record.load(path)).diverged:
         raise Diverged(
             f"{run_dir} cannot be continued, it would end as before: {noted.error} Replace the run, with other "
-            "options, by -P overwrite=true, or choose another -P exp."
+            f"options, by {commands.option('overwrite', True)}, or choose another exp with "
+            f"{commands.option('exp', 'EXP')}."
         )
 
 

@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from datadiet import commands
 from datadiet import config as options
 from datadiet.data.batches import Normalizer, fit_images, randomize_labels
 from datadiet.data.registry import load_dataset
 from datadiet.errors import UserError
 from datadiet.runs.context import Context
+from datadiet.runs.inputs import gathering, training_command
 from datadiet.scores.checkpoint import SCORES, TRAINING_SCORES, check_score, compute_many
 from datadiet.scores.combine import COMBINATIONS, standard_error
 from datadiet.storage.files import npy_bytes
@@ -49,7 +51,8 @@ def check_replaceable(
     made = read(sidecar).as_json() if sidecar.exists() else {}
     differing = [f"{k}: {made.get(k)} there, {v} asked for" for k, v in provenance.items() if made.get(k) != v]
     if differing:
-        raise UserError(f"{path} holds other scores ({'; '.join(differing)}). Replace them with -P overwrite=true.")
+        repair = commands.option("overwrite", True)
+        raise UserError(f"{path} holds other scores ({'; '.join(differing)}). Replace them with {repair}.")
 
 
 def find_run(layout: ExperimentLayout, exp: str, run: int) -> StoredRun:
@@ -60,7 +63,7 @@ def find_run(layout: ExperimentLayout, exp: str, run: int) -> StoredRun:
     """
     path = layout.experiment(exp) / f"run_{run}"
     if not (path / "args.json").exists():
-        raise UserError(f"No run in {path}. Train it: mlflow run . -e full_data -P run={run} -P exp={exp}")
+        raise UserError(f"No run in {path}. Train it: {training_command(layout, exp, run)}")
     return open_run(path)
 
 
@@ -197,7 +200,7 @@ def mean_run(
     start, output, layout = time.perf_counter(), context.output, context.output.layout
     step = options.default_score_step(find_run(layout, source_exp, 0).config) if step is None else step
     target = score_file(layout.experiment(exp), kind, step, combine)
-    paths = _scores_of_runs(layout.experiment(source_exp), kind, n_runs, step, source_exp)
+    paths = _scores_of_runs(layout, source_exp, kind, n_runs, step)
     context.tracker.check()
     runs, first = _load_runs(paths)
     provenance = {
@@ -223,18 +226,18 @@ def _check_mean(kind: str, n_runs: int, combine: str) -> None:
         raise UserError(f"combine={combine!r}: expected one of {', '.join(COMBINATIONS)}.")
 
 
-def _scores_of_runs(folder: Path, kind: str, n_runs: int, step: int, exp: str) -> list[Path]:
-    """The score file of each run below an experiment's folder.
+def _scores_of_runs(layout: ExperimentLayout, exp: str, kind: str, n_runs: int, step: int) -> list[Path]:
+    """The score file of each run of an experiment.
 
     Raises:
         UserError: some have none, with the commands that make them.
     """
-    paths = [score_file(folder / f"run_{run}", kind, step) for run in range(n_runs)]
+    paths = [score_file(layout.experiment(exp) / f"run_{run}", kind, step) for run in range(n_runs)]
     if missing := [run for run, path in enumerate(paths) if not path.exists()]:
         lines = [
             f"{len(missing)} of {n_runs} runs have no {kind} scores at step {step}; "
             f"the first is {paths[missing[0]]}. Make them:",
-            *(f"  {_command(kind, step, run, exp)}" for run in missing),
+            *(f"  {_command(kind, step, run, exp, layout)}" for run in missing),
         ]
         raise UserError("\n".join(lines))
     return paths
@@ -262,9 +265,8 @@ def _load_recorded(path: Path) -> tuple[np.ndarray, ScoreRecord]:
     return values, made
 
 
-def _command(kind: str, step: int, run: int, exp: str) -> str:
+def _command(kind: str, step: int, run: int, exp: str, layout: ExperimentLayout) -> str:
     """The command that gives a run its scores."""
     if kind in TRAINING_SCORES:
-        gathered = "" if kind == "forget" else f" -P trajectory={kind}"
-        return f"mlflow run . -e full_data -P run={run} -P exp={exp} -P save_steps={step}{gathered}"
-    return f"mlflow run . -e score -P run={run} -P score_exp={exp} -P type={kind} -P step={step}"
+        return training_command(layout, exp, run, save_steps=step, **gathering(kind))
+    return commands.command("score", run=run, score_exp=exp, type=kind, step=step, root=layout.root)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from datadiet import commands
 from datadiet.config import TrainConfig
 from datadiet.data.batches import fit_images, randomize_labels
 from datadiet.data.dataset import Dataset
@@ -56,7 +57,8 @@ def load_data(config: TrainConfig) -> tuple[Dataset, Dataset]:
     published = load_dataset(config.dataset, config.data_dir)
     dataset = fit_images(published, input_shape(config.model, published.image_shape))
     if config.augment and len(dataset.image_shape) != 3:
-        raise UserError(f"augment=true needs images; {dataset.name} has vectors: -P augment=false.")
+        repair = commands.option("augment", False)
+        raise UserError(f"augment=true needs images; {dataset.name} has vectors: {repair}.")
     return published, dataset
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from datadiet import commands
 from datadiet import config as options
 from datadiet.config import TrainConfig
 from datadiet.data.registry import count_examples
@@ -193,11 +194,9 @@ def _start(task: Task, network: Network, say: Callable[[str], None]) -> resume.S
 
 def _again(context: Context) -> str:
     """The command that goes on."""
-    return (
-        context.tracker.command
-        if context.tracker.parent or context.output.resume
-        else f"{context.tracker.command} -P resume=true"
-    )
+    command = context.tracker.command
+    goes_on = context.tracker.parent or context.output.resume
+    return command if goes_on else f"{command} {commands.option('resume', True)}"
 
 
 @contextmanager

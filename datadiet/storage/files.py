@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from filelock import Timeout
 
+from datadiet import commands
 from datadiet.errors import UserError
 
 SEAL = "record_sha256"  # name of the hash in a sealed record
@@ -44,10 +45,10 @@ def _reason(error: Exception) -> str:
     code = getattr(error, "errno", None)
     text = os.strerror(code) if code else str(error)
     if code in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text or "Disk quota" in text:
-        return f"{text}. Nothing half-written is left. Free some space, then repeat the command, with -P resume=true " \
-               "where it trains"  # fmt: skip
+        return f"{text}. Nothing half-written is left. Free some space, then repeat the command, with " \
+               f"{commands.option('resume', True)} where it trains"  # fmt: skip
     if code in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return f"{text}. Make the folder writable, or choose another with -P root=FOLDER"
+        return f"{text}. Make the folder writable, or choose another with {commands.option('root', 'FOLDER')}"
     return text
 
 

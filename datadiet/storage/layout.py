@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from datadiet import commands
 from datadiet.config import TrainConfig, check_text
 from datadiet.errors import UserError
 from datadiet.selectors.coresets import Parameters
@@ -45,7 +46,8 @@ class ExperimentLayout:
         if not within:
             raise UserError(
                 f"{path}: a symbolic link leads out of {self.exps}. Replace it by a folder; to keep the mirror "
-                "elsewhere, choose another -P root=FOLDER, or let exps itself be the link."
+                f"elsewhere, choose another root with {commands.option('root', 'FOLDER')}, or let exps itself be the "
+                "link."
             )
         return path
 

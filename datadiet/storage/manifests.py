@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from datadiet import commands
 from datadiet.config import TrainConfig
 from datadiet.data.dataset import Dataset
 from datadiet.errors import UserError
@@ -27,7 +28,8 @@ def find_manifest(config: TrainConfig) -> TrainConfig:
         UserError: no manifest, or another size was asked for.
     """
     if config.manifest is None:
-        raise UserError(f"selector={MANIFEST} needs a file of kept examples: -P manifest=PATH/kept.csv.")
+        wanted = commands.option("manifest", "PATH/kept.csv")
+        raise UserError(f"selector={MANIFEST} needs a file of kept examples: {wanted}.")
     size = len(_manifest_names(Path(config.manifest)))
     if config.size not in (None, size):
         raise UserError(f"size={config.size}: {config.manifest} has {size} examples; leave size out.")

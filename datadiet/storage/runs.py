@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from filelock import FileLock, Timeout
 
+from datadiet import commands
 from datadiet.config import TrainConfig
 from datadiet.data.batches import normalize
 from datadiet.errors import Busy, UserError
@@ -101,7 +102,8 @@ def open_run(path: str | Path) -> StoredRun:
     """
     path = Path(path)
     if not (path / "args.json").is_file():
-        raise UserError(f"{path} holds no training run (no args.json). Train one: mlflow run . -e full_data -P run=0")
+        repair = commands.command("full_data", run=0)
+        raise UserError(f"{path} holds no training run (no args.json). Train one: {repair}")
     return StoredRun(path)
 
 
@@ -116,12 +118,12 @@ def check_free(path: Path, overwrite: bool) -> None:
     if (path / "summary.json").exists():
         found, way_on = "a finished run", ""
     elif (path / "args.json").exists():
-        found, way_on = "an unfinished run", "Continue it with -P resume=true. "
+        found, way_on = "an unfinished run", f"Continue it with {commands.option('resume', True)}. "
     else:
         found, way_on = "files, but no run (no args.json)", ""
     raise UserError(
-        f"{path} holds {found}, which would be lost. {way_on}Choose another -P run or -P exp, "
-        "or replace it with -P overwrite=true."
+        f"{path} holds {found}, which would be lost. {way_on}Choose another with {commands.option('run', 'N')} or "
+        f"{commands.option('exp', 'EXP')}, or replace it with {commands.option('overwrite', True)}."
     )
 
 
@@ -143,7 +145,7 @@ def lock_run(path: Path) -> Iterator[None]:
     except Timeout:
         raise Busy(
             f"{path}: another process is training this run (it holds {file}). Wait until it ends, or choose another "
-            "-P run or -P exp."
+            f"with {commands.option('run', 'N')} or {commands.option('exp', 'EXP')}."
         ) from None
     try:
         yield

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from datadiet import commands
 from datadiet.config import option
 from datadiet.errors import Interrupted, UserError
 from datadiet.runs.context import Context, Output, Reporter, Tracker
@@ -108,6 +109,7 @@ class Setting:
     store: str  # MLflow's, by its URI
     mirror: Path  # record of the study's run
     experiment_id: str | None
+    caller: commands.Caller  # of the study: its workers print commands in the same form
 
     @classmethod
     def of(cls, context: Context) -> Setting:
@@ -117,11 +119,12 @@ class Setting:
         assert mirror is not None, "a study has a record"
         return cls(
             context.output, tracker.command, tracker.offline, mlflow_store.absolute_store(), mirror,
-            tracker.parent.experiment_id,
+            tracker.parent.experiment_id, commands.caller(),
         )  # fmt: skip
 
     def context(self, reporter: Reporter) -> Context:
         """The same, in the process that this was sent to."""
+        commands.become(self.caller)
         mlflow_store.use_store(self.store)
         parent = replace(attach(self.mirror, self.offline, reporter.say), experiment_id=self.experiment_id)
         tracker = Tracker(self.output.layout.root, self.command, reporter.say, parent, self.offline)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from datadiet import commands
 from datadiet import config as options
 from datadiet.config import TrainConfig, option
 from datadiet.errors import UserError
@@ -112,7 +113,8 @@ def check_plan(plan: Plan, config: TrainConfig, num_examples: int) -> None:
     if absent := [step for step in plan.score_steps or () if step not in saved]:
         raise UserError(
             f"score_steps={','.join(map(str, plan.score_steps))}: no checkpoint is saved at {absent[0]}; there are "
-            f"checkpoints at {', '.join(map(str, saved))}. Choose among them, or save more with -P save_steps=N."
+            f"checkpoints at {', '.join(map(str, saved))}. Choose among them, or save more with "
+            f"{commands.option('save_steps', 'N')}."
         )
     if plan.score_steps is not None and (not plan.score_steps or len(set(plan.score_steps)) < len(plan.score_steps)):
         raise _refuse("score_steps", plan.score_steps, "one or more steps, each once")
@@ -132,7 +134,7 @@ def _check_presentations(plan: Plan, config: TrainConfig, num_examples: int) -> 
             times = "once" if least == 1 else f"{least} times (trajectory_window)"
             raise UserError(
                 f"score_types={kind}: after {first} steps not every example has been presented {times}; expected "
-                f"-P score_steps of at least {least * epoch}."
+                f"score_steps of at least {least * epoch}."
             )
 
 

@@ -11,6 +11,7 @@ import sys
 from contextlib import contextmanager
 from typing import Any
 
+from datadiet import commands
 from datadiet.errors import UserError
 from datadiet.runs.context import Context
 from datadiet.study.engine import Engine, EngineOptions, Event, Note, Setting, attempt
@@ -123,7 +124,8 @@ def load_ray() -> Any:
         import ray
     except ImportError as error:
         raise UserError(
-            "engine=ray needs Ray, which is not installed: pip install 'datadiet[ray]'. Without it: -P engine=local."
+            "engine=ray needs Ray, which is not installed: pip install 'datadiet[ray]'. "
+            f"Without it: {commands.option('engine', 'local')}."
         ) from error
     return ray
 

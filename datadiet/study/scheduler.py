@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from datadiet import commands
 from datadiet.errors import Interrupted, UserError
 from datadiet.runs.context import Reporter
 from datadiet.runs.signals import listen
@@ -72,7 +73,7 @@ class Board:
             return None
         return UserError(
             f"{name}: its process died {begun} times ({event.text}). Was there too little memory? Do fewer jobs at "
-            "once with -P workers=1. What is done is kept: the same command goes on."
+            f"once with {commands.option('workers', 1)}. What is done is kept: the same command goes on."
         )
 
     def _show(self, job: Job, part: float) -> None:

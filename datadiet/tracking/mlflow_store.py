@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datadiet import commands
 from datadiet.errors import UserError
 from datadiet.tracking.record import Record
 
@@ -106,7 +107,8 @@ def connected() -> MlflowClient:
     except AWAY as error:
         raise UserError(
             f"MLflow store {store_name()} cannot be used: {error}\nStart its server, or name another store with "
-            "MLFLOW_TRACKING_URI (sqlite:///mlflow.db keeps it in a file here), or work without it: -P offline=true."
+            "MLFLOW_TRACKING_URI (sqlite:///mlflow.db keeps it in a file here), or work without it: "
+            f"{commands.option('offline', True)}."
         ) from error
 
 

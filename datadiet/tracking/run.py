@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from datadiet import commands
 from datadiet.errors import Diverged, Interrupted, UserError
 from datadiet.tracking import mlflow_store
 from datadiet.tracking.mlflow_store import AWAY
@@ -41,7 +42,7 @@ class Link:
         if not self.lost:
             self.say(
                 f"Warning: MLflow ({mlflow_store.store_name()}) is away ({_first_line(error)}). The work goes on; what "
-                "it lacks stays in exps/, and `mlflow run . -e sync` brings it there."
+                f"it lacks stays in exps/, and `{commands.command('sync')}` brings it there."
             )
         self.lost, self.retry_at = True, time.monotonic() + RETRY_SECONDS
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from datadiet import commands
 from datadiet.errors import Busy, UserError
 from datadiet.storage.layout import ExperimentLayout
 from datadiet.storage.runs import lock_run
@@ -33,7 +34,8 @@ def sync_mirror(layout: ExperimentLayout, exp: str | None, say: Callable[[str], 
     """
     folder = layout.exps if exp is None else layout.experiment(exp)
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; expected the runs of a root (-P root=FOLDER) or of an -P exp.")
+        root, of_exp = commands.option("root", "FOLDER"), commands.option("exp", "EXP")
+        raise UserError(f"{folder}: no such folder; expected the runs of a root ({root}) or of an exp ({of_exp}).")
     check_store()
     records, failed = _load_all(folder)
     by_uid = {one.uid: one for one in records}

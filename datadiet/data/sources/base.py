@@ -6,22 +6,19 @@ A source turns files into `Splits`, arrays as published in canonical order; `che
 from __future__ import annotations
 
 import os
-import shlex
 from pathlib import Path
 
 import numpy as np
 
+from datadiet import commands
 from datadiet.errors import UserError
 
 DATA_ROOT = Path("~/tensorflow_datasets")  # where tensorflow-datasets keeps its data, and so do we
 
 
 def prepare_command(name: str, data_dir: Path | str | None) -> str:
-    """The two spellings of the command that prepares a dataset."""
-    parameters = {"dataset": name} | ({"data_dir": str(data_dir)} if data_dir else {})
-    mlflow = " ".join(f"-P {shlex.quote(f'{key}={value}')}" for key, value in parameters.items())
-    plain = " ".join(f"--{key} {shlex.quote(value)}" for key, value in parameters.items())
-    return f"`mlflow run . -e prepare_data {mlflow}` (or `datadiet prepare_data {plain}`)"
+    """The command that prepares a dataset."""
+    return f"`{commands.command('prepare_data', dataset=name, data_dir=data_dir or None)}`"
 
 
 def walk(folder: Path) -> list[str]:

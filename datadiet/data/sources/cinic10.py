@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from datadiet import commands
 from datadiet.data.dataset import Splits
 from datadiet.data.sources.base import DATA_ROOT, integer_labels, prepare_command, walk
 from datadiet.data.sources.images import read_images
@@ -115,7 +116,7 @@ def _check_counts(names: list[str], where: Path) -> None:
         if got != PER_CLASS:
             raise UserError(
                 f"cinic10: {where} has {got} images in {split}/{label}; expected {PER_CLASS}: extract "
-                f"{FILE_NAME} again, or use it as it is with data_dir=FOLDER that holds it."
+                f"{FILE_NAME} again, or use it as it is with {commands.option('data_dir', 'FOLDER')} that holds it."
             )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from datadiet import commands
 from datadiet.data.dataset import Splits
 from datadiet.data.sources.base import DATA_ROOT, prepare_command
 from datadiet.errors import UserError
@@ -53,7 +54,8 @@ def fashion_mnist_files(data_dir: Path | None) -> list[Path]:
     missing = next(name for name, paths in zip(IDX_FILES, found) if not paths)
     raise UserError(
         f"fashion_mnist: no file {folders[-1] / missing}[.gz]. Expected a folder with the four idx files of "
-        "Fashion-MNIST: pass -P data_dir=FOLDER, install them with `apt-get install dataset-fashion-mnist`, "
+        f"Fashion-MNIST: pass {commands.option('data_dir', 'FOLDER')}, install them with "
+        "`apt-get install dataset-fashion-mnist`, "
         f"or fetch them with {prepare_command('fashion_mnist', data_dir)}."
     )
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from datadiet import commands
 from datadiet.data.dataset import Splits
 from datadiet.data.sources.base import DATA_ROOT, prepare_command
 from datadiet.data.sources.images import read_images
@@ -71,9 +72,12 @@ def read_info(folder: Path, name: str, data_dir: Path | None) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise damaged(folder, name, data_dir, error) from error
     if "array_record" not in formats:
+        convert = commands.shell(
+            "tfds", "convert_format", f"--dataset_version_dir={folder}", "--out_file_format=array_record"
+        )
         raise UserError(
             f"{name}: {folder} holds {'/'.join(formats)} files; expected array_record. Convert them where TensorFlow "
-            f"is installed with `tfds convert_format --dataset_version_dir={folder} --out_file_format=array_record`, "
+            f"is installed with `{convert}`, "
             f"or prepare afresh in another folder with {prepare_command(name, 'FOLDER')}."
         )
     return info

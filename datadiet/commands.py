@@ -1,0 +1,158 @@
+"""Every command and option that a message prints: spelled as the user called, quoted for a shell, ready to be pasted.
+
+What is called is the process's, not a context's: threads that log and workers of a study print commands too.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+DATADIET = "datadiet"
+MLFLOW = "mlflow run ."
+
+_TRAINING = ("dataset", "model", "data_dir", "root", "offline")
+# Entry point -> those of the options that commands of one session share which it takes.
+SHARED = {
+    **dict.fromkeys(("main", "study", "full_data", "random_subset", "keep_max", "offset_subset", "subset"), _TRAINING),
+    "select": ("dataset", "data_dir", "root", "offline"),
+    "score": ("root", "offline"),
+    "mean_score": ("root", "offline"),
+    "report": ("root",),
+    "prepare_data": ("dataset", "data_dir"),
+    "sync": ("root",),
+    "results": ("root", "offline"),
+}
+
+# What a terminal obeys instead of showing it: control characters, ends of lines, marks that reorder text; and halves
+# of characters, which names of files may have and no terminal takes.
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def shell(*words: object) -> str:
+    """Words as one line for a shell; a character that cannot be shown becomes U+FFFD, so that no line breaks."""
+    return " ".join(shlex.quote(_UNSEEN.sub("\N{REPLACEMENT CHARACTER}", str(word))) for word in words)
+
+
+def typed(value: Any) -> str:
+    """A value as it is typed, before quoting: true or false, and several joined by commas ('none' without any)."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return ",".join(map(typed, value)) or "none"
+    return str(value)
+
+
+@dataclass(frozen=True)
+class Caller:
+    """How the user called, which a printed command repeats.
+
+    Attributes:
+        program: What stands before the name of an entry point: DATADIET, MLFLOW with options of its own, or
+            python -m and a package.
+        shared: Options that other commands have to repeat, by name; those that `SHARED` lists.
+    """
+
+    program: str = DATADIET
+    shared: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def by_mlflow(self) -> bool:
+        return self.program.startswith(f"{MLFLOW.split()[0]} ")
+
+    def option(self, name: str, value: Any) -> str:
+        """One option with its value, or with what stands for one, as in `--size N`."""
+        text = typed(value)
+        if self.by_mlflow:
+            return f"-P {shell(f'{name}={text}')}"
+        return shell(f"--{name}={text}") if text.startswith("-") else shell(f"--{name}", text)
+
+    def spell(self, entry_point: str, values: Mapping[str, Any]) -> str:
+        """A whole command with these options and no others; None: left out."""
+        words = [self.program, *(["-e"] if self.by_mlflow else []), entry_point]
+        if self.by_mlflow and entry_point == "main":  # which `mlflow run` runs where none is named
+            words = [self.program]
+        options = [self.option(name, value) for name, value in values.items() if value is not None]
+        return " ".join([*words, *options])
+
+    def command(self, entry_point: str, /, **values: Any) -> str:
+        """A whole command with these options, and with the shared ones that the entry point takes; None: left out."""
+        shared = {name: value for name, value in self.shared.items() if name in SHARED.get(entry_point, ())}
+        wanted = {**values, **{name: value for name, value in shared.items() if name not in values}}
+        return self.spell(entry_point, {k: v for k, v in wanted.items() if k != "root" or Path(v) != Path(".")})
+
+    def within(self, experiment: str) -> Caller:
+        """The same, for commands in an experiment of MLflow."""
+        name = shell(experiment)
+        if self.by_mlflow:
+            return replace(self, program=f"{self.program} --experiment-name {name}")
+        return replace(self, program=f"MLFLOW_EXPERIMENT_NAME={name} {self.program}")
+
+
+_caller = Caller()
+
+
+def caller() -> Caller:
+    """How this process was called; one that nobody told is a library's, where `datadiet` is what may be typed."""
+    return _caller
+
+
+def become(caller: Caller) -> None:
+    """Print commands as `caller` calls: in a worker, as the study does that it works for."""
+    global _caller
+    _caller = caller
+
+
+@contextmanager
+def calling(caller: Caller) -> Iterator[None]:
+    """Print commands as `caller` calls, for the length of a `with` block."""
+    before = _caller
+    become(caller)
+    try:
+        yield
+    finally:
+        become(before)
+
+
+def option(name: str, value: Any) -> str:
+    """See `Caller.option`."""
+    return _caller.option(name, value)
+
+
+def command(entry_point: str, /, **values: Any) -> str:
+    """See `Caller.command`."""
+    return _caller.command(entry_point, **values)
+
+
+def module_program(package: str, project: Path, prefix: Path | None = None) -> str:
+    """The program of a process that was begun as `python -m <package>`, which is how MLproject begins it.
+
+    Args:
+        package: That holds the entry points.
+        project: Folder of the package, where a checkout has MLproject.
+        prefix: Of the Python environment; None: of this one.
+    Returns:
+        MLFLOW in the checkout itself; elsewhere there is nothing that `mlflow run .` could run.
+    """
+    if not (project / "MLproject").is_file() or project != Path.cwd():
+        return f"python -m {package}"
+    manager = _env_manager(Path(sys.prefix) if prefix is None else prefix)
+    return MLFLOW if manager is None else f"{MLFLOW} --env-manager {manager}"
+
+
+def _env_manager(prefix: Path) -> str | None:
+    """--env-manager of `mlflow run`, which tells it to no process; None: the project's own.
+
+    An environment that MLflow made bears its name, and uv leaves its mark; any other is one that the user made.
+    """
+    if not re.fullmatch("mlflow-[0-9a-f]{40}", prefix.name):
+        return "local"
+    if not (prefix / "pyvenv.cfg").is_file():
+        return None  # conda's
+    return "uv" if re.search(r"^uv = ", (prefix / "pyvenv.cfg").read_text(), re.MULTILINE) else "virtualenv"
