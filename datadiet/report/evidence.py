@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from datadiet.config import TrainConfig
+from datadiet.config import ResolvedConfig
 from datadiet.data.batches import randomize_labels
 from datadiet.data.dataset import CHUNK, Dataset
 from datadiet.data.registry import load_dataset
 from datadiet.errors import UserError
-from datadiet.scores.checkpoint import TRAINING_SCORES
+from datadiet.scores.checkpoint import training_score_names
 from datadiet.storage.files import read_json, read_lines
 from datadiet.storage.layout import score_file
 from datadiet.storage.runs import StoredRun, open_run
@@ -125,7 +125,7 @@ class Study:
         return open_run(self.exps / self.full.paths[0])
 
     @property
-    def config(self) -> TrainConfig:
+    def config(self) -> ResolvedConfig:
         return self.first.config
 
     @cached_property
@@ -230,7 +230,7 @@ def _score(exps: Path, record: Mapping[str, Any], score_runs: list[str]) -> Scor
     for path in score_runs:
         last = _lines(open_run(exps / path))[-1]
         trained += last.get("time/train_seconds", math.nan) * min(1.0, step / last["step"])
-    unknown = 0.0 if kind in TRAINING_SCORES else math.nan  # those come with the training
+    unknown = 0.0 if kind in training_score_names() else math.nan  # those come with the training
     scored = sum((own or {}).get("seconds", unknown) for _, own in loaded) + (made or {}).get("seconds", math.nan)
     return Score(kind, step, record["path"], mean, np.stack([values for values, _ in loaded]), trained, scored)
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from datadiet import config as options
-from datadiet.config import TrainConfig
+from datadiet.config import ResolvedConfig, TrainConfig
 from datadiet.data import align
 from datadiet.data.batches import Normalizer, fit_images
 from datadiet.data.dataset import Dataset
@@ -22,7 +22,7 @@ from datadiet.errors import UserError
 from datadiet.models.registry import check_model
 from datadiet.runs.context import Place
 from datadiet.scores import trajectory
-from datadiet.scores.checkpoint import TRAINING_SCORES, compute_features
+from datadiet.scores.checkpoint import compute_features, training_score_names
 from datadiet.selectors import selection
 from datadiet.selectors.options import MANIFEST, given_parameters, parameters, refuse_unused
 from datadiet.storage.layout import ExperimentLayout, score_file
@@ -43,7 +43,7 @@ class ScoreChoice:
 DEFAULT_CHOICE = ScoreChoice()
 
 
-def resolve_config(config: TrainConfig) -> TrainConfig:
+def resolve_config(config: TrainConfig) -> ResolvedConfig:
     """Names checked and derived options filled in, without loading data."""
     check_model(config.model)
     if config.selector == MANIFEST:
@@ -54,13 +54,13 @@ def resolve_config(config: TrainConfig) -> TrainConfig:
             raise UserError(f"selector={config.selector} needs a size: -P size=N.")
     config = replace(config, trajectory=trajectory.expand(config.trajectory))
     refuse_unused(config)
-    selection.check_words(parameters(config))
+    selection.check_balance(parameters(config))
     options.validate(config)
     count = count_examples(config.dataset, config.data_dir)
     return options.fit_budget(options.resolve(config, count), count)
 
 
-def default_scores(layout: ExperimentLayout, config: TrainConfig, choice: ScoreChoice) -> Path:
+def default_scores(layout: ExperimentLayout, config: ResolvedConfig, choice: ScoreChoice) -> Path:
     """The mean score file that a choice stands for; the step defaults to that of the scored runs.
 
     Raises:
@@ -80,13 +80,13 @@ def default_scores(layout: ExperimentLayout, config: TrainConfig, choice: ScoreC
     return score_file(folder, choice.type, step)
 
 
-def find_scores(layout: ExperimentLayout, config: TrainConfig, choice: ScoreChoice) -> TrainConfig:
+def find_scores(layout: ExperimentLayout, config: ResolvedConfig, choice: ScoreChoice) -> ResolvedConfig:
     """The config with the score file it selects by.
 
     Raises:
         UserError: the file is not there, with the commands that make it.
     """
-    if config.selector in ("all", MANIFEST, *selection.WITHOUT_SCORES):
+    if config.selector in ("all", MANIFEST, *selection.without_scores()):
         return replace(config, scores=None)
     path = default_scores(layout, config, choice) if config.scores is None else Path(config.scores)
     if path.is_file():
@@ -103,7 +103,7 @@ def find_scores(layout: ExperimentLayout, config: TrainConfig, choice: ScoreChoi
     raise UserError("\n".join(lines))
 
 
-def find_sources(layout: ExperimentLayout, config: TrainConfig, choice: ScoreChoice) -> TrainConfig:
+def find_sources(layout: ExperimentLayout, config: ResolvedConfig, choice: ScoreChoice) -> ResolvedConfig:
     """The config with all that its selector looks at: the score file, and the checkpoint of its features."""
     config = find_scores(layout, config, choice)
     return find_features(layout, config, choice.exp, choice.step)
@@ -116,14 +116,14 @@ def _commands_for(path: Path, layout: ExperimentLayout, config: TrainConfig, cho
     data_dir = f" -P data_dir={shlex.quote(config.data_dir)}" if config.data_dir else ""
     trained = f" -P exp={choice.exp} -P dataset={shlex.quote(config.dataset)} -P model={config.model}{data_dir}{root}"
     scored = f" -P score_exp={choice.exp} -P type={choice.type} -P step={step}{root}"
-    gathered = "" if choice.type not in TRAINING_SCORES else f" -P trajectory={choice.type}"
+    gathered = "" if choice.type not in training_score_names() else f" -P trajectory={choice.type}"
     trained += gathered if choice.type != "forget" else ""
     commands = []
     for run in range(3):
         folder = layout.experiment(choice.exp) / f"run_{run}"
         if not (folder / "args.json").exists():
             commands.append(f"mlflow run . -e full_data -P run={run}{trained}")
-        if choice.type not in TRAINING_SCORES and not score_file(folder, choice.type, int(step)).exists():
+        if choice.type not in training_score_names() and not score_file(folder, choice.type, int(step)).exists():
             commands.append(f"mlflow run . -e score -P run={run}{scored}")
     return [*commands, f"mlflow run . -e mean_score -P n_runs=3{scored}"]
 
@@ -154,7 +154,7 @@ def read_scores(path: Path, dataset: Dataset, say: Callable[[str], None]) -> tup
 
 
 def choose(
-    config: TrainConfig, dataset: Dataset, labels: np.ndarray, place: Place
+    config: ResolvedConfig, dataset: Dataset, labels: np.ndarray, place: Place
 ) -> tuple[np.ndarray, np.ndarray | None, str | None]:
     """Ids to train on in kept order [M], the scores they were chosen by, and the type of those.
 
@@ -174,7 +174,7 @@ def choose(
     kept = selection.kept_order(
         config.selector, chosen_from, size=config.size, seed=config.random_subset_seed, labels=labels,
         features=features(config, dataset) if config.features_run else None,
-        **parameters(config)._asdict(),
+        **parameters(config).as_dict(),
     )  # fmt: skip
     return kept, values, score_type
 
@@ -185,12 +185,12 @@ def scored_by(config: TrainConfig, score_type: str | None) -> str:
     if config.scores is None:
         name = "full data" if config.selector == "all" else config.selector
         return f"{name} ({told})" if told else name
-    name, selector = score_type or Path(config.scores).stem, config.selector
-    manner = " ".join(filter(None, ["" if selector in ("keep_max", "offset") else selector, told]))
+    name, chosen = score_type or Path(config.scores).stem, selection.SELECTORS.get(config.selector)
+    manner = " ".join(filter(None, ["" if chosen and chosen.entry_point else config.selector, told]))
     return f"{name} ({manner})" if manner else name
 
 
-def find_features(layout: ExperimentLayout, config: TrainConfig, exp: str, step: int | None) -> TrainConfig:
+def find_features(layout: ExperimentLayout, config: ResolvedConfig, exp: str, step: int | None) -> ResolvedConfig:
     """The config with the checkpoint that its selector takes features from.
 
     Args:

@@ -14,7 +14,7 @@ from datadiet.data.batches import Normalizer, fit_images, randomize_labels
 from datadiet.data.registry import load_dataset
 from datadiet.errors import UserError
 from datadiet.runs.context import Place
-from datadiet.scores.checkpoint import SCORES, TRAINING_SCORES, check_score, compute_many
+from datadiet.scores.checkpoint import check_score, compute_many, score_names, training_score_names
 from datadiet.scores.combine import COMBINATIONS, standard_error
 from datadiet.storage.files import npy_bytes, read_record
 from datadiet.storage.layout import score_file
@@ -110,7 +110,7 @@ def score_run(kind: str, run: int, step: int | None, batch_size: int, source_exp
     """Score every training example with one checkpoint of one run.
 
     Args:
-        kind: A name in scores.SCORES.
+        kind: A name in `score_names`.
         run: Index of the run in `source_exp`.
         step: Checkpoint; None: the first after a tenth of training.
         batch_size: Examples on the device at once; no value depends on it.
@@ -161,7 +161,7 @@ def mean_run(
     [N] of their mean (NaN for one run).
 
     Args:
-        kind: A name in scores.SCORES or TRAINING_SCORES.
+        kind: A name in `score_names` or `training_score_names`.
         n_runs: How many runs.
         step: As for `score_run`.
         source_exp: Experiment that holds the runs' scores.
@@ -172,7 +172,7 @@ def mean_run(
     Raises:
         UserError: a run without such scores (with the command that makes them), or runs on different data.
     """
-    check_score(kind, (*SCORES, *TRAINING_SCORES))
+    check_score(kind, (*score_names(), *training_score_names()))
     if not 1 <= n_runs <= options.MAX_RUNS:
         raise UserError(f"n_runs={n_runs}: expected at least 1, at most {options.MAX_RUNS}.")
     if combine not in COMBINATIONS:
@@ -223,7 +223,7 @@ def _load_recorded(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
 
 def _command(kind: str, step: int, run: int, exp: str) -> str:
     """The command that gives a run its scores."""
-    if kind in TRAINING_SCORES:
+    if kind in training_score_names():
         gathered = "" if kind == "forget" else f" -P trajectory={kind}"
         return f"mlflow run . -e full_data -P run={run} -P exp={exp} -P save_steps={step}{gathered}"
     return f"mlflow run . -e score -P run={run} -P score_exp={exp} -P type={kind} -P step={step}"

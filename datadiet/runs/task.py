@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from datadiet import config as options
-from datadiet.config import TrainConfig
+from datadiet.config import ResolvedConfig
 from datadiet.data.batches import fit_images, randomize_labels
 from datadiet.data.dataset import Dataset
 from datadiet.data.registry import load_dataset
@@ -26,7 +26,7 @@ from datadiet.storage.manifests import manifest_text
 class Task:
     """A training run before it starts: what it trains on and where it writes."""
 
-    config: TrainConfig  # resolved
+    config: ResolvedConfig
     exp: str
     run_dir: Path
     name: str  # path below exps
@@ -47,7 +47,7 @@ class Task:
         return member
 
 
-def load_data(config: TrainConfig) -> tuple[Dataset, Dataset]:
+def load_data(config: ResolvedConfig) -> tuple[Dataset, Dataset]:
     """The dataset of a run as published, and as its model takes it.
 
     Raises:
@@ -60,7 +60,7 @@ def load_data(config: TrainConfig) -> tuple[Dataset, Dataset]:
     return published, dataset
 
 
-def prepare_task(config: TrainConfig, exp: str, place: Place, loaded: tuple[Dataset, Dataset]) -> Task:
+def prepare_task(config: ResolvedConfig, exp: str, place: Place, loaded: tuple[Dataset, Dataset]) -> Task:
     """Choose the examples of a run.
 
     Args:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from filelock import FileLock, Timeout
 
-from datadiet.config import TrainConfig, from_dict
+from datadiet.config import ResolvedConfig, from_dict
 from datadiet.data.batches import normalize
 from datadiet.errors import Busy, UserError
 from datadiet.models.networks import Network, Variables
@@ -36,7 +36,7 @@ class StoredRun:
         return read_record(self.path / "args.json", data=dict)
 
     @cached_property
-    def config(self) -> TrainConfig:
+    def config(self) -> ResolvedConfig:
         return from_dict(self.arguments)
 
     @cached_property

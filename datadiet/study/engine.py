@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from datadiet.errors import Interrupted, UserError
+from datadiet.plugins import load_plugins
 from datadiet.runs.context import Place, Progress
 from datadiet.runs.score import mean_run, score_run
 from datadiet.runs.train import train_run
@@ -59,6 +60,7 @@ class Engine(Protocol):
 
 def perform(job: Job, place: Place) -> None:
     """Do one job in this process; what it waits for is there."""
+    load_plugins()  # in a process of its own
     given, place = job.arguments, replace(place, tags=job.tags)
     if job.kind == "train":
         train_run(given["config"], given["exp"], place)

@@ -11,18 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from datadiet import config as options
-from datadiet.config import TrainConfig
+from datadiet.config import TrainConfig, find_option, with_values
 from datadiet.scores import trajectory
-from datadiet.scores.checkpoint import TRAINING_SCORES
+from datadiet.scores.checkpoint import training_score_names
 from datadiet.selectors import selection
-from datadiet.selectors.coresets import Parameters
-from datadiet.selectors.options import without_unused
+from datadiet.selectors.options import default_parameters, without_unused
 from datadiet.storage.layout import ExperimentLayout, score_file
 from datadiet.study.plan import Plan, named, sizes, steps
 
 FULL = "full_data"  # folder of the runs on all examples, below the study's own
-
-TRAJECTORY_OPTIONS = frozenset(name for entry in trajectory.TRAJECTORIES.values() for name in entry.options)
 
 PASSES = {"train": 3.0, "grad_norm": 3.0, "score": 1.0}  # work per example, in forward passes, for the time left
 
@@ -67,7 +64,7 @@ def arms(plan: Plan, scored_at: tuple[int, ...]) -> list[Arm]:
     made = [Arm("full data", "all", None, None, FULL), Arm("random", "random", None, None, "random")]
     for selector, own in map(named, plan.selectors):
         told = "".join(f" {name} {value}" for name, value in own.items())
-        if selector in selection.WITHOUT_SCORES:
+        if selector in selection.without_scores():
             if selector != "random" or own:
                 made.append(Arm(f"{selector}{told}", selector, None, None, selector, tuple(own.items())))
             continue
@@ -80,7 +77,7 @@ def arms(plan: Plan, scored_at: tuple[int, ...]) -> list[Arm]:
 
 def scoring_configs(plan: Plan, config: TrainConfig) -> list[TrainConfig]:
     """Options of the runs that are scored; they gather what the scores need."""
-    gathered = [kind for kind in plan.score_types if kind in TRAINING_SCORES]
+    gathered = [kind for kind in plan.score_types if kind in training_score_names()]
     gathered = trajectory.expand([*config.trajectory, *gathered])
     chosen = replace(config, selector="all", size=None, scores=None, features_step=None, trajectory=gathered)
     config = without_unused(chosen)
@@ -104,21 +101,21 @@ def cells(plan: Plan, config: TrainConfig, exp: str, layout: ExperimentLayout, n
     full, *others = arms(plan, scored_at)
     # Networks that judge are looked at at their end alone, and gather no more than was asked for.
     used = {name for kind in trajectory.expand(config.trajectory) for name in trajectory.TRAJECTORIES[kind].options}
-    defaults = {name: options.FIELDS[name].default for name in TRAJECTORY_OPTIONS - used}
-    config = replace(config, save_steps=config.num_steps, early_step=0, **defaults)
+    defaults = {name: find_option(name).default for name in trajectory.option_names() if name not in used}
+    config = with_values(config, {"save_steps": config.num_steps, "early_step": 0, **defaults})
 
     def cell(arm: Arm, size: int) -> Cell:
         looked_at = (config.features_step, arm.step, scored_at[-1])
         needs = arm.selector in selection.SELECTORS and selection.SELECTORS[arm.selector].features
-        own = dict(arm.options) if arm.name != "random" else Parameters._field_defaults
+        own = dict(arm.options) if arm.name != "random" else default_parameters()
+        scores = None if arm.type is None or arm.step is None else str(mean_file(layout, exp, arm.type, arm.step))
         chosen = replace(
-            config,
+            with_values(config, own),
             selector=arm.selector,
             size=None if arm is full else size,
-            scores=None if arm.type is None or arm.step is None else str(mean_file(layout, exp, arm.type, arm.step)),
+            scores=scores,
             features_run=str(layout.experiment(f"{exp}/{FULL}") / "run_0") if needs else None,
             features_step=next(step for step in looked_at if step is not None) if needs else None,
-            **own,
         )
         chosen = without_unused(chosen)
         configs = tuple(replace(chosen, run=run) for run in runs)
@@ -130,6 +127,7 @@ def cells(plan: Plan, config: TrainConfig, exp: str, layout: ExperimentLayout, n
 
 def _train_job(config: TrainConfig, exp: str, layout: ExperimentLayout, after: tuple[str, ...], size: int,
                num_examples: int, **tags: str) -> Job:  # fmt: skip
+    assert config.num_steps is not None, "a study resolves it first"
     told = {"size": str(size), "fraction": f"{size / num_examples:.4g}", **tags}
     cost = PASSES["train"] * config.num_steps * min(config.train_batch_size, size)
     if config.budget == "epochs":
@@ -149,7 +147,7 @@ def jobs(plan: Plan, config: TrainConfig, exp: str, layout: ExperimentLayout, nu
         for kind in plan.score_types:
             for step in scored_at:
                 part = trained
-                if kind not in TRAINING_SCORES:
+                if kind not in training_score_names():
                     file = score_file(layout.experiment(source) / f"run_{chosen.run}", kind, step)
                     part = Job(
                         layout.name(file.with_suffix("")), "score",

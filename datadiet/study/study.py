@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from datadiet import config as options
-from datadiet.config import TrainConfig, option
+from datadiet.config import TrainConfig, option, value_of, with_values
 from datadiet.data.registry import count_examples
 from datadiet.errors import UserError
 from datadiet.report.decision import Decision
@@ -18,8 +18,7 @@ from datadiet.runs import resume
 from datadiet.runs.context import Place
 from datadiet.runs.inputs import resolve_config
 from datadiet.runs.task import Task, load_data, prepare_task
-from datadiet.selectors.coresets import Parameters
-from datadiet.selectors.options import parameters
+from datadiet.selectors.options import option_names
 from datadiet.storage.files import write_json, write_text
 from datadiet.study import spec
 from datadiet.study.engine import Engine, Setting
@@ -61,7 +60,8 @@ def as_json(plan: Plan, task: Task, given: TrainConfig, place: Place) -> dict[st
     ]  # fmt: skip
     unset = ("run", "selector", "size", "scores", *SEEDS)
     told = {k: v for k, v in options.as_dict(task.config).items() if k not in unset}
-    told |= parameters(given)._asdict() | {"features_step": given.features_step}
+    told |= {name: value_of(given, name) for name in (*option_names(), "features_step") if name in told}
+    told |= dict(given.registered)
     told |= {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(plan).items()}
     return {
         "plan": told | {"score_steps": list(scored_at)},
@@ -91,8 +91,8 @@ def check(plan: Plan, config: TrainConfig, exp: str, place: Place) -> tuple[Trai
     options.validate(config)
     check_names(plan)
     resolved = resolve_config(scoring_configs(plan, config)[0])
-    given = {name: getattr(config, name) for name in (*Parameters._fields, "features_step")}
-    check_plan(plan, replace(resolved, **given), count_examples(config.dataset, config.data_dir))
+    given = {name: value_of(config, name) for name in (*option_names(), "features_step")}
+    check_plan(plan, with_values(resolved, given), count_examples(config.dataset, config.data_dir))
     if not config.track_forgetting and "forget" in plan.score_types:
         raise UserError("score_types=forget needs the statistics that track_forgetting=false leaves out.")
     config = replace(config, num_steps=resolved.num_steps)
