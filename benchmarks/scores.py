@@ -28,7 +28,7 @@ from datadiet.data.batches import Normalizer
 from datadiet.data.registry import load_dataset
 from datadiet.models.registry import build_model
 from datadiet.scores import trajectory
-from datadiet.scores.checkpoint import SCORES, TRAINING_SCORES, compute_features, compute_many
+from datadiet.scores.checkpoint import compute_features, compute_many, score_names, training_score_names
 from datadiet.selectors import selection
 from datadiet.selectors.window_search import window_search
 from datadiet.storage.files import read_json, write_json, write_text
@@ -111,7 +111,9 @@ def scored(bench: Bench, cache: Path) -> tuple[dict[str, np.ndarray], np.ndarray
         state = initial_state(bench.network, config, bench.count)
         for report in fit(bench.network, bench.train, bench.test, everything, config, state):
             if report.step == SCORED_AT:
-                values = compute_many(SCORES, bench.network, report.state.variables, images, labels, prepare=prepare)
+                values = compute_many(
+                    score_names(), bench.network, report.state.variables, images, labels, prepare=prepare
+                )
                 for kind, each in values.items():
                     found.setdefault(kind, []).append(each)
             if report.step == config.num_steps:
@@ -141,7 +143,7 @@ def costs(bench: Bench) -> dict[str, float]:
         for _ in fit(bench.network, bench.train, bench.test, np.arange(bench.count, dtype=np.int32), config, state):
             pass
 
-    work = {"training": plain} | {kind: (lambda kind=kind: score(kind)) for kind in SCORES}
+    work = {"training": plain} | {kind: (lambda kind=kind: score(kind)) for kind in score_names()}
     spent: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(4):
         for name, run in work.items():
@@ -220,7 +222,7 @@ def tables(state: Mapping[str, Any]) -> str:
     header += ["scoring all examples / one training"] if costs else []  # --costs
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for kind, value in sorted(state["spearman"].items(), key=lambda item: -abs(item[1])):
-        when = "while training" if kind in TRAINING_SCORES else f"at step {SCORED_AT}"
+        when = "while training" if kind in training_score_names() else f"at step {SCORED_AT}"
         cells = [f"`{kind}`", when, f"{value:+.3f}"]
         cells += [f"{costs[kind]:.3f}" if kind in costs else ""] if costs else []
         lines.append(f"| {' | '.join(cells)} |")

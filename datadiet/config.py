@@ -1,168 +1,31 @@
-"""Every option that can change a result, in one frozen record with its help text.
-
-What a run *is* lives here; how fast it goes (score batch size, devices) never does.
-"""
+"""Configs at work: checked, resolved, read and written, with the steps that they mean."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from datadiet.errors import UserError
+from datadiet.option import Option, Parameters, check_values, refuse
+from datadiet.option import check_text as check_text
+from datadiet.option import option as option
+from datadiet.registries import REGISTRIES, brought_options, options_for
+from datadiet.train_config import BUDGETS as BUDGETS
+from datadiet.train_config import DECAY_EPOCHS, EPOCHS, FIELDS, SEED_STRIDE, SEEDS, ResolvedConfig, TrainConfig
 
 MAX_CHECKPOINTS, MAX_REPORTS = 100_000, 1_000_000
 
-EPOCHS = 200
-
-DECAY_EPOCHS = (60, 120, 160)
-
-SEED_STRIDE = 424242
-
-BUDGETS = ("iterations", "epochs")
-
-COMPUTE_DTYPES = ("float32", "bfloat16")
-
-
-def option(default: Any, text: str, *, auto: str | None = None) -> Any:
-    """A config field; `auto` words the default that is derived where the value is None."""
-    return field(default=default, metadata={"help": text, "auto": auto})
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """All options of one training run. None means "derived": see `resolve`, after which the types hold."""
-
-    dataset: str = option("cifar10", "Training data, by name.")
-    data_dir: str | None = option(None, "Folder that holds the data.", auto="where the dataset is usually found")
-    model: str = option("resnet18_lowres", "Network, by name.")
-    width: int | None = option(None, "Channels (units, for mlp) of the first layer.", auto="the model's own")
-    compute_dtype: str = option(
-        "float32",
-        "Type in which layers compute, float32 or bfloat16; parameters, statistics, loss and logits are float32.",
-    )
-    run: int = option(0, "Index of this run among repetitions; the seeds derive from it.")
-    num_steps: int = option(
-        None, "Optimizer steps of a training on all data; see budget.", auto=f"{EPOCHS} epochs of the full training set"
-    )
-    budget: str = option(
-        "iterations",
-        "What a training on a subset shares with one on all data: 'iterations', the number of steps; or 'epochs', the "
-        "passes over its examples (num_steps, decay_steps, log_steps, save_steps shrink with the subset).",
-    )
-    train_batch_size: int = option(128, "Examples per optimizer step; a smaller subset is one batch.")
-    test_batch_size: int = option(1024, "Examples per evaluation batch; no result depends on it.")
-    lr: float = option(0.1, "Learning rate.")
-    beta: float = option(0.9, "Momentum.")
-    nesterov: bool = option(True, "Nesterov momentum.")
-    weight_decay: float = option(5e-4, "L2 coefficient, added to the gradient of every parameter.")
-    decay_factor: float = option(0.2, "The learning rate is multiplied by this at each decay step.")
-    decay_steps: tuple[int, ...] = option(
-        None,
-        "Steps after which the rate decays: comma-separated integers, or 'none'.",
-        auto="epochs " + "/".join(map(str, DECAY_EPOCHS)),
-    )
-    lr_vitaly: bool = option(False, "Ramp to 2*lr over the first 15 % of the steps, then linearly to 0.")
-    augment: bool = option(True, "Reflect-pad by 4, random crop and horizontal flip, per image.")
-    trajectory: tuple[str, ...] = option(
-        ("forget",), "Scores gathered while training: comma-separated names, 'all', or 'none'."
-    )
-    track_forgetting: bool = option(True, "Gather forgetting statistics while training; false takes forget out.")
-    trajectory_window: int = option(10, "Presentations (epochs) in a window of dyn_unc, dual and tdds, at least 3.")
-    tdds_decay: float = option(0.9, "Weight of the latest window in tdds, above 0, at most 1; 1: that one alone.")
-    log_steps: int = option(None, "Steps between two reports.", auto="one epoch of the full training set")
-    save_steps: int = option(
-        None, "Steps between two checkpoints; steps 0 and num_steps are always saved.", auto="num_steps / 10"
-    )
-    early_step: int = option(0, "Up to this step, checkpoints come every early_save_steps.")
-    early_save_steps: int = option(None, "Steps between two checkpoints up to early_step.", auto="save_steps")
-    random_label_fraction: float = option(0.0, "Fraction of training labels permuted among themselves, 0 to 1.")
-    random_label_seed: int = option(0, "Seed of that permutation; the same for every run by default.")
-    model_seed: int = option(None, "Seed of the initial weights.", auto=f"42 + {SEED_STRIDE} * run")
-    train_seed: int = option(None, "Seed of example order and augmentation.", auto=f"4242 + {SEED_STRIDE} * run")
-    random_subset_seed: int = option(
-        None, "Seed of random subsets and of ties between scores.", auto=f"4426 + {SEED_STRIDE} * run"
-    )
-    selector: str = option("all", "Which examples to keep: 'all' or a selector.")
-    size: int | None = option(None, "Number of training examples to keep.", auto="all")
-    offset: int = option(0, "Examples of smallest score to skip before the window (selector 'offset').")
-    scores: str | None = option(None, "Score file (.npy) to select by.", auto="the mean score of score_exp")
-    balance: str | None = option(
-        None,
-        "How many of each class to keep: 'none' (as they come), 'proportional' or 'equal' (as far as there are).",
-        auto="none; proportional for herding and d2",
-    )
-    cutoff: float = option(0.0, "Fraction of all examples, those of largest score, left out first (ccs, d2), below 1.")
-    strata: int = option(50, "Bins of equal width that the score is divided into (ccs).")
-    center: str = option("mean", "Center of a class in feature space: mean or median (moderate).")
-    neighbors: int = option(5, "Nearest examples in feature space that each is joined to (d2).")
-    gamma: float = option(0.1, "Discount of the neighbours of a kept example at distance d: exp(-gamma * d) (d2).")
-    features_run: str | None = option(
-        None, "Run folder that features are taken from (moderate, k_center, herding, d2).", auto="run 0 of score_exp"
-    )
-    features_step: int | None = option(
-        None, "Step of the checkpoint that features are taken from.", auto="the step of the score"
-    )
-    manifest: str | None = option(
-        None, "File of kept examples (kept.csv) to train on (selector manifest).", auto="none"
-    )
-
-
-FIELDS = {f.name: f for f in dataclasses.fields(TrainConfig)}
-
 LOCATION_FIELDS = frozenset({"data_dir", "test_batch_size"})  # may differ between two equal runs
-
-
-_AT_LEAST_ONE = (
-    "num_steps",
-    "train_batch_size",
-    "test_batch_size",
-    "log_steps",
-    "save_steps",
-    "early_save_steps",
-    "width",
-    "strata",
-    "neighbors",
-)
-
-
-_NOT_NEGATIVE = ("run", "offset", "early_step", "lr", "beta", "weight_decay", "decay_factor", "cutoff", "gamma")
-
-_WHOLE = (*_AT_LEAST_ONE, "run", "offset", "early_step", "trajectory_window", "size", "features_step")
-
-LARGEST = 10**9  # of whole numbers; steps and ids are int32
-
-LARGEST_REAL = 1e38  # float32 has no more
 
 MAX_RUNS = 10_000  # the seeds of later ones are beyond 2**32
 
-_SEEDS = ("random_label_seed", "model_seed", "train_seed", "random_subset_seed")
-
-
-def check_text(name: str, text: str) -> None:
-    """Refuse text that no file system, database or terminal takes, wherever it is used.
-
-    Raises:
-        UserError: control characters or half a character in it, or too long (as a path: a part of it).
-    """
-    try:
-        parts = text.encode().split(b"/")
-    except UnicodeEncodeError:
-        raise _refuse(name, repr(text[:80]), "text in UTF-8") from None
-    if any(ord(c) < 32 or ord(c) == 127 for c in text):
-        raise _refuse(name, repr(text[:80]), "text without control characters")
-    if len(text) > 3000 or max(map(len, parts)) > 200:
-        raise _refuse(name, f"{text[:40]}… ({len(text)} characters)", "at most 200 bytes between two '/'")
+Config = TypeVar("Config", bound=TrainConfig)
 
 
 def _check_number_of(name: str, steps: int, every: int | None, limit: int, what: str) -> None:
     if every is not None and steps // every > limit:
-        raise _refuse(name, every, f"at least {-(-steps // limit)}: {steps // every} {what} are too many")
-
-
-def _refuse(name: str, got: Any, expected: str) -> UserError:
-    return UserError(f"{name}={got}: expected {expected}.")
+        raise refuse(name, every, f"at least {-(-steps // limit)}: {steps // every} {what} are too many")
 
 
 def validate(config: TrainConfig) -> None:
@@ -171,50 +34,9 @@ def validate(config: TrainConfig) -> None:
     Raises:
         UserError: names the option, its value and what was expected.
     """
-    for name in _AT_LEAST_ONE:
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise _refuse(name, value, "a whole number of at least 1")
-    for name in _NOT_NEGATIVE:
-        value = getattr(config, name)
-        if not (math.isfinite(value) and value >= 0):
-            raise _refuse(name, value, "a finite number of at least 0")
-        if value > LARGEST_REAL:
-            raise _refuse(name, value, f"at most {LARGEST_REAL:g}")
-    for name in _WHOLE:
-        value = getattr(config, name)
-        if value is not None and value > LARGEST:
-            raise _refuse(name, value, f"at most {LARGEST}")
-    for name in FIELDS:
-        value = getattr(config, name)
-        for text in value if isinstance(value, tuple) else (value,):
-            if isinstance(text, str):
-                check_text(name, text)
-    if config.features_step is not None and config.features_step < 0:
-        raise _refuse("features_step", config.features_step, "a step of at least 0")
-    for name in _SEEDS:
-        value = getattr(config, name)
-        if value is not None and not 0 <= value < 2**32:
-            raise _refuse(name, value, "a seed from 0 to 2**32 - 1")
-    if not 0 <= config.random_label_fraction <= 1:
-        raise _refuse("random_label_fraction", config.random_label_fraction, "a fraction from 0 to 1")
-    if config.cutoff >= 1:
-        raise _refuse("cutoff", config.cutoff, "a fraction below 1")
-    if config.trajectory_window < 3:
-        raise _refuse("trajectory_window", config.trajectory_window, "at least 3 presentations")
-    if not 0 < config.tdds_decay <= 1:
-        raise _refuse("tdds_decay", config.tdds_decay, "a weight above 0, at most 1")
-    if config.budget not in BUDGETS:
-        raise _refuse("budget", config.budget, f"one of {', '.join(BUDGETS)}")
-    if config.compute_dtype not in COMPUTE_DTYPES:
-        raise _refuse("compute_dtype", repr(config.compute_dtype), f"one of {', '.join(COMPUTE_DTYPES)}")
-    if config.beta >= 1:
-        raise _refuse("beta", config.beta, "a momentum below 1")
-    for step in config.decay_steps or ():
-        if not 1 <= step <= LARGEST:
-            raise _refuse("decay_steps", step, f"steps from 1 to {LARGEST}")
-    if config.size is not None and config.size < 1:
-        raise _refuse("size", config.size, "at least 1 example to keep")
+    check_values(config)
+    for name, value in config.registered:
+        find_option(name).check(value)
     if config.num_steps is not None:
         early = min(config.early_step, config.num_steps)
         _check_number_of("save_steps", config.num_steps, config.save_steps, MAX_CHECKPOINTS, "checkpoints")
@@ -229,9 +51,9 @@ def check_size(size: int, offset: int, num_examples: int) -> None:
         UserError: size below 1, offset below 0, or offset + size beyond num_examples.
     """
     if size < 1:
-        raise _refuse("size", size, "at least 1 example to keep")
+        raise refuse("size", size, "at least 1 example to keep")
     if offset < 0:
-        raise _refuse("offset", offset, "at least 0 examples to skip")
+        raise refuse("offset", offset, "at least 0 examples to skip")
     if offset + size > num_examples:
         skipped = f" after skipping offset={offset}" if offset else ""
         raise UserError(
@@ -240,15 +62,13 @@ def check_size(size: int, offset: int, num_examples: int) -> None:
         )
 
 
-def resolve(config: TrainConfig, num_examples: int) -> TrainConfig:
-    """Fill in every derived option.
+def resolve(config: TrainConfig, num_examples: int) -> ResolvedConfig:
+    """Fill in every derived option, and the options of registered entries that are chosen.
 
     Args:
-        config: Options as given; None where derived.
+        config: Options as given, or resolved before, which changes nothing.
         num_examples: N, size of the *full* training set: an epoch is N // train_batch_size
             steps (at least 1) whatever the subset, so all sizes train equally long.
-    Returns:
-        A config in which only data_dir, width and the options of what to keep may be None.
     Raises:
         UserError: an option or the subset asked for is impossible.
     """
@@ -264,22 +84,18 @@ def resolve(config: TrainConfig, num_examples: int) -> TrainConfig:
         "log_steps": epoch,
         "save_steps": save_steps,
         "early_save_steps": save_steps,
-        **seeds_of(config.run),
     }
-    missing = {name: value for name, value in derived.items() if getattr(config, name) is None}
-    gathered = tuple(name for name in config.trajectory if config.track_forgetting or name != "forget")
-    resolved = dataclasses.replace(config, **missing, trajectory=gathered)
+    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    values |= {name: value for name, value in derived.items() if values[name] is None}
+    values["trajectory"] = tuple(name for name in config.trajectory if config.track_forgetting or name != "forget")
+    names = (name for kind in REGISTRIES for name in options_for(config, kind) if name not in FIELDS)
+    values["registered"] = tuple(sorted((dict(config.registered) | {n: value_of(config, n) for n in names}).items()))
+    resolved = type(config)(**values) if isinstance(config, ResolvedConfig) else ResolvedConfig(**values)
     validate(resolved)
     return resolved
 
 
-def seeds_of(run: int) -> dict[str, int]:
-    """Seeds of a run, by option, where none are given."""
-    shift = SEED_STRIDE * run
-    return {"model_seed": 42 + shift, "train_seed": 4242 + shift, "random_subset_seed": 4426 + shift}
-
-
-def fit_budget(config: TrainConfig, num_examples: int) -> TrainConfig:
+def fit_budget(config: ResolvedConfig, num_examples: int) -> ResolvedConfig:
     """A resolved config with the steps of its subset.
 
     With budget=iterations nothing changes. With budget=epochs every number of steps is multiplied by
@@ -287,9 +103,10 @@ def fit_budget(config: TrainConfig, num_examples: int) -> TrainConfig:
     """
     if config.budget == "iterations" or config.size is None:
         return config
+    size = config.size
 
     def shrink(steps: int) -> int:
-        return max(1, round(steps * config.size / num_examples))
+        return max(1, round(steps * size / num_examples))
 
     names = ("num_steps", "log_steps", "save_steps", "early_save_steps")
     shrunk: dict[str, Any] = {name: shrink(getattr(config, name)) for name in names}
@@ -297,19 +114,19 @@ def fit_budget(config: TrainConfig, num_examples: int) -> TrainConfig:
     return dataclasses.replace(config, **shrunk, decay_steps=tuple(map(shrink, config.decay_steps)))
 
 
-def saved_steps(config: TrainConfig) -> list[int]:
+def saved_steps(config: ResolvedConfig) -> list[int]:
     """Steps at which a resolved config saves a checkpoint: 0, the asked ones, num_steps."""
     early = range(0, min(config.early_step, config.num_steps) + 1, config.early_save_steps)
     late = range(0, config.num_steps + 1, config.save_steps)
     return sorted({0, config.num_steps, *early, *(t for t in late if t > config.early_step)})
 
 
-def logged_steps(config: TrainConfig) -> list[int]:
+def logged_steps(config: ResolvedConfig) -> list[int]:
     """Steps after which a resolved config reports metrics: every log_steps, and num_steps."""
     return sorted({*range(config.log_steps, config.num_steps + 1, config.log_steps), config.num_steps})
 
 
-def default_score_step(config: TrainConfig) -> int:
+def default_score_step(config: ResolvedConfig) -> int:
     """The step scored where none is asked: the first checkpoint after a tenth of training.
 
     With the paper's 200 epochs that is the end of epoch 20.
@@ -325,11 +142,81 @@ def differences(one: dict, other: dict) -> dict[str, tuple[Any, Any]]:
 
 
 def as_dict(config: TrainConfig) -> dict[str, Any]:
-    """JSON-ready options; tuples become lists."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(config).items()}
+    """JSON-ready options; tuples become lists, and registered options stand beside the others."""
+    names = [f.name for f in dataclasses.fields(config) if f.name not in ("registered", "derived_seeds")]
+    values = {name: getattr(config, name) for name in names} | dict(config.registered)
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
-def from_dict(values: dict[str, Any]) -> TrainConfig:
-    """The inverse of `as_dict`; names that are no option are ignored."""
+def from_dict(values: Mapping[str, Any]) -> ResolvedConfig:
+    """The inverse of `as_dict` for a resolved config; names that are no option are ignored.
+
+    Seeds that are those of its run count as derived.
+    """
     known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in FIELDS}
-    return TrainConfig(**known)
+    derived = {name: first + SEED_STRIDE * known.get("run", 0) for name, first in SEEDS.items()}
+    known |= {name: None for name, seed in derived.items() if known.get(name, seed) == seed}
+    return ResolvedConfig(**known, registered=_registered(values))
+
+
+# --- options that entries of registries bring -------------------------------------------------
+
+
+def registered_options() -> dict[str, Option]:
+    """Options that no field of TrainConfig has, by name: those that entries of registries bring, as of now.
+
+    Raises:
+        UserError: a name that cannot be, or one name for two options.
+    """
+    found = brought_options()
+    for name, known in found.items():
+        if FIELDS.get(name, known) != known:
+            raise UserError(f"The option {name} of a registered entry is not the {name} that there is; rename it.")
+    return {name: known for name, known in found.items() if name not in FIELDS}
+
+
+def find_option(name: str) -> Option:
+    """An option by name, a field of TrainConfig or a registered one.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name in FIELDS:
+        return FIELDS[name]
+    if name not in (known := registered_options()):
+        raise UserError(f"{name!r} is no option; there are {', '.join([*FIELDS, *known])}.")
+    return known[name]
+
+
+def value_of(config: TrainConfig, name: str) -> Any:
+    """The value of an option, a field or a registered one."""
+    return getattr(config, name) if name in FIELDS else dict(config.registered).get(name, find_option(name).default)
+
+
+def with_values(config: Config, values: Mapping[str, Any]) -> Config:
+    """The config with other values of options, as by `dataclasses.replace`; also of registered ones.
+
+    Raises:
+        UserError: a name that is no option.
+    """
+    own = {name: value for name, value in values.items() if find_option(name) and name not in FIELDS}
+    fields: dict[str, Any] = {name: value for name, value in values.items() if name in FIELDS}
+    fields["registered"] = tuple(sorted((dict(config.registered) | own).items()))
+    return dataclasses.replace(config, **fields)
+
+
+def given_config(values: Mapping[str, Any]) -> TrainConfig:
+    """A config from values by name; those that are no option are ignored."""
+    return TrainConfig(**{k: v for k, v in values.items() if k in FIELDS}, registered=_registered(values, False))
+
+
+def _registered(values: Mapping[str, Any], defaults: bool = True) -> tuple[tuple[str, Any], ...]:
+    """The registered options among values by name, those that are their defaults only where asked for."""
+    known = registered_options()
+    own = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known}
+    return tuple(sorted((k, v) for k, v in own.items() if defaults or v != known[k].default))
+
+
+def parameters_for(config: TrainConfig, kind: str) -> Parameters:
+    """The options of those entries of one registry that a config chooses, with their values."""
+    return Parameters.of({name: value_of(config, name) for name in options_for(config, kind)})

@@ -10,11 +10,14 @@ import click
 
 import datadiet
 from datadiet.commands import module_program
+from datadiet.errors import UserError
+from datadiet.plugins import load_plugins
 
 # Compiled programs outlive the process; JAX reads this when it is first imported.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "datadiet" / "xla"))
 
-# name -> (module, line of help); a module is imported when its command is run or asked for help.
+# name -> (module, line of help); a module is imported when its command is run or asked for help. It has the command by
+# its name, or a function that makes it where its options are those that registries have by then.
 COMMANDS = {
     "main": ("study", "The quick study: score, prune, retrain and compare on embedded data, in minutes."),
     "study": ("study", "Score, prune, retrain and compare: from data to a decision."),
@@ -42,8 +45,14 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = import_module(f".{COMMANDS[cmd_name][0]}", __package__)
-        return getattr(module, cmd_name)
+        try:
+            load_plugins()
+            found = getattr(import_module(f".{COMMANDS[cmd_name][0]}", __package__), cmd_name)
+            return found if isinstance(found, click.Command) else found()
+        except UserError as error:
+            from .options import Repairable
+
+            raise Repairable(str(error)) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -6,7 +6,6 @@ import functools
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import Field
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,13 @@ from click.core import ParameterSource
 from tqdm import tqdm
 
 from datadiet import commands
-from datadiet.config import FIELDS, MAX_RUNS, TrainConfig, check_text
+from datadiet.config import FIELDS, MAX_RUNS, TrainConfig, find_option, given_config
 from datadiet.errors import Interrupted, UserError
+from datadiet.option import Option, check_text
 from datadiet.runs.context import Context, Output, Tracker
 from datadiet.runs.signals import EXIT_CODE
-from datadiet.selectors.coresets import Parameters
-from datadiet.selectors.options import FEATURE_FIELDS
+from datadiet.scores import trajectory
+from datadiet.selectors.options import FEATURE_FIELDS, option_names
 from datadiet.storage.layout import ExperimentLayout
 
 
@@ -35,18 +35,21 @@ class Optional(click.ParamType):
         return None if value in ("auto", "") else self.kind.convert(value, param, ctx)
 
 
-class Steps(click.ParamType):
-    """Comma-separated whole numbers, or 'none'."""
+class Listed(click.ParamType):
+    """Comma-separated values of one type, or 'none'."""
 
-    name = "steps"
+    def __init__(self, kind: click.ParamType, words: str) -> None:
+        self.kind, self.words = kind, words
+        self.name = words.split()[-1]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "none":
             return ()
+        parts = value if isinstance(value, list | tuple) else str(value).split(",")
         try:
-            return tuple(int(part) for part in value.split(","))
-        except ValueError:
-            self.fail(f"{value!r}: expected comma-separated whole numbers, or 'none'.", param, ctx)
+            return tuple(self.kind.convert(str(part).strip(), param, ctx) for part in parts)
+        except click.BadParameter:
+            self.fail(f"{value!r}: expected comma-separated {self.words}, or 'none'.", param, ctx)
 
 
 class Location(click.Path):
@@ -86,62 +89,62 @@ class Runs(click.ParamType):
         return tuple(runs)
 
 
-class Names(click.ParamType):
-    """Comma-separated names, or 'none'."""
-
-    name = "names"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return value if isinstance(value, tuple) else tuple(value.split(",")) if value != "none" else ()
+TYPES = {  # and what several are called
+    int: (click.INT, "whole numbers"), float: (click.FLOAT, "numbers"), bool: (click.BOOL, "true or false"),
+    str: (click.STRING, "names"),
+}  # fmt: skip
 
 
-TYPES = {"int": click.INT, "float": click.FLOAT, "bool": click.BOOL, "str": click.STRING}
-TYPES |= {"tuple[int, ...]": Steps(), "tuple[str, ...]": Names()}
+def click_type(option: Option) -> click.ParamType:
+    """How the command line reads an option; its bounds are checked with all others, by `config.validate`."""
+    one, words = TYPES[option.type]
+    kind = Listed(one, words) if option.many else one
+    return Optional(kind) if option.optional else kind
 
 
-def _click_type(field: Field) -> click.ParamType:
-    """The type of a TrainConfig field; one that can be derived also takes 'auto'."""
-    kind = TYPES[str(field.type).removesuffix(" | None")]
-    return Optional(kind) if field.default is None else kind
-
-
-def field_option(field: Field, default: Any, kind: click.ParamType, names: tuple[str, ...] = ()) -> Callable:
-    """The click option of a field made by `config.option`."""
-    text = field.metadata["help"] + (f" One of: {', '.join(names)}." if names else "")
+def option_of(option: Option, default: Any, names: tuple[str, ...] = ()) -> Callable:
+    """The click option of an option, with its bounds in its help."""
+    text = option.help + (f" One of: {', '.join(names)}." if names else "")
     if default is None:
-        shown = f"[default: {field.metadata['auto']}]"
+        shown = option.auto or "none"
     elif isinstance(default, tuple):
-        shown = f"[default: {','.join(map(str, default))}]"
+        shown = ",".join(map(str, default)) or "none"
     else:
-        shown = f"[default: {default if isinstance(default, str) else repr(default).lower()}]"
-    return click.option(f"--{field.name}", type=kind, default=default, help=f"{text}  {shown}")
+        shown = default if isinstance(default, str) else repr(default).lower()
+    bounds = f"; {option.bounds}" if str(option.bounds) else ""
+    return click.option(
+        f"--{option.name}", type=click_type(option), default=default, help=f"{text}  [default: {shown}{bounds}]"
+    )
 
 
 def config_option(name: str, default: Any, names: tuple[str, ...] = ()) -> Callable:
-    """The click option of a TrainConfig field."""
-    return field_option(FIELDS[name], default, _click_type(FIELDS[name]), names)
+    """The click option of an option of TrainConfig, or of one that an entry of a registry brings."""
+    return option_of(find_option(name), default, names)
+
+
+def selector_options() -> list[Callable]:
+    """Every option of selectors, as of now."""
+    return [config_option(name, find_option(name).default) for name in option_names()]
 
 
 def required_option(name: str, names: tuple[str, ...] = ()) -> Callable:
-    field = FIELDS[name]
-    text = field.metadata["help"] + (f" One of: {', '.join(names)}." if names else "")
-    return click.option(f"--{name}", type=_click_type(field), required=True, help=text)
-
-
-# An entry point's own.
-NOT_TRAINING = ("selector", "size", "scores", "manifest", *Parameters._fields, *FEATURE_FIELDS)
+    option = find_option(name)
+    text = option.help + (f" One of: {', '.join(names)}." if names else "")
+    return click.option(f"--{name}", type=click_type(option), required=True, help=text)
 
 
 def training_options(without: tuple[str, ...] = (), **defaults: Any) -> Callable:
-    """Every training option of the contract, with other defaults where given."""
-    from datadiet.data.registry import KNOWN
+    """Every training option of the contract and of statistics, as of now, with other defaults where given."""
+    from datadiet.data.registry import known_datasets
     from datadiet.models.registry import MODELS
 
-    known = {"dataset": KNOWN, "model": tuple(MODELS)}
+    known = {"dataset": known_datasets(), "model": tuple(MODELS)}
+    own = ("selector", "size", "scores", "manifest", *option_names(), *FEATURE_FIELDS)  # of entry points
+    names = [name for name in dict.fromkeys([*FIELDS, *trajectory.option_names()]) if name not in (*own, *without)]
 
     def decorate(command: Callable) -> Callable:
-        for name in reversed([n for n in FIELDS if n not in (*NOT_TRAINING, *without)]):
-            default = defaults.get(name, FIELDS[name].default)
+        for name in reversed(names):
+            default = defaults.get(name, find_option(name).default)
             command = config_option(name, default, known.get(name, ()))(command)
         return command
 
@@ -183,7 +186,7 @@ SCORE_EXP = click.option(
 
 
 class Console:
-    """Reporter on a terminal; without one, only the lines that stay."""
+    """Reports to a terminal; without one, only the lines that stay."""
 
     @contextmanager
     def counter(self, total: int, label: str) -> Iterator[Callable[[int], Any]]:
@@ -233,7 +236,7 @@ def make_context(
 
 def make_config(values: dict[str, Any], **fixed: Any) -> TrainConfig:
     """A TrainConfig from click's values."""
-    return TrainConfig(**{name: value for name, value in values.items() if name in FIELDS}, **fixed)
+    return given_config(values | fixed)
 
 
 class Repairable(click.ClickException):
@@ -272,3 +275,11 @@ def repairable(command: Callable) -> Callable:
             raise Stopped(str(error)) from None
 
     return wrapped
+
+
+def make_command(name: str, function: Callable, *options: Callable, **attributes: Any) -> click.Command:
+    """A command with options in this order; made anew at each call, because registries may have grown."""
+    command = repairable(function)
+    for decorate in reversed(options):
+        command = decorate(command)
+    return click.command(name, **attributes)(command)

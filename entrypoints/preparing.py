@@ -7,19 +7,18 @@ import time
 import click
 
 from datadiet.data.prepare import prepare
-from datadiet.data.registry import KNOWN
+from datadiet.data.registry import known_datasets
 
-from .options import Optional, config_option, repairable
+from .options import Optional, config_option, make_command
+
+ARCHIVE = click.option("--archive", type=Optional(click.STRING), help="The published file, or a folder that has it.  "
+                       "[default: looked for in data_dir, then downloaded]")  # fmt: skip
+DOWNLOAD = click.option(
+    "--download", type=click.BOOL, default=True, help="Whether the network may be used.  [default: true]"
+)
 
 
-@click.command()
-@config_option("dataset", "cifar10", KNOWN)
-@config_option("data_dir", None)
-@click.option("--archive", type=Optional(click.STRING), help="The published file, or a folder that has it.  "
-              "[default: looked for in data_dir, then downloaded]")  # fmt: skip
-@click.option("--download", type=click.BOOL, default=True, help="Whether the network may be used.  [default: true]")
-@repairable
-def prepare_data(dataset: str, data_dir: str | None, archive: str | None, download: bool) -> None:
+def _prepare_data(dataset: str, data_dir: str | None, archive: str | None, download: bool) -> None:
     """Fetch, unpack, check and cache a dataset, so that every training finds it.
 
     What is ready already stays as it is; several processes may do this at once.
@@ -32,3 +31,8 @@ def prepare_data(dataset: str, data_dir: str | None, archive: str | None, downlo
         f"{ready.name}: {ready.num_examples:,} training and {len(ready.test_labels):,} test examples of {shape}, "
         f"{ready.num_classes} classes, ready in {seconds:.1f} s\nfingerprint {ready.fingerprint}"
     )
+
+
+def prepare_data() -> click.Command:
+    dataset = config_option("dataset", "cifar10", known_datasets())
+    return make_command("prepare_data", _prepare_data, dataset, config_option("data_dir", None), ARCHIVE, DOWNLOAD)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from datadiet.runs.score import mean_run, score_run
-from datadiet.scores.checkpoint import SCORES, TRAINING_SCORES
+from datadiet.scores.checkpoint import score_names, training_score_names
 from datadiet.scores.combine import COMBINATIONS
 
-from .options import SCORE_EXP, Optional, make_context, place_options, repairable
+from .options import SCORE_EXP, Optional, make_command, make_context, place_options
 
 STEP = click.option(
     "--step",
@@ -26,16 +27,12 @@ def _experiments(score_exp: str | None, exp: str | None) -> tuple[str, str]:
     return source, exp or source
 
 
-@click.command()
-@click.option("--run", type=click.IntRange(min=0), default=0, help="Index of the run to score with.  [default: 0]")
-@STEP
-@click.option("--type", "kind", default="l2_error", help=f"One of: {', '.join(SCORES)}.  [default: l2_error]")
-@click.option("--batch_size", type=click.IntRange(min=1), default=512,
-              help="Examples on the device at once; no value depends on it.  [default: 512]")  # fmt: skip
-@SCORE_EXP
-@place_options
-@repairable
-def score(
+RUN = click.option("--run", type=click.IntRange(min=0), default=0, help="Index of the run to score with.  [default: 0]")
+BATCH_SIZE = click.option("--batch_size", type=click.IntRange(min=1), default=512,
+                          help="Examples on the device at once; no value depends on it.  [default: 512]")  # fmt: skip
+
+
+def _score(
     run: int, step: int | None, kind: str, batch_size: int, score_exp: str | None, exp: str | None, root: Path,
     overwrite: bool, offline: bool,
 ) -> None:  # fmt: skip
@@ -47,17 +44,12 @@ def score(
     score_run(kind, run, step, batch_size, source, target, make_context(root, overwrite, offline=offline))
 
 
-@click.command()
-@click.option("--n_runs", type=click.INT, default=10, help="Runs 0 … n_runs - 1 are averaged.  [default: 10]")
-@STEP
-@click.option("--type", "kind", default="l2_error",
-              help=f"One of: {', '.join((*SCORES, *TRAINING_SCORES))}.  [default: l2_error]")  # fmt: skip
-@click.option("--combine", default="mean", help=f"How runs are combined, one of: {', '.join(COMBINATIONS)}; others "
-              "than mean go to ckpt_<step>.<combine>.npy.  [default: mean]")  # fmt: skip
-@SCORE_EXP
-@place_options
-@repairable
-def mean_score(
+N_RUNS = click.option("--n_runs", type=click.INT, default=10, help="Runs 0 … n_runs - 1 are averaged.  [default: 10]")
+COMBINE = click.option("--combine", default="mean", help=f"How runs are combined, one of: {', '.join(COMBINATIONS)}; "
+                       "others than mean go to ckpt_<step>.<combine>.npy.  [default: mean]")  # fmt: skip
+
+
+def _mean_score(
     n_runs: int, step: int | None, kind: str, combine: str, score_exp: str | None, exp: str | None, root: Path,
     overwrite: bool, offline: bool,
 ) -> None:  # fmt: skip
@@ -68,3 +60,17 @@ def mean_score(
     """
     source, target = _experiments(score_exp, exp)
     mean_run(kind, n_runs, step, source, target, make_context(root, overwrite, offline=offline), combine)
+
+
+def _type(names: tuple[str, ...]) -> Callable:
+    text = f"One of: {', '.join(names)}.  [default: l2_error]"
+    return click.option("--type", "kind", default="l2_error", help=text)
+
+
+def score() -> click.Command:
+    return make_command("score", _score, RUN, STEP, _type(score_names()), BATCH_SIZE, SCORE_EXP, place_options)
+
+
+def mean_score() -> click.Command:
+    names = (*score_names(), *training_score_names())
+    return make_command("mean_score", _mean_score, N_RUNS, STEP, _type(names), COMBINE, SCORE_EXP, place_options)

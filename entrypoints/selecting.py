@@ -7,14 +7,13 @@ from typing import Any
 
 import click
 
-from datadiet.data.registry import KNOWN
+from datadiet.data.registry import known_datasets
 from datadiet.runs.select import select_run
 
-from .options import config_option, make_config, make_context, place_options, repairable
-from .training import SCORE_CHOICE, SELECTION, score_choice
+from .options import config_option, make_command, make_config, make_context, place_options
+from .training import SCORE_CHOICE, score_choice, selection
 
 DATA = (
-    config_option("dataset", "cifar10", KNOWN),
     config_option("data_dir", None),
     config_option("run", 0),
     config_option("random_subset_seed", None),
@@ -34,7 +33,6 @@ def _select(root: Path, exp: str | None, overwrite: bool, offline: bool, **value
     select_run(make_config(values), exp or "select", context, score_choice(values))
 
 
-select = repairable(_select)
-for _decorate in (place_options, *reversed(DATA), *reversed(SCORE_CHOICE), *reversed(SELECTION)):
-    select = _decorate(select)
-select = click.command("select")(select)
+def select() -> click.Command:
+    dataset = config_option("dataset", "cifar10", known_datasets())
+    return make_command("select", _select, *selection(), *SCORE_CHOICE, dataset, *DATA, place_options)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import fields
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 import yaml
 
-from datadiet.config import FIELDS
-from datadiet.selectors.coresets import Parameters
+from datadiet.option import fields_of
 from datadiet.study.engine import EngineOptions
 from datadiet.study.plan import Plan
 from datadiet.study.study import run_study
@@ -21,40 +20,16 @@ from .options import (
     Optional,
     Repairable,
     config_option,
-    field_option,
+    make_command,
     make_config,
     make_context,
+    option_of,
     place_options,
-    repairable,
+    selector_options,
     training_options,
 )
 
-PLAN_FIELDS = {field.name: field for field in fields(Plan)}
-ENGINE_FIELDS = {field.name: field for field in fields(EngineOptions)}
-
-
-class Listed(click.ParamType):
-    """Comma-separated values."""
-
-    def __init__(self, kind: click.ParamType) -> None:
-        self.kind = kind
-        self.name = f"{kind.name},…"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        parts = value if isinstance(value, list | tuple) else str(value).split(",")
-        return tuple(self.kind.convert(str(part).strip(), param, ctx) for part in parts)
-
-
-TYPES = {
-    "int": click.INT,
-    "int | None": click.INT,
-    "str": click.STRING,
-    "str | None": click.STRING,
-    "float": click.FLOAT,
-    "tuple[str, ...]": Listed(click.STRING),
-    "tuple[int, ...] | None": Listed(click.INT),
-    "tuple[float, ...]": Listed(click.FLOAT),
-}
+PLAN_FIELDS, ENGINE_FIELDS = fields_of(Plan), fields_of(EngineOptions)
 
 
 def read_plan(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
@@ -101,20 +76,6 @@ PLAN = click.option(
 )
 
 
-def study_options(**defaults: Any) -> Any:
-    """Every option of Plan, EngineOptions and selectors, with other defaults where given."""
-
-    def decorate(command: Any) -> Any:
-        for field in reversed([*PLAN_FIELDS.values(), *ENGINE_FIELDS.values()]):
-            kind, default = TYPES[str(field.type)], defaults.get(field.name, field.default)
-            command = field_option(field, default, Optional(kind) if field.default is None else kind)(command)
-        for name in ("features_step", *reversed(Parameters._fields)):
-            command = config_option(name, FIELDS[name].default)(command)
-        return PLAN(command)
-
-    return decorate
-
-
 def _run(root: Path, exp: str | None, overwrite: bool, offline: bool, plan: Path | None, **values: Any) -> None:
     chosen = Plan(**{name: values.pop(name) for name in PLAN_FIELDS})
     name = exp or click.get_current_context().info_name
@@ -122,12 +83,7 @@ def _run(root: Path, exp: str | None, overwrite: bool, offline: bool, plan: Path
     run_study(make_config(values), str(name), make_context(root, overwrite, offline=offline), chosen, engine)
 
 
-@click.command(name="study")
-@study_options()
-@training_options(without=("run",))
-@place_options
-@repairable
-def study(**values: Any) -> None:
+def _study(**values: Any) -> None:
     """Score, prune, retrain and compare: one command from data to a decision.
 
     Trains score_runs networks on all examples, scores every example with each, averages the scores, and trains
@@ -139,12 +95,7 @@ def study(**values: Any) -> None:
     _run(**values)
 
 
-@click.command(name="main")
-@study_options(score_runs=5, fractions=(0.7, 0.5, 0.3, 0.1), workers=1)
-@training_options(without=("run",), dataset="digits", model="mlp", num_steps=330, augment=False)
-@place_options
-@repairable
-def main(**values: Any) -> None:
+def _main(**values: Any) -> None:
     """The quick study: the same as study, with defaults that end within minutes on two CPU cores.
 
     Ends with a table, plots and results.csv in <root>/exps/<exp>/; exp is main by default. Finished runs with the
@@ -152,3 +103,22 @@ def main(**values: Any) -> None:
     ends with exit code 75.
     """
     _run(**values)
+
+
+def _command(name: str, run: Callable, training: dict[str, Any], **defaults: Any) -> click.Command:
+    """With every option of selectors, Plan, EngineOptions and training, with other defaults where given."""
+    own = [
+        option_of(known, defaults.get(known.name, known.default)) for known in (PLAN_FIELDS | ENGINE_FIELDS).values()
+    ]
+    of_features = config_option("features_step", None)
+    trained = training_options(without=("run",), **training)
+    return make_command(name, run, PLAN, *selector_options(), of_features, *own, trained, place_options)
+
+
+def study() -> click.Command:
+    return _command("study", _study, {})
+
+
+def main() -> click.Command:
+    quick = {"dataset": "digits", "model": "mlp", "num_steps": 330, "augment": False}
+    return _command("main", _main, quick, score_runs=5, fractions=(0.7, 0.5, 0.3, 0.1), workers=1)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import click
 
-from datadiet.config import FIELDS
+from datadiet.config import find_option
 from datadiet.runs.inputs import ScoreChoice
 from datadiet.runs.train import train_runs
-from datadiet.selectors.coresets import Parameters
 from datadiet.selectors.options import FEATURE_FIELDS, MANIFEST
 from datadiet.selectors.selection import SELECTORS
 
@@ -19,11 +19,12 @@ from .options import (
     SCORE_EXP,
     Optional,
     config_option,
+    make_command,
     make_config,
     make_context,
     place_options,
-    repairable,
     required_option,
+    selector_options,
     training_options,
 )  # fmt: skip
 
@@ -35,11 +36,15 @@ SCORE_CHOICE = (
                  "[default: the first checkpoint of the scored runs after a tenth of their training]"),
 )  # fmt: skip
 
-SELECTION = (
-    required_option("selector", (*SELECTORS, MANIFEST)),
-    config_option("size", None),
-    *(config_option(name, FIELDS[name].default) for name in (*Parameters._fields, *FEATURE_FIELDS)),
-)
+
+def selection() -> list[Callable]:
+    """The options of choosing examples, as of now."""
+    return [
+        required_option("selector", (*SELECTORS, MANIFEST)),
+        config_option("size", None),
+        *selector_options(),
+        *(config_option(name, find_option(name).default) for name in FEATURE_FIELDS),
+    ]
 
 
 def score_choice(values: dict[str, Any]) -> ScoreChoice:
@@ -65,10 +70,8 @@ def _training_command(name: str, selector: str | None, *own_options: Any) -> cli
         context = make_context(root, overwrite, names_selector=selector is None, offline=offline, resume=resume)
         train_runs(config, runs or [config.run], exp or name, context, score_choice(values))
 
-    command = repairable(run)
-    for decorate in (place_options, RESUME, RUNS, training_options(), *reversed(own_options)):
-        command = decorate(command)
-    return click.command(name)(command)
+    options = (*own_options, training_options(), RUNS, RESUME, place_options)
+    return make_command(name, run, *options, help=TEXTS[name] + STOPPING)
 
 
 STOPPING = """
@@ -76,42 +79,45 @@ STOPPING = """
 SIGTERM or Ctrl-C saves a checkpoint and ends with exit code 75 (MLflow's own command then with 1). The same command
 with resume=true goes on, and ends with the result of an uninterrupted run."""
 
-full_data = _training_command("full_data", "all")
 BALANCE = config_option("balance", None)
-random_subset = _training_command("random_subset", "random", required_option("size"), BALANCE)
-keep_max = _training_command("keep_max", "keep_max", required_option("size"), *SCORE_CHOICE, BALANCE)
-offset_subset = _training_command(
-    "offset_subset", "offset", required_option("size"), config_option("offset", 0), *SCORE_CHOICE, BALANCE
-)
-subset = _training_command("subset", None, *SELECTION, *SCORE_CHOICE, config_option("manifest", None))
-full_data.help = (
-    """Train on all examples, tracking forgetting.
 
-Writes <root>/exps/<exp>/run_<run>/; exp is full_data by default."""
-    + STOPPING
-)
-random_subset.help = (
-    """Train on `size` examples drawn at random.
 
-Writes <root>/exps/<exp>/size_<size>/run_<run>/; exp is random_subset by default."""
-    + STOPPING
-)
-keep_max.help = (
-    """Train on the `size` examples of largest score.
+TEXTS = {
+    "full_data": """Train on all examples, tracking forgetting.
 
-Writes <root>/exps/<exp>/size_<size>/run_<run>/; exp is keep_max by default."""
-    + STOPPING
-)
-offset_subset.help = (
-    """Train on the `size` examples of smallest score after skipping the `offset` smallest.
+Writes <root>/exps/<exp>/run_<run>/; exp is full_data by default.""",
+    "random_subset": """Train on `size` examples drawn at random.
 
-Writes <root>/exps/<exp>/size_<size>.offset_<offset>/run_<run>/; exp is offset_subset by default."""
-    + STOPPING
-)
-subset.help = (
-    """Train on what any selector keeps, or on the examples of a kept.csv (selector=manifest manifest=PATH).
+Writes <root>/exps/<exp>/size_<size>/run_<run>/; exp is random_subset by default.""",
+    "keep_max": """Train on the `size` examples of largest score.
+
+Writes <root>/exps/<exp>/size_<size>/run_<run>/; exp is keep_max by default.""",
+    "offset_subset": """Train on the `size` examples of smallest score after skipping the `offset` smallest.
+
+Writes <root>/exps/<exp>/size_<size>.offset_<offset>/run_<run>/; exp is offset_subset by default.""",
+    "subset": """Train on what any selector keeps, or on the examples of a kept.csv (selector=manifest manifest=PATH).
 
 Writes <root>/exps/<exp>/size_<size>.<selector>[.<option>_<value>]/run_<run>/; exp is subset by default. Selectors that
-look at features take them from run 0 of score_exp."""
-    + STOPPING
-)
+look at features take them from run 0 of score_exp.""",
+}
+
+
+def full_data() -> click.Command:
+    return _training_command("full_data", "all")
+
+
+def random_subset() -> click.Command:
+    return _training_command("random_subset", "random", required_option("size"), BALANCE)
+
+
+def keep_max() -> click.Command:
+    return _training_command("keep_max", "keep_max", required_option("size"), *SCORE_CHOICE, BALANCE)
+
+
+def offset_subset() -> click.Command:
+    skipped = config_option("offset", 0)
+    return _training_command("offset_subset", "offset", required_option("size"), skipped, *SCORE_CHOICE, BALANCE)
+
+
+def subset() -> click.Command:
+    return _training_command("subset", None, *selection(), *SCORE_CHOICE, config_option("manifest", None))

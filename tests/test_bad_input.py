@@ -15,8 +15,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from entrypoints.__main__ import COMMANDS, main
-from entrypoints.options import Location, Names, Optional, Steps
-from entrypoints.study import Listed
+from entrypoints.options import Listed, Location, Optional
 
 TRAINED = ("full_data", "random_subset", "keep_max", "offset_subset", "subset", "study", "main")
 VALID: dict[str, dict[str, Any]] = {name: dict(QUICK) for name in TRAINED}  # what is right but for one option
@@ -55,14 +54,10 @@ def bad_values(command: str, option: click.Parameter) -> st.SearchStrategy[str] 
         return NOT_REAL | NEGATIVE_REAL
     if kind is click.BOOL:
         return NOT_BOOLEAN
-    if isinstance(kind, Steps):
-        return NOT_WHOLE | NEGATIVE | HUGE
     if isinstance(kind, Listed):
         return bad_values(command, click.Option(["--x"], type=kind.kind))
     if isinstance(kind, Location):
         return NOT_TEXT
-    if isinstance(kind, Names):
-        return UNKNOWN | NOT_TEXT
     if option.name in ("exp", "score_exp"):
         return OUTSIDE | NOT_TEXT
     if option.name == "data_dir":

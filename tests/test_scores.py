@@ -13,10 +13,10 @@ from datadiet.scores.checkpoint import (
     FEATURE_SCORES,
     LOGIT_SCORES,
     NETWORK_SCORES,
-    SCORES,
     compute_features,
     compute_many,
     compute_scores,
+    score_names,
 )
 from datadiet.scores.combine import COMBINATIONS, mean_over_runs, standard_error
 from datadiet.scores.trajectory import TRAJECTORIES
@@ -40,12 +40,12 @@ def test_every_score_has_an_oracle():
     assert set(NETWORK_SCORES) == {"grad_norm", "grand_last", "input_norm"}, "give a new one a case below"
     assert set(FEATURE_SCORES) == {"prototype"}, "give a new one a case below"
     assert set(COMBINATIONS) == set(oracles.COMBINATIONS)
-    assert not set(SCORES) & set(TRAJECTORIES), "one name, one score"
+    assert not set(score_names()) & set(TRAJECTORIES), "one name, one score"
 
 
 def test_scores_of_features_and_inputs_equal_their_formula(golden):
     arguments = (golden.network, golden.variables, golden.images, golden.labels)
-    found = compute_many(SCORES, *arguments, batch_size=24)
+    found = compute_many(score_names(), *arguments, batch_size=24)
     features = np.asarray(golden.network.features(golden.variables, golden.images))
     expected = {
         "grand_last": oracles.grand_last(features, golden.arrays["logits"], golden.labels),
@@ -130,9 +130,9 @@ def test_batch_size_changes_nothing(golden, batch_size):
 
 def test_order_of_examples_changes_nothing(golden):
     order = np.random.RandomState(1).permutation(64)
-    values = compute_many(SCORES, golden.network, golden.variables, golden.images, golden.labels)
-    moved = compute_many(SCORES, golden.network, golden.variables, golden.images[order], golden.labels[order])
-    for kind in SCORES:
+    values = compute_many(score_names(), golden.network, golden.variables, golden.images, golden.labels)
+    moved = compute_many(score_names(), golden.network, golden.variables, golden.images[order], golden.labels[order])
+    for kind in score_names():
         np.testing.assert_allclose(moved[kind], values[kind][order], rtol=1e-3, atol=1e-5, err_msg=kind)
 
 

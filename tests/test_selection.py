@@ -10,8 +10,8 @@ import datadiet as dd
 from datadiet.config import FIELDS
 from datadiet.errors import UserError
 from datadiet.selectors import coresets
-from datadiet.selectors.coresets import Parameters, evenly, in_proportion
-from datadiet.selectors.selection import SELECTORS, kept_order
+from datadiet.selectors.coresets import evenly, in_proportion
+from datadiet.selectors.selection import SELECTORS, kept_order, option_names, parameters_of
 
 N = 60
 DISTINCT = {"cutoff": 0.2, "strata": 7, "neighbors": 4, "gamma": 0.3}  # other than the defaults
@@ -57,7 +57,7 @@ def test_selectors_agree_with_their_definition(name, kind, size):
     np.testing.assert_array_equal(order, kept_order(name, scores, size=size, seed=1, **more))
     if name == "d2" and kind != "distinct":
         return  # which of equally distant examples are neighbours is for the seed to say
-    parameters = Parameters(**{k: v for k, v in more.items() if k not in ("labels", "features")})
+    parameters = parameters_of(name, {k: v for k, v in more.items() if k not in ("labels", "features")})
     check = oracles_selection.SELECTORS[name]
     assert check(scores.tolist(), more["labels"].tolist(), more["features"], order.tolist(), parameters)
     if size == 13 and kind == "distinct" and name != "random":
@@ -69,7 +69,7 @@ def test_selectors_agree_with_their_definition(name, kind, size):
 def test_moderate_by_medians_agrees_with_its_definition():
     scores, more = pool()
     order = kept_order("moderate", scores, size=20, center="median", **more)
-    parameters = Parameters(center="median")
+    parameters = parameters_of("moderate", {"center": "median"})
     assert oracles_selection.SELECTORS["moderate"](scores, more["labels"].tolist(), more["features"], order, parameters)
 
 
@@ -203,6 +203,18 @@ def test_impossible_parameters_are_refused(name, given, message):
 
 
 def test_parameters_are_options_with_the_same_defaults():
-    for name, default in Parameters._field_defaults.items():
-        assert FIELDS[name].default == default, name
-    assert set().union(*(selector.options for selector in SELECTORS.values())) == set(Parameters._fields) - {"balance"}
+    for selector in SELECTORS:
+        for name, default in parameters_of(selector, {}).as_dict().items():
+            assert FIELDS[name].default == default, name
+    assert set().union(*(selector.options for selector in SELECTORS.values())) == {*option_names()} - {"balance"}
+
+
+def test_an_option_that_a_selector_does_not_use_is_refused():
+    with pytest.raises(UserError, match="strata=7 is used by selector=ccs only"):
+        dd.select("keep_max", np.arange(9.0), size=3, strata=7)
+    with pytest.raises(UserError, match="'stratum' is no option"):
+        dd.select("ccs", np.arange(9.0), size=3, stratum=7)
+    with pytest.raises(UserError, match="strata=0: expected a whole number of at least 1"):
+        dd.select("ccs", np.arange(9.0), size=3, strata=0)
+    with pytest.raises(AttributeError, match="no option 'cutoff' among those declared: offset, balance"):
+        _ = parameters_of("offset", {}).cutoff

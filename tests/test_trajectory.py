@@ -12,10 +12,12 @@ from conftest import GOLDEN
 
 import datadiet as dd
 from datadiet.errors import UserError
+from datadiet.option import Parameters
 from datadiet.scores import forgetting, trajectory
 from datadiet.scores.trajectory import TRAJECTORIES
 
 N, C, J, DECAY = 12, 4, 5, 0.7
+GIVEN = Parameters.of(trajectory_window=J, tdds_decay=DECAY)
 
 
 def test_golden_forgetting():
@@ -63,10 +65,10 @@ def history(steps: int, classes: int = C, seed: int = 0) -> tuple[np.ndarray, np
 def gathered(names, ids, logits, labels, classes: int = C) -> dict[str, np.ndarray]:
     """Values of all examples after a history, by the compiled updates."""
     step = jax.jit(trajectory.update, static_argnums=2)
-    stats = trajectory.start(names, trajectory.Shape(len(labels), classes, J))
+    stats = trajectory.start(names, trajectory.Shape(len(labels), classes), GIVEN)
     for row, z in zip(ids, logits):
         batch = trajectory.Batch(jnp.asarray(row), jnp.asarray(labels[row], jnp.int32), jnp.asarray(z))
-        stats = step(stats, batch, DECAY)
+        stats = step(stats, batch, GIVEN)
     return {name: TRAJECTORIES[name].values(stats[name], np.ones(len(labels), bool)) for name in names}
 
 
@@ -108,7 +110,7 @@ def test_extreme_logits_stay_finite():
 
 def test_outside_the_training_set_everything_is_nan():
     member = np.arange(N) % 2 == 0
-    for name, stats in trajectory.start(TRAJECTORIES, trajectory.Shape(N, C, J)).items():
+    for name, stats in trajectory.start(TRAJECTORIES, trajectory.Shape(N, C), GIVEN).items():
         presented = stats._replace(presentations=jnp.full(N, 9))
         values = TRAJECTORIES[name].values(presented, member)
         assert np.isnan(values[~member]).all(), name

@@ -79,17 +79,19 @@ PREFIXES: dict[str, Callable[[str], Source]] = {
 }
 
 
-KNOWN = (*DATASETS, "tfds/NAME", "folder:PATH", "npz:PATH", "parquet:PATH")
+def known_datasets() -> tuple[str, ...]:
+    """Names of datasets, and what may stand before a name or a path: digits, …, tfds/NAME, folder:PATH, …"""
+    return (*DATASETS, *(prefix + ("NAME" if prefix.endswith("/") else "PATH") for prefix in PREFIXES))
 
 
 def find_source(name: str) -> Source:
-    """Raises UserError, listing the known names, where `name` is none of KNOWN."""
+    """Raises UserError, listing the known names, where `name` is none of `known_datasets`."""
     if name in DATASETS:
         return DATASETS[name]
     for prefix, make in PREFIXES.items():
         if name.startswith(prefix) and len(name) > len(prefix):
             return make(name[len(prefix) :])
-    raise UserError(f"dataset={name!r}: expected one of {', '.join(KNOWN)}.")
+    raise UserError(f"dataset={name!r}: expected one of {', '.join(known_datasets())}.")
 
 
 def data_folder(data_dir: str | Path | None) -> Path | None:
@@ -135,7 +137,7 @@ def load_dataset(name: str, data_dir: str | Path | None = None) -> Dataset:
     The first load of given files writes a cache; later ones memory-map it.
 
     Args:
-        name: A key of DATASETS, tfds/NAME, folder:PATH, npz:PATH or parquet:PATH.
+        name: One of `known_datasets`.
         data_dir: Folder that holds its files; None: where they are usually found. A relative
             PATH is taken from it.
     Raises:

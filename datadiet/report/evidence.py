@@ -14,12 +14,12 @@ from typing import NamedTuple
 import numpy as np
 
 from datadiet import commands
-from datadiet.config import TrainConfig
+from datadiet.config import ResolvedConfig
 from datadiet.data.batches import randomize_labels
 from datadiet.data.dataset import CHUNK, Dataset
 from datadiet.data.registry import load_dataset
 from datadiet.errors import UserError
-from datadiet.scores.checkpoint import TRAINING_SCORES
+from datadiet.scores.checkpoint import training_score_names
 from datadiet.storage.layout import score_file
 from datadiet.storage.records import CellRecord, MeanRecord, ScoreRecord, StudyRecord, Summary
 from datadiet.storage.runs import StoredRun, open_run
@@ -159,7 +159,7 @@ class Study:
         for path in runs:
             last = self.run(path).reports[-1]
             trained += last.get("time/train_seconds", math.nan) * min(1.0, told.step / last["step"])
-        unknown = 0.0 if told.type in TRAINING_SCORES else math.nan  # those come with the training
+        unknown = 0.0 if told.type in training_score_names() else math.nan  # those come with the training
         scored = sum(_known(own and own.seconds, unknown) for _, own in loaded) + _known(made and made.seconds)
         values = np.stack([values for values, _ in loaded])
         return Score(told.type, told.step, told.path, mean, values, trained, scored, made)
@@ -179,7 +179,7 @@ class Study:
         return self.run(self.full.paths[0])
 
     @property
-    def config(self) -> TrainConfig:
+    def config(self) -> ResolvedConfig:
         return self.first.config
 
     @cached_property

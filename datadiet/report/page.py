@@ -24,13 +24,12 @@ from datadiet.report.decision import Decision, check_margin, noise_audit
 from datadiet.report.evidence import RANDOM, Study, read_study
 from datadiet.report.statistics import Estimate
 from datadiet.runs.context import Context
-from datadiet.selectors.coresets import Parameters
-from datadiet.selectors.options import given_parameters
+from datadiet.selectors.options import given_parameters, option_names
 from datadiet.storage.files import write_bytes, write_json, write_text
 
 MARGIN = 0.5  # percentage points, where neither the caller nor the study says
 _OF_A_RUN = frozenset(
-    {"run", "selector", "size", *Parameters._fields, "scores", "model_seed", "train_seed", "random_subset_seed",
+    {"run", "selector", "size", "scores", "model_seed", "train_seed", "random_subset_seed",
      "save_steps", "early_step", "early_save_steps", "log_steps"}
 )  # fmt: skip
 
@@ -177,7 +176,7 @@ def commands(study: Study, decision: Decision) -> list[tuple[str, str]]:
     own = [
         f"{name}={_typed(values[name])}"
         for name in values
-        if name not in _OF_A_RUN and not _is_default(name, values[name])
+        if name not in {*_OF_A_RUN, *option_names()} and not _is_default(name, values[name])
     ]
     chosen_by = given_parameters(study.run(cell.paths[0]).config)
     own = [*(f"{name}={_typed(value)}" for name, value in chosen_by.items()), *own]

@@ -165,7 +165,7 @@ def write_table(
     """Write results.csv and log it to MLflow.
 
     Args:
-        exps_path: Mirror to read; None: MLflow, or that of the place where it is offline.
+        exps_path: Mirror to read; None: MLflow, or the mirror where MLflow is not called.
         output: File to write.
         root, exp: Only runs of this root or experiment folder; None: all.
         budget: Only runs of this budget; None: of the one there is.

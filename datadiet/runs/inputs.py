@@ -7,23 +7,30 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from datadiet import commands
 from datadiet import config as options
-from datadiet.config import TrainConfig
+from datadiet.config import ResolvedConfig, TrainConfig
 from datadiet.data import align
 from datadiet.data.batches import Normalizer, fit_images
 from datadiet.data.dataset import Dataset
-from datadiet.data.registry import load_dataset
+from datadiet.data.registry import count_examples, load_dataset
 from datadiet.errors import UserError
 from datadiet.models.registry import check_model
 from datadiet.scores import trajectory
-from datadiet.scores.checkpoint import TRAINING_SCORES, compute_features
+from datadiet.scores.checkpoint import compute_features, training_score_names
 from datadiet.selectors import selection
-from datadiet.selectors.coresets import Parameters
-from datadiet.selectors.options import FEATURE_FIELDS, MANIFEST, given_parameters, parameters, refuse_unused
+from datadiet.selectors.options import (
+    FEATURE_FIELDS,
+    MANIFEST,
+    given_parameters,
+    option_names,
+    parameters,
+    refuse_unused,
+)
 from datadiet.storage.layout import ExperimentLayout, score_file
 from datadiet.storage.manifests import find_manifest, manifest_ids
 from datadiet.storage.records import ScoreRecord
@@ -43,7 +50,7 @@ class ScoreChoice:
 DEFAULT_CHOICE = ScoreChoice()
 
 
-def resolve_config(config: TrainConfig, num_examples: int) -> TrainConfig:
+def resolve_config(config: TrainConfig, num_examples: int) -> ResolvedConfig:
     """Names checked and derived options filled in, without loading data.
 
     Args:
@@ -60,12 +67,12 @@ def resolve_config(config: TrainConfig, num_examples: int) -> TrainConfig:
             raise UserError(f"selector={config.selector} needs a size: {commands.option('size', 'N')}.")
     config = replace(config, trajectory=trajectory.expand(config.trajectory))
     refuse_unused(config)
-    selection.check_words(parameters(config))
+    selection.check_balance(parameters(config))
     options.validate(config)
     return options.fit_budget(options.resolve(config, num_examples), num_examples)
 
 
-def default_scores(layout: ExperimentLayout, config: TrainConfig, choice: ScoreChoice) -> Path:
+def default_scores(layout: ExperimentLayout, config: ResolvedConfig, choice: ScoreChoice) -> Path:
     """The mean score file that a choice stands for; the step defaults to that of the scored runs.
 
     Raises:
@@ -86,13 +93,13 @@ def default_scores(layout: ExperimentLayout, config: TrainConfig, choice: ScoreC
     return score_file(folder, choice.type, step)
 
 
-def find_scores(layout: ExperimentLayout, config: TrainConfig, choice: ScoreChoice) -> TrainConfig:
+def find_scores(layout: ExperimentLayout, config: ResolvedConfig, choice: ScoreChoice) -> ResolvedConfig:
     """The config with the score file it selects by.
 
     Raises:
         UserError: the file is not there, with the commands that make it.
     """
-    if config.selector in ("all", MANIFEST, *selection.WITHOUT_SCORES):
+    if config.selector in ("all", MANIFEST, *selection.without_scores()):
         return replace(config, scores=None)
     path = default_scores(layout, config, choice) if config.scores is None else Path(config.scores)
     if path.is_file():
@@ -109,7 +116,7 @@ def find_scores(layout: ExperimentLayout, config: TrainConfig, choice: ScoreChoi
     raise UserError("\n".join(lines))
 
 
-def find_sources(layout: ExperimentLayout, config: TrainConfig, choice: ScoreChoice) -> TrainConfig:
+def find_sources(layout: ExperimentLayout, config: ResolvedConfig, choice: ScoreChoice) -> ResolvedConfig:
     """The config with all that its selector looks at: the score file, and the checkpoint of its features."""
     config = find_scores(layout, config, choice)
     return find_features(layout, config, choice.exp, choice.step)
@@ -124,14 +131,14 @@ def _commands_for(path: Path, layout: ExperimentLayout, config: TrainConfig, cho
         folder = layout.experiment(choice.exp) / f"run_{run}"
         if not (folder / "args.json").exists():
             made.append(training_command(layout, choice.exp, run, config, **gathering(choice.type)))
-        if choice.type not in TRAINING_SCORES and not score_file(folder, choice.type, int(step)).exists():
+        if choice.type not in training_score_names() and not score_file(folder, choice.type, int(step)).exists():
             made.append(commands.command("score", run=run, **scored))
     return [*made, commands.command("mean_score", n_runs=3, **scored)]
 
 
 def gathering(kind: str) -> dict[str, Any]:
     """The option of a training that gathers a score, where it is no checkpoint's and not gathered anyway."""
-    return {"trajectory": kind} if kind in TRAINING_SCORES and kind != "forget" else {}
+    return {"trajectory": kind} if kind in training_score_names() and kind != "forget" else {}
 
 
 def training_command(
@@ -156,8 +163,8 @@ def training_command(
 
 # Of one run among several, or of a subset and what it was chosen by.
 _OF_ONE = frozenset(
-    {"run", "model_seed", "train_seed", "random_subset_seed", "selector", "size", "offset", "scores", "manifest",
-     *Parameters._fields, *FEATURE_FIELDS}
+    {"run", "model_seed", "train_seed", "random_subset_seed", "selector", "size", "scores", "manifest",
+     *FEATURE_FIELDS}
 )  # fmt: skip
 _NAMED = ("dataset", "model", "data_dir")  # also where they are the defaults
 
@@ -165,7 +172,11 @@ _NAMED = ("dataset", "model", "data_dir")  # also where they are the defaults
 def as_typed(config: TrainConfig, num_examples: int) -> dict[str, Any]:
     """What has to be typed to train on all N examples with resolved options: those that nothing else gives."""
     named = {name: getattr(config, name) for name in _NAMED}
-    own = {name: getattr(config, name) for name, field in options.FIELDS.items() if name not in (*_OF_ONE, *_NAMED)}
+    own = {
+        name: getattr(config, name)
+        for name, field in options.FIELDS.items()
+        if name not in (*_OF_ONE, *_NAMED, *option_names())
+    }
     if config.budget == "epochs" and config.size is not None:  # its steps are those of a subset
         own = {name: value for name, value in own.items() if not name.endswith(("_steps", "early_step"))}
     typed = {name: value for name, value in own.items() if value != options.FIELDS[name].default}
@@ -203,7 +214,7 @@ def read_scores(path: Path, dataset: Dataset, say: Callable[[str], None]) -> tup
 
 
 def choose(
-    config: TrainConfig, dataset: Dataset, labels: np.ndarray, say: Callable[[str], None]
+    config: ResolvedConfig, dataset: Dataset, labels: np.ndarray, say: Callable[[str], None]
 ) -> tuple[np.ndarray, np.ndarray | None, str | None]:
     """Ids to train on in kept order [M], the scores they were chosen by, and the type of those.
 
@@ -223,7 +234,7 @@ def choose(
     kept = selection.kept_order(
         config.selector, chosen_from, size=config.size, seed=config.random_subset_seed, labels=labels,
         features=features(config, dataset) if config.features_run else None,
-        **parameters(config)._asdict(),
+        **parameters(config).as_dict(),
     )  # fmt: skip
     return kept, values, score_type
 
@@ -234,12 +245,12 @@ def scored_by(config: TrainConfig, score_type: str | None) -> str:
     if config.scores is None:
         name = "full data" if config.selector == "all" else config.selector
         return f"{name} ({told})" if told else name
-    name, selector = score_type or Path(config.scores).stem, config.selector
-    manner = " ".join(filter(None, ["" if selector in ("keep_max", "offset") else selector, told]))
+    name, chosen = score_type or Path(config.scores).stem, selection.SELECTORS.get(config.selector)
+    manner = " ".join(filter(None, ["" if chosen and chosen.entry_point else config.selector, told]))
     return f"{name} ({manner})" if manner else name
 
 
-def find_features(layout: ExperimentLayout, config: TrainConfig, exp: str, step: int | None) -> TrainConfig:
+def find_features(layout: ExperimentLayout, config: ResolvedConfig, exp: str, step: int | None) -> ResolvedConfig:
     """The config with the checkpoint that its selector takes features from.
 
     Args:

@@ -14,7 +14,7 @@ from typing import Any
 
 from datadiet import commands
 from datadiet import config as options
-from datadiet.config import TrainConfig
+from datadiet.config import ResolvedConfig
 from datadiet.errors import Diverged, UserError
 from datadiet.scores.trajectory import TRAJECTORIES
 from datadiet.storage.checkpoints import checkpoint_steps, load_seconds, load_state
@@ -24,10 +24,11 @@ from datadiet.storage.runs import open_run
 from datadiet.tracking import record
 from datadiet.training.state import TrainState
 
-BY_STEP = (  # folders that training writes ckpt_<step>.* into
-    *(score_file(Path(), name, 0).parent.name for name in TRAJECTORIES),
-    *(folder for entry in TRAJECTORIES.values() for folder in entry.masks),
-)
+
+def by_step() -> list[str]:
+    """Folders that training writes ckpt_<step>.* into."""
+    scores = [score_file(Path(), name, 0).parent.name for name in TRAJECTORIES]
+    return scores + [folder for entry in TRAJECTORIES.values() for folder in entry.masks]
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Start:
     seconds: dict[str, float] = field(default_factory=dict)  # spent up to there
 
 
-def check_same(run_dir: Path, config: TrainConfig, fingerprint: str, inputs: dict[str, str]) -> None:
+def check_same(run_dir: Path, config: ResolvedConfig, fingerprint: str, inputs: dict[str, str]) -> None:
     """Refuse a run that was made with other options or from other data.
 
     Args:
@@ -79,7 +80,7 @@ def check_worthwhile(run_dir: Path) -> None:
         )
 
 
-def last_good(run_dir: Path, config: TrainConfig, fresh: TrainState, say: Callable[[str], None]) -> Start:
+def last_good(run_dir: Path, config: ResolvedConfig, fresh: TrainState, say: Callable[[str], None]) -> Start:
     """The newest checkpoint that is whole, with the metrics up to there; `fresh` where there is none.
 
     Args:
@@ -101,7 +102,7 @@ def last_good(run_dir: Path, config: TrainConfig, fresh: TrainState, say: Callab
     return Start(fresh)
 
 
-def _check_reported(run_dir: Path, config: TrainConfig, step: int, lines: list[dict[str, Any]]) -> None:
+def _check_reported(run_dir: Path, config: ResolvedConfig, step: int, lines: list[dict[str, Any]]) -> None:
     """Raises UserError where the metrics of a step up to `step` are missing or doubled."""
     expected = [t for t in options.logged_steps(config) if t <= step]
     if [line["step"] for line in lines] != expected:
@@ -110,12 +111,12 @@ def _check_reported(run_dir: Path, config: TrainConfig, step: int, lines: list[d
 
 def remove_temporary(run_dir: Path) -> None:
     """Remove files that a killed process had not yet put in place."""
-    for folder in (run_dir, *(run_dir / name for name in BY_STEP)):  # not those another process may be scoring into
+    for folder in (run_dir, *(run_dir / name for name in by_step())):  # not those another process may be scoring into
         for path in folder.glob(".*.tmp"):
             path.unlink()
 
 
-def cut_back(run_dir: Path, config: TrainConfig, start: Start) -> None:
+def cut_back(run_dir: Path, config: ResolvedConfig, start: Start) -> None:
     """Remove what an earlier process wrote beyond `start`: it is made again."""
     planned = options.saved_steps(config)
     held = -1 if start.step is None else start.step
@@ -123,7 +124,7 @@ def cut_back(run_dir: Path, config: TrainConfig, start: Start) -> None:
         if not path.name.isdigit() or int(path.name) > held:
             rmtree(path)
     for step in planned:
-        for folder in BY_STEP if step > held else ():
+        for folder in by_step() if step > held else ():
             for suffix in (".npy", ".json"):
                 (run_dir / folder / f"ckpt_{step}{suffix}").unlink(missing_ok=True)
     metrics = run_dir / "metrics.jsonl"
@@ -133,7 +134,7 @@ def cut_back(run_dir: Path, config: TrainConfig, start: Start) -> None:
         metrics.unlink(missing_ok=True)
 
 
-def remove_unplanned(run_dir: Path, config: TrainConfig, before: int) -> None:
+def remove_unplanned(run_dir: Path, config: ResolvedConfig, before: int) -> None:
     """Remove checkpoints saved because training was stopped; a planned one at `before` makes them needless."""
     planned = set(options.saved_steps(config))
     for step in checkpoint_steps(run_dir):

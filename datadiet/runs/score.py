@@ -17,7 +17,7 @@ from datadiet.data.registry import load_dataset
 from datadiet.errors import UserError
 from datadiet.runs.context import Context
 from datadiet.runs.inputs import gathering, training_command
-from datadiet.scores.checkpoint import SCORES, TRAINING_SCORES, check_score, compute_many
+from datadiet.scores.checkpoint import check_score, compute_many, score_names, training_score_names
 from datadiet.scores.combine import COMBINATIONS, standard_error
 from datadiet.storage.files import npy_bytes
 from datadiet.storage.layout import ExperimentLayout, score_file
@@ -128,7 +128,7 @@ def score_run(
     """Score every training example with one checkpoint of one run.
 
     Args:
-        kind: A name in scores.SCORES.
+        kind: A name in `score_names`.
         run: Index of the run in `source_exp`.
         step: Checkpoint; None: the first after a tenth of training.
         batch_size: Examples on the device at once; no value depends on it.
@@ -185,7 +185,7 @@ def mean_run(
     [N] of their mean (NaN for one run).
 
     Args:
-        kind: A name in scores.SCORES or TRAINING_SCORES.
+        kind: A name in `score_names` or `training_score_names`.
         n_runs: How many runs.
         step: As for `score_run`.
         source_exp: Experiment that holds the runs' scores.
@@ -219,7 +219,7 @@ def mean_run(
 
 
 def _check_mean(kind: str, n_runs: int, combine: str) -> None:
-    check_score(kind, (*SCORES, *TRAINING_SCORES))
+    check_score(kind, (*score_names(), *training_score_names()))
     if not 1 <= n_runs <= options.MAX_RUNS:
         raise UserError(f"n_runs={n_runs}: expected at least 1, at most {options.MAX_RUNS}.")
     if combine not in COMBINATIONS:
@@ -267,6 +267,6 @@ def _load_recorded(path: Path) -> tuple[np.ndarray, ScoreRecord]:
 
 def _command(kind: str, step: int, run: int, exp: str, layout: ExperimentLayout) -> str:
     """The command that gives a run its scores."""
-    if kind in TRAINING_SCORES:
+    if kind in training_score_names():
         return training_command(layout, exp, run, save_steps=step, **gathering(kind))
     return commands.command("score", run=run, score_exp=exp, type=kind, step=step, root=layout.root)

@@ -12,15 +12,14 @@ from datadiet.data.registry import count_examples, load_dataset
 from datadiet.runs.context import Context
 from datadiet.runs.inputs import ScoreChoice, choose, find_sources, resolve_config, scored_by
 from datadiet.runs.score import check_replaceable
-from datadiet.selectors.coresets import Parameters
-from datadiet.selectors.options import FEATURE_FIELDS
+from datadiet.selectors.options import FEATURE_FIELDS, option_names
 from datadiet.storage.manifests import write_manifest
 from datadiet.storage.records import KeptRecord
 from datadiet.tracking import record
 
-RECORDED = (
-    "selector", "size", "scores", *Parameters._fields, *FEATURE_FIELDS, "random_subset_seed",
-    "random_label_fraction", "random_label_seed", "run",
+RECORDED = (  # beside the options of selectors
+    "selector", "size", "scores", *FEATURE_FIELDS, "random_subset_seed", "random_label_fraction", "random_label_seed",
+    "run",
 )  # fmt: skip
 
 
@@ -43,7 +42,7 @@ def select_run(config: TrainConfig, exp: str, context: Context, choice: ScoreCho
     path = layout.run(exp, config) / "kept.csv"
     context.tracker.check()
     dataset = load_dataset(config.dataset, config.data_dir)
-    recorded = {name: value for name, value in options.as_dict(config).items() if name in RECORDED}
+    recorded = {name: value for name, value in options.as_dict(config).items() if name in {*RECORDED, *option_names()}}
     facts = {**recorded, "fingerprint": dataset.fingerprint}
     check_replaceable(path, facts, context.output.overwrite, KeptRecord.read)
     labels, _ = randomize_labels(dataset.train_labels, config.random_label_fraction, config.random_label_seed)

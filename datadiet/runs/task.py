@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from datadiet import commands
-from datadiet.config import TrainConfig
+from datadiet.config import ResolvedConfig
 from datadiet.data.batches import fit_images, randomize_labels
 from datadiet.data.dataset import Dataset
 from datadiet.data.registry import load_dataset
@@ -27,7 +27,7 @@ from datadiet.storage.records import Arguments, DataFacts
 class Task:
     """A training run before it starts: what it trains on and where it writes."""
 
-    config: TrainConfig  # resolved
+    config: ResolvedConfig
     exp: str
     run_dir: Path
     name: str  # path below exps
@@ -48,7 +48,7 @@ class Task:
         return member
 
 
-def load_data(config: TrainConfig) -> tuple[Dataset, Dataset]:
+def load_data(config: ResolvedConfig) -> tuple[Dataset, Dataset]:
     """The dataset of a run as published, and as its model takes it.
 
     Raises:
@@ -63,8 +63,9 @@ def load_data(config: TrainConfig) -> tuple[Dataset, Dataset]:
 
 
 def prepare_task(
-    config: TrainConfig, exp: str, layout: ExperimentLayout, loaded: tuple[Dataset, Dataset], say: Callable[[str], None]
-) -> Task:
+    config: ResolvedConfig, exp: str, layout: ExperimentLayout, loaded: tuple[Dataset, Dataset],
+    say: Callable[[str], None],
+) -> Task:  # fmt: skip
     """Choose the examples of a run.
 
     Args:

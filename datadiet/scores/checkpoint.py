@@ -79,15 +79,22 @@ NETWORK_SCORES: dict[str, Callable[[Network, Variables, jax.Array, jax.Array], j
 
 FEATURE_SCORES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {"prototype": prototype}
 
-SCORES = (*LOGIT_SCORES, *NETWORK_SCORES, *FEATURE_SCORES)  # of a checkpoint
 
-TRAINING_SCORES = tuple(TRAJECTORIES)  # gathered while training
+def score_names() -> tuple[str, ...]:
+    """Names of the scores of a checkpoint."""
+    return (*LOGIT_SCORES, *NETWORK_SCORES, *FEATURE_SCORES)
 
 
-def check_score(kind: str, known: Sequence[str] = SCORES) -> None:
-    """Raises UserError, listing `known`, where `kind` is not among them."""
+def training_score_names() -> tuple[str, ...]:
+    """Names of the scores gathered while training."""
+    return tuple(TRAJECTORIES)
+
+
+def check_score(kind: str, known: Sequence[str] | None = None) -> None:
+    """Raises UserError, listing `known` (None: the scores of a checkpoint), where `kind` is not among them."""
+    known = score_names() if known is None else known
     if kind not in known:
-        hint = " It is gathered while training: use mean_score." if kind in TRAINING_SCORES else ""
+        hint = " It is gathered while training: use mean_score." if kind in TRAJECTORIES else ""
         raise UserError(f"type={kind!r}: expected one of {', '.join(known)}.{hint}")
 
 
@@ -103,11 +110,16 @@ def _rows(array: np.ndarray | jax.Array, first: int, size: int) -> np.ndarray | 
 
 
 @lru_cache(maxsize=8)
-def _batch_scorer(kinds: tuple[str, ...], network: Network, prepare: Callable) -> Callable:
+def _batch_scorer(
+    kinds: tuple[str, ...], functions: tuple[Callable | None, ...], network: Network, prepare: Callable
+) -> Callable:
     """Compiled (variables, images [B, …], labels [B]) -> by kind scores [B], or features [B, F].
 
     The scores of logits are a program of their own: joined to a forward pass, their sums made XLA put all of mlp into
     one kernel for the CPU, which took twice the time.
+
+    Args:
+        functions: Those that the registries have under `kinds`, so that one put in another's place is not missed.
     """
     of_logits = [kind for kind in kinds if kind in LOGIT_SCORES]
 
@@ -139,7 +151,8 @@ def _by_batch(kinds: tuple[str, ...], network: Network, variables: Variables, im
     count = len(labels)
     size = min(batch_size, count)
     joined: dict[str, np.ndarray] = {}
-    score = _batch_scorer(kinds, network, prepare)
+    functions = tuple(LOGIT_SCORES.get(kind, NETWORK_SCORES.get(kind)) for kind in kinds)
+    score = _batch_scorer(kinds, functions, network, prepare)
     waiting: list[tuple[int, int, dict[str, jax.Array]]] = []
 
     def fetch() -> None:
@@ -178,7 +191,7 @@ def compute_many(
     """Several scores of the same examples; the logit scores share one forward pass.
 
     Args:
-        kinds: Names in SCORES.
+        kinds: Names in `score_names`.
         network, variables: What is scored, in evaluation mode.
         images: [N, H, W, D], what `prepare` maps to normalised float32.
         labels: int [N].

@@ -5,7 +5,8 @@ examples in training mode, before the update. An example falls into at most one 
 are its epochs, without those in which it was in the incomplete last batch, which is dropped. Values follow the
 convention of all scores: larger is harder or more informative.
 
-To add one: write its functions and name it in TRAJECTORIES.
+To add one: write its functions and name it in TRAJECTORIES, with the options it has; those that are no fields of
+TrainConfig are described there by `option`.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from datadiet.config import FIELDS
+from datadiet.config import find_option
 from datadiet.errors import UserError
+from datadiet.option import Parameters
+from datadiet.registries import REGISTRIES
 from datadiet.scores import forgetting
 from datadiet.scores.logits import l2_error, lacking_margin, max_margin
 
@@ -54,18 +57,24 @@ class Shape(NamedTuple):
 
     examples: int  # N
     classes: int  # C
-    window: int = 10  # J, presentations in a window
 
 
 class Trajectory(NamedTuple):
-    """One entry of TRAJECTORIES. S stands for its NamedTuple of arrays."""
+    """One entry of TRAJECTORIES. S stands for its NamedTuple of arrays.
 
-    start: Callable[[Shape], Any]  # -> S, nothing presented yet
-    update: Callable[[Any, Batch, float], Any]  # (S of the examples of a batch [B, …], batch, decay) -> the same after
+    Where it has options, `start` and `update` take them as one more argument, Parameters with the values of just those.
+    """
+
+    start: Callable[..., Any]  # shape -> S, nothing presented yet
+    update: Callable[..., Any]  # (S of the examples of a batch [B, …], batch) -> the same after
     values: Callable[[Any, np.ndarray], np.ndarray]  # (S, member bool [N]) -> float32 [N], NaN where not measured
     summary: Callable[[Any, np.ndarray], dict[str, float]] | None = None  # (S, member) -> metrics of a report
     masks: Mapping[str, Callable[[Any, np.ndarray], np.ndarray]] = MappingProxyType({})  # folder -> (S, member) -> [N]
-    options: tuple[str, ...] = ()  # of TrainConfig that it uses
+    options: tuple[str, ...] | Mapping[str, Any] = ()  # that it uses; what `option` made where it brings them
+
+    def own(self, given: Parameters) -> tuple[Parameters, ...]:
+        """Its own among all options of statistics, as `start` and `update` take them."""
+        return (given.only(self.options),) if self.options else ()
 
 
 def _measured(values: Any, presentations: Any, least: int, member: np.ndarray) -> np.ndarray:
@@ -88,7 +97,7 @@ def start_first_learned(shape: Shape) -> FirstLearned:
     return FirstLearned(*(jnp.zeros(shape.examples, jnp.int32) for _ in range(2)))
 
 
-def update_first_learned(stats: FirstLearned, batch: Batch, decay: float) -> FirstLearned:
+def update_first_learned(stats: FirstLearned, batch: Batch) -> FirstLearned:
     now = stats.presentations + 1
     return FirstLearned(now, jnp.where((stats.learned == 0) & batch.correct, now, stats.learned))
 
@@ -118,7 +127,7 @@ def averaged(quantity: Callable[[Batch], jax.Array]) -> Trajectory:
     def start(shape: Shape) -> Sum:
         return Sum(jnp.zeros(shape.examples, jnp.int32), jnp.zeros(shape.examples, jnp.float32))
 
-    def update(stats: Sum, batch: Batch, decay: float) -> Sum:
+    def update(stats: Sum, batch: Batch) -> Sum:
         return Sum(stats.presentations + 1, stats.total + quantity(batch))
 
     def values(stats: Sum, member: np.ndarray) -> np.ndarray:
@@ -169,7 +178,7 @@ def start_moments(shape: Shape) -> Moments:
     return Moments(*zeros)
 
 
-def update_moments(stats: Moments, batch: Batch, decay: float) -> Moments:
+def update_moments(stats: Moments, batch: Batch) -> Moments:
     now, value = stats.presentations + 1, batch.true_probability
     mean = stats.mean + (value - stats.mean) / now
     return Moments(now, mean, stats.squares + (value - stats.mean) * (value - mean))
@@ -201,11 +210,11 @@ def over_windows(statistic: Callable[[jax.Array, jax.Array], jax.Array]) -> Traj
         statistic: (mean [B], unbiased standard deviation [B]) of a window -> [B].
     """
 
-    def start(shape: Shape) -> Windows:
-        recent = jnp.zeros((shape.examples, shape.window), jnp.float32)
+    def start(shape: Shape, given: Parameters) -> Windows:
+        recent = jnp.zeros((shape.examples, given.trajectory_window), jnp.float32)
         return Windows(jnp.zeros(shape.examples, jnp.int32), recent, jnp.zeros(shape.examples, jnp.float32))
 
-    def update(stats: Windows, batch: Batch, decay: float) -> Windows:
+    def update(stats: Windows, batch: Batch, given: Parameters) -> Windows:
         seen, length = stats.presentations, stats.recent.shape[1]
         value, slot = batch.true_probability, seen % length
         ring = jnp.where(jnp.arange(length) == slot[:, None], value[:, None], stats.recent)
@@ -249,14 +258,14 @@ class Divergences(NamedTuple):
     score: jax.Array  # float32 [N]
 
 
-def start_tdds(shape: Shape) -> Divergences:
-    sizes = (shape.examples, shape.classes), (shape.examples, shape.window - 1), (shape.examples,)
+def start_tdds(shape: Shape, given: Parameters) -> Divergences:
+    sizes = (shape.examples, shape.classes), (shape.examples, given.trajectory_window - 1), (shape.examples,)
     return Divergences(jnp.zeros(shape.examples, jnp.int32), *(jnp.zeros(size, jnp.float32) for size in sizes))
 
 
-def update_tdds(stats: Divergences, batch: Batch, decay: float) -> Divergences:
-    """R of the window that ends here is taken in with weight `decay`, what was before fades by 1 - decay."""
-    seen, length, new = stats.presentations, stats.recent.shape[1], batch.probabilities
+def update_tdds(stats: Divergences, batch: Batch, given: Parameters) -> Divergences:
+    """R of the window that ends here is taken in with weight tdds_decay, what was before fades by 1 - tdds_decay."""
+    seen, length, new, decay = stats.presentations, stats.recent.shape[1], batch.probabilities, given.tdds_decay
     difference = jnp.abs(new * (jnp.log(new + LOG_EPSILON) - jnp.log(stats.last + LOG_EPSILON))).sum(1)
     slot = jnp.where(seen > 0, (seen - 1) % length, length)  # the first presentation has no difference: out of the ring
     ring = jnp.where(jnp.arange(length) == slot[:, None], difference[:, None], stats.recent)
@@ -280,7 +289,7 @@ def tdds_values(stats: Divergences, member: np.ndarray) -> np.ndarray:
 TRAJECTORIES: dict[str, Trajectory] = {
     "forget": Trajectory(
         lambda shape: forgetting.start_forgetting(shape.examples),
-        lambda stats, batch, decay: forgetting.update_forgetting(stats, batch.correct),
+        lambda stats, batch: forgetting.update_forgetting(stats, batch.correct),
         forgetting.forgetting_values,
         forgetting.forgetting_summary,
         {"never_learned": forgetting.never_learned},
@@ -296,6 +305,12 @@ TRAJECTORIES: dict[str, Trajectory] = {
     "tdds": Trajectory(start_tdds, update_tdds, tdds_values, options=("trajectory_window", "tdds_decay")),
     "el2n_epochs": averaged(el2n),
 }
+REGISTRIES["trajectory"] = TRAJECTORIES
+
+
+def option_names() -> list[str]:
+    """Names of all options of statistics, each once."""
+    return list(dict.fromkeys(name for entry in TRAJECTORIES.values() for name in entry.options))
 
 
 def expand(names: Iterable[str]) -> tuple[str, ...]:
@@ -310,16 +325,18 @@ def expand(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in TRAJECTORIES if "all" in asked or name in asked)
 
 
-def start(names: Iterable[str], shape: Shape) -> dict[str, Any]:
-    """Fresh statistics by name; see `expand`."""
-    return {name: TRAJECTORIES[name].start(shape) for name in expand(names)}
+def start(names: Iterable[str], shape: Shape, given: Parameters) -> dict[str, Any]:
+    """Fresh statistics by name; see `expand`. `given`: the options of all of them."""
+    entries = {name: TRAJECTORIES[name] for name in expand(names)}
+    return {name: entry.start(shape, *entry.own(given)) for name, entry in entries.items()}
 
 
-def update(statistics: Mapping[str, Any], batch: Batch, decay: float) -> dict[str, Any]:
-    """All statistics after one more batch."""
+def update(statistics: Mapping[str, Any], batch: Batch, given: Parameters) -> dict[str, Any]:
+    """All statistics after one more batch, with the options that they were started with."""
 
     def presented(rows: dict[str, Any]) -> dict[str, Any]:
-        return {name: TRAJECTORIES[name].update(stats, batch, decay) for name, stats in rows.items()}
+        entries = {name: TRAJECTORIES[name] for name in rows}
+        return {name: entry.update(rows[name], batch, *entry.own(given)) for name, entry in entries.items()}
 
     return forgetting.update_rows(presented, dict(statistics), batch.ids)
 
@@ -332,7 +349,5 @@ def summary(statistics: Mapping[str, Any], member: np.ndarray) -> dict[str, floa
 
 def unused_options(names: Iterable[str]) -> dict[str, Any]:
     """Options of those statistics that are not among `names`, and of none that is, with their defaults."""
-    chosen = expand(names)
-    used = {option for name in chosen for option in TRAJECTORIES[name].options}
-    owned = {option for entry in TRAJECTORIES.values() for option in entry.options}
-    return {option: FIELDS[option].default for option in owned - used}
+    used = {option for name in expand(names) for option in TRAJECTORIES[name].options}
+    return {option: find_option(option).default for option in option_names() if option not in used}

@@ -10,23 +10,13 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from datadiet.option import Parameters
+
 BLOCK = 256  # examples whose distances to all others are held at once
-
-
-class Parameters(NamedTuple):
-    """Options of selectors: the fields of the same names of TrainConfig, which has their help."""
-
-    offset: int = 0
-    balance: str | None = None
-    cutoff: float = 0.0
-    strata: int = 50
-    center: str = "mean"
-    neighbors: int = 5
-    gamma: float = 0.1
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,22 +1,25 @@
 """Selectors: from scores, labels or features to the ids of the examples to keep.
 
-A selector takes a pool, a size and parameters, and returns ids in the order in which it would keep them. To add one:
-write the function (here, or in coresets.py) and name it in SELECTORS.
+A selector takes a pool, a size and parameters, the values of its own options, and returns ids in the order in which it
+would keep them. To add one: write the function (here, or in coresets.py) and name it in SELECTORS, with the options it
+has; those that are no fields of TrainConfig are described there by `option`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from datadiet.config import check_size
+from datadiet.config import FIELDS, check_size, find_option
 from datadiet.errors import UserError
+from datadiet.option import Parameters
+from datadiet.registries import REGISTRIES
 from datadiet.selectors import coresets
-from datadiet.selectors.coresets import Parameters, Pool, ascending
+from datadiet.selectors.coresets import Pool, ascending
 
 
 def keep_max(pool: Pool, size: int, parameters: Parameters) -> np.ndarray:
@@ -59,24 +62,26 @@ class Selector(NamedTuple):
     scores: bool = True  # whether it needs them
     labels: bool = False
     features: bool = False
-    options: tuple[str, ...] = ()  # fields of Parameters that it uses, beside balance
+    options: tuple[str, ...] | Mapping[str, Any] = ()  # used beside balance; what `option` made where it brings them
     balance: str = "none"  # where none is asked for; see BALANCES
+    entry_point: str | None = None  # its own, whose folders and tables need not name it
+    words: str | None = None  # what it keeps: "the 100 examples {words}", where {score} and options may be named
 
 
 SELECTORS: dict[str, Selector] = {
-    "keep_max": Selector(keep_max),
-    "keep_min": Selector(keep_min),
-    "keep_max_abs": Selector(keep_max_abs),
-    "keep_min_abs": Selector(keep_min_abs),
-    "offset": Selector(offset, options=("offset",)),
-    "random": Selector(random, scores=False),
+    "keep_max": Selector(keep_max, entry_point="keep_max", words="of largest {score}"),
+    "keep_min": Selector(keep_min, words="of smallest {score}"),
+    "keep_max_abs": Selector(keep_max_abs, words="of largest absolute {score}"),
+    "keep_min_abs": Selector(keep_min_abs, words="of smallest absolute {score}"),
+    "offset": Selector(offset, options=("offset",), entry_point="offset_subset"),
+    "random": Selector(random, scores=False, entry_point="random_subset", words="drawn at random"),
     "ccs": Selector(coresets.ccs, options=("cutoff", "strata")),
     "moderate": Selector(coresets.moderate, scores=False, labels=True, features=True, options=("center",)),
     "k_center": Selector(coresets.k_center, scores=False, features=True),
     "herding": Selector(coresets.herding, scores=False, features=True, balance="proportional"),
     "d2": Selector(coresets.d2, features=True, options=("cutoff", "neighbors", "gamma"), balance="proportional"),
 }
-WITHOUT_SCORES = frozenset(name for name, selector in SELECTORS.items() if not selector.scores)
+REGISTRIES["selector"] = SELECTORS
 
 # How many of each class to keep: (counts [C], size, seed) -> int [C].
 BALANCES: dict[str, Callable[[np.ndarray, int, Any], np.ndarray] | None] = {
@@ -95,11 +100,14 @@ def balanced(keep: Keep, share: Callable, pool: Pool, size: int, parameters: Par
     classes, own = np.unique(pool.labels, return_inverse=True)
     counts = np.bincount(own)
     quotas = share(counts, size, pool.seed)
-    offsets = np.minimum(share(counts, parameters.offset, pool.seed), counts - quotas)
+    offsets = None
+    if "offset" in parameters:
+        offsets = np.minimum(share(counts, parameters.offset, pool.seed), counts - quotas)
     ids, turns = [], []
     for c in np.flatnonzero(quotas):
         members = np.flatnonzero(own == c)
-        kept = keep(pool.part(members, int(classes[c])), int(quotas[c]), parameters._replace(offset=int(offsets[c])))
+        given = parameters if offsets is None else Parameters.of(parameters.as_dict(), offset=int(offsets[c]))
+        kept = keep(pool.part(members, int(classes[c])), int(quotas[c]), given)
         ids.append(members[kept])
         turns.append((np.arange(len(kept)) + 0.5) / len(kept))
     return np.concatenate(ids)[ascending(np.concatenate(turns), pool.seed)]
@@ -109,6 +117,38 @@ def check_selector(name: str) -> None:
     """Raises UserError, listing the known names, where `name` is not in SELECTORS."""
     if name not in SELECTORS:
         raise UserError(f"selector={name!r}: expected one of {', '.join(SELECTORS)}.")
+
+
+def without_scores() -> list[str]:
+    """Names of the selectors that need no scores."""
+    return [name for name, selector in SELECTORS.items() if not selector.scores]
+
+
+def options_of(selector: str) -> tuple[str, ...]:
+    """Names of the options that a selector uses."""
+    chosen = SELECTORS.get(selector)
+    return (*chosen.options, "balance") if chosen else ()
+
+
+def option_names() -> list[str]:
+    """Names of the options of all selectors: fields of TrainConfig in their order, then those brought by entries."""
+    used = dict.fromkeys(name for selector in SELECTORS for name in options_of(selector))
+    return [*(name for name in FIELDS if name in used), *(name for name in used if name not in FIELDS)]
+
+
+def parameters_of(selector: str, given: Mapping[str, Any]) -> Parameters:
+    """The options that a selector uses, with the values given and else their defaults.
+
+    Raises:
+        UserError: an option that there is not, or that the selector does not use, or a value that it does not take.
+    """
+    used = options_of(selector)
+    for name, value in given.items():
+        find_option(name).check(value)
+        if name not in used and value != find_option(name).default:
+            users = [other for other in SELECTORS if name in options_of(other)]
+            raise UserError(f"{name}={value} is used by selector={','.join(users)} only.")
+    return Parameters.of({name: given.get(name, find_option(name).default) for name in used})
 
 
 def check_values(values: np.ndarray, name: str = "scores") -> np.ndarray:
@@ -145,9 +185,9 @@ def check_parameters(name: str, parameters: Parameters, size: int, num_examples:
     Raises:
         UserError: names the parameter, its value and what was expected.
     """
-    check_size(size, parameters.offset, num_examples)
-    check_words(parameters)
-    if "cutoff" in SELECTORS[name].options and int(parameters.cutoff * num_examples) + size > num_examples:
+    check_size(size, parameters.offset if "offset" in parameters else 0, num_examples)
+    check_balance(parameters)
+    if "cutoff" in parameters and int(parameters.cutoff * num_examples) + size > num_examples:
         raise UserError(
             f"cutoff={parameters.cutoff} leaves {num_examples - int(parameters.cutoff * num_examples)} of "
             f"{num_examples} examples, fewer than size={size}: expected a cutoff of at most "
@@ -155,16 +195,10 @@ def check_parameters(name: str, parameters: Parameters, size: int, num_examples:
         )
 
 
-def check_words(parameters: Parameters) -> None:
-    """Refuse a balance or a center that there is not.
-
-    Raises:
-        UserError: names the parameter, its value and what was expected.
-    """
-    if parameters.balance not in (None, *BALANCES):
+def check_balance(parameters: Parameters) -> None:
+    """Raises UserError, listing the known names, where there is no such balance."""
+    if "balance" in parameters and parameters.balance not in (None, *BALANCES):
         raise UserError(f"balance={parameters.balance}: expected one of {', '.join(BALANCES)}.")
-    if parameters.center not in ("mean", "median"):
-        raise UserError(f"center={parameters.center}: expected mean or median.")
 
 
 def _checked(name: str, array: Any, what: str, count: int, ndim: int) -> np.ndarray:
@@ -182,7 +216,8 @@ def kept_order(
 ) -> np.ndarray:  # fmt: skip
     """Ids to keep, int32 [size], in the order in which the selector keeps them; see `select`."""
     check_selector(name)
-    chosen, given = SELECTORS[name], Parameters(offset=offset, **parameters)
+    check_size(size, offset, len(values))
+    chosen, given = SELECTORS[name], parameters_of(name, {"offset": offset, **parameters})
     values = check_values(values) if chosen.scores else np.asarray(values)
     check_parameters(name, given, size, len(values))
     pool = Pool(values, seed)
@@ -203,13 +238,13 @@ def select(
 
     Args:
         name: A key of SELECTORS.
-        values: Scores [N] in canonical order; of those in WITHOUT_SCORES their number alone counts.
+        values: Scores [N] in canonical order; of those `without_scores` their number alone counts.
         size: M, how many to keep, 1 to N - offset.
         offset: How many of the smallest to skip first ('offset' only).
         seed: Of draws and of the order among equals.
         labels: int [N], for moderate, herding, d2 and any `balance`.
         features: float [N, F], for moderate, k_center, herding and d2.
-        **parameters: balance, cutoff, strata, center, neighbors, gamma: see the options of the same names.
+        **parameters: Other options of the selector, as in `option_names`.
     Returns:
         Sorted int32 [M].
     Raises:

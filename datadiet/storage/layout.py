@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datadiet import commands
-from datadiet.config import TrainConfig, check_text
+from datadiet.config import TrainConfig
 from datadiet.errors import UserError
-from datadiet.selectors.coresets import Parameters
+from datadiet.option import check_text
+from datadiet.selectors.options import given_parameters
+from datadiet.selectors.selection import SELECTORS
 
 SCORE_FOLDERS = {"l2_error": "error_l2_norm_scores"}  # of every other type: <type>_scores
 
@@ -59,11 +61,18 @@ class ExperimentLayout:
         return self.inside(folder / f"run_{config.run}")
 
     def subset(self, config: TrainConfig) -> str:
-        """size_<size>, the selector where no entry point of its own stands for it, and its options that were given."""
-        own = ("random", "keep_max", "offset") if not self.names_selector else ()
-        selector = [] if config.selector in own else [config.selector]
-        given = {name: getattr(config, name) for name in Parameters._fields}
-        given = {k: v for k, v in given.items() if v != Parameters._field_defaults[k] or k == config.selector}
+        """size_<size>, the selector where no entry point of its own stands for it, and its options that were given.
+
+        Raises:
+            UserError: the value of an option cannot be part of a folder's name.
+        """
+        chosen = SELECTORS.get(config.selector)
+        implied = chosen is not None and chosen.entry_point is not None and not self.names_selector
+        given = {k: ",".join(map(str, v)) if isinstance(v, tuple) else v for k, v in given_parameters(config).items()}
+        for name, value in given.items():
+            if not re.fullmatch(r"[\w.,+-]*", str(value)):
+                raise UserError(f"{name}={value}: it names a folder; expected letters, digits and '_-.,+'.")
+        selector = [] if implied else [config.selector]
         return ".".join([f"size_{config.size}", *selector, *(f"{name}_{value}" for name, value in given.items())])
 
     def name(self, path: Path) -> str:

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Self, Union, get_args, get_origin, get_type_hints
 
-from datadiet.config import TrainConfig, as_dict, from_dict
+from datadiet.config import ResolvedConfig, as_dict, from_dict
 from datadiet.errors import UserError
 from datadiet.storage.files import SEAL, read_json, sealed, write_json
 
@@ -149,7 +149,7 @@ class DataFacts:
 class Arguments(MirrorRecord):
     """args.json: every resolved option by its name, the experiment folder, and the data."""
 
-    config: TrainConfig
+    config: ResolvedConfig
     data: DataFacts
     exp: str | None = None
 

@@ -16,7 +16,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from datadiet import commands
-from datadiet.config import TrainConfig
+from datadiet.config import ResolvedConfig
 from datadiet.data.batches import normalize
 from datadiet.errors import Busy, UserError
 from datadiet.models.networks import Network, Variables
@@ -38,7 +38,7 @@ class StoredRun:
         return Arguments.read(self.path / "args.json")
 
     @property
-    def config(self) -> TrainConfig:
+    def config(self) -> ResolvedConfig:
         return self.arguments.config
 
     @property

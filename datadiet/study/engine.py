@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from datadiet import commands
 from datadiet.config import option
 from datadiet.errors import Interrupted, UserError
+from datadiet.plugins import load_plugins
 from datadiet.runs.context import Context, Output, Reporter, Tracker
 from datadiet.runs.score import mean_run, score_run
 from datadiet.runs.train import train_resolved
@@ -76,6 +77,7 @@ class Engine(Protocol):
 
 def perform(job: Job, context: Context) -> None:
     """Do one job in this process; what it waits for is there."""
+    load_plugins()  # in a process of its own
     context = replace(context, tracker=replace(context.tracker, tags=job.tags))
     match job:
         case TrainJob():

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from datadiet import commands
 from datadiet import config as options
-from datadiet.config import TrainConfig, option
+from datadiet.config import ResolvedConfig, find_option, option, value_of, with_values
 from datadiet.errors import UserError
 from datadiet.report.decision import check_margin
 from datadiet.scores import trajectory
-from datadiet.scores.checkpoint import SCORES, TRAINING_SCORES
+from datadiet.scores.checkpoint import score_names, training_score_names
 from datadiet.selectors import selection
-from datadiet.selectors.coresets import Parameters
-from datadiet.selectors.options import options_of, parameters, without_unused
+from datadiet.selectors.options import option_names, options_of, parameters, without_unused
 
 
 @dataclass(frozen=True)
@@ -59,13 +58,10 @@ def check_names(plan: Plan) -> None:
             raise _refuse(name, getattr(plan, name), "a whole number of at least 1")
         if getattr(plan, name) > options.MAX_RUNS:
             raise _refuse(name, getattr(plan, name), f"at most {options.MAX_RUNS}: seeds go no further")
-    _check_names("score_types", plan.score_types, (*SCORES, *TRAINING_SCORES))
+    _check_names("score_types", plan.score_types, (*score_names(), *training_score_names()))
     for text in plan.selectors:
         named(text)
     _check_names("selectors", plan.selectors, map(str, plan.selectors or selection.SELECTORS))
-
-
-TYPES: dict[str, type] = {"int": int, "float": float, "str": str}  # of selector options, as their fields have them
 
 
 def named(text: str) -> tuple[str, dict[str, Any]]:
@@ -80,16 +76,18 @@ def named(text: str) -> tuple[str, dict[str, Any]]:
     own, known = {}, options_of(selector)
     for pair in pairs:
         name, _, value = pair.partition("=")
-        kind = str(options.FIELDS[name].type).removesuffix(" | None") if name in known else ""
+        if name not in known:
+            expected = f"option=value with one of {', '.join(known)}"
+            raise UserError(f"selectors={text}: got {pair!r}, expected {expected}.")
         try:
-            own[name] = TYPES[kind](value)
-        except (KeyError, ValueError):
-            expected = f"one of type {kind}" if kind else f"option=value with one of {', '.join(known)}"
+            own[name] = find_option(name).parse(value)
+        except ValueError:
+            expected = f"one of type {find_option(name).type.__name__}"
             raise UserError(f"selectors={text}: got {pair!r}, expected {expected}.") from None
     return selector, own
 
 
-def check_plan(plan: Plan, config: TrainConfig, num_examples: int) -> None:
+def check_plan(plan: Plan, config: ResolvedConfig, num_examples: int) -> None:
     """Refuse a study that could not be finished; after `check_names`.
 
     Args:
@@ -122,11 +120,11 @@ def check_plan(plan: Plan, config: TrainConfig, num_examples: int) -> None:
     _check_selectors(plan, config, num_examples)
 
 
-def _check_presentations(plan: Plan, config: TrainConfig, num_examples: int) -> None:
+def _check_presentations(plan: Plan, config: ResolvedConfig, num_examples: int) -> None:
     """Refuse scores gathered while training at a step before all examples have been presented often enough."""
     first, epoch = min(steps(plan, config)), max(1, num_examples // config.train_batch_size)
     for kind in plan.score_types:
-        if kind not in TRAINING_SCORES or kind == "forget":  # whose value is 0 before anything is presented
+        if kind not in training_score_names() or kind == "forget":  # whose value is 0 before anything is presented
             continue
         windowed = "trajectory_window" in trajectory.TRAJECTORIES[kind].options
         least = config.trajectory_window if windowed else 1
@@ -138,19 +136,19 @@ def _check_presentations(plan: Plan, config: TrainConfig, num_examples: int) -> 
             )
 
 
-def _check_selectors(plan: Plan, config: TrainConfig, num_examples: int) -> None:
+def _check_selectors(plan: Plan, config: ResolvedConfig, num_examples: int) -> None:
     """Refuse selector options that cannot be, that nothing uses, or that make two arms the same."""
     chosen_by = [named(text) for text in plan.selectors]
     used = {option for selector, _ in chosen_by for option in options_of(selector)}
-    for name, default in Parameters._field_defaults.items():
-        if getattr(config, name) != default and name not in used:
-            raise _refuse(name, getattr(config, name), f"a selector that uses it among {','.join(plan.selectors)}")
+    for name in option_names():
+        if value_of(config, name) != find_option(name).default and name not in used:
+            raise _refuse(name, value_of(config, name), f"a selector that uses it among {','.join(plan.selectors)}")
     saved, features = options.saved_steps(config), any(selection.SELECTORS[s].features for s, _ in chosen_by)
     if config.features_step is not None and (not features or config.features_step not in saved):
         raise _refuse("features_step", config.features_step, f"a selector of features, and one of {saved}")
     seen: dict[Any, str] = {}
     for (selector, own), text in zip(chosen_by, plan.selectors):
-        chosen = without_unused(replace(config, selector=selector, **own))
+        chosen = without_unused(with_values(config, {"selector": selector, **own}))
         options.validate(chosen)
         given = parameters(chosen)
         if (other := seen.setdefault((selector, given), text)) != text:
@@ -164,6 +162,6 @@ def sizes(plan: Plan, num_examples: int) -> list[int]:
     return [round(fraction * num_examples) for fraction in plan.fractions]
 
 
-def steps(plan: Plan, config: TrainConfig) -> tuple[int, ...]:
+def steps(plan: Plan, config: ResolvedConfig) -> tuple[int, ...]:
     """Steps at which runs with this resolved config are scored."""
     return plan.score_steps or (options.default_score_step(config),)

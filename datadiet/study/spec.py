@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from datadiet import config as options
-from datadiet.config import TrainConfig
+from datadiet.config import ResolvedConfig, TrainConfig, value_of, with_values
 from datadiet.data.dataset import Dataset
 from datadiet.runs.inputs import resolve_config
 from datadiet.scores import trajectory
-from datadiet.scores.checkpoint import TRAINING_SCORES
+from datadiet.scores.checkpoint import training_score_names
 from datadiet.selectors import selection
-from datadiet.selectors.coresets import Parameters
-from datadiet.selectors.options import parameters, without_unused
+from datadiet.selectors.options import default_parameters, option_names, without_unused
 from datadiet.storage.layout import ExperimentLayout, score_file
 from datadiet.storage.records import CellRecord, MeanRecord, StudyRecord
 from datadiet.study.plan import Plan, check_names, check_plan, named, sizes, steps
@@ -57,7 +56,7 @@ class Job:
 class TrainJob(Job):
     """A training."""
 
-    config: TrainConfig  # resolved
+    config: ResolvedConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +93,7 @@ class StudySpec:
 
     exp: str
     plan: Plan
-    config: TrainConfig  # of the first scored run, resolved
+    config: ResolvedConfig  # of the first scored run
     given: TrainConfig  # options for all arms
     num_examples: int  # N of the full training set
     score_steps: tuple[int, ...]
@@ -121,7 +120,8 @@ class StudySpec:
     def _plan(self) -> dict[str, Any]:
         """Every option, those of the trainings as resolved for a run on all data."""
         told = {name: value for name, value in options.as_dict(self.config).items() if name not in OF_A_RUN}
-        told |= parameters(self.given)._asdict() | {"features_step": self.given.features_step}
+        chosen = [name for name in (*option_names(), "features_step") if name in told]
+        told |= {name: value_of(self.given, name) for name in chosen} | dict(self.given.registered)
         told |= {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self.plan).items()}
         return told | {"score_steps": list(self.score_steps)}
 
@@ -138,12 +138,12 @@ def compile_study(plan: Plan, config: TrainConfig, exp: str, layout: ExperimentL
     """
     check_names(plan)
     scored_config = resolve_config(_scored_config(plan, config), num_examples)
-    given = {name: getattr(config, name) for name in (*Parameters._fields, "features_step")}
-    check_plan(plan, replace(scored_config, **given), num_examples)
+    given = {name: value_of(config, name) for name in (*option_names(), "features_step")}
+    check_plan(plan, with_values(scored_config, given), num_examples)
     making = _Compiler(
         plan, replace(config, num_steps=scored_config.num_steps), scored_config, exp, layout, num_examples
     )
-    scored = tuple(making.trained(of_run(scored_config, run)) for run in range(plan.score_runs))
+    scored = tuple(making.trained(replace(scored_config, run=run)) for run in range(plan.score_runs))
     parts = making.scored(scored)
     means = tuple(making.mean(kind, step, waits) for (kind, step), (waits, _) in parts.items())
     cells = making.cells(means)
@@ -156,14 +156,9 @@ def compile_study(plan: Plan, config: TrainConfig, exp: str, layout: ExperimentL
     )
 
 
-def of_run(config: TrainConfig, run: int) -> TrainConfig:
-    """A resolved config, none of whose seeds was given, as another run has it."""
-    return replace(config, run=run, **options.seeds_of(run))
-
-
 def _scored_config(plan: Plan, config: TrainConfig) -> TrainConfig:
     """Options of the first run that is scored; it gathers what the scores need."""
-    gathered = [kind for kind in plan.score_types if kind in TRAINING_SCORES]
+    gathered = [kind for kind in plan.score_types if kind in training_score_names()]
     gathered = trajectory.expand([*config.trajectory, *gathered])
     chosen = replace(config, run=0, selector="all", size=None, scores=None, features_step=None, trajectory=gathered)
     return without_unused(chosen)
@@ -194,7 +189,7 @@ class _Compiler:
 
     plan: Plan
     config: TrainConfig  # as given, but for num_steps
-    scored_config: TrainConfig
+    scored_config: ResolvedConfig
     exp: str
     layout: ExperimentLayout
     num_examples: int
@@ -204,14 +199,14 @@ class _Compiler:
         """Experiment folder of the runs on all data."""
         return f"{self.exp}/{FULL_FOLDER}"
 
-    def train_job(self, config: TrainConfig, exp: str, after: tuple[str, ...], **tags: str) -> TrainJob:
+    def train_job(self, config: ResolvedConfig, exp: str, after: tuple[str, ...], **tags: str) -> TrainJob:
         size = config.size or self.num_examples
         told = {"size": str(size), "fraction": f"{size / self.num_examples:.4g}", **tags}
         cost = PASSES["train"] * config.num_steps * min(config.train_batch_size, size)
         name = self.layout.name(self.layout.run(exp, config))
         return TrainJob(name=name, exp=exp, after=after, cost=cost, tags=told, config=config)
 
-    def trained(self, config: TrainConfig) -> TrainJob:
+    def trained(self, config: ResolvedConfig) -> TrainJob:
         return self.train_job(config, self.source, (), role="scoring")
 
     def scored(
@@ -222,7 +217,7 @@ class _Compiler:
         for kind in self.plan.score_types:
             for step in steps(self.plan, self.scored_config):
                 jobs = ()
-                if kind not in TRAINING_SCORES:
+                if kind not in training_score_names():
                     jobs = tuple(self._score_job(kind, step, job) for job in trained)
                 found[kind, step] = tuple(job.name for job in jobs or trained), jobs
         return found
@@ -258,7 +253,7 @@ class _Compiler:
         after += (self.layout.name(self.layout.run(self.source, self.scored_config)),) if config.features_run else ()
         exp, first = f"{self.exp}/{arm.folder}", config.run
         jobs = tuple(
-            self.train_job(of_run(config, run), exp, after, role="evaluation", arm=arm.name)
+            self.train_job(replace(config, run=run), exp, after, role="evaluation", arm=arm.name)
             for run in range(first, first + self.plan.eval_runs)
         )
         return Cell(arm, size, size / self.num_examples, jobs)
@@ -270,8 +265,10 @@ class _Compiler:
         needs = arm.selector != "all" and selection.SELECTORS[arm.selector].features
         looked_at = (config.features_step, arm.step, steps(self.plan, self.scored_config)[-1])
         scores = None if arm.type is None or arm.step is None else str(self.mean_file(arm.type, arm.step))
+        own = trajectory.unused_options(config.trajectory)
+        own |= default_parameters() if arm.control else dict(arm.options)
         chosen = replace(
-            config,
+            with_values(config, own),
             run=self.plan.score_runs,
             save_steps=config.num_steps,
             early_step=0,
@@ -280,7 +277,5 @@ class _Compiler:
             scores=scores,
             features_run=str(source / "run_0") if needs else None,
             features_step=next(step for step in looked_at if step is not None) if needs else None,
-            **trajectory.unused_options(config.trajectory),
-            **(Parameters._field_defaults if arm.control else dict(arm.options)),
         )
         return without_unused(chosen)

@@ -62,16 +62,23 @@ def compile_seconds() -> Iterator[list[float]]:
 
 
 def compiled(
-    clocks: Sequence[Clock], function: Callable, static: tuple, arguments: tuple, donate: tuple[int, ...] = ()
-):
-    """A compiled function, from memory where a run before has compiled it; compiling is timed apart."""
+    clocks: Sequence[Clock], function: Callable, static: tuple, arguments: tuple, donate: tuple[int, ...] = (),
+    calls: tuple[Callable, ...] = (),
+):  # fmt: skip
+    """A compiled function, from memory where a run before has compiled it; compiling is timed apart.
+
+    Args:
+        calls: Functions that it finds by name: where another has one of their names, it is compiled anew.
+    """
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.asarray(x).dtype), arguments)
     leaves, treedef = jax.tree.flatten(shapes)
-    return timed(clocks, "compile", _compiled, function, static, (tuple(leaves), treedef), donate)
+    return timed(clocks, "compile", _compiled, function, static, (tuple(leaves), treedef), donate, calls)
 
 
 @lru_cache(maxsize=8)
-def _compiled(function: Callable, static: tuple, shapes: Any, donate: tuple[int, ...]) -> Callable:
+def _compiled(
+    function: Callable, static: tuple, shapes: Any, donate: tuple[int, ...], calls: tuple[Callable, ...]
+) -> Callable:
     leaves, treedef = shapes
     arguments = jax.tree.unflatten(treedef, leaves)
     return jax.jit(partial(function, *static), donate_argnums=donate).lower(*arguments).compile()

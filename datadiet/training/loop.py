@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from datadiet.config import TrainConfig, logged_steps, saved_steps
+from datadiet.config import FIELDS, ResolvedConfig, logged_steps, options_for, saved_steps
 from datadiet.data.batches import batch_ids
 from datadiet.errors import Diverged
 from datadiet.models.conv import on_cpu
@@ -33,11 +33,14 @@ CHUNK_STEPS = 128  # at most so many steps per call of the device
 CHUNK_SECONDS = 0.5  # and about so long, so that progress shows and an interrupt is heard
 
 
-# The options that shape the compiled program; all others are data or bookkeeping.
-PROGRAM_FIELDS = (
-    "num_steps", "lr", "beta", "nesterov", "weight_decay", "decay_factor", "decay_steps", "lr_vitaly", "augment",
-    "tdds_decay",
-)  # fmt: skip
+# The options that do not shape the compiled program, which runs share that differ in nothing else: data, seeds, which
+# examples are kept, and when is reported. What is not named here does.
+NOT_PROGRAM = frozenset((
+    "dataset", "data_dir", "random_label_fraction", "random_label_seed", "test_batch_size", "run", "model_seed",
+    "train_seed", "random_subset_seed", "budget", "log_steps", "save_steps", "early_step", "early_save_steps",
+    "selector", "size", "offset", "scores", "balance", "cutoff", "strata", "center", "neighbors", "gamma",
+    "features_run", "features_step", "manifest",
+))  # fmt: skip
 
 
 # Models whose runs train side by side: small ones, a step of which does not keep all cores or a GPU busy. Measured by
@@ -53,7 +56,7 @@ def gains_together(model: str) -> bool:
 class Entrant(NamedTuple):
     """A run that is to be trained."""
 
-    config: TrainConfig  # resolved
+    config: ResolvedConfig
     kept: np.ndarray  # ids of its training examples, int32 [M]
     state: TrainState  # where it begins: `initial_state`, or one restored; consumed
     earlier: Mapping[str, float] = MappingProxyType({})  # seconds spent before that, as in `Report.seconds`
@@ -89,7 +92,7 @@ def fit(
     train: DeviceData,
     test: DeviceData,
     kept: np.ndarray,
-    config: TrainConfig,
+    config: ResolvedConfig,
     state: TrainState,
     progress: Callable[[int], Any] = lambda steps: None,
     stopping: Callable[[], bool] = lambda: False,
@@ -189,20 +192,29 @@ def _member(kept: np.ndarray, count: int) -> np.ndarray:
     return member
 
 
-def _programs(clocks: Sequence[Clock], network: Network, config: TrainConfig, inputs: tuple, test: DeviceData):
+def program_config(config: ResolvedConfig) -> ResolvedConfig:
+    """What of a config shapes its program: the options of NOT_PROGRAM have one value in all of them."""
+    same = {name: FIELDS[name].default for name in NOT_PROGRAM}
+    same |= dict.fromkeys(("log_steps", "save_steps", "early_save_steps"), config.num_steps)
+    own = options_for(config, "trajectory")
+    return replace(config, **same, registered=tuple(item for item in config.registered if item[0] in own))
+
+
+def _programs(clocks: Sequence[Clock], network: Network, config: ResolvedConfig, inputs: tuple, test: DeviceData):
     """The compiled loop over a chunk of steps of all runs, (states, ids, count) -> states, and the evaluation of one.
 
     Args:
         inputs: keys, train, states and ids, as `_run_chunks` takes them.
     """
-    static = (network, replace(TrainConfig(), **{name: getattr(config, name) for name in PROGRAM_FIELDS}))
+    static = (network, program_config(config))
     keys, train, states, ids = inputs
+    updates = tuple(trajectory.TRAJECTORIES[name].update for name in states[0].trajectory)
     eval_static = (network, min(config.test_batch_size, len(test.labels)))
     evaluate = compiled(clocks, _evaluate, eval_static, (states[0].variables, test))
     if len(states) > 1 and not on_cpu():
-        chunks = compiled(clocks, _run_chunks, static, (*inputs, np.int32(0)), donate=(2,))
+        chunks = compiled(clocks, _run_chunks, static, (*inputs, np.int32(0)), (2,), updates)
         return lambda states, ids, count: chunks(keys, train, states, ids, count), evaluate
-    chunk = compiled(clocks, _run_chunk, static, (keys[0], train, states[0], ids[0], np.int32(0)), donate=(2,))
+    chunk = compiled(clocks, _run_chunk, static, (keys[0], train, states[0], ids[0], np.int32(0)), (2,), updates)
 
     def advance(states: tuple[TrainState, ...], ids: np.ndarray, count: np.integer) -> tuple[TrainState, ...]:
         def one(run: int) -> TrainState:
@@ -216,7 +228,7 @@ def _programs(clocks: Sequence[Clock], network: Network, config: TrainConfig, in
     return advance, evaluate
 
 
-def _metrics(config: TrainConfig, state: TrainState, test_values: jax.Array, member: np.ndarray) -> dict[str, float]:
+def _metrics(config: ResolvedConfig, state: TrainState, test_values: jax.Array, member: np.ndarray) -> dict[str, float]:
     """Metrics of a report, all but the timings.
 
     Raises:

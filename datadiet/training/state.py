@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from datadiet.config import TrainConfig
+from datadiet.config import ResolvedConfig, parameters_for
 from datadiet.data.batches import normalize
 from datadiet.data.dataset import Dataset
 from datadiet.models.networks import Network, Variables
@@ -51,7 +51,7 @@ def on_device(dataset: Dataset, split: str, labels: np.ndarray | None = None) ->
     return DeviceData(*map(jnp.asarray, (images, labels, dataset.mean, dataset.std)))
 
 
-def learning_rate(config: TrainConfig, step: jax.Array | int) -> jax.Array:
+def learning_rate(config: ResolvedConfig, step: jax.Array | int) -> jax.Array:
     """Learning rate of optimizer step t = 1, 2, …, float32.
 
     Step decay: lr * decay_factor ** (number of decay steps before t). With lr_vitaly: linear
@@ -67,7 +67,7 @@ def learning_rate(config: TrainConfig, step: jax.Array | int) -> jax.Array:
     return config.lr * jnp.float32(config.decay_factor) ** decays
 
 
-def optimizer(config: TrainConfig) -> optax.GradientTransformation:
+def optimizer(config: ResolvedConfig) -> optax.GradientTransformation:
     """SGD with (Nesterov) momentum; weight decay is coupled: added to the gradient of every parameter."""
     return optax.chain(
         optax.add_decayed_weights(config.weight_decay),
@@ -75,15 +75,15 @@ def optimizer(config: TrainConfig) -> optax.GradientTransformation:
     )
 
 
-def initial_state(network: Network, config: TrainConfig, num_examples: int) -> TrainState:
+def initial_state(network: Network, config: ResolvedConfig, num_examples: int) -> TrainState:
     """The untrained state: step 0, weights from model_seed."""
     variables = network.init(jax.random.key(config.model_seed))
-    shape = trajectory.Shape(num_examples, network.num_classes, config.trajectory_window)
+    shape = trajectory.Shape(num_examples, network.num_classes)
     return TrainState(
         step=jnp.int32(0),
         params=variables["params"],
         batch_stats=variables["batch_stats"],
         opt_state=optimizer(config).init(variables["params"]),
         sums=jnp.zeros(2),
-        trajectory=trajectory.start(config.trajectory, shape),
+        trajectory=trajectory.start(config.trajectory, shape, parameters_for(config, "trajectory")),
     )

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from datadiet.config import TrainConfig
+from datadiet.config import ResolvedConfig, parameters_for
 from datadiet.data.batches import augment
 from datadiet.models.networks import Network, Variables
 from datadiet.scores import trajectory
@@ -21,7 +21,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def train_step(
-    network: Network, config: TrainConfig, key: jax.Array, train: DeviceData, state: TrainState, ids: jax.Array
+    network: Network, config: ResolvedConfig, key: jax.Array, train: DeviceData, state: TrainState, ids: jax.Array
 ) -> TrainState:
     """One optimizer step on the examples `ids` [B]; its metrics are those of the batch before the update."""
     key = jax.random.fold_in(key, state.step + 1)
@@ -35,7 +35,7 @@ def train_step(
     (value, (logits, batch_stats)), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
     updates, opt_state = optimizer(config).update(grads, state.opt_state, state.params)
     batch = trajectory.Batch(ids, labels, logits)
-    gathered = trajectory.update(state.trajectory, batch, config.tdds_decay)
+    gathered = trajectory.update(state.trajectory, batch, parameters_for(config, "trajectory"))
     params = optax.apply_updates(state.params, updates)
     sums = state.sums + jnp.stack([value, batch.correct.mean()])
     return TrainState(state.step + 1, params, batch_stats, opt_state, sums, gathered)

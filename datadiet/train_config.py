@@ -1,0 +1,164 @@
+"""The options of a training run: as given, and as resolved.
+
+What a run *is* lives here; how fast it goes (score batch size, devices) never does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from datadiet.option import fields_of, option
+
+EPOCHS = 200
+
+DECAY_EPOCHS = (60, 120, 160)
+
+SEED_STRIDE = 424242
+
+SEEDS = {"model_seed": 42, "train_seed": 4242, "random_subset_seed": 4426}  # of run 0, where none are given
+
+LARGEST_SEED = 2**32 - 1
+
+BUDGETS = ("iterations", "epochs")
+
+COMPUTE_DTYPES = ("float32", "bfloat16")
+
+
+def _seed(what: str, name: str | None = None, default: int | None = None) -> Any:
+    auto = f"{SEEDS[name]} + {SEED_STRIDE} * run" if name else None
+    return option(default, f"Seed of {what}.", auto=auto, min=0, max=LARGEST_SEED, noun="a seed")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """All options of one training run, as given; None where `resolve` derives the value."""
+
+    dataset: str = option("cifar10", "Training data, by name.")
+    data_dir: str | None = option(None, "Folder that holds the data.", auto="where the dataset is usually found")
+    model: str = option("resnet18_lowres", "Network, by name.")
+    width: int | None = option(None, "Channels (units, for mlp) of the first layer.", auto="the model's own", min=1)
+    compute_dtype: str = option(
+        "float32",
+        "Type in which layers compute; parameters, statistics, loss and logits are float32.",
+        choices=COMPUTE_DTYPES,
+    )
+    run: int = option(0, "Index of this run among repetitions; the seeds derive from it.", min=0)
+    num_steps: int | None = option(
+        None, "Optimizer steps of a training on all data; see budget.", min=1,
+        auto=f"{EPOCHS} epochs of the full training set",
+    )  # fmt: skip
+    budget: str = option(
+        "iterations",
+        "What a training on a subset shares with one on all data: 'iterations', the number of steps; or 'epochs', the "
+        "passes over its examples (num_steps, decay_steps, log_steps, save_steps shrink with the subset).",
+        choices=BUDGETS,
+    )
+    train_batch_size: int = option(128, "Examples per optimizer step; a smaller subset is one batch.", min=1)
+    test_batch_size: int = option(1024, "Examples per evaluation batch; no result depends on it.", min=1)
+    lr: float = option(0.1, "Learning rate.", min=0)
+    beta: float = option(0.9, "Momentum.", min=0, below=1, noun="a momentum")
+    nesterov: bool = option(True, "Nesterov momentum.")
+    weight_decay: float = option(5e-4, "L2 coefficient, added to the gradient of every parameter.", min=0)
+    decay_factor: float = option(0.2, "The learning rate is multiplied by this at each decay step.", min=0)
+    decay_steps: tuple[int, ...] | None = option(
+        None,
+        "Steps after which the rate decays: comma-separated integers, or 'none'.",
+        auto="epochs " + "/".join(map(str, DECAY_EPOCHS)),
+        min=1,
+        noun="a step",
+    )
+    lr_vitaly: bool = option(False, "Ramp to 2*lr over the first 15 % of the steps, then linearly to 0.")
+    augment: bool = option(True, "Reflect-pad by 4, random crop and horizontal flip, per image.")
+    trajectory: tuple[str, ...] = option(
+        ("forget",), "Scores gathered while training: comma-separated names, 'all', or 'none'."
+    )
+    track_forgetting: bool = option(True, "Gather forgetting statistics while training; false takes forget out.")
+    trajectory_window: int = option(
+        10, "Presentations (epochs) in a window of dyn_unc, dual and tdds.", min=3, noun="presentations"
+    )
+    tdds_decay: float = option(
+        0.9, "Weight of the latest window in tdds; 1: that one alone.", above=0, max=1, noun="a weight"
+    )
+    log_steps: int | None = option(None, "Steps between two reports.", auto="one epoch of the full training set", min=1)
+    save_steps: int | None = option(
+        None, "Steps between two checkpoints; steps 0 and num_steps are always saved.", auto="num_steps / 10", min=1
+    )
+    early_step: int = option(0, "Up to this step, checkpoints come every early_save_steps.", min=0)
+    early_save_steps: int | None = option(
+        None, "Steps between two checkpoints up to early_step.", auto="save_steps", min=1
+    )
+    random_label_fraction: float = option(
+        0.0, "Fraction of training labels permuted among themselves.", min=0, max=1, noun="a fraction"
+    )
+    random_label_seed: int = _seed("that permutation; the same for every run by default", default=0)
+    model_seed: int | None = _seed("the initial weights", "model_seed")
+    train_seed: int | None = _seed("example order and augmentation", "train_seed")
+    random_subset_seed: int | None = _seed("random subsets and of ties between scores", "random_subset_seed")
+    selector: str = option("all", "Which examples to keep: 'all' or a selector.")
+    size: int | None = option(None, "Number of training examples to keep.", auto="all", min=1, noun="example to keep")
+    offset: int = option(0, "Examples of smallest score to skip before the window (selector 'offset').", min=0)
+    scores: str | None = option(None, "Score file (.npy) to select by.", auto="the mean score of score_exp")
+    balance: str | None = option(
+        None,
+        "How many of each class to keep: 'none' (as they come), 'proportional' or 'equal' (as far as there are).",
+        auto="none; proportional for herding and d2",
+    )
+    cutoff: float = option(
+        0.0, "Fraction of all examples, those of largest score, left out first (ccs, d2).", min=0, below=1,
+        noun="a fraction",
+    )  # fmt: skip
+    strata: int = option(50, "Bins of equal width that the score is divided into (ccs).", min=1)
+    center: str = option(
+        "mean", "Center of a class in feature space (moderate).", choices=("mean", "median"), noun="mean or median"
+    )
+    neighbors: int = option(5, "Nearest examples in feature space that each is joined to (d2).", min=1)
+    gamma: float = option(
+        0.1, "Discount of the neighbours of a kept example at distance d: exp(-gamma * d) (d2).", min=0
+    )
+    features_run: str | None = option(
+        None, "Run folder that features are taken from (moderate, k_center, herding, d2).", auto="run 0 of score_exp"
+    )
+    features_step: int | None = option(
+        None, "Step of the checkpoint that features are taken from.", auto="the step of the score", min=0, noun="a step"
+    )
+    manifest: str | None = option(
+        None, "File of kept examples (kept.csv) to train on (selector manifest).", auto="none"
+    )
+    registered: tuple[tuple[str, Any], ...] = field(
+        default=(), metadata={"help": "Options that entries of registries bring, by name; see `registered_options`."}
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedConfig(TrainConfig):
+    """All options of one training run, every derived one with its value.
+
+    Seeds that were derived follow `run`, also where it is replaced; seeds that were given stay.
+    """
+
+    num_steps: int = field()
+    decay_steps: tuple[int, ...] = field()
+    log_steps: int = field()
+    save_steps: int = field()
+    early_save_steps: int = field()
+    model_seed: int = field()
+    train_seed: int = field()
+    random_subset_seed: int = field()
+    derived_seeds: tuple[tuple[str, int], ...] = field(default=(), repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        before, derived = dict(self.derived_seeds), {}
+        for name, first in SEEDS.items():
+            if getattr(self, name) in (None, before.get(name)):
+                derived[name] = first + SEED_STRIDE * self.run
+                object.__setattr__(self, name, derived[name])
+        object.__setattr__(self, "derived_seeds", tuple(derived.items()))
+        for name in DERIVED:
+            if getattr(self, name) is None:
+                raise TypeError(f"{name}=None in a resolved config: only `resolve` derives it, from the data.")
+
+
+FIELDS = fields_of(TrainConfig)
+
+DERIVED = ("num_steps", "decay_steps", "log_steps", "save_steps", "early_save_steps", *SEEDS)
