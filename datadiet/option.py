@@ -17,7 +17,12 @@ LARGEST = 10**9  # of whole numbers; steps and ids are int32
 
 LARGEST_REAL = 1e38  # float32 has no more
 
-NOUNS = {int: "a whole number", float: "a finite number"}  # for values of a type, where an option names none
+NOUNS = {
+    int: "a whole number",
+    float: "a finite number",
+    bool: "true or false",
+    str: "text",
+}  # for values of a type, where an option names none
 
 
 class Bounds(NamedTuple):
@@ -147,7 +152,8 @@ class Option:
         for part in parts:
             if isinstance(part, str):
                 check_text(self.name, part)
-            if (isinstance(part, float) and not math.isfinite(part)) or part not in self.bounds:
+            misfit = isinstance(part, str) and self.type is not str
+            if misfit or (isinstance(part, float) and not math.isfinite(part)) or part not in self.bounds:
                 raise refuse(self.name, part, self.expected)
             largest = {int: LARGEST, float: LARGEST_REAL}.get(self.type)
             if largest and self.bounds.max is None and part not in Bounds(-largest, largest):

@@ -48,8 +48,9 @@ class Listed(click.ParamType):
         parts = value if isinstance(value, list | tuple) else str(value).split(",")
         try:
             return tuple(self.kind.convert(str(part).strip(), param, ctx) for part in parts)
-        except click.BadParameter:
-            self.fail(f"{value!r}: expected comma-separated {self.words}, or 'none'.", param, ctx)
+        except click.BadParameter as error:
+            told = f"{value!r}: expected comma-separated {self.words}, or 'none': {error.message}"
+            self.fail(told, param, ctx)
 
 
 class Location(click.Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from datadiet import config as options
 from datadiet.config import TrainConfig, resolve
 from datadiet.errors import UserError
+from datadiet.option import check_values, option
+from datadiet.records import DERIVED, ResolvedConfig
 
 
 def test_the_papers_defaults_for_cifar():
@@ -67,6 +70,64 @@ def test_a_config_survives_json():
     assert options.from_dict(json.loads(json.dumps(options.as_dict(config)))) == config
 
 
+def test_a_resolved_config_is_of_a_type_of_its_own_in_which_nothing_is_derived():
+    config = resolve(TrainConfig(), 1000)
+    assert type(config) is ResolvedConfig
+    assert all(getattr(config, name) is not None for name in DERIVED)
+    assert options.resolve(config, 1000) == config
+    assert list(options.as_dict(config)) == list(options.as_dict(TrainConfig()))
+    with pytest.raises(TypeError, match="num_steps=None in a resolved config"):
+        dataclasses.replace(config, num_steps=None)
+
+
+def test_seeds_that_were_derived_follow_the_run_and_seeds_that_were_given_stay():
+    config = resolve(TrainConfig(run=1, train_seed=7), 1000)
+    stored = options.from_dict(json.loads(json.dumps(options.as_dict(config))))
+    for resolved in (config, stored):
+        again = resolve(dataclasses.replace(resolved, run=3), 1000)
+        assert again == dataclasses.replace(resolved, run=3) == resolve(TrainConfig(run=3, train_seed=7), 1000)
+        assert dataclasses.replace(resolved, run=3, model_seed=5).model_seed == 5
+        moved = dataclasses.replace(dataclasses.replace(resolved, model_seed=5), run=3)
+        assert (moved.model_seed, moved.random_subset_seed) == (5, again.random_subset_seed)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("lr", "1e-3", 0.001), ("num_steps", "auto", None), ("num_steps", "7", 7), ("nesterov", "False", False),
+        ("decay_steps", "1, 2", (1, 2)), ("decay_steps", "none", ()), ("trajectory", "aum,forget", ("aum", "forget")),
+    ],
+)  # fmt: skip
+def test_an_option_reads_text(name, text, value):
+    assert options.find_option(name).parse(text) == value
+
+
+@pytest.mark.parametrize(("name", "text"), [("lr", "x"), ("num_steps", "1.5"), ("nesterov", "maybe"), ("run", "auto")])
+def test_text_of_another_type_is_no_value(name, text):
+    with pytest.raises(ValueError, match=r"."):
+        options.find_option(name).parse(text)
+
+
+def test_any_dataclass_of_options_is_checked():
+    @dataclasses.dataclass(frozen=True)
+    class Wish:
+        share: float = option(0.5, "A share.", above=0, max=1, noun="a share")
+        counts: tuple[int, ...] | None = option(None, "Counts.", auto="none", min=2)
+        word: str = option("x", "A word.", choices="xy")
+
+    check_values(Wish(1, (2, 3), "y"))
+    for wish, message in (
+        (Wish(share=0), "share=0: expected a share above 0, at most 1"),
+        (Wish(counts=(2, 1)), "counts=1: expected a whole number of at least 2"),
+        (Wish(counts=(10**10,)), "counts=10000000000: expected at most 1000000000"),
+        (Wish(word="z"), "word=z: expected one of x, y"),
+        (Wish(share="much"), "share=much: expected a share"),
+        (Wish(word="a\nb"), "word='a.nb': expected text without control characters"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check_values(wish)
+
+
 def test_differences_name_the_options_but_no_locations():
     one = options.as_dict(TrainConfig(data_dir="here"))
     other = options.as_dict(TrainConfig(data_dir="there", lr=0.2))
@@ -74,6 +135,6 @@ def test_differences_name_the_options_but_no_locations():
 
 
 def test_every_option_has_a_help_text():
-    for option in options.FIELDS.values():
-        assert option.help.endswith("."), option.name
-        assert option.default is not None or option.auto, option.name
+    for name, known in options.FIELDS.items():
+        assert known.help.endswith("."), name
+        assert known.default is not None or known.auto, name

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +14,15 @@ import oracles_trajectory
 import pytest
 from conftest import GOLDEN
 
-from datadiet.config import TrainConfig, resolve
+from datadiet.config import FIELDS, TrainConfig, resolve
 from datadiet.data.batches import batch_ids, fit_images
 from datadiet.data.registry import load_dataset
 from datadiet.errors import UserError
 from datadiet.models.registry import build_model, input_shape
+from datadiet.records import ResolvedConfig
 from datadiet.scores.trajectory import TRAJECTORIES
-from datadiet.training.compiled import Clock, compiled
-from datadiet.training.loop import fit
+from datadiet.training.compiled import Clock, _compiled, compiled
+from datadiet.training.loop import NOT_PROGRAM, fit
 from datadiet.training.state import initial_state, learning_rate, on_device, optimizer
 from datadiet.training.step import _evaluate, train_step
 
@@ -211,5 +213,53 @@ def test_convolutions_with_batch_norm_train(digits):
 
 def test_programs_are_shared_between_runs_of_a_study(digits):
     run(digits, num_steps=5, run=0)
+    before = _compiled.cache_info().misses
     again = run(digits, num_steps=5, run=1)
+    kept = np.arange(300, dtype=np.int32)
+    run(digits, kept, num_steps=5, run=2, selector="random", size=300, random_label_seed=3, log_steps=2, save_steps=5)
+    assert _compiled.cache_info().misses == before
     assert again[-1].metrics["time/compile_seconds"] < 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaled(ResolvedConfig):
+    """With an option that somebody adds."""
+
+    scale: float = 1.0
+
+
+def test_an_option_that_is_added_takes_effect(digits, monkeypatch):
+    """In the second training of a process too: the program of the first is not taken for it."""
+
+    def scaled_step(network, config, key, train, state, ids):
+        done = train_step(network, config, key, train, state, ids)
+        return done._replace(params=jax.tree.map(lambda leaf: config.scale * leaf, done.params))
+
+    monkeypatch.setattr("datadiet.training.step.train_step", scaled_step)
+    found = []
+    for scale in (1.0, 0.5):
+        network, *splits, config, state = setup(digits, num_steps=3)
+        config = Scaled(**{f.name: getattr(config, f.name) for f in fields(config)}, scale=scale)
+        *_, last = fit(network, *splits, np.arange(200, dtype=np.int32), config, state)
+        found.append(jax.tree.leaves(jax.device_get(last.state.params))[1])
+    assert np.abs(found[1]).mean() < 0.3 * np.abs(found[0]).mean()
+
+
+def test_what_does_not_shape_the_program_is_not_looked_at_by_it(digits):
+    assert set(FIELDS) > NOT_PROGRAM, "each names an option"
+    seen = set()
+
+    class Watched(ResolvedConfig):
+        def __getattribute__(self, name):
+            seen.add(name)
+            return super().__getattribute__(name)
+
+    network, train_split, _, config, state = setup(digits, num_steps=3, trajectory=tuple(TRAJECTORIES))
+    config = Watched(**{f.name: getattr(config, f.name) for f in fields(config)})
+    seen.clear()
+    for vitaly in (True, False):
+        watched = replace(config, lr_vitaly=vitaly)
+        seen.clear()
+        jax.eval_shape(partial(train_step, network, watched), jax.random.key(0), train_split, state, np.arange(8))
+        assert "lr" in seen
+        assert not seen & NOT_PROGRAM
