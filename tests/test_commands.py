@@ -20,6 +20,8 @@ from mlflow.projects.utils import load_project
 
 from datadiet import commands
 from datadiet.commands import MLFLOW, SHARED, Caller
+from datadiet.runs.context import Output
+from datadiet.storage.layout import ExperimentLayout
 from entrypoints.__main__ import COMMANDS, LazyGroup
 from entrypoints.__main__ import main as group
 
@@ -177,9 +179,10 @@ def test_a_worker_prints_as_its_study_does(tmp_path, monkeypatch):
 
     monkeypatch.setattr(engine, "attach", lambda *_: Parent())
     caller = Caller(MLFLOW, {"root": tmp_path})
-    sent = engine.Setting(tmp_path, "again", False, True, f"sqlite:///{tmp_path}/mlflow.db", tmp_path, None, caller)
+    output, store = Output(ExperimentLayout(tmp_path)), f"sqlite:///{tmp_path}/mlflow.db"
+    sent = engine.Setting(output, "again", True, store, tmp_path, None, caller)
     with commands.calling(Caller()):
-        pickle.loads(pickle.dumps(sent)).place(Lines())
+        pickle.loads(pickle.dumps(sent)).context(Lines())
         assert commands.command("sync") == f"mlflow run . -e sync -P root={tmp_path}"
 
 

@@ -13,13 +13,13 @@ import oracles
 import oracles_trajectory
 import pytest
 from conftest import GOLDEN
+from datadiet.train_config import ResolvedConfig
 
 from datadiet.config import FIELDS, TrainConfig, resolve
 from datadiet.data.batches import batch_ids, fit_images
 from datadiet.data.registry import load_dataset
 from datadiet.errors import UserError
 from datadiet.models.registry import build_model, input_shape
-from datadiet.records import ResolvedConfig
 from datadiet.scores.trajectory import TRAJECTORIES
 from datadiet.training.compiled import Clock, _compiled, compiled
 from datadiet.training.loop import NOT_PROGRAM, fit

@@ -36,6 +36,7 @@ from datadiet.storage.manifests import find_manifest, manifest_ids
 from datadiet.storage.records import ScoreRecord
 from datadiet.storage.runs import open_run
 from datadiet.storage.score_files import load_scores
+from datadiet.train_config import DERIVED
 
 
 @dataclass(frozen=True)
@@ -180,9 +181,8 @@ def as_typed(config: TrainConfig, num_examples: int) -> dict[str, Any]:
     if config.budget == "epochs" and config.size is not None:  # its steps are those of a subset
         own = {name: value for name, value in own.items() if not name.endswith(("_steps", "early_step"))}
     typed = {name: value for name, value in own.items() if value != options.FIELDS[name].default}
-    whole = replace(config, size=None, offset=0)
-    for name in [name for name in typed if options.FIELDS[name].default is None and name != "width"]:
-        derived = options.resolve(replace(whole, **{name: None}), num_examples)
+    for name in [name for name in typed if name in DERIVED]:
+        derived = options.resolve(options.given_config({**named, **typed, name: None}), num_examples)
         if getattr(derived, name) == typed[name]:
             del typed[name]
     return named | typed

@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from datadiet.config import find_option
 from datadiet.errors import UserError
 from datadiet.option import Parameters
 from datadiet.registries import REGISTRIES
@@ -345,9 +344,3 @@ def summary(statistics: Mapping[str, Any], member: np.ndarray) -> dict[str, floa
     """Metrics of those statistics that have some; member: bool [N], trained on."""
     entries = ((TRAJECTORIES[name].summary, stats) for name, stats in statistics.items())
     return {k: v for describe, stats in entries if describe for k, v in describe(stats, member).items()}
-
-
-def unused_options(names: Iterable[str]) -> dict[str, Any]:
-    """Options of those statistics that are not among `names`, and of none that is, with their defaults."""
-    used = {option for name in expand(names) for option in TRAJECTORIES[name].options}
-    return {option: find_option(option).default for option in option_names() if option not in used}

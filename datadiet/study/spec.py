@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from datadiet import config as options
-from datadiet.config import ResolvedConfig, TrainConfig, value_of, with_values
+from datadiet.config import ResolvedConfig, TrainConfig, find_option, value_of, with_values
 from datadiet.data.dataset import Dataset
 from datadiet.runs.inputs import resolve_config
 from datadiet.scores import trajectory
@@ -265,7 +265,9 @@ class _Compiler:
         needs = arm.selector != "all" and selection.SELECTORS[arm.selector].features
         looked_at = (config.features_step, arm.step, steps(self.plan, self.scored_config)[-1])
         scores = None if arm.type is None or arm.step is None else str(self.mean_file(arm.type, arm.step))
-        own = trajectory.unused_options(config.trajectory)
+        gathered = trajectory.expand(config.trajectory)
+        used = {name for kind in gathered for name in trajectory.TRAJECTORIES[kind].options}
+        own = {name: find_option(name).default for name in trajectory.option_names() if name not in used}
         own |= default_parameters() if arm.control else dict(arm.options)
         chosen = replace(
             with_values(config, own),
