@@ -6,12 +6,12 @@ import dataclasses
 import json
 
 import pytest
-from datadiet.train_config import DERIVED, ResolvedConfig
 
 from datadiet import config as options
 from datadiet.config import TrainConfig, resolve
 from datadiet.errors import UserError
 from datadiet.option import check_values, option
+from datadiet.train_config import DERIVED, ResolvedConfig
 
 
 def test_the_papers_defaults_for_cifar():

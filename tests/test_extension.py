@@ -69,7 +69,7 @@ def test_a_logit_score_is_one_function_and_one_line(tmp_path, monkeypatch):
     np.testing.assert_array_equal(np.load(tmp_path / "exps/full_data/run_0/mine_scores/ckpt_4.npy"), -values)
     datadiet("mean_score", tmp_path, type="mine", step=4, n_runs=1)
     datadiet("keep_max", tmp_path, size=20, score_type="mine", score_step=4, **SHORT)
-    assert open_run(tmp_path / "exps/keep_max/size_20/run_0").summary["kept_per_class"][0] == 20
+    assert open_run(tmp_path / "exps/keep_max/size_20/run_0").summary.kept_per_class[0] == 20
 
 
 @pytest.mark.parametrize("registry", [NETWORK_SCORES, FEATURE_SCORES], ids=["network", "features"])
@@ -127,7 +127,7 @@ def test_a_training_score_has_an_option_of_its_own(tmp_path, fading):
     presented = found["a"] > 0
     np.testing.assert_allclose(found["b"][presented] / found["a"][presented], (1 - 0.5**0.125) / (1 - 0.5**0.5), 1e-3)
     stored = open_run(tmp_path / "exps/b/run_0")
-    assert stored.arguments["half_life"] == options.value_of(stored.config, "half_life") == 8
+    assert stored.arguments.as_json()["half_life"] == options.value_of(stored.config, "half_life") == 8
     assert read(tmp_path / "exps/a/run_0/args.json")["half_life"] == 2.0
     assert params(tmp_path, "b/run_0")["cfg.half_life"] == "8.0"
     again = {"exp": "b", "trajectory": "faded", "resume": "true", **SHORT}

@@ -13,7 +13,6 @@ import oracles
 import oracles_trajectory
 import pytest
 from conftest import GOLDEN
-from datadiet.train_config import ResolvedConfig
 
 from datadiet.config import FIELDS, TrainConfig, resolve
 from datadiet.data.batches import batch_ids, fit_images
@@ -21,6 +20,7 @@ from datadiet.data.registry import load_dataset
 from datadiet.errors import UserError
 from datadiet.models.registry import build_model, input_shape
 from datadiet.scores.trajectory import TRAJECTORIES
+from datadiet.train_config import ResolvedConfig
 from datadiet.training.compiled import Clock, _compiled, compiled
 from datadiet.training.loop import NOT_PROGRAM, fit
 from datadiet.training.state import initial_state, learning_rate, on_device, optimizer
