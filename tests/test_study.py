@@ -138,7 +138,7 @@ def test_the_budget_is_steps_or_passes():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"score_runs": 0}, "score_runs=0: expected a whole number of at least 1"),
+        ({"score_runs": 0}, "score_runs=0: expected a whole number from 1 to 10000"),
         ({"score_types": "l2_error,nonsense"}, "score_types=l2_error,nonsense: expected one or more of l2_error"),
         ({"selectors": "best"}, "selectors=best: expected one or more of keep_max"),
         ({"selectors": "keep_max,keep_max"}, "selectors=keep_max,keep_max: expected one or more of"),
