@@ -29,6 +29,7 @@ import numpy as np
 from datadiet.errors import UserError
 from datadiet.models.networks import Variables
 from datadiet.storage import files
+from datadiet.storage.records import check_format
 from datadiet.training.state import TrainState
 
 FORMAT = 1  # of checkpoint.json and arrays.npz; checkpoints of before there was a number have neither
@@ -216,13 +217,6 @@ def _check_files(path: Path) -> None:
             raise UserError(f"{path / name} {state}: this checkpoint is damaged; train the run again.")
 
 
-def _check_format(file: Path) -> None:
-    """Raises UserError where a checkpoint.json is of a format that this version does not know."""
-    found = files.read_record(file, format=int)["format"]
-    if found > FORMAT:
-        raise UserError(f"{file}: format {found}; this datadiet knows formats up to {FORMAT}. Update datadiet.")
-
-
 def _load(run_dir: Path, step: int, *names: str) -> Read:
     """Some trees of a checkpoint by name, and the seconds, verified."""
     path = _folder(run_dir, step)
@@ -230,7 +224,8 @@ def _load(run_dir: Path, step: int, *names: str) -> Read:
         known = ", ".join(map(str, checkpoint_steps(run_dir))) or "none"
         raise UserError(f"No checkpoint of step {step} in {run_dir / 'ckpts'}; there is: {known}.")
     if numbered := (path / RECORD).exists():
-        _check_format(path / RECORD)  # first: another format may have other files
+        record = files.read_record(path / RECORD)
+        check_format(path / RECORD, record.get("format"), FORMAT)  # first: another format may have other files
     _check_files(path)
     try:
         if not numbered:

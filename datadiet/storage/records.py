@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Self, Union, get_args, get_origin, get_type_hints
 
-from datadiet.config import ResolvedConfig, as_dict, from_dict
+from datadiet.config import FIELDS, ResolvedConfig, as_dict, from_dict, registered_options
 from datadiet.errors import UserError
 from datadiet.storage.files import SEAL, read_json, sealed, write_json
 
@@ -158,6 +158,10 @@ class Arguments(MirrorRecord):
 
     @classmethod
     def from_json(cls, path: Path, values: dict[str, Any]) -> Self:
+        for name, known in (FIELDS | registered_options()).items():
+            if name in values:
+                kind: Any = list[known.type] if known.many else known.type
+                _entry(kind | None if known.optional else kind, path, name, values[name])
         try:
             config = from_dict(values)
         except TypeError as error:
