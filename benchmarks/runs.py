@@ -14,8 +14,8 @@ from benchmarks.whole import synthetic
 from datadiet.config import TrainConfig, resolve
 from datadiet.data.dataset import Dataset
 from datadiet.data.registry import build_dataset
-from datadiet.models.registry import build_model
-from datadiet.training.loop import Entrant, fit_runs, gains_together
+from datadiet.models.registry import build_model, gains_together
+from datadiet.training.loop import Entrant, fit_runs
 from datadiet.training.state import initial_state, on_device
 
 # Model -> runs, steps: an epoch of 60,000 examples, and what shows the ratio.

@@ -6,11 +6,21 @@ What is added to a registry while the program runs counts from then on.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from datadiet.errors import UserError
 from datadiet.option import Option, Parameters
+
+
+class EntryPoint(NamedTuple):
+    """One entry of ENTRY_POINTS."""
+
+    text: str  # line of help
+    make: Callable[[], Any]  # -> click.Command, with the options that registries have by then
+
+
+ENTRY_POINTS: dict[str, EntryPoint] = {}  # commands by name; the command line puts its own here
 
 # By the option that chooses entries. `options` of an entry: names, or a mapping from names to what `option` made.
 REGISTRIES: dict[str, Mapping[str, Any]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 
@@ -12,12 +13,23 @@ import datadiet
 from datadiet.commands import module_program
 from datadiet.errors import UserError
 from datadiet.plugins import load_plugins
+from datadiet.registries import ENTRY_POINTS, EntryPoint
 
 # Compiled programs outlive the process; JAX reads this when it is first imported.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "datadiet" / "xla"))
 
-# name -> (module, line of help); a module is imported when its command is run or asked for help. It has the command by
-# its name, or a function that makes it where its options are those that registries have by then.
+
+def lazily(module: str, name: str) -> Callable[[], click.Command]:
+    """Makes a command whose module is imported when the command is run or asked for help. The module has it by its
+    name, or a function that makes it where its options are those that registries have by then."""
+
+    def make() -> click.Command:
+        found = getattr(import_module(f".{module}", __package__), name)
+        return found if isinstance(found, click.Command) else found()
+
+    return make
+
+
 COMMANDS = {
     "main": ("study", "The quick study: score, prune, retrain and compare on embedded data, in minutes."),
     "study": ("study", "Score, prune, retrain and compare: from data to a decision."),
@@ -34,29 +46,34 @@ COMMANDS = {
     "sync": ("syncing", "Write into MLflow what it lacks of the mirror."),
     "results": ("table", "Write the table of finished training runs."),
 }
+ENTRY_POINTS |= {name: EntryPoint(text, lazily(module, name)) for name, (module, text) in COMMANDS.items()}
 
 
 class LazyGroup(click.Group):
     """A group that imports a command's module only when it is needed, so that --help is quick."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return list(_entry_points())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
+        entry = _entry_points().get(cmd_name)
         try:
-            load_plugins()
-            found = getattr(import_module(f".{COMMANDS[cmd_name][0]}", __package__), cmd_name)
-            return found if isinstance(found, click.Command) else found()
+            return entry.make() if entry else None
         except UserError as error:
-            from .options import Repairable
-
-            raise Repairable(str(error)) from None
+            raise click.UsageError(str(error)) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+            formatter.write_dl([(name, text) for name, (text, _) in _entry_points().items()])
+
+
+def _entry_points() -> Mapping[str, EntryPoint]:
+    """Those there are once the user's own modules are imported."""
+    try:
+        load_plugins()
+    except UserError as error:
+        raise click.UsageError(str(error)) from None
+    return ENTRY_POINTS
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -11,7 +11,9 @@ import click
 import yaml
 
 from datadiet.option import fields_of
+from datadiet.scores.checkpoint import score_names, training_score_names
 from datadiet.study.engine import EngineOptions
+from datadiet.study.engines import ENGINES
 from datadiet.study.plan import Plan
 from datadiet.study.study import run_study
 
@@ -107,8 +109,10 @@ def _main(**values: Any) -> None:
 
 def _command(name: str, run: Callable, training: dict[str, Any], **defaults: Any) -> click.Command:
     """With every option of selectors, Plan, EngineOptions and training, with other defaults where given."""
+    names = {"engine": tuple(ENGINES), "score_types": (*score_names(), *training_score_names())}
     own = [
-        option_of(known, defaults.get(known.name, known.default)) for known in (PLAN_FIELDS | ENGINE_FIELDS).values()
+        option_of(known, defaults.get(name, known.default), names.get(name, ()))
+        for name, known in (PLAN_FIELDS | ENGINE_FIELDS).items()
     ]
     of_features = config_option("features_step", None)
     trained = training_options(without=("run",), **training)

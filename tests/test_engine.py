@@ -14,11 +14,11 @@ from datadiet.study.scheduler import run_jobs
 from datadiet.study.spec import Job
 
 JOBS = [
-    Job("a", "train", {}, cost=2),
-    Job("b", "train", {}, cost=2),
-    Job("mean", "mean_score", {}, ("a", "b"), cost=0),
-    Job("c", "train", {}, ("mean",), cost=4),
-    Job("d", "train", {}, cost=1),
+    Job(name="a", exp="s", cost=2),
+    Job(name="b", exp="s", cost=2),
+    Job(name="mean", exp="s", after=("a", "b"), cost=0),
+    Job(name="c", exp="s", after=("mean",), cost=4),
+    Job(name="d", exp="s", cost=1),
 ]
 
 

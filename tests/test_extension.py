@@ -7,13 +7,16 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import click
 import jax
 import jax.numpy as jnp
 import mlflow
 import numpy as np
 import pytest
+import studies
 from click.testing import CliRunner
 from conftest import PROJECT, QUICK, call, datadiet
+from matplotlib.figure import Figure
 
 from datadiet import config as options
 from datadiet.config import FIELDS
@@ -24,12 +27,19 @@ from datadiet.models.networks import MLP
 from datadiet.models.registry import MODELS, Model
 from datadiet.option import Parameters, option
 from datadiet.plugins import VARIABLE, load_plugins
+from datadiet.registries import ENTRY_POINTS, EntryPoint
+from datadiet.report.decision import Decision
+from datadiet.report.pictures import FIGURES, Drawn
 from datadiet.scores.checkpoint import FEATURE_SCORES, NETWORK_SCORES
 from datadiet.scores.logits import LOGIT_SCORES
 from datadiet.scores.trajectory import TRAJECTORIES, Batch, Shape, Trajectory
 from datadiet.selectors.coresets import Pool
 from datadiet.selectors.selection import SELECTORS, Selector
 from datadiet.storage.runs import open_run
+from datadiet.study.engine import Note
+from datadiet.study.engines import ENGINES, EngineEntry
+from datadiet.study.local_engine import Here
+from datadiet.study.spec import Job
 from entrypoints.__main__ import main
 
 SHORT = QUICK | {"num_steps": 4, "save_steps": 4}
@@ -255,6 +265,55 @@ def test_a_source_of_data_is_one_function_and_one_line(tmp_path, monkeypatch):
     assert counts == [60, 30]
     monkeypatch.delitem(DATASETS, "mine")
     assert "dataset='mine': expected one of" in datadiet("full_data", tmp_path, 2, **SHORT | {"dataset": "mine"}).stderr
+
+
+# --- engines, figures, entry points -----------------------------------------------------------
+
+
+def test_an_engine_is_one_class_and_one_line(tmp_path, monkeypatch):
+    done = []
+
+    class Noting(Here):
+        def start(self, job: Job, note: Note) -> None:
+            done.append(job.name)
+            super().start(job, note)
+
+    monkeypatch.setitem(ENGINES, "noting", EngineEntry(lambda options, context, count: Noting(context)))
+    assert "One of: local, ray, noting." in help_of("study")
+    tiny = {"score_types": "l2_error", "score_runs": 1, "eval_runs": 1, "fractions": 0.5, "score_steps": 4}
+    datadiet("study", tmp_path, engine="noting", **tiny, **SHORT)
+    assert len(done) == 1 + 1 + 1 + 3
+    assert (tmp_path / "exps/study/report.html").exists()
+    refused = datadiet("study", tmp_path, 2, engine="nothing", **tiny, **SHORT)
+    assert "engine=nothing: expected one of local, ray, noting." in refused.stderr
+
+
+def test_a_figure_is_one_function_and_one_line(tmp_path, monkeypatch):
+    def arms(decision: Decision) -> Drawn:
+        figure = Figure()
+        figure.subplots().bar(decision.study.arms, 1)
+        return Drawn("What was compared", "Every arm once.", figure)
+
+    monkeypatch.setitem(FIGURES, "arms", arms)
+    monkeypatch.setitem(FIGURES, "nothing", lambda decision: None)
+    exps = studies.write_study(tmp_path, {"keep_max l2_error": (0.001, 0.08), "random": (0.01, 0.05)})
+    datadiet("report", tmp_path, exp="demo")
+    assert (exps / "demo/figures/arms.png").read_bytes().startswith(b"\x89PNG")
+    assert not (exps / "demo/figures/nothing.png").exists()
+    assert "What was compared" in (exps / "demo/report.html").read_text()
+
+
+def test_an_entry_point_is_one_function_and_one_line(tmp_path, monkeypatch):
+    @click.command("count_runs")
+    @click.option("--least", type=click.IntRange(min=0), default=0, help="Runs that there must be.  [default: 0]")
+    def count_runs(least: int) -> None:
+        """Count runs."""
+        click.echo(f"at least {least}")
+
+    monkeypatch.setitem(ENTRY_POINTS, "count_runs", EntryPoint("Count runs.", lambda: count_runs))
+    assert "count_runs" in CliRunner().invoke(main, ["--help"]).output
+    assert "Runs that there must be." in help_of("count_runs")
+    assert datadiet("count_runs", tmp_path, least=3).stdout == "at least 3\n"
 
 
 # --- plugins ----------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ HOUSE = {
     "tracking": ["record", "mlflow_store", "run", "sync"],
     "runs": ["background", "signals", "context", "inputs", "task", "resume", "train", "score", "select"],
     "report": [
-        "statistics", "evidence", "decision", "text", "figures", "kept_sets", "page", "results_table",
+        "statistics", "evidence", "decision", "text", "figures", "pictures", "kept_sets", "page", "results_table",
     ],
     "study": ["plan", "spec", "engine", "local_engine", "ray_engine", "engines", "scheduler", "study"],
 }  # fmt: skip

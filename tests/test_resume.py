@@ -112,7 +112,8 @@ def stop_when_asked(monkeypatch, times: int) -> None:
     def listen():
         yield lambda: next(asked) >= times
 
-    monkeypatch.setattr("datadiet.runs.train.listen", listen)
+    for listener in ("runs.train", "study.scheduler"):
+        monkeypatch.setattr(f"datadiet.{listener}.listen", listen)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from datadiet.errors import UserError
 from datadiet.selectors import coresets
 from datadiet.selectors.coresets import evenly, in_proportion
 from datadiet.selectors.selection import SELECTORS, kept_order, option_names, parameters_of
+from entrypoints.__main__ import COMMANDS
 
 N = 60
 DISTINCT = {"cutoff": 0.2, "strata": 7, "neighbors": 4, "gamma": 0.3}  # other than the defaults
@@ -218,3 +219,10 @@ def test_an_option_that_a_selector_does_not_use_is_refused():
         dd.select("ccs", np.arange(9.0), size=3, strata=0)
     with pytest.raises(AttributeError, match="no option 'cutoff' among those declared: offset, balance"):
         _ = parameters_of("offset", {}).cutoff
+
+
+def test_the_facts_of_a_selector_are_true():
+    for name, chosen in SELECTORS.items():
+        assert chosen.entry_point in (None, *COMMANDS), name
+        told = (chosen.words or "").format(score="score", **parameters_of(name, {}).as_dict())
+        assert ("score" in told) == (chosen.scores and chosen.words is not None), name

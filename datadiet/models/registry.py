@@ -19,13 +19,16 @@ class Model(NamedTuple):
     build: Callable[[int, int, Any], nn.Module]  # (num_classes, width, dtype)
     width: int
     least_image_shape: tuple[int, int, int] | None  # None: takes the data as it is, vectors too
+    # Several runs are faster side by side, since a step keeps neither all cores nor a GPU busy: measured by
+    # `python -m benchmarks --only runs`. On a CPU it changes no result.
+    side_by_side: bool = False
 
 
 MODELS: dict[str, Model] = {
     "resnet18_lowres": Model(partial(ResNet, ResNetBlock, (2, 2, 2, 2)), 64, (32, 32, 3)),
     "resnet50_lowres": Model(partial(ResNet, BottleneckResNetBlock, (3, 4, 6, 3)), 64, (32, 32, 3)),
-    "simple_cnn_0": Model(SimpleCNN, 32, (32, 32, 3)),
-    "mlp": Model(MLP, 256, None),
+    "simple_cnn_0": Model(SimpleCNN, 32, (32, 32, 3), side_by_side=True),
+    "mlp": Model(MLP, 256, None, side_by_side=True),
 }
 
 
@@ -33,6 +36,11 @@ def check_model(name: str) -> None:
     """Raises UserError, listing the known names, where `name` is not in MODELS."""
     if name not in MODELS:
         raise UserError(f"model={name!r}: expected one of {', '.join(MODELS)}.")
+
+
+def gains_together(name: str) -> bool:
+    """Whether several runs of a model are faster side by side."""
+    return MODELS[name].side_by_side
 
 
 def input_shape(name: str, image_shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -25,7 +25,7 @@ from datadiet.storage.records import CellRecord, MeanRecord, ScoreRecord, StudyR
 from datadiet.storage.runs import StoredRun, open_run
 from datadiet.storage.score_files import load_scores
 
-FULL, RANDOM = "full data", "random"
+RANDOM = "random"  # the arm that every other is compared with
 Loaded = tuple[np.ndarray, ScoreRecord | None]  # scores and the record beside them
 
 

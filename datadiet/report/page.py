@@ -6,25 +6,25 @@ mirror gives the same bytes.
 
 from __future__ import annotations
 
-import base64
 import math
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
 import numpy as np
-from matplotlib.figure import Figure
 
 import datadiet
 from datadiet.commands import MLFLOW, Caller
 from datadiet.config import FIELDS, as_dict
-from datadiet.report import figures, kept_sets, text
+from datadiet.report import kept_sets, text
 from datadiet.report.decision import Decision, check_margin, noise_audit
-from datadiet.report.evidence import RANDOM, Study, read_study
+from datadiet.report.evidence import Study, read_study
+from datadiet.report.pictures import Picture, pictures
 from datadiet.report.statistics import Estimate
 from datadiet.runs.context import Context
-from datadiet.selectors.options import given_parameters, option_names
+from datadiet.selectors.options import FEATURE_FIELDS, given_parameters, option_names
+from datadiet.selectors.selection import SELECTORS
 from datadiet.storage.files import write_bytes, write_json, write_text
 
 MARGIN = 0.5  # percentage points, where neither the caller nor the study says
@@ -32,76 +32,6 @@ _OF_A_RUN = frozenset(
     {"run", "selector", "size", "scores", "model_seed", "train_seed", "random_subset_seed",
      "save_steps", "early_step", "early_save_steps", "log_steps"}
 )  # fmt: skip
-
-
-class Picture(NamedTuple):
-    """A figure of the report."""
-
-    name: str  # of its file
-    title: str
-    caption: str
-    png: bytes
-
-    @property
-    def source(self) -> str:
-        """As a data URI."""
-        return "data:image/png;base64," + base64.b64encode(self.png).decode()
-
-
-def _picture(name: str, title: str, caption: str, figure: Figure) -> Picture:
-    return Picture(name, title, caption, figures.png(figure))
-
-
-def pictures(decision: Decision) -> list[Picture]:
-    """Every picture that the evidence has material for."""
-    study, shown = decision.study, decision.shown.cell
-    full, arms = study.full, study.arms
-    sizes = sorted({cell.size for cell in study.cells if cell is not full}, reverse=True)
-    at_size = [found for arm in arms if (found := study.cell(arm, shown.size))]
-    level = f"{text.kept(shown.fraction)} kept"
-    made = [
-        _picture("accuracy", "Accuracy against the fraction kept",
-                 f"Means over {len(full.accuracies)} runs with 95 % intervals, where there are any; the grey line and "
-                 "band are all of the data, the dotted line lies the margin below it. Arms are shifted sideways a "
-                 "little to keep them apart.", figures.accuracy(decision)),
-        _picture("training_curves", f"While training, {level}",
-                 "Test accuracy at every report: mean, and the range of the runs. Nothing was chosen by it; the last "
-                 "step counts.",
-                 figures.training_curves({c.arm: study.history(c) for c in (full, *at_size)}, arms)),
-    ]  # fmt: skip
-    if np.isfinite(full.kept_per_class).all():
-        by_size = {size: [c for arm in arms if (c := study.cell(arm, size))] for size in sizes}
-        made.append(_picture("kept_per_class", "Examples kept of each class",
-                             "Bars: what a random subset leaves on average.",
-                             figures.kept_per_class(by_size, full.kept_per_class, study.class_names)))  # fmt: skip
-    if study.scores:
-        made.append(_picture("score_histograms", "Scores",
-                             "Mean scores of all training examples. Right of a dashed line lies the fraction that "
-                             "stands beside it.", figures.score_histograms(study.scores, sizes)))  # fmt: skip
-    if decision.stability:
-        made.append(_picture("stability", f"How many runs a score needs, {level}",
-                             "Overlap of the examples kept by fewer runs with those kept by all of them. It ends at "
-                             "100 % by construction; read how early it flattens.",
-                             figures.stability(decision.stability, shown.fraction)))  # fmt: skip
-    if study.forgetting is not None:
-        made.append(_picture("forgetting", "Forgetting",
-                             "Times that an example turned from right to wrong in a whole training; one never learned "
-                             "counts its presentations.",
-                             figures.forgetting_histogram(study.forgetting)))  # fmt: skip
-    return made + _images(decision)
-
-
-def _images(decision: Decision) -> list[Picture]:
-    """The easiest and hardest examples, where there are images and a score."""
-    study, dataset = decision.study, decision.study.dataset
-    if not study.scores or dataset is None or len(dataset.image_shape) != 3 or dataset.image_shape[2] not in (1, 3):
-        return []
-    score = study.score_of(decision.shown.cell) or study.scores[0]
-    labels = study.noise.labels if study.noise else dataset.train_labels
-    figure = figures.extremes(score.mean, labels, dataset.train_images, study.class_names)
-    more = f" The first {figures.CLASSES_SHOWN} classes." if len(study.class_names) > figures.CLASSES_SHOWN else ""
-    caption = f"By the mean {score.type} score at step {score.step:,}, labels as trained on.{more}"
-    return [_picture("extremes", "Easiest and hardest examples", caption, figure)]
 
 
 # --- numbers ----------------------------------------------------------------------------------
@@ -172,19 +102,23 @@ def commands(study: Study, decision: Decision) -> list[tuple[str, str]]:
         ),
     ]
     cell = decision.shown.cell
-    values = as_dict(study.config)
+    config = study.run(cell.paths[0]).config
+    values = as_dict(study.config) | {name: getattr(config, name) for name in FEATURE_FIELDS}
     own = [
         f"{name}={_typed(values[name])}"
         for name in values
-        if name not in {*_OF_A_RUN, *option_names()} and not _is_default(name, values[name])
+        if name not in {*_OF_A_RUN, *FEATURE_FIELDS, *option_names()} and not _is_default(name, values[name])
     ]
-    chosen_by = given_parameters(study.run(cell.paths[0]).config)
+    chosen_by = given_parameters(config)
     own = [*(f"{name}={_typed(value)}" for name, value in chosen_by.items()), *own]
-    if cell.selector == "keep_max" and (score := study.score_of(cell)):
-        words = [f"size={cell.size}", f"scores=exps/{score.path}", *own]
-        made.append((f"One more training on {text.what(cell)}:", _mlflow("keep_max", words)))
-    elif cell.selector == RANDOM:
-        made.append((f"One more training on {text.what(cell)}:", _mlflow("random_subset", [f"size={cell.size}", *own])))
+    known, score = SELECTORS.get(cell.selector), study.score_of(cell)
+    if known:  # one that was registered elsewhere may be missing here
+        named = [] if known.entry_point else [f"selector={cell.selector}"]
+        sources = [f"scores=exps/{score.path}"] if score else []
+        if known.features:
+            sources += [f"{name}={_typed(values[name])}" for name in FEATURE_FIELDS]
+        words = [*named, f"size={cell.size}", *sources, *own]
+        made.append((f"One more training on {text.what(cell)}:", _mlflow(known.entry_point or "subset", words)))
     return made
 
 

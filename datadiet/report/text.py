@@ -8,6 +8,7 @@ from datadiet.report import statistics as st
 from datadiet.report.decision import ClassWarning, Cost, Decision, Line
 from datadiet.report.evidence import RANDOM, CellResult
 from datadiet.report.statistics import Estimate
+from datadiet.selectors.selection import SELECTORS
 
 
 def percent(value: float, digits: int = 2) -> str:
@@ -41,14 +42,11 @@ def points(difference: Estimate) -> str:
 
 def what(cell: CellResult) -> str:
     """Which examples a subset keeps."""
-    count = f"{cell.size:,}"
-    if cell.selector == RANDOM:
-        return f"a random {count} of the training examples"
-    if cell.type is None:
-        return f"the {count} examples chosen by {cell.selector}"
-    if cell.selector == "keep_max":
-        return f"the {count} examples of largest {cell.type} score (step {cell.step:,})"
-    return f"the {count} examples chosen by {cell.selector} from the {cell.type} score (step {cell.step:,})"
+    score = f"{cell.type} score (step {cell.step:,})" if cell.type else ""
+    known = SELECTORS.get(cell.selector)
+    if known and known.words:
+        return known.words.format(count=f"{cell.size:,}", score=score)
+    return f"the {cell.size:,} examples chosen by {cell.selector}" + (f" from the {score}" if score else "")
 
 
 def table(decision: Decision) -> str:
@@ -173,7 +171,7 @@ def price(decision: Decision) -> list[str]:
             f"Choosing, {seconds(cost.total)} in all: {seconds(cost.train)} to train {len(score.runs)} networks up to "
             f"the scored step, {seconds(cost.score)} to score, {seconds(cost.select)} to select.",
         )
-    elif line.cell.selector == RANDOM:
+    elif line.cell.arm == RANDOM:
         return ["A random choice costs nothing.", *found]
     return found + (_equal_steps(line, cost) if budget == "iterations" else _equal_epochs(cost))
 

@@ -69,7 +69,6 @@ def resolve_config(config: TrainConfig, num_examples: int) -> ResolvedConfig:
     config = replace(config, trajectory=trajectory.expand(config.trajectory))
     refuse_unused(config)
     selection.check_balance(parameters(config))
-    options.validate(config)
     return options.fit_budget(options.resolve(config, num_examples), num_examples)
 
 

@@ -15,7 +15,7 @@ from datadiet.config import TrainConfig
 from datadiet.data.registry import count_examples
 from datadiet.errors import Interrupted, UserError
 from datadiet.models.networks import Network
-from datadiet.models.registry import build_model
+from datadiet.models.registry import build_model, gains_together
 from datadiet.runs import resume
 from datadiet.runs.background import Background
 from datadiet.runs.context import Context, Output, Tracker
@@ -31,7 +31,7 @@ from datadiet.storage.runs import check_free, claim, lock_run, open_run
 from datadiet.storage.score_files import save_scores
 from datadiet.tracking import record
 from datadiet.tracking.run import TrackedRun, settle
-from datadiet.training.loop import Entrant, Report, class_metric, fit_runs, gains_together
+from datadiet.training.loop import Entrant, Report, class_metric, fit_runs
 from datadiet.training.state import DeviceData, initial_state, on_device
 
 

@@ -65,16 +65,18 @@ class Selector(NamedTuple):
     options: tuple[str, ...] | Mapping[str, Any] = ()  # used beside balance; what `option` made where it brings them
     balance: str = "none"  # where none is asked for; see BALANCES
     entry_point: str | None = None  # its own, whose folders and tables need not name it
-    words: str | None = None  # what it keeps: "the 100 examples {words}", where {score} and options may be named
+    words: str | None = None  # what it keeps, with {count} and {score}
 
 
 SELECTORS: dict[str, Selector] = {
-    "keep_max": Selector(keep_max, entry_point="keep_max", words="of largest {score}"),
-    "keep_min": Selector(keep_min, words="of smallest {score}"),
-    "keep_max_abs": Selector(keep_max_abs, words="of largest absolute {score}"),
-    "keep_min_abs": Selector(keep_min_abs, words="of smallest absolute {score}"),
+    "keep_max": Selector(keep_max, entry_point="keep_max", words="the {count} examples of largest {score}"),
+    "keep_min": Selector(keep_min, words="the {count} examples of smallest {score}"),
+    "keep_max_abs": Selector(keep_max_abs, words="the {count} examples of largest absolute {score}"),
+    "keep_min_abs": Selector(keep_min_abs, words="the {count} examples of smallest absolute {score}"),
     "offset": Selector(offset, options=("offset",), entry_point="offset_subset"),
-    "random": Selector(random, scores=False, entry_point="random_subset", words="drawn at random"),
+    "random": Selector(
+        random, scores=False, entry_point="random_subset", words="a random {count} of the training examples"
+    ),
     "ccs": Selector(coresets.ccs, options=("cutoff", "strata")),
     "moderate": Selector(coresets.moderate, scores=False, labels=True, features=True, options=("center",)),
     "k_center": Selector(coresets.k_center, scores=False, features=True),

@@ -29,7 +29,7 @@ class EngineOptions:
         "local", "Where jobs are done: 'local', on this machine; or 'ray' (pip install 'datadiet[ray]')."
     )
     workers: int | None = option(
-        None, "Jobs at once; 1: in this process, no others.", auto="one per GPU, else one per processor"
+        None, "Jobs at once; 1: in this process, no others.", auto="one per GPU, else one per processor", min=1
     )
     ray_address: str | None = option(
         None, "Address of a Ray cluster, as in ray.init.", auto="one is begun on this machine"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from datadiet.errors import UserError
+from datadiet.option import check_values
 from datadiet.runs.context import Context
 from datadiet.study.engine import Engine, EngineOptions
 from datadiet.study.local_engine import begin_local
@@ -34,8 +35,7 @@ def check_engine(options: EngineOptions) -> None:
     """
     if options.engine not in ENGINES:
         raise UserError(f"engine={options.engine}: expected one of {', '.join(ENGINES)}.")
-    if options.workers is not None and options.workers < 1:
-        raise UserError(f"workers={options.workers}: expected at least 1 job at once.")
+    check_values(options)
     for name, entry in ENGINES.items():
         for own in entry.options:
             if name != options.engine and getattr(options, own) is not None:

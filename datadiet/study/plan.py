@@ -8,9 +8,9 @@ from typing import Any
 
 from datadiet import commands
 from datadiet import config as options
-from datadiet.config import ResolvedConfig, find_option, option, value_of, with_values
+from datadiet.config import MAX_RUNS, ResolvedConfig, find_option, option, value_of, with_values
 from datadiet.errors import UserError
-from datadiet.report.decision import check_margin
+from datadiet.option import check_values
 from datadiet.scores import trajectory
 from datadiet.scores.checkpoint import score_names, training_score_names
 from datadiet.selectors import selection
@@ -21,8 +21,10 @@ from datadiet.selectors.options import option_names, options_of, parameters, wit
 class Plan:
     """What a study compares, beside the training options."""
 
-    score_runs: int = option(10, "Runs whose scores are averaged: runs 0 … score_runs - 1.")
-    eval_runs: int = option(5, "Runs that judge each subset: the next ones, whose seeds no scoring run has.")
+    score_runs: int = option(10, "Runs whose scores are averaged: runs 0 … score_runs - 1.", min=1, max=MAX_RUNS)
+    eval_runs: int = option(
+        5, "Runs that judge each subset: the next ones, whose seeds no scoring run has.", min=1, max=MAX_RUNS
+    )
     score_types: tuple[str, ...] = option(("l2_error", "grad_norm", "forget"), "Scores to compare, comma-separated.")
     score_steps: tuple[int, ...] | None = option(
         None,
@@ -35,9 +37,19 @@ class Plan:
         "own where wanted, as in ccs:cutoff=0.3:strata=20.",
     )
     fractions: tuple[float, ...] = option(
-        (0.9, 0.7, 0.5, 0.3), "Fractions of the training set to keep, above 0 and below 1, comma-separated."
+        (0.9, 0.7, 0.5, 0.3),
+        "Fractions of the training set to keep, comma-separated.",
+        above=0,
+        below=1,
+        noun="a fraction",
     )
-    margin: float = option(0.5, "Loss of test accuracy that is tolerated, in percentage points.")
+    margin: float = option(
+        0.5,
+        "Loss of test accuracy that is tolerated, in percentage points.",
+        above=0,
+        below=100,
+        noun="a number of percentage points",
+    )
 
 
 def _refuse(name: str, got: Any, expected: str) -> UserError:
@@ -52,12 +64,8 @@ def _check_names(name: str, given: tuple[str, ...], known: Iterable[str]) -> Non
 
 
 def check_names(plan: Plan) -> None:
-    """Raises UserError for a number of runs below 1, and a score or selector that there is not."""
-    for name in ("score_runs", "eval_runs"):
-        if getattr(plan, name) < 1:
-            raise _refuse(name, getattr(plan, name), "a whole number of at least 1")
-        if getattr(plan, name) > options.MAX_RUNS:
-            raise _refuse(name, getattr(plan, name), f"at most {options.MAX_RUNS}: seeds go no further")
+    """Raises UserError for a value out of its bounds, and a score or selector that there is not."""
+    check_values(plan)
     _check_names("score_types", plan.score_types, (*score_names(), *training_score_names()))
     for text in plan.selectors:
         named(text)
@@ -96,11 +104,10 @@ def check_plan(plan: Plan, config: ResolvedConfig, num_examples: int) -> None:
     Raises:
         UserError: names the option, its value and what was expected.
     """
-    check_margin(plan.margin)
     if not config.track_forgetting and "forget" in plan.score_types:
         raise UserError("score_types=forget needs the statistics that track_forgetting=false leaves out.")
-    if not plan.fractions or not all(0 < fraction < 1 for fraction in plan.fractions):
-        raise _refuse("fractions", plan.fractions, "fractions above 0 and below 1 (all of the data is always there)")
+    if not plan.fractions:
+        raise _refuse("fractions", "none", "one or more, above 0 and below 1 (all of the data is always there)")
     made = sizes(plan, num_examples)
     if min(made) < 1 or max(made) == num_examples or len(set(made)) < len(made):
         raise UserError(

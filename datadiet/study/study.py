@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from datadiet import config as options
 from datadiet.config import TrainConfig
 from datadiet.data.dataset import Dataset
 from datadiet.data.registry import count_examples
@@ -60,7 +59,6 @@ def run_study(config: TrainConfig, exp: str, context: Context, plan: Plan, engin
         raise UserError(
             f"{given[0]}={getattr(config, given[0])}: the runs of a study have seeds of their own; expected none given."
         )
-    options.validate(config)
     output, folder = context.output, context.output.layout.experiment(exp)
     spec = compile_study(plan, config, exp, output.layout, count_examples(config.dataset, config.data_dir))
     dataset = check(spec, output)

@@ -43,16 +43,6 @@ NOT_PROGRAM = frozenset((
 ))  # fmt: skip
 
 
-# Models whose runs train side by side: small ones, a step of which does not keep all cores or a GPU busy. Measured by
-# `python -m benchmarks --only runs`. On a CPU it changes no result.
-TOGETHER = frozenset({"mlp", "simple_cnn_0"})
-
-
-def gains_together(model: str) -> bool:
-    """Whether several runs of a model are faster side by side."""
-    return model in TOGETHER
-
-
 class Entrant(NamedTuple):
     """A run that is to be trained."""
 
@@ -121,7 +111,7 @@ def fit_runs(
 
     On a CPU all run the program of a single run, as many at once as there are cores, and end with the bytes of runs
     trained alone. Elsewhere one program takes a step of all of them (vmap), which adds in another order: equal to
-    rounding. `gains_together` tells where this is faster.
+    rounding. `models.registry.gains_together` tells where this is faster.
 
     Args:
         network: What is trained.

@@ -1,0 +1,129 @@
+"""The pictures of a report, each with its title and caption. To add one: write a function and name it in FIGURES."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from datadiet.report import figures, text
+from datadiet.report.decision import Decision
+
+
+class Drawn(NamedTuple):
+    """A figure with its words."""
+
+    title: str
+    caption: str
+    figure: Figure
+
+
+class Picture(NamedTuple):
+    """A figure of the report, as a file."""
+
+    name: str  # of its file
+    title: str
+    caption: str
+    png: bytes
+
+    @property
+    def source(self) -> str:
+        """As a data URI."""
+        return "data:image/png;base64," + base64.b64encode(self.png).decode()
+
+
+def pictures(decision: Decision) -> list[Picture]:
+    """Every picture that the evidence has material for."""
+    drawn = ((name, draw(decision)) for name, draw in FIGURES.items())
+    return [Picture(name, one.title, one.caption, figures.png(one.figure)) for name, one in drawn if one]
+
+
+def accuracy(decision: Decision) -> Drawn:
+    caption = (
+        f"Means over {len(decision.study.full.accuracies)} runs with 95 % intervals, where there are any; the grey "
+        "line and band are all of the data, the dotted line lies the margin below it. Arms are shifted sideways a "
+        "little to keep them apart."
+    )
+    return Drawn("Accuracy against the fraction kept", caption, figures.accuracy(decision))
+
+
+def training_curves(decision: Decision) -> Drawn:
+    study, shown = decision.study, decision.shown.cell
+    at_size = [found for arm in study.arms if (found := study.cell(arm, shown.size))]
+    curves = {cell.arm: study.history(cell) for cell in (study.full, *at_size)}
+    caption = "Test accuracy at every report: mean, and the range of the runs. Nothing was chosen by it; the last step "
+    caption += "counts."
+    return Drawn(f"While training, {_level(decision)}", caption, figures.training_curves(curves, study.arms))
+
+
+def kept_per_class(decision: Decision) -> Drawn | None:
+    study, total = decision.study, decision.study.full.kept_per_class
+    if not np.isfinite(total).all():
+        return None
+    by_size = {size: [c for arm in study.arms if (c := study.cell(arm, size))] for size in _sizes(decision)}
+    figure = figures.kept_per_class(by_size, total, study.class_names)
+    return Drawn("Examples kept of each class", "Bars: what a random subset leaves on average.", figure)
+
+
+def score_histograms(decision: Decision) -> Drawn | None:
+    if not decision.study.scores:
+        return None
+    caption = "Mean scores of all training examples. Right of a dashed line lies the fraction that stands beside it."
+    return Drawn("Scores", caption, figures.score_histograms(decision.study.scores, _sizes(decision)))
+
+
+def stability(decision: Decision) -> Drawn | None:
+    if not decision.stability:
+        return None
+    caption = (
+        "Overlap of the examples kept by fewer runs with those kept by all of them. It ends at 100 % by construction; "
+        "read how early it flattens."
+    )
+    figure = figures.stability(decision.stability, decision.shown.cell.fraction)
+    return Drawn(f"How many runs a score needs, {_level(decision)}", caption, figure)
+
+
+def forgetting(decision: Decision) -> Drawn | None:
+    values = decision.study.forgetting
+    if values is None:
+        return None
+    caption = "Times that an example turned from right to wrong in a whole training; one never learned counts its "
+    return Drawn("Forgetting", caption + "presentations.", figures.forgetting_histogram(values))
+
+
+def extremes(decision: Decision) -> Drawn | None:
+    """The easiest and hardest examples, where there are images and a score."""
+    study, dataset = decision.study, decision.study.dataset
+    if not study.scores or dataset is None or len(dataset.image_shape) != 3 or dataset.image_shape[2] not in (1, 3):
+        return None
+    score = study.score_of(decision.shown.cell) or study.scores[0]
+    labels = study.noise.labels if study.noise else dataset.train_labels
+    figure = figures.extremes(score.mean, labels, dataset.train_images, study.class_names)
+    more = f" The first {figures.CLASSES_SHOWN} classes." if len(study.class_names) > figures.CLASSES_SHOWN else ""
+    caption = f"By the mean {score.type} score at step {score.step:,}, labels as trained on.{more}"
+    return Drawn("Easiest and hardest examples", caption, figure)
+
+
+def _level(decision: Decision) -> str:
+    return f"{text.kept(decision.shown.cell.fraction)} kept"
+
+
+def _sizes(decision: Decision) -> list[int]:
+    """Sizes of subsets, the largest first."""
+    study = decision.study
+    return sorted({cell.size for cell in study.cells if cell is not study.full}, reverse=True)
+
+
+# By name of its file, in the order of the page; None: there is no material for it.
+FIGURES: dict[str, Callable[[Decision], Drawn | None]] = {
+    "accuracy": accuracy,
+    "training_curves": training_curves,
+    "kept_per_class": kept_per_class,
+    "score_histograms": score_histograms,
+    "stability": stability,
+    "forgetting": forgetting,
+    "extremes": extremes,
+}
