@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from click.testing import CliRunner, Result
 
 PROJECT = Path(__file__).resolve().parents[1]
 GOLDEN = Path(__file__).parent / "golden"
+PATIENCE = 600  # seconds for what takes a few: it is only to end, however slow the machine is
 QUICK = {"dataset": "digits", "model": "mlp", "width": 32, "num_steps": 44, "augment": "false"}
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -52,9 +55,53 @@ class Golden:
         self.images, self.labels = self.arrays["images"], self.arrays["labels"]
 
 
-@pytest.fixture(scope="session", params=[("simple_cnn", "simple_cnn_0", 32), ("resnet18_w8", "resnet18_lowres", 8)])
+@pytest.fixture(scope="module", params=[("simple_cnn", "simple_cnn_0", 32), ("resnet18_w8", "resnet18_lowres", 8)])
 def golden(request) -> Golden:
     return Golden(*request.param)
+
+
+def drawn_variables(network, seed: int = 0) -> dict:
+    """Variables without zeros: kernels as at the start, the others as training would leave them. By NumPy, because
+    XLA takes seconds to compile how the values of each shape are drawn."""
+    import jax
+
+    random = np.random.RandomState(seed)
+
+    def draw(path, leaf) -> np.ndarray:
+        noise = random.normal(size=leaf.shape)
+        if path[-1].key == "kernel":
+            noise /= np.sqrt(np.prod(leaf.shape[:-1]))
+        else:
+            noise = (path[-1].key not in ("bias", "mean")) + 0.05 * noise
+        return noise.astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(network.init, jax.random.key(0)))
+
+
+@contextlib.contextmanager
+def _optimised(wanted: bool) -> Iterator[None]:
+    import jax
+
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.clear_caches()  # a program in there does not know how it was compiled
+    jax.config.update("jax_disable_most_optimizations", not wanted)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+    jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def hasty() -> Iterator[None]:
+    """Programs are compiled without most optimisations: for files whose programs run once or twice on little data."""
+    with _optimised(False):
+        yield
+
+
+@pytest.fixture
+def optimised() -> Iterator[None]:
+    """Programs are compiled as users have them, in a file that is `hasty` else."""
+    with _optimised(True):
+        yield
 
 
 def environment(store: Path) -> dict[str, str]:
@@ -68,7 +115,7 @@ def environment(store: Path) -> dict[str, str]:
 
 def call(arguments: list[str], cwd: Path, store: Path, expect: int | None = 0) -> subprocess.CompletedProcess:
     """Run a command with its own MLflow store; fail with its output where it ends otherwise than expected."""
-    done = subprocess.run(arguments, cwd=cwd, env=environment(store), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(arguments, cwd=cwd, env=environment(store), capture_output=True, text=True, timeout=PATIENCE)
     if expect is not None:
         assert done.returncode == expect, f"{arguments}\n{done.stdout}\n{done.stderr}"
     return done
@@ -83,13 +130,23 @@ def begin(command: str, cwd: Path, store: Path, **params) -> subprocess.Popen:
     )  # fmt: skip
 
 
-def wait(process: subprocess.Popen, until: Callable[[], object]) -> None:
-    """Until something is so, while the process runs."""
-    end = time.monotonic() + 90
+def wait(process: subprocess.Popen, until: Callable[[], object], every: float = 0.01) -> None:
+    """Until something is so, while the process runs; looks every so many seconds."""
+    end = time.monotonic() + PATIENCE
     while not until():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end, "nothing happened within 90 seconds"
-        time.sleep(0.001)
+        ended = process.poll() is not None
+        assert not ended or until(), process.communicate()
+        assert time.monotonic() < end, f"nothing happened within {PATIENCE} seconds"
+        time.sleep(every)
+
+
+def end_of(process: subprocess.Popen) -> tuple[str, str]:
+    """What a process told until it ended; one that does not end is killed."""
+    try:
+        return process.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        pytest.fail(f"it did not end within {PATIENCE} seconds: {process.communicate()}")
 
 
 def mlflow_run(entry_point: str, root: Path, expect: int | None = 0, **params) -> subprocess.CompletedProcess:
@@ -98,6 +155,35 @@ def mlflow_run(entry_point: str, root: Path, expect: int | None = 0, **params) -
     for name, value in {"root": root, **params}.items():
         words += ["-P", f"{name}={value}"]
     return call(words, PROJECT, root, expect)
+
+
+def mlflow_run_here(entry_point: str, store: Path, experiment: str | None = None, **params) -> None:
+    """As `mlflow_run`, by MLflow's own hand too, but for the two processes: MLproject's command is called in this one,
+    which saves their start-up."""
+    import mlflow
+    from mlflow.projects.backend import local
+    from mlflow.projects.utils import get_run_env_vars
+
+    from datadiet.commands import module_program
+    from entrypoints.__main__ import main
+
+    def run_entry_point(command: str, work_dir: str, experiment_id: str, run_id: str) -> local.LocalSubmittedRun:
+        python, *words = shlex.split(command)
+        assert [python, *words[:2]] == ["python", "-m", "entrypoints"]
+        with pytest.MonkeyPatch.context() as patch, contextlib.chdir(work_dir):
+            for name, value in get_run_env_vars(run_id, experiment_id).items():
+                patch.setenv(name, value)
+            done = CliRunner().invoke(main, words[2:], obj=module_program("entrypoints", PROJECT))
+        assert done.exit_code == 0, f"{command}\n{done.output}\n{done.exception}"
+        return local.LocalSubmittedRun(run_id, SimpleNamespace(wait=lambda: 0, pid=os.getpid()))
+
+    mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "_run_entry_point", run_entry_point)
+        given = {name: str(value) for name, value in {"root": store, **params}.items()}
+        mlflow.projects.run(
+            str(PROJECT), entry_point, parameters=given, experiment_name=experiment, env_manager="local"
+        )
 
 
 def datadiet(command: str, folder: Path, /, expect: int = 0, **params) -> Result:

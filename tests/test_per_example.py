@@ -7,11 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import drawn_variables
 from flax import linen as nn
 
 from datadiet.models.networks import Network
 from datadiet.models.registry import build_model
 from datadiet.scores.gradients import grad_norms, grad_norms_by_vmap, parameters_without_rule
+
+pytestmark = pytest.mark.usefixtures("hasty")
 
 GOLDEN = Path(__file__).parent / "golden"
 grad_norms = jax.jit(grad_norms, static_argnums=0)
@@ -23,21 +26,16 @@ def batch(shape, size=5, seed=0):
     return jnp.asarray(images), jnp.arange(size, dtype=jnp.int32) % 3
 
 
-def trained_like(network, seed=0):
-    """Variables without zeros: scales, biases and running statistics as training would leave them."""
-    rng = np.random.default_rng(seed)
-    variables = network.init(jax.random.key(seed))
-    return jax.tree.map(lambda x: x + np.float32(0.05) * rng.normal(size=x.shape).astype(np.float32), variables)
-
-
 def one_by_one(network, variables, images, labels):
     """The definition: a Python loop of jax.grad over single examples."""
 
-    def loss(params, image, label):
+    @jax.jit
+    @jax.grad
+    def gradient(params, image, label):
         logits = network.apply({**variables, "params": params}, image[None])[0]
         return optax.losses.softmax_cross_entropy_with_integer_labels(logits, label)
 
-    gradients = [jax.grad(loss)(variables["params"], image, label) for image, label in zip(images, labels)]
+    gradients = [gradient(variables["params"], image, label) for image, label in zip(images, labels)]
     return np.array([np.sqrt(sum(np.sum(np.float64(x) ** 2) for x in jax.tree.leaves(g))) for g in gradients])
 
 
@@ -141,7 +139,7 @@ UNRULED = {
 def test_one_pass_equals_a_loop_of_single_gradients(case):
     layers, shape = RULED[case]
     network = Network(Layered(layers), shape)
-    variables, (images, labels) = trained_like(network), batch(shape)
+    variables, (images, labels) = drawn_variables(network), batch(shape)
     assert unruled(network, variables, images) == []
     expected = one_by_one(network, variables, images, labels)
     np.testing.assert_allclose(grad_norms(network, variables, images, labels), expected, rtol=2e-5)
@@ -151,7 +149,7 @@ def test_one_pass_equals_a_loop_of_single_gradients(case):
 def test_layers_without_a_rule_are_found_and_still_exact(case):
     module, shape, parameter = UNRULED[case]
     network = Network(module, shape)
-    variables, (images, labels) = trained_like(network), batch(shape)
+    variables, (images, labels) = drawn_variables(network), batch(shape)
     names = unruled(network, variables, images)
     assert names
     assert parameter is None or parameter in names
@@ -164,7 +162,7 @@ def test_layers_without_a_rule_are_found_and_still_exact(case):
 @pytest.mark.parametrize("model", ["mlp", "simple_cnn_0", "resnet18_lowres", "resnet50_lowres"])
 def test_one_pass_equals_vmap_for_every_model(model):
     network = build_model(model, 10, (32, 32, 3), width=8)
-    variables, (images, labels) = trained_like(network), batch((32, 32, 3), size=3)
+    variables, (images, labels) = drawn_variables(network), batch((32, 32, 3), size=3)
     assert unruled(network, variables, images) == []
     values = grad_norms(network, variables, images, labels)
     np.testing.assert_allclose(values, by_vmap(network, variables, images, labels), rtol=2e-5)
@@ -189,7 +187,7 @@ def test_agrees_with_the_original(model, file):
 
 def test_order_and_batch_size_change_nothing():
     network = build_model("simple_cnn_0", 10, (32, 32, 3), width=4)
-    variables, (images, labels) = trained_like(network), batch((32, 32, 3), size=7)
+    variables, (images, labels) = drawn_variables(network), batch((32, 32, 3), size=7)
     values = np.asarray(grad_norms(network, variables, images, labels))
     order = np.array([3, 6, 0, 5, 1, 2, 4])
     np.testing.assert_allclose(grad_norms(network, variables, images[order], labels[order]), values[order], rtol=1e-5)
@@ -202,7 +200,7 @@ def test_order_and_batch_size_change_nothing():
 @pytest.mark.parametrize("form", ["product", "gram", "shifts"])
 def test_every_form_of_a_convolution_gives_the_same(form, monkeypatch):
     network = Network(Layered((nn.Conv(6, (3, 2), (2, 1)),)), (7, 6, 4))
-    variables, (images, labels) = trained_like(network), batch((7, 6, 4))
+    variables, (images, labels) = drawn_variables(network), batch((7, 6, 4))
     monkeypatch.setattr("datadiet.scores.gradients.cheapest_form", lambda *_: form)
     values = grad_norms(network, variables, images, labels)
     np.testing.assert_allclose(values, one_by_one(network, variables, images, labels), rtol=2e-5)
@@ -211,24 +209,24 @@ def test_every_form_of_a_convolution_gives_the_same(form, monkeypatch):
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
 def test_every_backend_s_way_over_examples_gives_the_same(backend, monkeypatch):
     network = Network(Layered((nn.Conv(6, (3, 3)), nn.Dense(5))), (6, 6, 4))
-    variables, (images, labels) = trained_like(network), batch((6, 6, 4))
+    variables, (images, labels) = drawn_variables(network), batch((6, 6, 4))
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     values = grad_norms(network, variables, images, labels)
     np.testing.assert_allclose(values, one_by_one(network, variables, images, labels), rtol=2e-5)
 
 
-def test_no_gradient_of_a_parameter_is_computed():
+def test_no_gradient_of_a_parameter_is_computed(optimised):
     network = Network(Layered((nn.Conv(12, (3, 3)), nn.Conv(12, (3, 3)))), (8, 8, 3))
-    variables, (images, labels) = trained_like(network), batch((8, 8, 3))
+    variables, (images, labels) = drawn_variables(network), batch((8, 8, 3))
     program = grad_norms.lower(network, variables, images, labels).compile().as_text()
     convolutions = [line for line in program.splitlines() if " convolution(" in line]
     assert len(convolutions) == 3  # two forward, one towards the first layer's output
     assert all("f32[5,8,8," in line.split("=")[1] for line in convolutions)
 
 
-def test_memory_is_bounded_by_the_batch_not_by_batch_times_parameters():
+def test_memory_is_bounded_by_the_batch_not_by_batch_times_parameters(optimised):
     network = Network(Layered((nn.Conv(128, (3, 3)), nn.Conv(128, (3, 3)), nn.Dense(512))), (4, 4, 64))
-    variables, (images, labels) = trained_like(network), batch((4, 4, 64), size=64)
+    variables, (images, labels) = drawn_variables(network), batch((4, 4, 64), size=64)
     parameters = sum(x.size for x in jax.tree.leaves(variables["params"]))
     used = grad_norms.lower(network, variables, images, labels).compile().memory_analysis().temp_size_in_bytes
     assert used < 0.15 * 64 * parameters * 4

@@ -1,4 +1,4 @@
-"""The entry points for real, through `mlflow run`, and what they leave in MLflow and in the mirror."""
+"""The entry points as `mlflow run` calls them, one of them for real, and what they leave in MLflow and in the mirror."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
-from conftest import QUICK, call, datadiet, mlflow_run
+from conftest import QUICK, datadiet, mlflow_run, mlflow_run_here
 
 import datadiet as dd
 from datadiet.selectors.selection import SELECTORS, kept_order
@@ -36,12 +36,12 @@ def root(tmp_path_factory) -> Path:
     for run in (0, 1):
         for kind in ("l2_error", "grad_norm"):
             datadiet("score", root, run=run, type=kind, batch_size=100)
-    mlflow_run("score", root, run=0, step=0, batch_size=1000)
-    mlflow_run("mean_score", root, n_runs=2)
+    mlflow_run_here("score", root, run=0, step=0, batch_size=1000)
+    mlflow_run_here("mean_score", root, n_runs=2)
     datadiet("mean_score", root, n_runs=2, type="forget")
-    mlflow_run("keep_max", root, size=700, **QUICK)
-    mlflow_run("random_subset", root, size=700, run=3, **QUICK | {"random_label_fraction": 0.1})
-    mlflow_run("offset_subset", root, size=700, offset=100, scores=score_of(root, "forget"), **QUICK)
+    mlflow_run_here("keep_max", root, size=700, **QUICK)
+    mlflow_run_here("random_subset", root, size=700, run=3, **QUICK | {"random_label_fraction": 0.1})
+    mlflow_run_here("offset_subset", root, size=700, offset=100, scores=score_of(root, "forget"), **QUICK)
     return root
 
 
@@ -183,17 +183,14 @@ def test_without_an_experiment_name_runs_go_to_datadiet(root, runs):
 
 
 def test_a_named_experiment_has_one_run(root, tmp_path):
-    words = ["mlflow", "run", ".", "--env-manager", "local", "--experiment-name", "mine", "-e", "full_data"]
-    for name, value in (QUICK | {"root": tmp_path, "num_steps": 5}).items():
-        words += ["-P", f"{name}={value}"]
-    call(words, Path(__file__).parents[1], root)
+    mlflow_run_here("full_data", root, experiment="mine", **QUICK | {"root": tmp_path, "num_steps": 5})
     (run,) = mlflow.search_runs(experiment_names=["mine"], output_format="list")
     assert (run.info.run_name, run.info.status) == ("full_data/run_0", "FINISHED")
     assert {"run", "dataset", "cfg.dataset"} <= set(run.data.params)
 
 
 def test_the_table_is_the_same_from_mlflow_and_from_the_mirror(root, runs):
-    mlflow_run("results", root, output=root / "a.csv")
+    mlflow_run_here("results", root, output=root / "a.csv")
     datadiet("results", root, exps_path=root / "exps", output=root / "b.csv")
     text = (root / "a.csv").read_bytes()
     assert text == (root / "b.csv").read_bytes()

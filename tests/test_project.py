@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from conftest import PROJECT, call
 
 PACKAGE = PROJECT / "datadiet"
@@ -120,10 +121,27 @@ def test_mlproject_has_the_entry_points_of_the_contract():
         assert '"' not in entry["command"], "values are quoted already"
 
 
+def explained(name: str) -> str:
+    """What `datadiet NAME --help` says, without the start-up of a process."""
+    from entrypoints.__main__ import main
+
+    return CliRunner().invoke(main, [name, "--help"], prog_name="datadiet").output
+
+
+def options_in(text: str) -> list[str]:
+    return [line.split()[0] for line in text.splitlines() if line.strip().startswith("--")]
+
+
+def test_a_process_of_its_own_explains_the_same(tmp_path):
+    text = call(["python", "-m", "entrypoints", "full_data", "--help"], PROJECT, tmp_path).stdout
+    assert "Usage: datadiet full_data" in text
+    assert options_in(text) == options_in(explained("full_data"))
+
+
 @pytest.mark.parametrize("name", ENTRY_POINTS)
-def test_every_entry_point_explains_itself(name, tmp_path):
-    text = call(["python", "-m", "entrypoints", name, "--help"], PROJECT, tmp_path).stdout
+def test_every_entry_point_explains_itself(name):
+    text = explained(name)
     assert f"Usage: datadiet {name}" in text
-    options = [line for line in text.splitlines() if line.strip().startswith("--")]
+    options = options_in(text)
     assert len(options) >= 2
     assert text.count("[default:") + text.count("[required]") >= len(options) - 1  # --help has none

@@ -15,7 +15,7 @@ import jax
 import mlflow
 import numpy as np
 import pytest
-from conftest import PROJECT, QUICK, begin, datadiet, wait
+from conftest import PROJECT, QUICK, begin, datadiet, end_of, wait
 
 from datadiet.config import resolve, saved_steps
 from datadiet.data.registry import load_dataset
@@ -28,7 +28,7 @@ from datadiet.training.state import initial_state
 
 # Most reports come between two checkpoints.
 SHORT = QUICK | {"num_steps": 90, "save_steps": 20, "log_steps": 15, "trajectory": "all", "trajectory_window": 4}
-LONG = SHORT | {"num_steps": 600}
+LONG = SHORT | {"num_steps": 300}
 TIMED = {f"{name}_seconds" for name in ("train", "eval", "select", "compile", "total")} | {"seconds", "mlflow_run_id"}
 
 
@@ -136,13 +136,13 @@ def test_a_run_killed_again_and_again_ends_the_same(base):
     moments = (
         (run / "mlflow_run.json").exists,
         lambda: len(list((run / "ckpts").glob("*"))) > 6 and any((run / "ckpts").glob("*tmp*")),  # while saving
-        lambda: (run / "metrics.jsonl").exists() and b'"step": 300' in (run / "metrics.jsonl").read_bytes(),
+        lambda: (run / "metrics.jsonl").exists() and b'"step": 195' in (run / "metrics.jsonl").read_bytes(),
     )
     for moment in moments:
         process = begin_long(base, root)
-        wait(process, moment)
+        wait(process, moment, every=0.001)
         os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
+        end_of(process)
     (found,) = runs_of(root)
     assert found.info.status == "RUNNING", "nobody could say otherwise"
     done = datadiet("full_data", base, root=root, resume="true", **LONG)
@@ -160,7 +160,7 @@ def test_sigterm_saves_and_ends_with_75_and_a_second_process_is_refused(base):
         assert "another process is training this run" in second.stderr
     wait(process, (folder(root) / "ckpts/40").exists)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+    _, errors = end_of(process)
     assert process.returncode == 75, errors
     assert "Stopped" in errors
     assert "Traceback" not in errors

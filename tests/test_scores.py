@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import oracles
 import pytest
+from conftest import drawn_variables
 
 from datadiet.errors import UserError
 from datadiet.models.registry import MODELS, build_model
@@ -22,8 +23,11 @@ from datadiet.scores.combine import COMBINATIONS, mean_over_runs, standard_error
 from datadiet.scores.trajectory import TRAJECTORIES
 
 
+pytestmark = pytest.mark.usefixtures("hasty")
+
+
 def test_golden_logits(golden):
-    logits = golden.network.apply(golden.variables, golden.images)
+    logits = jax.jit(golden.network.apply)(golden.variables, golden.images)
     np.testing.assert_allclose(logits, golden.arrays["logits"], atol=1e-4)
 
 
@@ -43,10 +47,10 @@ def test_every_score_has_an_oracle():
     assert not set(score_names()) & set(TRAJECTORIES), "one name, one score"
 
 
-def test_scores_of_features_and_inputs_equal_their_formula(golden):
+def test_scores_of_features_and_inputs_equal_their_formula(golden, optimised):
     arguments = (golden.network, golden.variables, golden.images, golden.labels)
     found = compute_many(score_names(), *arguments, batch_size=24)
-    features = np.asarray(golden.network.features(golden.variables, golden.images))
+    features = np.asarray(jax.jit(golden.network.features)(golden.variables, golden.images))
     expected = {
         "grand_last": oracles.grand_last(features, golden.arrays["logits"], golden.labels),
         "input_norm": oracles.input_norm(golden.images),
@@ -54,6 +58,8 @@ def test_scores_of_features_and_inputs_equal_their_formula(golden):
     }
     for kind, values in expected.items():
         np.testing.assert_allclose(found[kind], values, rtol=1e-3, atol=1e-5, err_msg=kind)
+    for kind in ("l2_error", "l1_error", "max_margin", "sum_margin", "grad_norm"):
+        np.testing.assert_allclose(found[kind], golden.arrays[f"score/{kind}"], rtol=1e-4, atol=1e-5, err_msg=kind)
     assert (found["grand_last"] <= found["grad_norm"] * (1 + 1e-4)).all(), "a part of the whole gradient"
     np.testing.assert_allclose(compute_features(*arguments[:3], batch_size=7), features, rtol=1e-4, atol=1e-5)
 
@@ -99,7 +105,7 @@ def test_prototypes_are_the_same_bytes_with_any_number_of_threads():
 @pytest.mark.parametrize("model", MODELS)
 def test_the_last_layer_maps_features_to_logits(model):
     network = build_model(model, 3, (32, 32, 3), width=2)
-    variables = network.init(jax.random.key(0))
+    variables = drawn_variables(network)
     images = np.random.RandomState(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
     logits, features = jax.jit(network.apply_with_features)(variables, images)
     last = variables["params"][max(name for name in variables["params"] if name.startswith("Dense_"))]
@@ -117,13 +123,19 @@ def test_logit_scores_equal_their_formula(kind, classes):
     )
 
 
+@pytest.fixture(scope="module")
+def whole(golden) -> dict[str, np.ndarray]:
+    """Scores of all examples at once."""
+    arguments = (golden.network, golden.variables, golden.images, golden.labels)
+    return compute_many(["l2_error", "grad_norm"], *arguments, batch_size=64)
+
+
 @pytest.mark.parametrize("batch_size", [1, 7, 63, 64, 1000])
-def test_batch_size_changes_nothing(golden, batch_size):
+def test_batch_size_changes_nothing(golden, whole, batch_size):
     arguments = (golden.network, golden.variables, golden.images, golden.labels)
     if "ResNet" in str(golden.network.module) and batch_size == 1:
         pytest.skip("64 single batches of the larger network only cost time")
     values = compute_many(["l2_error", "grad_norm"], *arguments, batch_size=batch_size)
-    whole = compute_many(["l2_error", "grad_norm"], *arguments, batch_size=64)
     for kind, expected in whole.items():
         np.testing.assert_allclose(values[kind], expected, rtol=1e-4, atol=1e-6)
 
