@@ -1,4 +1,4 @@
-"""The entry points as `mlflow run` calls them, one of them for real, and what they leave in MLflow and in the mirror."""
+"""The entry points as `mlflow run` calls them, one for real, and what they leave in MLflow and in the mirror."""
 
 from __future__ import annotations
 
