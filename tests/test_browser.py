@@ -17,7 +17,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from conftest import QUICK, datadiet
+from conftest import PATIENCE, QUICK, datadiet
 
 selenium = pytest.importorskip("selenium", reason="pip install -e '.[browser]'")
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -50,17 +50,19 @@ def address(root) -> Iterator[str]:
                                   stderr=log, start_new_session=True)  # fmt: skip
     url = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(300):
+        end = time.monotonic() + PATIENCE
+        while True:
             try:
-                urllib.request.urlopen(f"{url}/health", timeout=1).close()
+                urllib.request.urlopen(f"{url}/health", timeout=PATIENCE).close()
                 break
             except OSError:
                 assert server.poll() is None, (root / "ui.log").read_text()
+                assert time.monotonic() < end, f"no answer within {PATIENCE} seconds"
                 time.sleep(0.1)
         yield url
     finally:
         os.killpg(server.pid, 15)
-        server.wait(20)
+        server.wait(PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +81,7 @@ def browser(tmp_path_factory) -> Iterator:
 def seen(browser, url: str, *texts: str) -> str:
     """The text of a page once it shows all of `texts`."""
     browser.get(url)
-    end = time.monotonic() + 30
+    end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         shown = browser.find_element("tag name", "body").text
         if all(text in shown for text in texts):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import QUICK, datadiet, environment
+from conftest import PATIENCE, QUICK, datadiet, environment
 
 from datadiet.config import TrainConfig, resolve
 from datadiet.errors import UserError
@@ -178,7 +178,7 @@ for limit in (-1, 0, 150, 4000):
 """
     done = subprocess.run(
         [sys.executable, "-X", "dev", "-W", "ignore::DeprecationWarning", "-c", code], cwd=tmp_path,
-        env=environment(tmp_path), capture_output=True, text=True, timeout=120,
+        env=environment(tmp_path), capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("told: ") == done.stdout.count("cannot be written: File too large") == 6

@@ -5,6 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import math
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -45,6 +49,39 @@ def noisy(tmp_path_factory) -> Path:
     exps = studies.write_study(root, losses, noise=0.1, types=("l2_error", "grad_norm"))
     write_report(read_decision(exps, "demo"))
     return exps
+
+
+# --- what is read -----------------------------------------------------------------------------
+
+
+hearers: list[Callable[[str, tuple], None]] = []  # an audit hook stays for ever: one for all
+
+
+@sys.addaudithook
+def _hear(event: str, given: tuple) -> None:
+    for hear in hearers:
+        hear(event, given)
+
+
+def test_a_report_reads_each_file_of_the_mirror_at_most_once(tmp_path):
+    losses = {**GOOD, "keep_max grad_norm": (0.02, 0.09)}
+    exps = studies.write_study(tmp_path, losses, noise=0.1, types=("l2_error", "grad_norm", "forget"))
+    opened: Counter[str] = Counter()
+
+    def count(event: str, given: tuple) -> None:
+        if event == "open" and isinstance(given[0], str | bytes | os.PathLike):
+            path, written = os.fsdecode(given[0]), given[2] & (os.O_WRONLY | os.O_RDWR | os.O_DIRECTORY)
+            if not written and Path(path).is_relative_to(exps) and not Path(path).is_dir():
+                opened[Path(path).relative_to(exps).as_posix()] += 1
+
+    hearers.append(count)
+    try:
+        write_report(read_decision(exps, "demo"))
+    finally:
+        hearers.remove(count)
+    names = {Path(path).name for path in opened}
+    assert names >= {"study.json", "args.json", "summary.json", "metrics.jsonl", "kept.csv", "ckpt_10.npy"}
+    assert {path: times for path, times in opened.items() if times > 1} == {}
 
 
 # --- the decision -----------------------------------------------------------------------------

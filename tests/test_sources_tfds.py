@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 from archives import accept, flip, idx_bytes, pixels, python, write_cifar, write_idx
+from conftest import PATIENCE, end_of
 
 from datadiet.data import download
 from datadiet.data.dataset import fingerprint
@@ -58,9 +59,11 @@ def test_full_size_cifar10_is_the_archive_in_its_own_order(tmp_path, monkeypatch
     train, test = write_cifar("cifar10", path, (50_000, 10_000), cheap=True)
     accept(monkeypatch, "cifar10", path)  # the counts are the real ones
     prepare("cifar10", tmp_path / "data", archive=path, download=False)
-    begin = time.perf_counter()
-    dataset = load_dataset("cifar10", tmp_path / "data")
-    assert time.perf_counter() - begin < 1.0, "50,000 images from the cache"
+    with monkeypatch.context() as patch:
+        patch.setattr("datadiet.data.registry.build_dataset", lambda *given: pytest.fail("they are in the cache"))
+        begin = time.thread_time()
+        dataset = load_dataset("cifar10", tmp_path / "data")
+        assert time.thread_time() - begin < 1.0, "50,000 images from the cache"
     assert count_examples("cifar10", tmp_path / "data") == 50_000
     assert np.array_equal(dataset.train_images, pixels(train))
     assert np.array_equal(dataset.test_images, pixels(test))
@@ -132,10 +135,10 @@ def test_offline_stops_within_seconds(tmp_path, monkeypatch, answer):
     archive = download.ARCHIVES["cifar10"][0]._replace(url=f"http://127.0.0.1:{port}/cifar-10-binary.tar.gz")
     monkeypatch.setitem(download.ARCHIVES, "cifar10", (archive,))
     monkeypatch.setattr(download, "REACH_SECONDS", 1.0)
-    begin = time.perf_counter()
+    begin = time.monotonic()
     with pytest.raises(UserError, match=f"cannot download .*Place in the folder .*cifar-10-binary.*{archive.digest}"):
         prepare("cifar10", tmp_path)
-    assert time.perf_counter() - begin < 5
+    assert time.monotonic() - begin < 100, "the library's own wait is 3.5 minutes"
     server.close()
 
 
@@ -203,10 +206,14 @@ def test_a_file_that_is_not_the_published_one_is_refused_and_never_replaced(tmp_
 
 def test_a_name_that_is_never_resolved_is_not_waited_for(monkeypatch):
     monkeypatch.setattr(download, "REACH_SECONDS", 0.2)
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *given, **more: time.sleep(5))
-    begin = time.perf_counter()
-    assert download.reachable("http://somewhere.invalid/file") == "no answer"
-    assert time.perf_counter() - begin < 2
+    told = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *given, **more: told.wait(PATIENCE))
+    try:
+        begin = time.monotonic()
+        assert download.reachable("http://somewhere.invalid/file") == "no answer"
+        assert time.monotonic() - begin < PATIENCE / 2
+    finally:
+        told.set()
 
 
 def _info_with(url):
@@ -317,7 +324,7 @@ print(prepare("cifar10", where, archive=archive, download=False).fingerprint)
 def test_a_killed_preparation_is_repaired_by_the_next(tmp_path, cifar10, when):
     where = tmp_path / "data"
     child = python(KILLED, cifar10[0], where, when, cache=tmp_path / "cache")
-    child.communicate(timeout=60)
+    end_of(child)
     assert child.returncode == -signal.SIGKILL
     if when == "examples":
         leftover = next((where / "cifar10").glob("incomplete*"))
@@ -335,7 +342,7 @@ def test_a_killed_preparation_is_repaired_by_the_next(tmp_path, cifar10, when):
 
 def test_two_processes_at_once_both_succeed(tmp_path, cifar10):
     children = [python(KILLED, cifar10[0], tmp_path / "data", "never", cache=tmp_path / "cache") for _ in range(2)]
-    outputs = [child.communicate(timeout=90) for child in children]
+    outputs = [end_of(child) for child in children]
     assert [child.returncode for child in children] == [0, 0], outputs
     assert (
         outputs[0][0].split()[-1] == outputs[1][0].split()[-1] == load_dataset("cifar10", tmp_path / "data").fingerprint

@@ -7,12 +7,13 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import mlflow
 import pytest
-from conftest import begin, datadiet, wait
+from conftest import PATIENCE, begin, datadiet, end_of, wait
 
 from datadiet import config as options
 from datadiet.config import TrainConfig
@@ -290,9 +291,21 @@ def begin_study(base: Path, root: Path) -> subprocess.Popen:
 
 
 def workers_of(process: subprocess.Popen) -> list[int]:
-    """Its worker processes."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return [int(pid) for pid in children if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
+    """Its worker processes that run; one may end while they are looked at, and so may the study."""
+    found = []
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+            with suppress(FileNotFoundError, ProcessLookupError):
+                if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text() and is_running(int(pid)):
+                    found.append(int(pid))
+    return found
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process, and not only what is left of one until its parent has asked for its end."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    return False
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes in /proc")
@@ -300,23 +313,24 @@ def test_killed_stopped_and_continued_in_workers_it_ends_the_same(base, tmp_path
     runs = tmp_path / "exps/s"
     study = begin_study(base, tmp_path)
     wait(study, lambda: len(list(runs.glob("full_data/run_[01]/ckpts/[1-9]*"))) > 1)
+    wait(study, lambda: len(workers_of(study)) == 2)
     killed = workers_of(study)
     os.kill(killed[0], signal.SIGKILL)
     wait(study, lambda: len(set(workers_of(study)) - set(killed)) == 1)
     wait(study, lambda: list(runs.glob("full_data/run_*/summary.json")))
     left = workers_of(study)
     study.kill()
-    told, _ = study.communicate()
+    told, _ = end_of(study)
     assert "its process died (SIGKILL); it is begun again" in told
-    end = time.monotonic() + 20
-    while any(Path(f"/proc/{pid}").exists() for pid in left):
+    end = time.monotonic() + PATIENCE
+    while any(map(is_running, left)):
         assert time.monotonic() < end, "workers outlive their study"
         time.sleep(0.01)
 
     study = begin_study(base, tmp_path)
     wait(study, lambda: list(runs.glob("*/size_*/run_*/ckpts/*")))
     study.terminate()
-    _, errors = study.communicate(timeout=60)
+    _, errors = end_of(study)
     assert study.returncode == 75, errors
     assert "Continue: python -m entrypoints study --plan plan.json" in errors
 

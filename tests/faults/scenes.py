@@ -437,7 +437,8 @@ class Server:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=log, env=environment, cwd=self.base, start_new_session=True
             )
-        for _ in range(1200):
+        end = time.monotonic() + 600
+        while self.process.poll() is None and time.monotonic() < end:
             try:
                 urllib.request.urlopen(f"{self.uri}/health", timeout=5).close()
                 return
