@@ -103,9 +103,12 @@ def click_type(option: Option) -> click.ParamType:
     return Optional(kind) if option.optional else kind
 
 
+def _one_of(names: tuple[str, ...]) -> str:
+    return f" One of: {', '.join(names)}." if names else ""
+
+
 def option_of(option: Option, default: Any, names: tuple[str, ...] = ()) -> Callable:
     """The click option of an option, with its bounds in its help."""
-    text = option.help + (f" One of: {', '.join(names)}." if names else "")
     if default is None:
         shown = option.auto or "none"
     elif isinstance(default, tuple):
@@ -114,7 +117,10 @@ def option_of(option: Option, default: Any, names: tuple[str, ...] = ()) -> Call
         shown = default if isinstance(default, str) else repr(default).lower()
     bounds = f"; {option.bounds}" if str(option.bounds) else ""
     return click.option(
-        f"--{option.name}", type=click_type(option), default=default, help=f"{text}  [default: {shown}{bounds}]"
+        f"--{option.name}",
+        type=click_type(option),
+        default=default,
+        help=f"{option.help}{_one_of(names)}  [default: {shown}{bounds}]",
     )
 
 
@@ -130,8 +136,7 @@ def selector_options() -> list[Callable]:
 
 def required_option(name: str, names: tuple[str, ...] = ()) -> Callable:
     option = find_option(name)
-    text = option.help + (f" One of: {', '.join(names)}." if names else "")
-    return click.option(f"--{name}", type=click_type(option), required=True, help=text)
+    return click.option(f"--{name}", type=click_type(option), required=True, help=option.help + _one_of(names))
 
 
 def training_options(without: tuple[str, ...] = (), **defaults: Any) -> Callable:
@@ -154,6 +159,9 @@ def training_options(without: tuple[str, ...] = (), **defaults: Any) -> Callable
 
 ROOT = click.option("--root", type=Location(), default=".", help="Folder of exps/.  [default: .]")
 EXP = click.option("--exp", type=Optional(click.STRING), help="Experiment folder below exps/.  [default: see above]")
+ONE_EXP = click.option(
+    "--exp", type=Optional(click.STRING), help="Only runs of this experiment folder.  [default: all]"
+)
 OVERWRITE = click.option("--overwrite", type=click.BOOL, default=False, help="Replace old results.  [default: false]")
 OFFLINE = click.option(
     "--offline", type=click.BOOL, default=False, help="Do not call MLflow: all that it has to know stays in exps/, and "

@@ -8,12 +8,12 @@ import click
 
 from datadiet.tracking.sync import sync_mirror
 
-from .options import Location, Optional, make_context, repairable
+from .options import ONE_EXP, ROOT, make_context, repairable
 
 
 @click.command()
-@click.option("--root", type=Location(), default=".", help="Folder of exps/.  [default: .]")
-@click.option("--exp", type=Optional(click.STRING), help="Only runs of this experiment folder.  [default: all]")
+@ROOT
+@ONE_EXP
 @repairable
 def sync(root: Path, exp: str | None) -> None:
     """Write into MLflow what it lacks: runs made with offline=true, or while it was away.

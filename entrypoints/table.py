@@ -9,7 +9,7 @@ from click.core import ParameterSource
 
 from datadiet.report.results_table import write_table
 
-from .options import OFFLINE, OVERWRITE, Location, Optional, make_context, repairable
+from .options import OFFLINE, ONE_EXP, OVERWRITE, Location, Optional, make_context, repairable
 
 
 @click.command()
@@ -19,7 +19,7 @@ from .options import OFFLINE, OVERWRITE, Location, Optional, make_context, repai
               help="File to write; it may replace an older table only.  [default: results.csv]")  # fmt: skip
 @click.option("--root", type=Location(), default=".",
               help="Where given, only the runs below <root>/exps.  [default: all of the experiment]")  # fmt: skip
-@click.option("--exp", type=Optional(click.STRING), help="Only runs of this experiment folder.  [default: all]")
+@ONE_EXP
 @click.option("--budget", type=Optional(click.STRING),
               help="Only runs of this budget, iterations or epochs.  [default: the one there is]")  # fmt: skip
 @OVERWRITE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -54,33 +55,12 @@ def score_choice(values: dict[str, Any]) -> ScoreChoice:
     )
 
 
-def _training_command(name: str, selector: str | None, *own_options: Any) -> click.Command:
-    """A command that trains on the examples that `selector` keeps; None: the one that is asked for."""
-
-    def run(
-        root: Any,
-        exp: str | None,
-        overwrite: bool,
-        offline: bool,
-        resume: bool,
-        runs: tuple[int, ...] | None,
-        **values: Any,
-    ) -> None:
-        config = make_config(values) if selector is None else make_config(values, selector=selector)
-        context = make_context(root, overwrite, names_selector=selector is None, offline=offline, resume=resume)
-        train_runs(config, runs or [config.run], exp or name, context, score_choice(values))
-
-    options = (*own_options, training_options(), RUNS, RESUME, place_options)
-    return make_command(name, run, *options, help=TEXTS[name] + STOPPING)
-
-
 STOPPING = """
 
 SIGTERM or Ctrl-C saves a checkpoint and ends with exit code 75 (MLflow's own command then with 1). The same command
 with resume=true goes on, and ends with the result of an uninterrupted run."""
 
 BALANCE = config_option("balance", None)
-
 
 TEXTS = {
     "full_data": """Train on all examples, tracking forgetting.
@@ -100,6 +80,26 @@ Writes <root>/exps/<exp>/size_<size>.offset_<offset>/run_<run>/; exp is offset_s
 Writes <root>/exps/<exp>/size_<size>.<selector>[.<option>_<value>]/run_<run>/; exp is subset by default. Selectors that
 look at features take them from run 0 of score_exp.""",
 }
+
+
+def _training_command(name: str, selector: str | None, *own_options: Any) -> click.Command:
+    """A command that trains on the examples that `selector` keeps; None: the one that is asked for."""
+
+    def run(
+        root: Path,
+        exp: str | None,
+        overwrite: bool,
+        offline: bool,
+        resume: bool,
+        runs: tuple[int, ...] | None,
+        **values: Any,
+    ) -> None:
+        config = make_config(values) if selector is None else make_config(values, selector=selector)
+        context = make_context(root, overwrite, names_selector=selector is None, offline=offline, resume=resume)
+        train_runs(config, runs or [config.run], exp or name, context, score_choice(values))
+
+    options = (*own_options, training_options(), RUNS, RESUME, place_options)
+    return make_command(name, run, *options, help=TEXTS[name] + STOPPING)
 
 
 def full_data() -> click.Command:

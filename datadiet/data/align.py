@@ -40,27 +40,37 @@ def align(values: np.ndarray, ids: np.ndarray, print_: str, dataset: Dataset, na
         raise UserError(f"{len(values)} values for {len(ids)} examples of {both}; expected one value per example.")
     if print_ == dataset.fingerprint and len(values) == dataset.num_examples:
         return values
-    order = np.argsort(ids, kind="stable")
-    canonical = np.argsort(dataset.example_ids, kind="stable")
-    if not np.array_equal(ids[order], dataset.example_ids[canonical]):
+    position = _positions(ids, dataset.example_ids)
+    if position is None:
         raise UserError(
             f"The values belong to {both}; {overlap(name, dataset.name)}expected values of the same dataset: "
             "score this one."
         )
-    position = np.empty(len(ids), np.int64)  # of each of the dataset's examples among the values
-    position[canonical] = order
-    theirs = np.argsort(position)  # the dataset's examples in the order of the values
-    arrays = dataset.train_labels, dataset.train_images
-    if (
-        fingerprint(dataset.example_ids, *arrays) == dataset.fingerprint
-        and fingerprint(ids, *(array[theirs] for array in arrays)) != print_
-    ):
+    if not _same_content(dataset, ids, position, print_):
         raise UserError(
             f"The values belong to {both}; the ids are the same but labels or pixels differ. Expected values of the "
             "same dataset: score this one."
         )
     warnings.warn(f"Values of {both}: the same examples in another order; the values were realigned.", stacklevel=2)
     return values[position]
+
+
+def _positions(ids: np.ndarray, example_ids: np.ndarray) -> np.ndarray | None:
+    """Position of each of a dataset's examples among `ids`, int64 [N]; None where those name others."""
+    order, canonical = np.argsort(ids, kind="stable"), np.argsort(example_ids, kind="stable")
+    if not np.array_equal(ids[order], example_ids[canonical]):
+        return None
+    position = np.empty(len(ids), np.int64)
+    position[canonical] = order
+    return position
+
+
+def _same_content(dataset: Dataset, ids: np.ndarray, position: np.ndarray, print_: str) -> bool:
+    """Whether labels and pixels in the order of `ids` have that fingerprint; not asked of a changed one."""
+    theirs = np.argsort(position)  # the dataset's examples in the order of the ids
+    arrays = dataset.train_labels, dataset.train_images
+    changed = fingerprint(dataset.example_ids, *arrays) != dataset.fingerprint
+    return changed or fingerprint(ids, *(array[theirs] for array in arrays)) == print_
 
 
 def accept_bare(values: np.ndarray, path: object, dataset: Dataset) -> np.ndarray:

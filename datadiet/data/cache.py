@@ -62,7 +62,7 @@ def save(path: Path, record: dict[str, Any]) -> None:
     for name, value in arrays.items():
         np.save(temporary / f"{name}.npy", value, allow_pickle=False)
     values = {name: value for name, value in record.items() if name not in arrays}
-    checksums = {name: zlib.crc32(np.ascontiguousarray(value)) for name, value in arrays.items()}
+    checksums = {name: zlib.crc32(np.ascontiguousarray(value).data) for name, value in arrays.items()}
     (temporary / RECORD).write_text(json.dumps({"values": values, "checksums": checksums}, indent=1))
     os.rename(temporary, path)
 
@@ -74,7 +74,7 @@ def read(path: Path) -> dict[str, Any] | None:
         load = partial(np.load, mmap_mode="r", allow_pickle=False)
         arrays = {name: np.asarray(load(path / f"{name}.npy")) for name in stored["checksums"]}
         for name, checksum in stored["checksums"].items():
-            if zlib.crc32(np.ascontiguousarray(arrays[name])) != checksum:
+            if zlib.crc32(np.ascontiguousarray(arrays[name]).data) != checksum:
                 raise ValueError(f"{name}.npy has changed since it was written")
     except FileNotFoundError as error:
         if path.exists():

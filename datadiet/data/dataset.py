@@ -65,7 +65,7 @@ def fingerprint(example_ids: np.ndarray, labels: np.ndarray, images: np.ndarray)
     digest.update("\n".join(map(str, example_ids)).encode())
     digest.update(np.ascontiguousarray(labels, "<i4").tobytes())
     digest.update(repr(images.shape).encode())
-    digest.update(np.ascontiguousarray(images))
+    digest.update(np.ascontiguousarray(images).data)
     return digest.hexdigest()
 
 

@@ -144,7 +144,12 @@ def download(archive: Archive, path: Path) -> None:
     # killed process leaves is never used or deleted.
     part = path.with_name(f"{path.name}.part")
     with tqdm(total=archive.size, unit="B", unit_scale=True, desc=archive.file_name) as bar:
-        get = pooch.HTTPDownloader(bar, BLOCK, timeout=(REACH_SECONDS, STALL_SECONDS), headers=HEADERS)
+        get = pooch.HTTPDownloader(
+            bar,  # pyright: ignore[reportArgumentType]  documented, but its type knows only yes or no
+            BLOCK,
+            timeout=(REACH_SECONDS, STALL_SECONDS),
+            headers=HEADERS,
+        )
         get(archive.url, part, None)
     verify(part, archive)
     os.replace(part, path)
@@ -157,6 +162,21 @@ def place(source: Path, path: Path) -> None:
     part = path.with_name(f"{path.name}.part")
     shutil.copyfile(source, part)
     os.replace(part, path)
+
+
+def _said(name: str, archives: tuple[Archive, ...], given: Path) -> list[Path]:
+    """Files where the user says they are: `given` itself, or in it.
+
+    Raises:
+        UserError: one is not there.
+    """
+    alone = given.is_file() and len(archives) == 1
+    paths = [given] if alone else [given / archive.file_name for archive in archives]
+    absent = [path for path in paths if not path.is_file()]
+    if absent:
+        names = ", ".join(archive.file_name for archive in archives)
+        raise UserError(f"{name}: archive={given}: no file {absent[0]}; expected {names}, or a folder with it.")
+    return paths
 
 
 def obtain(
@@ -180,14 +200,7 @@ def obtain(
         UserError: one is not there and not to be had, within seconds and with what to place
             where; or is not the file that was published.
     """
-    paths = [(given or folder) / archive.file_name for archive in archives]
-    if given is not None:
-        if given.is_file() and len(archives) == 1:
-            paths = [given]
-        absent = [path for path in paths if not path.is_file()]
-        if absent:
-            names = ", ".join(archive.file_name for archive in archives)
-            raise UserError(f"{name}: archive={given}: no file {absent[0]}; expected {names}, or a folder with it.")
+    paths = [folder / archive.file_name for archive in archives] if given is None else _said(name, archives, given)
 
     def missing() -> list[Archive]:
         return [archive for archive, path in zip(archives, paths) if not path.is_file()]

@@ -7,9 +7,10 @@ import sys
 import tarfile
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -41,10 +42,10 @@ def _locked(folder: Path, name: str) -> Iterator[None]:
         lock.release()
 
 
-def _exists(look: object, *arguments: object) -> bool:
+def _exists(look: Callable[..., Any], *arguments: Any) -> bool:
     """Whether a function that finds files does not refuse."""
     try:
-        look(*arguments)  # type: ignore[operator]
+        look(*arguments)
     except UserError:
         return False
     return True
@@ -115,21 +116,32 @@ def _run_builder(tfds_name: str, name: str, data_dir: Path | None, given: Path |
     except UserError:
         raise
     except Exception as error:
-        first_line = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
-        if isinstance(error, tarfile.TarError | EOFError | zlib.error) and paths:
-            repair = f"{paths[0]} is damaged ({first_line}). Delete it and fetch it again."
-        elif isinstance(error, OSError) and paths:
-            other = commands.option("data_dir", "FOLDER")
-            repair = f"cannot be written to {root} ({first_line}); name another folder with {other}."
-        elif paths:
+        repair = _repair(error, tfds_name, root, paths)
+        if repair is None:
             raise
-        else:
-            build = commands.shell("tfds", "build", tfds_name, "--file_format=array_record")
-            repair = (
-                f"tensorflow-datasets could not prepare it here ({first_line}). Many of its builders need TensorFlow: "
-                f"where that is installed, run `{build}` and copy the folder to {root}."
-            )
         raise UserError(f"{name}: {repair}") from error
+
+
+def _repair(error: Exception, tfds_name: str, root: Path, paths: list[Path]) -> str | None:
+    """What is wrong where a builder failed, and what to do; None where only this package can be.
+
+    Args:
+        root: Folder that it was to write to.
+        paths: Published files of a builder of this package; none: it is one of tfds.
+    """
+    first_line = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+    if not paths:
+        build = commands.shell("tfds", "build", tfds_name, "--file_format=array_record")
+        return (
+            f"tensorflow-datasets could not prepare it here ({first_line}). Many of its builders need TensorFlow: "
+            f"where that is installed, run `{build}` and copy the folder to {root}."
+        )
+    if isinstance(error, tarfile.TarError | EOFError | zlib.error):
+        return f"{paths[0]} is damaged ({first_line}). Delete it and fetch it again."
+    if isinstance(error, OSError):
+        other = commands.option("data_dir", "FOLDER")
+        return f"cannot be written to {root} ({first_line}); name another folder with {other}."
+    return None
 
 
 def _prepare_tfds(tfds_name: str, name: str, data_dir: Path | None, given: Path | None, may_download: bool) -> None:

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+from jax.core import ShapedArray
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
@@ -96,7 +97,9 @@ class _Static:
 
 def _backward(strides, pads, precision, kept, g):
     kernel, a, a_shape, kernel_shape = kept
-    g = jnp.zeros(g.aval.shape, g.aval.dtype) if isinstance(g, jax.custom_derivatives.SymbolicZero) else g
+    if isinstance(g, jax.custom_derivatives.SymbolicZero):
+        aval = cast(ShapedArray, g.aval)  # of an array, whose shape and dtype an AbstractValue need not have
+        g = jnp.zeros(aval.shape, aval.dtype)
     along_input = None if kernel is None else input_gradient(strides, pads, precision, kernel, g, a_shape.value.shape)
     along_kernel = None if a is None else kernel_gradient(strides, pads, precision, a, g, kernel_shape.value.shape)
     return along_input, along_kernel
@@ -134,7 +137,7 @@ def kernel_gradient(
         return total + product, None
 
     start = jnp.zeros((shape[3], math.prod(shape[:3])), jnp.float32)
-    pairs = tuple(x.reshape(-1, chunk, *x.shape[1:]) for x in (a, g))
+    pairs = a.reshape(-1, chunk, *a.shape[1:]), g.reshape(-1, chunk, *g.shape[1:])
     return jax.lax.scan(add, start, pairs)[0].T.reshape(shape).astype(jnp.result_type(a, g))
 
 

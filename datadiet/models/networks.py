@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -126,7 +126,7 @@ class MLP(nn.Module):
 
 @partial(jax.jit, static_argnums=(0, 1))  # here, so that every run after the first finds it compiled
 def _init(module: nn.Module, image_shape: tuple[int, ...], key: jax.Array) -> Variables:
-    return module.init(key, jnp.zeros((1, *image_shape), jnp.float32), train=False)
+    return dict(module.init(key, jnp.zeros((1, *image_shape), jnp.float32), train=False))
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class Network:
     @property
     def num_classes(self) -> int:
         """C."""
-        return self.module.num_classes  # type: ignore[attr-defined]
+        return cast(Any, self.module).num_classes  # every entry of MODELS has it
 
     def init(self, key: jax.Array) -> Variables:
         """Fresh float32 variables from a JAX random key."""
@@ -151,7 +151,7 @@ class Network:
 
     def apply(self, variables: Variables, images: jax.Array) -> jax.Array:
         """Evaluation mode: normalised images float32 [B, H, W, D] -> logits float32 [B, C]."""
-        return self.module.apply(variables, images, train=False)
+        return cast(jax.Array, self.module.apply(variables, images, train=False))  # alone: nothing is mutable
 
     def apply_with_features(self, variables: Variables, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Evaluation mode: logits [B, C], and what the last dense layer makes them of, float32 [B, F].
@@ -178,5 +178,6 @@ class Network:
 
     def apply_training(self, variables: Variables, images: jax.Array) -> tuple[jax.Array, Variables]:
         """Training mode (statistics of the batch): logits [B, C] and the new batch_stats."""
-        logits, updated = self.module.apply(variables, images, train=True, mutable=["batch_stats"])
+        result = self.module.apply(variables, images, train=True, mutable=["batch_stats"])
+        logits, updated = cast(tuple[jax.Array, Variables], result)  # a pair: something is mutable
         return logits, updated.get("batch_stats", {})

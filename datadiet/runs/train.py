@@ -11,7 +11,7 @@ import numpy as np
 
 from datadiet import commands
 from datadiet import config as options
-from datadiet.config import TrainConfig
+from datadiet.config import ResolvedConfig, TrainConfig
 from datadiet.data.registry import count_examples
 from datadiet.errors import Interrupted, UserError
 from datadiet.models.networks import Network
@@ -91,7 +91,7 @@ def train_runs(
 
 
 def train_resolved(
-    configs: Sequence[TrainConfig], exp: str, context: Context, choice: ScoreChoice = DEFAULT_CHOICE
+    configs: Sequence[ResolvedConfig], exp: str, context: Context, choice: ScoreChoice = DEFAULT_CHOICE
 ) -> list[Summary]:
     """`train_runs` of resolved configs that differ in `run` and its seeds."""
     output, tracker, say = context.output, context.tracker, context.reporter.say
@@ -251,7 +251,7 @@ class Lane:
 
 
 def _train(
-    group: Sequence[tuple[Task, resume.Start]], network: Network, splits: tuple[DeviceData, ...],
+    group: Sequence[tuple[Task, resume.Start]], network: Network, splits: tuple[DeviceData, DeviceData],
     context: Context, stopping: Callable[[], bool],
 ) -> dict[str, Summary | UserError]:  # fmt: skip
     """Train runs at the same time; by name the summary of each, or why it could not go on.

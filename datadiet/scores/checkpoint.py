@@ -56,7 +56,8 @@ def prototype(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
     from threadpoolctl import threadpool_limits
 
     means = np.stack([features[labels == c].mean(0) for c in np.unique(labels)])
-    method = KMeans(len(means), init=means, n_init=1, max_iter=KMEANS_STEPS, tol=0)
+    start: dict[str, Any] = {"init": means, "n_init": 1}  # which without types would have to be names, as by default
+    method = KMeans(len(means), **start, max_iter=KMEANS_STEPS, tol=0)
     # One thread: the sums of several are added in the order in which they end.
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than prototypes

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ import optax
 from flax import linen as nn
 from jax.extend.core import Literal
 
-from datadiet.models.conv import conv_general_dilated, on_cpu, patches, window_shifts
+from datadiet.models.conv import Pads, conv_general_dilated, on_cpu, patches, window_shifts
 from datadiet.models.networks import Network, Variables
 
 Squares = Callable[[Any, jax.Array], jax.Array]  # (what the rule kept, g [B, …]) -> float32 [B]
@@ -185,12 +185,18 @@ def conv_rule(module: nn.Conv, inputs: jax.Array) -> AppliedRule | None:
     if isinstance(module.padding, str) and module.padding not in ("SAME", "VALID"):
         return None
     strides = module.strides or 1
-    strides = (strides, strides) if isinstance(strides, int) else tuple(strides)
+    strides = (strides, strides) if isinstance(strides, int) else _pair(strides)
     padding = nn.linear.canonicalize_padding(module.padding, 2)
     if isinstance(padding, str):
         padding = jax.lax.padtype_to_pads(inputs.shape[1:3], size, strides, padding)
-    window = Window(tuple(size), strides, tuple((low, high) for low, high in padding))
+    rows, columns = padding
+    window = Window(_pair(size), strides, (_pair(rows), _pair(columns)))
     return AppliedRule(partial(conv_squares, window, module.use_bias), inputs)
+
+
+def _pair(values: Sequence[int]) -> tuple[int, int]:
+    first, second = values
+    return first, second
 
 
 def batch_norm_rule(module: nn.BatchNorm, inputs: jax.Array, use_running_average: bool | None = None, mask: Any = None):
@@ -239,7 +245,7 @@ class Window(NamedTuple):
 
     size: tuple[int, int]
     strides: tuple[int, int]
-    padding: tuple[tuple[int, int], ...]
+    padding: Pads
 
 
 def conv_squares(window: Window, use_bias: bool, a: jax.Array, g: jax.Array) -> jax.Array:
@@ -313,7 +319,7 @@ def _shifted_gram_square(window: Window, a: jax.Array, g: jax.Array) -> jax.Arra
         for rows, columns in window_shifts(window.size, window.strides, g.shape[:2])
     )
     g = g.reshape(-1, g.shape[-1])
-    return jnp.sum(inner.reshape(len(g), len(g)) * gram(g, g))
+    return jnp.sum(jnp.asarray(inner).reshape(len(g), len(g)) * gram(g, g))
 
 
 def _patches(window: Window, a: jax.Array, g: jax.Array) -> jax.Array:

@@ -48,20 +48,32 @@ def window_search(
     Raises:
         UserError: an empty grid, a fraction out of range, or what `select` refuses.
     """
-    for name, value in (("fraction", fraction), ("held_out", held_out)):
-        if not 0 < value < 1:
-            raise UserError(f"{name}={value}: expected a fraction above 0 and below 1.")
-    if not grid:
-        raise UserError(f"grid={grid!r}: expected at least one setting of selector={selector}.")
-    order = np.random.RandomState(seed).permutation(len(values)).astype(np.int32)
-    count = max(1, round(held_out * len(values)))
-    held, rest = np.sort(order[:count]), np.sort(order[count:])
+    _check(selector, grid, fraction, held_out)
+    rest, held = divide(len(values), held_out, seed)
     size = max(1, round(fraction * len(rest)))
-    part = {
-        name: None if array is None else array[rest] for name, array in (("labels", labels), ("features", features))
-    }
+    part = {k: array[rest] for k, array in (("labels", labels), ("features", features)) if array is not None}
     trials = []
     for setting in grid:
         kept = rest[selection.select(selector, values[rest], size=size, seed=seed, **part, **setting)]
         trials.append(Trial(setting, float(evaluate(kept, held))))
     return sorted(trials, key=lambda trial: -trial.accuracy)
+
+
+def divide(count: int, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of `count` examples divided by chance: those to train on and those held out, sorted int32 each.
+
+    Args:
+        held_out: Fraction, of which at least one example comes.
+    """
+    order = np.random.RandomState(seed).permutation(count).astype(np.int32)
+    taken = max(1, round(held_out * count))
+    return np.sort(order[taken:]), np.sort(order[:taken])
+
+
+def _check(selector: str, grid: Sequence[Mapping[str, Any]], fraction: float, held_out: float) -> None:
+    """Refuse a search that nothing can come of."""
+    for name, value in (("fraction", fraction), ("held_out", held_out)):
+        if not 0 < value < 1:
+            raise UserError(f"{name}={value}: expected a fraction above 0 and below 1.")
+    if not grid:
+        raise UserError(f"grid={grid!r}: expected at least one setting of selector={selector}.")

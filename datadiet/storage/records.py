@@ -114,9 +114,9 @@ def _as_kind(kind: Any, path: Path, value: Any) -> Any:
         if not isinstance(value, list):
             raise TypeError
         return [_as_kind(arguments[0], path, one) for one in value]
+    accepted = (int, float) if kind is float else (origin or kind)
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
         return _build(kind, path, value)
-    accepted = (int, float) if kind is float else (origin or kind)
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
         raise TypeError
     return value

@@ -71,5 +71,5 @@ def load_scores(path: Path) -> tuple[np.ndarray, ScoreRecord | None]:
         kind, shape = getattr(values, "dtype", type(values)), np.shape(values)
         raise UserError(f"{path}: expected one real number per example, got {kind} of shape {shape}.")
     if record is not None and len(values) != len(record.example_ids):
-        raise UserError(f"{path}: {len(values)} values for {len(record['example_ids'])} examples; it is damaged.")
+        raise UserError(f"{path}: {len(values)} values for {len(record.example_ids)} examples; it is damaged.")
     return values, record

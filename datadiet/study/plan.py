@@ -115,9 +115,10 @@ def check_plan(plan: Plan, config: ResolvedConfig, num_examples: int) -> None:
             f"{', '.join(map(str, made))}; expected different sizes from 1 to {num_examples - 1}."
         )
     saved = options.saved_steps(config)
-    if absent := [step for step in plan.score_steps or () if step not in saved]:
+    chosen = plan.score_steps or ()
+    if absent := [step for step in chosen if step not in saved]:
         raise UserError(
-            f"score_steps={','.join(map(str, plan.score_steps))}: no checkpoint is saved at {absent[0]}; there are "
+            f"score_steps={','.join(map(str, chosen))}: no checkpoint is saved at {absent[0]}; there are "
             f"checkpoints at {', '.join(map(str, saved))}. Choose among them, or save more with "
             f"{commands.option('save_steps', 'N')}."
         )

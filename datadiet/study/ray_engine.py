@@ -121,7 +121,7 @@ def load_ray() -> Any:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        import ray
+        import ray  # pyright: ignore[reportMissingImports]  an extra: not everywhere installed
     except ImportError as error:
         raise UserError(
             "engine=ray needs Ray, which is not installed: pip install 'datadiet[ray]'. "

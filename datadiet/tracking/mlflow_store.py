@@ -232,10 +232,7 @@ def push(
     held = _push_metrics(client, record, found)
     if record.inputs:
         log_inputs(client, run_id, record.inputs)
-    for path, folder in record.artifacts:
-        file = record.path.parent / path if record.path else Path(path)
-        if file.is_file():
-            client.log_artifact(run_id, str(file), folder)
+    _push_artifacts(client, record, run_id)
     _set_status(client, record, found)
     return Told(found.info.experiment_id, held)
 
@@ -248,6 +245,14 @@ def _push_metrics(client: MlflowClient, record: Record, found: Run) -> dict[tupl
         new |= {(k, step): (k, v, at, step) for k, v in values.items() if (k, step) not in held}
     log_metrics(client, found.info.run_id, new.values())
     return held | {key: value for key, (_, value, _, _) in new.items()}
+
+
+def _push_artifacts(client: MlflowClient, record: Record, run_id: str) -> None:
+    """Those of its files that are there."""
+    for path, folder in record.artifacts:
+        file = record.path.parent / path if record.path else Path(path)
+        if file.is_file():
+            client.log_artifact(run_id, str(file), folder)
 
 
 def log_metrics(client: MlflowClient, run_id: str, points: Iterable[tuple[str, float, int, int]]) -> None:

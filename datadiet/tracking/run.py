@@ -232,23 +232,35 @@ def track_run(
         mirror, kind, name, told, named | {"mlflow.note.content": note}, parent=parent.record.uid if parent else None
     )
     with new.lock():
-        link = parent.link if parent else Link(offline, say)
-        if parent is None:
-            check_store(offline)
-        record = begin(new)
-        run = TrackedRun(record, link, parent=parent, fresh=record is new)
-        run.earlier = {(k, step): value for step, _, values in record.points() for k, value in values.items()}
-        if link.open:
-            run.catch_up()
-        try:
+        run = _begun(new, parent, parent.link if parent else Link(offline, say))
+        with _ended(run):
             yield run
-        except (KeyboardInterrupt, Interrupted) as error:
-            run.end("KILLED", error)
-            raise
-        except BaseException as error:
-            run.end("FAILED", error)
-            raise
-        run.end("FINISHED")
+
+
+def _begun(new: Record, parent: TrackedRun | None, link: Link) -> TrackedRun:
+    """A run that this process writes: `new`, or the one that an earlier process left unfinished in its place."""
+    if parent is None:
+        check_store(link.offline)
+    record = begin(new)
+    run = TrackedRun(record, link, parent=parent, fresh=record is new)
+    run.earlier = {(k, step): value for step, _, values in record.points() for k, value in values.items()}
+    if link.open:
+        run.catch_up()
+    return run
+
+
+@contextmanager
+def _ended(run: TrackedRun) -> Iterator[None]:
+    """Ends a run with the `with` block, as that ends."""
+    try:
+        yield
+    except (KeyboardInterrupt, Interrupted) as error:
+        run.end("KILLED", error)
+        raise
+    except BaseException as error:
+        run.end("FAILED", error)
+        raise
+    run.end("FINISHED")
 
 
 def attach(mirror: Path, offline: bool = False, say: Callable[[str], Any] = print) -> TrackedRun:

@@ -50,9 +50,9 @@ def compile_seconds() -> Iterator[list[float]]:
     """Seconds that XLA takes to compile, or to find compiled, each program in a `with` block of this process."""
     spent: list[float] = []
 
-    def hear(event: str, seconds: float, **_: Any) -> None:
+    def hear(event: str, duration_secs: float, **_: Any) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
-            spent.append(seconds)
+            spent.append(duration_secs)
 
     jax.monitoring.register_event_duration_secs_listener(hear)
     try:

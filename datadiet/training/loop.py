@@ -141,6 +141,13 @@ def fit_runs(
             told = {} if isinstance(found, Diverged) else found
             yield run, Report(step, states[run], told, save and error is None, clocks[run].elapsed(), error)
 
+    def measure(run: int) -> dict[str, float] | Diverged:
+        test_values = timed([clocks[run]], "eval", evaluate, states[run].variables, test)
+        try:
+            return _metrics(config, states[run], test_values, members[run]) | clocks[run].metrics(step, batch_size)
+        except Diverged as error:
+            return error
+
     step, training, alive = began, 0.0, set(range(len(entrants)))
     if step == 0:
         yield from reports(0, {}, True)
@@ -158,15 +165,7 @@ def fit_runs(
         if step < stop:
             yield from reports(step, {}, True)
             return
-        metrics: dict[int, dict[str, float] | Diverged] = {}
-        for run in alive if stop in logs else ():
-            clock = clocks[run]
-            test_values = timed([clock], "eval", evaluate, states[run].variables, test)
-            try:
-                metrics[run] = _metrics(config, states[run], test_values, members[run])
-                metrics[run] |= clock.metrics(step, batch_size)
-            except Diverged as error:
-                metrics[run] = error
+        metrics = {run: measure(run) for run in alive} if stop in logs else {}
         if stop in logs:
             states = tuple(state._replace(sums=jnp.zeros(2)) for state in states)
         yield from reports(step, metrics, stop in saves)

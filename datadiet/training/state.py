@@ -51,7 +51,7 @@ def on_device(dataset: Dataset, split: str, labels: np.ndarray | None = None) ->
     return DeviceData(*map(jnp.asarray, (images, labels, dataset.mean, dataset.std)))
 
 
-def learning_rate(config: ResolvedConfig, step: jax.Array | int) -> jax.Array:
+def learning_rate(config: ResolvedConfig, step: jax.typing.ArrayLike) -> jax.Array:
     """Learning rate of optimizer step t = 1, 2, …, float32.
 
     Step decay: lr * decay_factor ** (number of decay steps before t). With lr_vitaly: linear

@@ -126,6 +126,16 @@ def inverse_shuffle(split: str, count: int) -> np.ndarray:
     return positions
 
 
+def _test_split(folder: Path, lengths: dict[str, int], name: str) -> str:
+    """The split to test on. Raises UserError where there is none, or none to train on."""
+    test_split = next((split for split in TEST_SPLITS if lengths.get(split)), None)
+    if "train" not in lengths or test_split is None:
+        raise UserError(
+            f"{name}: {folder} has the splits {', '.join(lengths)}; expected train, and {' or '.join(TEST_SPLITS)}."
+        )
+    return test_split
+
+
 def _feature_names(builder: Any, name: str) -> tuple[str, str]:
     """Names of the image and of the label feature."""
     import tensorflow_datasets as tfds
@@ -180,13 +190,8 @@ def load_prepared(tfds_name: str, name: str, data_dir: Path | None) -> Splits:
     logging.getLogger("absl").setLevel(logging.ERROR)  # it recommends OpenCV, which is not used
     folder = find(tfds_name, name, data_dir)
     info = read_info(folder, name, data_dir)
-    lengths = info["lengths"]
-    test_split = next((split for split in TEST_SPLITS if lengths.get(split)), None)
-    if "train" not in lengths or test_split is None:
-        raise UserError(
-            f"{name}: {folder} has the splits {', '.join(lengths)}; expected train, and {' or '.join(TEST_SPLITS)}."
-        )
-    counts = lengths["train"], lengths[test_split]
+    test_split = _test_split(folder, info["lengths"], name)
+    counts = info["lengths"]["train"], info["lengths"][test_split]
     expected = COUNTS.get(name, counts)
     if counts != expected:
         got = f"{counts[0]} + {counts[1]} examples, expected {expected[0]} + {expected[1]}"
