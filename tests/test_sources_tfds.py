@@ -179,7 +179,7 @@ def test_a_download_that_breaks_off_leaves_no_archive(tmp_path, cifar10, monkeyp
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/{cifar10[0].name}"
         monkeypatch.setitem(download.ARCHIVES, "cifar10", (download.ARCHIVES["cifar10"][0]._replace(url=url),))
-        monkeypatch.setattr("datadiet.download.reachable", lambda url: None)
+        monkeypatch.setattr("datadiet.data.download.reachable", lambda url: None)
 
         def answer():
             with server.accept()[0] as client:
@@ -195,7 +195,7 @@ def test_a_download_that_breaks_off_leaves_no_archive(tmp_path, cifar10, monkeyp
 
 
 def test_a_file_that_is_not_the_published_one_is_refused_and_never_replaced(tmp_path, cifar10, monkeypatch):
-    monkeypatch.setattr("datadiet.download.download", lambda *given: pytest.fail("it is there"))
+    monkeypatch.setattr("datadiet.data.download.download", lambda *given: pytest.fail("it is there"))
     path = tmp_path / "data" / "downloads" / "manual" / cifar10[0].name
     path.parent.mkdir(parents=True)
     path.write_bytes(b"somebody's own")

@@ -17,9 +17,9 @@ from datadiet.tracking.run import track_run
 
 OPEN_ONE = """
 import sys, mlflow
-from datadiet import tracking
+from datadiet.tracking.run import track_run
 mlflow.set_tracking_uri(sys.argv[1])
-with tracking.open_run("train", "e", f"e/run_{sys.argv[2]}", params={"lr": 0.1, "steps": [1, 2]}, note="n") as run:
+with track_run("train", "e", f"e/run_{sys.argv[2]}", params={"lr": 0.1, "steps": [1, 2]}, note="n") as run:
     for step in range(20):
         run.log_metrics({"train_loss": step / 2}, step)
 """
