@@ -18,8 +18,6 @@ from matplotlib.figure import Figure
 from datadiet.report.decision import Decision
 from datadiet.report.evidence import RANDOM, CellResult, History, Score
 
-matplotlib.use("agg")
-
 WIDTH = 4.8  # inches
 DPI = 160
 RC: dict[Any, Any] = {
