@@ -73,7 +73,7 @@ def test_a_training_run_is_in_mlflow_and_in_the_mirror(root, runs, path):
     assert f"    {called} {path.split('/')[0]} " in tags["mlflow.note.content"]
     arguments = json.loads((folder / "args.json").read_text())
     logged = {k.removeprefix("cfg."): v for k, v in run.data.params.items() if k.startswith("cfg.")}
-    assert logged.keys() == arguments.keys() - {"exp", "data", "record_sha256"}
+    assert logged.keys() == arguments.keys() - {"exp", "data", "format", "record_sha256"}
     assert logged["num_steps"] == "44"
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["mlflow_run_id"] == run.info.run_id
