@@ -98,6 +98,13 @@ def hasty() -> Iterator[None]:
 
 
 @pytest.fixture
+def hasty_once() -> Iterator[None]:
+    """The same for one test of a file whose other programs are as users have them."""
+    with _optimised(False):
+        yield
+
+
+@pytest.fixture
 def optimised() -> Iterator[None]:
     """Programs are compiled as users have them, in a file that is `hasty` else."""
     with _optimised(True):

@@ -203,7 +203,7 @@ def test_divergence_stops_with_the_steps(digits):
         run(digits, lr=1e20)
 
 
-def test_convolutions_with_batch_norm_train(digits):
+def test_convolutions_with_batch_norm_train(digits, hasty_once):
     reports = run(digits, model="simple_cnn_0", width=4, num_steps=3, train_batch_size=16, augment=True)
     assert reports[-1].step == 3
     reports = run(digits, np.arange(8, dtype=np.int32), model="resnet18_lowres", width=4, num_steps=2, log_steps=2)
