@@ -15,7 +15,7 @@ import jinja2
 import numpy as np
 
 import datadiet
-from datadiet.commands import MLFLOW, Caller
+from datadiet.commands import MLFLOW, Caller, typed
 from datadiet.config import FIELDS, as_dict
 from datadiet.report import kept_sets, text
 from datadiet.report.decision import Decision, check_margin, noise_audit
@@ -93,7 +93,7 @@ def class_rows(decision: Decision) -> list[tuple[str, int, int, str, str]]:
 def commands(study: Study, decision: Decision) -> list[tuple[str, str]]:
     """What to type to repeat it: purpose and command."""
     given = {**study.record.plan, "exp": study.exp}
-    words = [f"{name}={_typed(value)}" for name, value in given.items() if not _is_default(name, value)]
+    words = [f"{name}={typed(value)}" for name, value in given.items() if not _is_default(name, value)]
     made = [
         ("This study; finished runs are not repeated:", _mlflow("study", words)),
         (
@@ -105,18 +105,18 @@ def commands(study: Study, decision: Decision) -> list[tuple[str, str]]:
     config = study.run(cell.paths[0]).config
     values = as_dict(study.config) | {name: getattr(config, name) for name in FEATURE_FIELDS}
     own = [
-        f"{name}={_typed(values[name])}"
+        f"{name}={typed(values[name])}"
         for name in values
         if name not in {*_OF_A_RUN, *FEATURE_FIELDS, *option_names()} and not _is_default(name, values[name])
     ]
     chosen_by = given_parameters(config)
-    own = [*(f"{name}={_typed(value)}" for name, value in chosen_by.items()), *own]
+    own = [*(f"{name}={typed(value)}" for name, value in chosen_by.items()), *own]
     known, score = SELECTORS.get(cell.selector), study.score_of(cell)
     if known:  # one that was registered elsewhere may be missing here
         named = [] if known.entry_point else [f"selector={cell.selector}"]
         sources = [f"scores=exps/{score.path}"] if score else []
         if known.features:
-            sources += [f"{name}={_typed(values[name])}" for name in FEATURE_FIELDS]
+            sources += [f"{name}={typed(values[name])}" for name in FEATURE_FIELDS]
         words = [*named, f"size={cell.size}", *sources, *own]
         made.append((f"One more training on {text.what(cell)}:", _mlflow(known.entry_point or "subset", words)))
     return made
@@ -127,14 +127,6 @@ def _is_default(name: str, value: Any) -> bool:
     return value is None or (
         name in FIELDS and FIELDS[name].default == (tuple(value) if isinstance(value, list) else value)
     )
-
-
-def _typed(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list | tuple):
-        return ",".join(map(str, value)) or "none"
-    return str(value)
 
 
 def _mlflow(entry_point: str, words: list[str]) -> str:
@@ -165,7 +157,7 @@ def html(decision: Decision, shown: list[Picture], kept_files: list[str]) -> str
     return template.render(
         study=study, decision=decision, wording=text, pictures=shown, kept_files=kept_files,
         class_rows=class_rows(decision), audit=noise_audit(study), commands=commands(study, decision),
-        cost=decision.cost, version=datadiet.__version__, typed=_typed, isfinite=math.isfinite, interval=_interval,
+        cost=decision.cost, version=datadiet.__version__, typed=typed, isfinite=math.isfinite, interval=_interval,
         spread=_spread,
         score_records={score.name: score.made for score in study.scores if score.made},
     )  # fmt: skip
