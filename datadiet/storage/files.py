@@ -123,7 +123,7 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: not readable as JSON ({error}); it is damaged.") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-    if isinstance(value, dict) and value.get(SEAL, sealed(value)[SEAL]) != sealed(value)[SEAL]:
+    if isinstance(value, dict) and SEAL in value and value[SEAL] != sealed(value)[SEAL]:
         raise UserError(f"{path}: not what was written there (its hash differs); it is damaged.")
     return value
 

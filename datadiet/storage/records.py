@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Self, Union, get_args, get_origin, get_type_hi
 
 from datadiet.config import FIELDS, ResolvedConfig, as_dict, from_dict, registered_options
 from datadiet.errors import UserError
-from datadiet.storage.files import SEAL, read_json, sealed, write_json
+from datadiet.storage.files import SEAL, read_record, sealed, write_json
 
 
 @dataclass(kw_only=True)
@@ -50,9 +50,7 @@ class MirrorRecord:
     @classmethod
     def read(cls, path: Path) -> Self:
         """Raises UserError where the file is missing, damaged, or of a newer format."""
-        values = read_json(path)
-        if not isinstance(values, dict):
-            raise UserError(f"{path}: expected a JSON object, got {type(values).__name__}; it is damaged.")
+        values = read_record(path)
         check_format(path, values.get("format", 0), cls.FORMAT)
         if SEAL not in values and not (cls.UNSEALED and "format" not in values):
             raise UserError(f"{path}: not what was written there (it has no hash); it is damaged.")
