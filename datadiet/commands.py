@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from datadiet.printable import UNSEEN
+
 DATADIET = "datadiet"
 MLFLOW = "mlflow run ."
 
@@ -30,14 +32,10 @@ SHARED = {
     "results": ("root", "offline"),
 }
 
-# What a terminal obeys instead of showing it: control characters, ends of lines, marks that reorder text; and halves
-# of characters, which names of files may have and no terminal takes.
-_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-
 
 def shell(*words: object) -> str:
     """Words as one line for a shell; a character that cannot be shown becomes U+FFFD, so that no line breaks."""
-    return " ".join(shlex.quote(_UNSEEN.sub("\N{REPLACEMENT CHARACTER}", str(word))) for word in words)
+    return " ".join(shlex.quote(UNSEEN.sub("\N{REPLACEMENT CHARACTER}", str(word))) for word in words)
 
 
 def typed(value: Any) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,6 +15,7 @@ import datadiet
 from datadiet.commands import module_program
 from datadiet.errors import UserError
 from datadiet.plugins import load_plugins
+from datadiet.printable import UNSEEN, escaped, printable
 from datadiet.registries import ENTRY_POINTS, EntryPoint
 
 # Compiled programs outlive the process; JAX reads this when it is first imported.
@@ -49,8 +52,24 @@ COMMANDS = {
 ENTRY_POINTS |= {name: EntryPoint(text, lazily(module, name)) for name, (module, text) in COMMANDS.items()}
 
 
+def _as_line(message: Warning | str, *_: Any) -> str:
+    """A warning without the line of code that gave it, which is no help to those who typed a command."""
+    return f"Warning: {printable(message)}\n"
+
+
 class LazyGroup(click.Group):
     """A group that imports a command's module only when it is needed, so that --help is quick."""
+
+    def main(self, args: Sequence[str] | None = None, *others: Any, **more: Any) -> Any:
+        warnings.formatwarning = _as_line
+        return super().main(args, *others, **more)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        for number, text in enumerate(args, start=1):
+            if UNSEEN.search(text):
+                expected = "expected text in UTF-8 without control characters"
+                raise click.UsageError(f"Argument {number}, {escaped(text[:80])}: {expected}.")
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_entry_points())

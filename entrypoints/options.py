@@ -17,6 +17,7 @@ from datadiet import commands
 from datadiet.config import FIELDS, MAX_RUNS, TrainConfig, find_option, given_config
 from datadiet.errors import Interrupted, UserError
 from datadiet.option import Option, check_text
+from datadiet.printable import printable
 from datadiet.runs.context import Context, Output, Tracker
 from datadiet.runs.signals import EXIT_CODE
 from datadiet.scores import trajectory
@@ -199,11 +200,11 @@ class Console:
 
     @contextmanager
     def counter(self, total: int, label: str) -> Iterator[Callable[[int], Any]]:
-        with tqdm(total=total, desc=label, leave=False, disable=None, dynamic_ncols=True) as bar:
+        with tqdm(total=total, desc=printable(label), leave=False, disable=None, dynamic_ncols=True) as bar:
             yield bar.update
 
     def say(self, text: str) -> None:
-        tqdm.write(text)
+        tqdm.write(printable(text))
 
 
 def typed_command(ctx: click.Context) -> str:
@@ -248,14 +249,21 @@ def make_config(values: dict[str, Any], **fixed: Any) -> TrainConfig:
     return given_config(values | fixed)
 
 
-class Repairable(click.ClickException):
-    """A UserError as one message, without a traceback."""
+class Told(click.ClickException):
+    """One message without a traceback."""
+
+    def format_message(self) -> str:
+        return printable(self.message)
+
+
+class Repairable(Told):
+    """A UserError."""
 
     exit_code = 2
 
 
-class Stopped(click.ClickException):
-    """An Interrupted as one message; the exit code tells a scheduler to try again."""
+class Stopped(Told):
+    """An Interrupted; the exit code tells a scheduler to try again."""
 
     exit_code = EXIT_CODE
 

@@ -13,8 +13,9 @@ from datadiet.config import TrainConfig
 from datadiet.data.batches import randomize_labels
 from datadiet.data.registry import load_dataset
 from datadiet.selectors import selection
-from datadiet.storage.files import sealed, write_csv, write_lines
+from datadiet.storage.files import sealed, write_lines, write_text
 from datadiet.storage.layout import score_file
+from datadiet.storage.manifests import manifest_text
 from datadiet.storage.records import Arguments, CellRecord, DataFacts, MeanRecord, StudyRecord, Summary
 from datadiet.storage.score_files import load_scores, save_scores
 
@@ -100,8 +101,7 @@ def _cell(exps, exp, config, digits, labels, arm, size, differences, first_run, 
         share = len(kept) / len(labels) if budget == "epochs" else 1.0
         write_run(exps / paths[-1], run, digits, labels, accuracy, kept, share * (TRAIN_SECONDS + 0.01 * position))
         if size is not None:
-            rows = ((digits.example_ids[i], order, values[i] if kind else "") for order, i in enumerate(kept))
-            write_csv(exps / paths[-1] / "kept.csv", "example_id,kept_order,score", rows)
+            write_text(exps / paths[-1] / "kept.csv", manifest_text(digits, kept, values if kind else None))
     size = len(labels) if size is None else size
     step = STEP if kind else None
     return CellRecord(arm, selector, kind, step, size, size / len(labels), paths)

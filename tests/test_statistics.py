@@ -25,13 +25,26 @@ def test_an_estimate_is_the_t_interval():
     assert (found.mean, found.std, found.n) == pytest.approx((values.mean(), values.std(ddof=1), 7))
 
 
-@pytest.mark.parametrize("values", [[0.9], [0.9, 0.9, 0.9], [0.9 - 0.8, 0.95 - 0.85]])
+ROUNDED = np.float32([0.9, 0.7, 0.5, 0.3]).astype(float) - np.float32([0.8, 0.6, 0.4, 0.2]).astype(float)
+
+
+@pytest.mark.parametrize("values", [[0.9], [0.9, 0.9, 0.9], [0.9 - 0.8, 0.95 - 0.85], ROUNDED])
 def test_no_interval_is_made_of_one_value_or_of_equal_ones(values):
     found = st.estimate(values)
     assert math.isnan(found.low)
     assert math.isnan(found.high)
     assert not found.known
     assert found.mean == pytest.approx(values[0])
+
+
+def test_rounding_gives_no_verdict_and_one_test_example_in_a_million_does():
+    losses = np.linspace(0.1, 0.8, 8)
+    full, one = np.float32(0.9 - losses).astype(float), np.float32(0.899 - losses).astype(float)
+    assert np.std(one - full) > 0
+    assert st.verdict(one, full, 0.005) == st.NO_VERDICT
+    counts = np.zeros(30)
+    counts[0] = 1
+    assert st.estimate(counts / 1_000_000).known
 
 
 def test_pairs_take_out_what_the_seeds_share():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import re
 from collections.abc import Iterator
@@ -17,6 +15,7 @@ from datadiet.report.evidence import Study
 from datadiet.runs.context import Context
 from datadiet.storage.files import write_text
 from datadiet.storage.records import Summary
+from datadiet.storage.tables import csv_text
 from datadiet.tracking import mlflow_store
 
 HEADER = (
@@ -115,11 +114,7 @@ def _natural(text: str) -> list[tuple[int, str]]:
 
 def to_csv(results: list[Result]) -> str:
     """The table, ordered by path."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(HEADER)
-    writer.writerows(r.cells() for r in sorted(results, key=lambda r: (_natural(r.path), r)))
-    return buffer.getvalue()
+    return csv_text(HEADER, (r.cells() for r in sorted(results, key=lambda r: (_natural(r.path), r))))
 
 
 def of_one_budget(found: list[Result], budget: str | None) -> list[Result]:

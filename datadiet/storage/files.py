@@ -152,14 +152,6 @@ def npy_bytes(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def csv_text(header: str, rows: Iterable[tuple]) -> str:
-    return "\n".join([header, *(",".join(map(str, row)) for row in rows)]) + "\n"
-
-
-def write_csv(path: Path, header: str, rows: Iterable[tuple]) -> None:
-    write_text(path, csv_text(header, rows))
-
-
 def sealed(record: dict[str, Any]) -> dict[str, Any]:
     """A record with the hash of all else that it says, which `read_json` verifies."""
     rest = {name: value for name, value in record.items() if name != SEAL}

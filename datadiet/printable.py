@@ -1,0 +1,30 @@
+"""Text of users where it is shown: nothing in it is obeyed by a terminal, breaks a line, or reorders one."""
+
+from __future__ import annotations
+
+import re
+
+# Control characters, ends of lines, marks that reorder text; and halves of characters, which names of files may have.
+UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_ESCAPED = re.compile(r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4})")
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+
+def printable(text: object) -> str:
+    r"""A message as a terminal may show it: lines stay lines, every other unseen character becomes \xNN or \uNNNN."""
+    return UNSEEN.sub(lambda found: found[0] if found[0] in "\n\t" else _escape(found), str(text))
+
+
+def escaped(text: str) -> str:
+    r"""One line from which `unescaped` gives the text again: unseen characters become \xNN or \uNNNN, and so does the
+    backslash of what looks like one of these already."""
+    return UNSEEN.sub(_escape, _ESCAPED.sub(lambda found: r"\x5c" + found[0][1:], text))
+
+
+def unescaped(text: str) -> str:
+    """The inverse of `escaped`."""
+    return _ESCAPED.sub(lambda found: chr(int(found[0][2:], 16)), text)
