@@ -203,22 +203,42 @@ def extremes(values: np.ndarray, labels: np.ndarray, images: np.ndarray, names: 
     Args:
         values: [N]. labels: int [N], those trained on. images: uint8 [N, H, W, D], D of 1 or 3.
     """
-    classes, drawn = [c for c in range(len(names)) if (labels == c).any()][:CLASSES_SHOWN], class_labels(names)
-    figure, grid = _figure(0.46 * len(classes) + 0.3, len(classes), 2 * IMAGES_SHOWN + 1)
-    for row, label in zip(grid, classes):
+    classes = [c for c in range(len(names)) if (labels == c).any()][:CLASSES_SHOWN]
+    places = {}
+    for row, label in enumerate(classes):
         ids = np.flatnonzero(labels == label)
         order = ids[np.argsort(values[ids], kind="stable")]
         shown = min(IMAGES_SHOWN, len(order) // 2 or 1)
-        easiest, hardest = list(order[:shown]), list(order[::-1][:shown])
-        places = [*enumerate(easiest), *((IMAGES_SHOWN + 1 + i, index) for i, index in enumerate(hardest))]
-        for axes in row:
-            axes.axis("off")
-        for column, index in places:
-            row[column].imshow(images[index].squeeze(), cmap="gray", interpolation="nearest")
-        row[0].text(-0.12, 0.5, drawn[label], transform=row[0].transAxes, ha="right", va="center", fontsize=8)
-    grid[0, IMAGES_SHOWN // 2].set_title("easiest", fontsize=9)
-    grid[0, IMAGES_SHOWN + 1 + IMAGES_SHOWN // 2].set_title("hardest", fontsize=9)
+        places |= {(row, column): index for column, index in enumerate(order[:shown])}
+        places |= {(row, column): index for column, index in enumerate(order[::-1][:shown], start=IMAGES_SHOWN + 1)}
+    columns = 2 * IMAGES_SHOWN + 1
+    mosaic = _mosaic(images, places, len(classes), columns)
+    high, wide = mosaic.shape[0] / len(classes), mosaic.shape[1] / columns
+    figure, grid = _figure(WIDTH * mosaic.shape[0] / mosaic.shape[1] + 0.3)
+    axes, drawn = grid[0, 0], class_labels(names)
+    axes.imshow(mosaic.squeeze(), cmap="gray", vmin=0, vmax=255)
+    axes.set_yticks((np.arange(len(classes)) + 0.4) * high, [drawn[c] for c in classes], fontsize=8)
+    axes.set_xticks(
+        [IMAGES_SHOWN * wide / 2, (columns + IMAGES_SHOWN + 1) * wide / 2], ["easiest", "hardest"], fontsize=9
+    )
+    axes.tick_params(length=0, labeltop=True, labelbottom=False)
+    axes.spines[:].set_visible(False)
+    axes.grid(visible=False)
     return figure
+
+
+def _mosaic(images: np.ndarray, places: Mapping[tuple[int, int], int], rows: int, columns: int) -> np.ndarray:
+    """Images on white as one, which is drawn at once, uint8: a quarter of one between them.
+
+    Args:
+        places: (row, column) -> index of an image.
+    """
+    height, width, depth = images.shape[1:]
+    high, wide = height + -(-height // 4), width + -(-width // 4)
+    mosaic = np.full((rows * high, columns * wide, depth), 255, np.uint8)
+    for (row, column), index in places.items():
+        mosaic[row * high : row * high + height, column * wide : column * wide + width] = images[index]
+    return mosaic
 
 
 def stability(overlaps: Mapping[str, np.ndarray], chance: float) -> Figure:
