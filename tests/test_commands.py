@@ -25,6 +25,8 @@ from datadiet.storage.layout import ExperimentLayout
 from entrypoints.__main__ import COMMANDS, LazyGroup
 from entrypoints.__main__ import main as group
 
+pytestmark = pytest.mark.usefixtures("hasty")
+
 CALLERS = [Caller(), Caller("python -m entrypoints"), Caller(MLFLOW), Caller(f"{MLFLOW} --env-manager local")]
 NASTY = [
     "plain", "with space", "it's", 'say "so"', "$(touch owned)", "`touch owned`", "a;b&c|d>e", "-x", "--exp", "--a=b",
