@@ -203,7 +203,7 @@ def test_a_newer_format_is_refused(tmp_path, state):
             r"training\['opt_state'\]\[2\] is int32\[\]; expected no such leaf",
         ),
         (lambda s: s._replace(batch_stats={"mean": jnp.ones(1)}), r"\['batch_stats'\]\['mean'\] is missing"),
-        (lambda s: s._replace(trajectory={}), "step 3 has statistics counts; expected none"),
+        (lambda s: s._replace(trajectory={}), "ckpts/3 has statistics counts; expected none"),
     ],
 )
 def test_a_checkpoint_of_another_network_is_refused_by_the_leaf(tmp_path, odd, change, told):

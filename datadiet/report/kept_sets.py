@@ -12,7 +12,7 @@ import pandas as pd
 from datadiet.errors import UserError
 from datadiet.report.evidence import CellResult, Study
 from datadiet.selectors import selection
-from datadiet.storage.files import write_bytes, write_text
+from datadiet.storage.files import make_subfolder, write_bytes, write_text
 from datadiet.storage.manifests import manifest_ids
 from datadiet.storage.tables import harmless
 
@@ -61,6 +61,7 @@ def path_of(study: Study, cell: CellResult, suffix: str) -> Path:
 def write(study: Study, cell: CellResult) -> list[Path]:
     """A subset's table as .csv and as .parquet."""
     found = table(study, cell)
+    make_subfolder(study.exps / study.exp / "kept")
     csv, parquet = path_of(study, cell, "csv"), path_of(study, cell, "parquet")
     write_text(csv, found.assign(example_id=found["example_id"].map(harmless)).to_csv(index=False, lineterminator="\n"))
     buffer = io.BytesIO()

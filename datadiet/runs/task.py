@@ -98,7 +98,7 @@ def write_inputs(task: Task) -> None:
         dataset.mean.tolist(), dataset.std.tolist(),
     )  # fmt: skip
     if not path.exists():
-        Arguments(config=task.config, data=facts, exp=task.exp).write(path)
+        Arguments(config=task.config, data=facts, exp=task.exp, path=task.name).write(path)
     for name, text in task.inputs.items():
         if not (task.run_dir / name).exists():
             write_text(task.run_dir / name, text)

@@ -7,6 +7,7 @@ metrics.jsonl and kept.csv have no version of their own: args.json beside them t
 from __future__ import annotations
 
 import dataclasses
+import math
 import reprlib
 import types
 from dataclasses import dataclass, field
@@ -150,9 +151,11 @@ class Arguments(MirrorRecord):
     config: ResolvedConfig
     data: DataFacts
     exp: str | None = None
+    path: str | None = None  # of the run's folder below exps; None: made before it was noted
 
     def as_json(self) -> dict[str, Any]:
-        return {"exp": self.exp, **as_dict(self.config), "data": _plain(self.data), "format": self.FORMAT}
+        place = {} if self.path is None else {"path": self.path}
+        return {"exp": self.exp, **place, **as_dict(self.config), "data": _plain(self.data), "format": self.FORMAT}
 
     @classmethod
     def from_json(cls, path: Path, values: dict[str, Any]) -> Self:
@@ -165,7 +168,8 @@ class Arguments(MirrorRecord):
         except TypeError as error:
             raise UserError(f"{path}: options are missing ({error}); it is damaged.") from None
         data = _entry(DataFacts, path, "data", values.get("data"))
-        return cls(config=config, data=data, exp=values.get("exp"))
+        exp, place = (_entry(str | None, path, name, values.get(name)) for name in ("exp", "path"))
+        return cls(config=config, data=data, exp=exp, path=place)
 
 
 @dataclass(kw_only=True)
@@ -194,6 +198,15 @@ class Summary(MirrorRecord):
     fingerprint: str | None = None
     mlflow_run_id: str | None = None
 
+    def same_run(self, other: Summary) -> bool:
+        """Whether two files tell of one run: to the last bit, no two trainings take the same seconds."""
+        return dataclasses.replace(self, mlflow_run_id=None) == dataclasses.replace(other, mlflow_run_id=None)
+
+    def ends_with(self, line: dict[str, Any]) -> bool:
+        """Whether a line of metrics.jsonl is the last one of this run."""
+        noted = {name: getattr(self, name) for name in ("train_acc", "test_acc", "train_loss", "test_loss")}
+        return all(v is None or math.isclose(line.get(name, v), v) for name, v in noted.items())
+
 
 # --- scores and kept sets ---------------------------------------------------------------------
 
@@ -203,6 +216,7 @@ class ScoreRecord(MirrorRecord):
     """The .json beside a score file."""
 
     UNSEALED: ClassVar[bool] = False
+    path: str | None = None  # of the score file below exps; None: made before it was noted
     type: str | None = None
     step: int | None = None
     runs: list[int] | None = None

@@ -19,10 +19,12 @@ from typing import Any, ClassVar, Self
 from datadiet.config import LOCATION_FIELDS
 from datadiet.errors import UserError
 from datadiet.storage.files import read_lines
+from datadiet.storage.layout import check_place
 from datadiet.storage.records import MirrorRecord, Summary
 from datadiet.storage.runs import lock_run
 
 NAME = "mlflow_run.json"
+IN_FOLDERS = ("train", "select", "study")  # kinds whose name is a folder; else that of a score file
 STATES = ("RUNNING", "FINISHED", "FAILED", "KILLED")
 PLAIN = (str, int, float, bool, list, NoneType)
 
@@ -50,6 +52,11 @@ class Record(MirrorRecord):
     inputs: list[dict[str, Any]] = field(default_factory=list)
     artifacts: list[list[Any]] = field(default_factory=list)  # [path, folder in MLflow]
     metrics: list[list[Any]] = field(default_factory=list)  # [step, ms, {name: value}], without those of metrics.jsonl
+
+    @property
+    def place(self) -> str:
+        """Path of the file below exps."""
+        return f"{self.name}/{NAME}" if self.kind in IN_FOLDERS else f"{self.name}.{NAME}"
 
     def save(self) -> None:
         """Raises UserError where it cannot be written."""
@@ -135,13 +142,19 @@ def as_json(values: dict[str, Any]) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v if isinstance(v, PLAIN) else str(v) for k, v in values.items()}
 
 
-def load(path: Path) -> Record:
+def load(path: Path, name: str | None = None) -> Record:
     """A record that was saved.
 
+    Args:
+        name: Path of the file below exps, where that is known.
     Raises:
         UserError: missing or damaged.
+        Misplaced: it was made for another place.
     """
-    return Record.read(path)
+    record = Record.read(path)
+    if name is not None:
+        check_place(path, record.place, name)
+    return record
 
 
 def _is_point(value: Any) -> bool:
