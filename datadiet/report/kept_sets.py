@@ -34,7 +34,7 @@ def table(study: Study, cell: CellResult) -> pd.DataFrame:
     run = study.run(cell.paths[0])
     ids = pd.Series(np.arange(dataset.num_examples), index=dataset.example_ids.astype(str))
     kept = np.zeros(dataset.num_examples, bool)
-    kept[manifest_ids(run.path / "kept.csv", dataset)] = True
+    kept[manifest_ids(run.input("kept.csv"), dataset)] = True
     score = study.score_of(cell)
     nothing = np.full(dataset.num_examples, np.nan)
     rank = pd.array([pd.NA] * dataset.num_examples, dtype="Int32")

@@ -34,7 +34,7 @@ from datadiet.models.networks import Variables
 from datadiet.storage import files
 from datadiet.storage.layout import check_place
 from datadiet.storage.leaves import check_like, leaf_facts, leaf_hash, leaf_name, named_leaves
-from datadiet.storage.records import check_format
+from datadiet.storage.records import Arguments, check_format
 from datadiet.training.state import TrainState
 
 FORMAT = 1  # of checkpoint.json and arrays.npz; checkpoints of before there was a number have neither
@@ -136,8 +136,8 @@ def _identity(run_dir: Path, step: int) -> dict[str, Any] | None:
     and the data, and the step; None where args.json does not tell a path."""
     if not (run_dir / "args.json").is_file():
         return None
-    told = files.read_record(run_dir / "args.json")
-    return {"run": told["path"], "arguments": told.get(files.SEAL), "step": step} if "path" in told else None
+    told = Arguments.read(run_dir / "args.json")
+    return {"run": told.path, "arguments": told.seal, "step": step} if told.path else None
 
 
 def _check_identity(path: Path, run_dir: Path, step: int, found: Read) -> None:

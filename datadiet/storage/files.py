@@ -168,7 +168,8 @@ def sealed(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def append_line(path: Path, value: dict[str, Any]) -> None:
-    """Append one JSON line, sealed, on disk when this returns; a line that an earlier process left torn is cut off.
+    """Append one JSON line, sealed for the run whose args.json lies beside it, on disk when this returns; a line that
+    an earlier process left torn is cut off.
 
     Raises:
         UserError: it cannot be written; the file is as it was.
@@ -180,7 +181,7 @@ def append_line(path: Path, value: dict[str, Any]) -> None:
         if whole < end:
             file.truncate(whole)
         try:
-            file.write(_line(value).encode())
+            file.write(_line(value, _run_beside(path)).encode())
             file.flush()
             os.fsync(file.fileno())
         except OSError:
@@ -195,16 +196,17 @@ def _without_links(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
-def read_lines(path: Path, last: int | None = None) -> list[dict[str, Any]]:
+def read_lines(path: Path, last: int | None = None, run: str | None = None) -> list[dict[str, Any]]:
     """JSON lines of a file without their seals; none where there is no file. A last line that an earlier process left
     torn does not count.
 
     Args:
         last: Step of the last line, where it has to be there.
+        run: See `seal_of_run`; None: that of the args.json beside the file.
     Raises:
         UserError: a line is not what was written there, or the last one is missing.
     """
-    values, damaged = _verified_lines(path)
+    values, damaged = _verified_lines(path, run)
     if damaged is not None:
         raise UserError(f"{path}: line {damaged} is not what was written there; it is damaged.")
     if last is not None and [value["step"] for value in values[-1:]] != [last]:
@@ -217,17 +219,18 @@ def good_lines(path: Path) -> list[dict[str, Any]]:
     return _verified_lines(path)[0]
 
 
-def _verified_lines(path: Path) -> tuple[list[dict[str, Any]], int | None]:
+def _verified_lines(path: Path, run: str | None = None) -> tuple[list[dict[str, Any]], int | None]:
     """Lines up to the first damaged one, and the number of that, from 1. Files of before lines had seals have none at
-    all and nothing but numbers."""
+    all and nothing but numbers; there are none in a run that tells its place."""
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    old, values = not any(SEAL.encode() in line for line in lines), []
+    run = _run_beside(path) if lines and run is None else run
+    old, values = not (run or any(SEAL.encode() in line for line in lines)), []
     for number, line in enumerate(lines, start=1):
         try:
             value = json.loads(line)
             seal = value.pop(SEAL, None)
             whole = isinstance(value["step"], int) and (
-                all(isinstance(v, int | float) for v in value.values()) if old else seal == sealed(value)[SEAL]
+                all(isinstance(v, int | float) for v in value.values()) if old else seal == _line_seal(value, run)
             )
         except (ValueError, RecursionError, AttributeError, TypeError, KeyError):
             whole = False
@@ -237,10 +240,26 @@ def _verified_lines(path: Path) -> tuple[list[dict[str, Any]], int | None]:
     return values, None
 
 
-def _line(value: dict[str, Any]) -> str:
-    return json.dumps(sealed(value)) + "\n"
+def _line(value: dict[str, Any], run: str) -> str:
+    return json.dumps(value | {SEAL: _line_seal(value, run)}) + "\n"
+
+
+def _line_seal(value: dict[str, Any], run: str | None) -> str:
+    return sealed(value | {"run": run} if run else value)[SEAL]
+
+
+def seal_of_run(arguments: dict[str, Any]) -> str:
+    """What the seal of each line of a run covers beside the line, so that the lines of another are refused: the seal of
+    its args.json. '' where that tells no place, as of runs made before it did."""
+    return arguments.get(SEAL, "") if "made_as" in arguments else ""
+
+
+def _run_beside(path: Path) -> str:
+    arguments = path.with_name("args.json")
+    return seal_of_run(read_record(arguments)) if arguments.is_file() else ""
 
 
 def write_lines(path: Path, values: Iterable[dict[str, Any]]) -> None:
     """The inverse of `read_lines`."""
-    write_text(path, "".join(map(_line, values)))
+    run = _run_beside(path)
+    write_text(path, "".join(_line(value, run) for value in values))

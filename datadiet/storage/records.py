@@ -7,7 +7,6 @@ metrics.jsonl and kept.csv have no version of their own: args.json beside them t
 from __future__ import annotations
 
 import dataclasses
-import math
 import reprlib
 import types
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from typing import Any, ClassVar, Self, Union, get_args, get_origin, get_type_hi
 
 from datadiet.config import FIELDS, ResolvedConfig, as_dict, from_dict, registered_options
 from datadiet.errors import UserError
-from datadiet.storage.files import SEAL, read_record, sealed, write_json
+from datadiet.storage.files import SEAL, read_record, seal_of_run, sealed, write_json
 
 
 @dataclass(kw_only=True)
@@ -144,6 +143,14 @@ class DataFacts:
     std: list[float] | None = None
 
 
+@dataclass(frozen=True)
+class MadeAs:
+    """What binds a run to its place; the seals of its checkpoints and its reports bind them to this."""
+
+    path: str  # of its folder, below exps
+    inputs: dict[str, str] = field(default_factory=dict)  # sha256 of kept.csv and random_labels.csv, by name
+
+
 @dataclass(kw_only=True)
 class Arguments(MirrorRecord):
     """args.json: every resolved option by its name, the experiment folder, and the data."""
@@ -151,10 +158,16 @@ class Arguments(MirrorRecord):
     config: ResolvedConfig
     data: DataFacts
     exp: str | None = None
-    path: str | None = None  # of the run's folder below exps; None: made before it was noted
+    made_as: MadeAs | None = None  # None: made before it was noted
+    seal: str = ""  # of the file, where it binds other files of the run: see `seal_of_run`
+
+    @property
+    def path(self) -> str | None:
+        """Of the run's folder, below exps."""
+        return self.made_as and self.made_as.path
 
     def as_json(self) -> dict[str, Any]:
-        place = {} if self.path is None else {"path": self.path}
+        place = {"made_as": _plain(self.made_as)} if self.made_as else {}
         return {"exp": self.exp, **place, **as_dict(self.config), "data": _plain(self.data), "format": self.FORMAT}
 
     @classmethod
@@ -168,8 +181,8 @@ class Arguments(MirrorRecord):
         except TypeError as error:
             raise UserError(f"{path}: options are missing ({error}); it is damaged.") from None
         data = _entry(DataFacts, path, "data", values.get("data"))
-        exp, place = (_entry(str | None, path, name, values.get(name)) for name in ("exp", "path"))
-        return cls(config=config, data=data, exp=exp, path=place)
+        place = _entry(MadeAs | None, path, "made_as", values.get("made_as"))
+        return cls(config=config, data=data, exp=values.get("exp"), made_as=place, seal=seal_of_run(values))
 
 
 @dataclass(kw_only=True)
@@ -201,11 +214,6 @@ class Summary(MirrorRecord):
     def same_run(self, other: Summary) -> bool:
         """Whether two files tell of one run: to the last bit, no two trainings take the same seconds."""
         return dataclasses.replace(self, mlflow_run_id=None) == dataclasses.replace(other, mlflow_run_id=None)
-
-    def ends_with(self, line: dict[str, Any]) -> bool:
-        """Whether a line of metrics.jsonl is the last one of this run."""
-        noted = {name: getattr(self, name) for name in ("train_acc", "test_acc", "train_loss", "test_loss")}
-        return all(v is None or math.isclose(line.get(name, v), v) for name, v in noted.items())
 
 
 # --- scores and kept sets ---------------------------------------------------------------------

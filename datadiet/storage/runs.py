@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,19 @@ class StoredRun:
         check_place(self.path, found.path, self.arguments.path)
         return found
 
+    def input(self, name: str) -> Path:
+        """kept.csv or random_labels.csv, as the run wrote it.
+
+        Raises:
+            UserError: it is missing, or not what the run was trained on.
+        """
+        path, made_as = self.path / name, self.arguments.made_as
+        expected = made_as.inputs.get(name) if made_as else None
+        if not path.is_file() or (expected and sha256(path.read_bytes()).hexdigest() != expected):
+            state = "is missing" if not path.is_file() else "is not what this run was trained on (its hash differs)"
+            raise UserError(f"{path} {state}; train the run again with {commands.option('overwrite', True)}.")
+        return path
+
     @cached_property
     def reports(self) -> list[dict[str, Any]]:
         """Lines of metrics.jsonl of a finished run, at least one.
@@ -65,11 +79,7 @@ class StoredRun:
         Raises:
             UserError: they are damaged, or those of another run.
         """
-        path = self.path / "metrics.jsonl"
-        lines = read_lines(path, last=self.config.num_steps)
-        if self.summary and not self.summary.ends_with(lines[-1]):
-            raise UserError(f"{path} is not the history of this run: its last line is not what summary.json says.")
-        return lines
+        return read_lines(self.path / "metrics.jsonl", self.config.num_steps, self.arguments.seal)
 
     @cached_property
     def network(self) -> Network:

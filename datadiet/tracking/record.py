@@ -24,7 +24,6 @@ from datadiet.storage.records import MirrorRecord, Summary
 from datadiet.storage.runs import lock_run
 
 NAME = "mlflow_run.json"
-IN_FOLDERS = ("train", "select", "study")  # kinds whose name is a folder; else that of a score file
 STATES = ("RUNNING", "FINISHED", "FAILED", "KILLED")
 PLAIN = (str, int, float, bool, list, NoneType)
 
@@ -52,11 +51,6 @@ class Record(MirrorRecord):
     inputs: list[dict[str, Any]] = field(default_factory=list)
     artifacts: list[list[Any]] = field(default_factory=list)  # [path, folder in MLflow]
     metrics: list[list[Any]] = field(default_factory=list)  # [step, ms, {name: value}], without those of metrics.jsonl
-
-    @property
-    def place(self) -> str:
-        """Path of the file below exps."""
-        return f"{self.name}/{NAME}" if self.kind in IN_FOLDERS else f"{self.name}.{NAME}"
 
     def save(self) -> None:
         """Raises UserError where it cannot be written."""
@@ -153,7 +147,7 @@ def load(path: Path, name: str | None = None) -> Record:
     """
     record = Record.read(path)
     if name is not None:
-        check_place(path, record.place, name)
+        check_place(path, f"{record.name}{'/' if path.name == NAME else '.'}{NAME}", name)
     return record
 
 
