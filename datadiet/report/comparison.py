@@ -11,7 +11,7 @@ degrees of freedom by Satterthwaite 1946.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -168,6 +168,24 @@ def compare(one: Any, full: Any, margin: float = 0.005) -> Comparison:
     )  # fmt: skip
 
 
+def compare_accuracies(one: np.ndarray, full: np.ndarray, examples: int, margin: float) -> Comparison:
+    """`compare` where only the accuracies [S] of runs are known, in pairs: as wide as the test set's chance may be.
+
+    Two networks disagree at most where either is wrong, so the variance of a difference over examples is at most the
+    sum of their errors.
+
+    Args:
+        examples: M.
+    """
+    runs, differences = len(one), np.asarray(one, float) - np.asarray(full, float)
+    errors = float(np.mean(1 - np.asarray(one)) + np.mean(1 - np.asarray(full)))
+    spread = float(np.var(differences, ddof=1)) if runs > 1 else math.nan
+    return Comparison(
+        runs, examples, float(differences.mean()), margin, of_runs=examples * spread,
+        of_examples=runs * (errors + 1 / examples), of_rest=0.0 if runs > 1 else math.nan, disagreements=1,
+    )  # fmt: skip
+
+
 def check_margin(margin: float) -> None:
     """Raises UserError where it is no part of 1."""
     if not 0 < margin < 1:  # NaN is neither
@@ -192,6 +210,9 @@ def _shape(answers: np.ndarray) -> str:
 # --- a whole study ----------------------------------------------------------------------------
 
 
+Key = tuple[str, float]  # an arm and the fraction that it keeps
+
+
 @dataclass(frozen=True)
 class Verdicts:
     """What a study decides, corrected for all that it compared; see `decide`."""
@@ -200,14 +221,21 @@ class Verdicts:
     kept_fraction: float  # the smallest that may be kept; 1.0: nothing can be dropped
     arm: str | None  # by which; None: nothing can be dropped
     answer: str  # CAN, CANNOT or NOT_DECIDED
-    comparisons: Mapping[tuple[str, float], Comparison]  # with full data, by arm and fraction
+    comparisons: Mapping[Key, Comparison]  # with full data
     passed: Mapping[str, tuple[float, ...]]  # fractions shown to be not worse, by arm, the largest first
+
+    def of(self, arm: str, fraction: float) -> str:
+        """NOT_WORSE, WORSE or UNDECIDED of one subset, at the level of all that was compared."""
+        if fraction in self.passed[arm]:
+            return NOT_WORSE
+        lost = self.comparisons[arm, fraction].verdict_at(ALPHA / len(self.passed)) == WORSE
+        return WORSE if lost else UNDECIDED
 
 
 CAN, CANNOT, NOT_DECIDED = "can", "cannot", "not decided"
 
 
-def decide(cells: Mapping[tuple[str, float], Any], margin: float = 0.005, random: str = "random") -> Verdicts:
+def decide(cells: Mapping[Key, Any], margin: float = 0.005, random: str = "random") -> Verdicts:
     """What may be dropped, with a chance of at most 2.5 % that any fraction named so truly loses more than the margin.
 
     Down the fractions of an arm, from the largest on, each is tested at the level of its arm and the first that fails
@@ -223,8 +251,20 @@ def decide(cells: Mapping[tuple[str, float], Any], margin: float = 0.005, random
         UserError: no full data, no subset, a fraction out of range, or other runs or test examples in a cell.
     """
     found = _against_full(cells, margin)
-    arms = dict.fromkeys(arm for arm, _ in cells if arm != FULL)
-    by_arm = {arm: {fraction: one for (name, fraction), one in found.items() if name == arm} for arm in arms}
+    return conclude(found, lambda one, other: compare(cells[one], cells[other]), margin, random)
+
+
+def conclude(
+    found: Mapping[Key, Comparison], comparing: Callable[[Key, Key], Comparison], margin: float, random: str
+) -> Verdicts:
+    """`decide` of subsets that have been compared with full data.
+
+    Args:
+        comparing: Compares two of them.
+    """
+    by_arm: dict[str, dict[float, Comparison]] = {arm: {} for arm, _ in found}
+    for (arm, fraction), one in sorted(found.items(), key=lambda item: -item[0][1]):
+        by_arm[arm][fraction] = one
     passed = _passed(by_arm)
     reached = {arm: fractions[-1] for arm, fractions in passed.items() if fractions}
     if not reached:
@@ -234,19 +274,20 @@ def decide(cells: Mapping[tuple[str, float], Any], margin: float = 0.005, random
     fraction = min(reached.values())
     able = [arm for arm, least in reached.items() if least == fraction]
     if random in able:
-        better = [arm for arm in able if arm != random and _is_better(cells, arm, random, fraction)]
-        able = better or [random]
+        level = ALPHA / max(1, len(by_arm) - 1)
+        others = [(arm, comparing((arm, fraction), (random, fraction))) for arm in able if arm != random]
+        able = [arm for arm, one in others if one.bounds(level)[0] > 0] or [random]
     best = max(able, key=lambda arm: found[arm, fraction].difference)
     return Verdicts(margin, fraction, best, CAN, found, passed)
 
 
-def _against_full(cells: Mapping[tuple[str, float], Any], margin: float) -> dict[tuple[str, float], Comparison]:
-    """Every subset compared with full data, the largest first; raises as `decide` does."""
+def _against_full(cells: Mapping[Key, Any], margin: float) -> dict[Key, Comparison]:
+    """Every subset compared with full data; raises as `decide` does."""
     subsets = [key for key in cells if key[0] != FULL]
     if (FULL, 1.0) not in cells or not subsets:
         raise UserError(f"cells: expected ({FULL!r}, 1.0) and subsets; got {', '.join(map(str, cells)) or 'none'}.")
     found = {}
-    for arm, fraction in sorted(subsets, key=lambda key: -key[1]):
+    for arm, fraction in subsets:
         if not 0 < fraction < 1:
             raise UserError(f"cells: {arm} keeps a fraction of {fraction}; expected one above 0 and below 1.")
         try:
@@ -269,9 +310,3 @@ def _passed(by_arm: Mapping[str, Mapping[float, Comparison]]) -> dict[str, tuple
         before, ended = ended, sum(passed[arm] == len(sequence) for arm, sequence in by_arm.items())
         if ended in (before, len(by_arm)):
             return {arm: tuple(by_arm[arm])[: passed[arm]] for arm in by_arm}
-
-
-def _is_better(cells: Mapping[tuple[str, float], Any], arm: str, random: str, fraction: float) -> bool:
-    """Whether an arm is shown to be more accurate than random at a fraction, corrected for the arms that there are."""
-    others = {name for name, _ in cells} - {FULL, random}
-    return compare(cells[arm, fraction], cells[random, fraction]).bounds(ALPHA / len(others))[0] > 0
