@@ -29,7 +29,8 @@ HOUSE = {
     "tracking": ["record", "mlflow_store", "run", "sync"],
     "runs": ["background", "signals", "context", "inputs", "task", "resume", "train", "score", "select"],
     "report": [
-        "statistics", "comparison", "evidence", "decision", "text", "figures", "pictures", "kept_sets", "page", "results_table",
+        "statistics", "comparison", "evidence", "decision", "text", "figures", "pictures", "kept_sets", "page",
+        "results_table",
     ],
     "study": ["plan", "spec", "engine", "local_engine", "ray_engine", "engines", "scheduler", "study"],
 }  # fmt: skip
