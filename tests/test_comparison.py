@@ -11,7 +11,7 @@ from scipy import stats
 
 import datadiet as dd
 from datadiet.errors import UserError
-from datadiet.report.comparison import ALPHA, CAN, CANNOT, FULL, NOT_DECIDED
+from datadiet.report.comparison import ALPHA, CAN, CANNOT, FULL, NOT_DECIDED, cliff
 
 
 def answers(seed: int, runs: int, examples: int, accuracy: float = 0.9, shift: float = 0.0) -> np.ndarray:
@@ -212,3 +212,33 @@ def test_cannot_is_said_only_where_every_arm_is_shown_to_be_worse():
 def test_what_is_no_study_is_refused(cells, complaint):
     with pytest.raises(UserError, match=complaint):
         dd.decide(cells)
+
+
+def test_a_cliff_is_shown_and_not_small():
+    falls = {
+        0.7: dd.compare(losing(0.1), EASY),
+        0.5: dd.compare(losing(1), losing(0.1)),
+        0.1: dd.compare(losing(9), losing(1)),
+    }
+    random = {0.7: losing(0.1), 0.5: losing(0.2), 0.1: losing(9)}
+    arm = {0.7: losing(0.1), 0.5: losing(1), 0.1: losing(9)}
+    below = {f: dd.compare(arm[f], random[f]) for f in arm}
+    found = cliff(falls, below, ALPHA, 0.005)
+    assert found is not None
+    assert (found.fraction, found.below_random) == (0.5, below[0.5])
+    step = cliff(falls, {}, ALPHA, 0.005)
+    assert step is not None
+    assert (step.fraction, step.below_random, step.fall.difference) == (0.1, None, pytest.approx(-0.08))
+    assert cliff(falls, below, ALPHA, least=0.02, drop=0.1) is None, "too small to matter"
+
+
+@pytest.mark.parametrize("runs", [1, 5])
+def test_equal_arms_seldom_have_a_cliff(runs):
+    random, found = np.random.RandomState(0), 0
+    for _ in range(300):
+        right = random.choice([0.99, 0.6], 359, p=[0.9, 0.1])
+        full, *arms = (random.rand(runs, 359) < right for _ in range(5))
+        below = {f: dd.compare(one, other) for f, one, other in ((0.7, arms[0], arms[1]), (0.5, arms[2], arms[3]))}
+        falls = {0.7: dd.compare(arms[0], full), 0.5: dd.compare(arms[2], arms[0])}
+        found += cliff(falls, below, ALPHA / 4, 0.005) is not None
+    assert found <= 12, "4 % of 300"

@@ -28,6 +28,7 @@ from datadiet.report.decision import Decision, noise_audit
 from datadiet.report.evidence import read_study
 from datadiet.report.page import html, read_decision, write_report
 from datadiet.report.text import headline, how_sure, price, table, warnings, which
+from datadiet.storage.answers import digest, write_answers
 from datadiet.storage.files import sealed, write_lines
 
 GOOD = {"keep_max l2_error": (0.001, 0.08), "random": (0.01, 0.05)}
@@ -188,6 +189,37 @@ def test_cliffs_and_emptied_classes_are_warned_of(tmp_path):
     assert "Cliff: at 40 % kept, keep_max l2_error is worse than a random subset: -3.00 points" in text
     assert "Nearly emptied: keep_max l2_error at 80 %" in text
     assert "random at" not in text
+
+
+def test_a_run_that_collapses_is_told(tmp_path):
+    """Five points in one of ten runs, which a margin of 1.5 points lets pass."""
+    exps = studies.write_study(tmp_path, {**GOOD, "random": (0.06, 0.08)}, runs=10)
+    path = exps / "demo/keep_max.l2_error/size_1150/run_9"
+    accuracy = json.loads((path / "summary.json").read_text())["test_acc"] - 0.05
+    write_answers(path, np.arange(studies.NUM_TEST) < accuracy * studies.NUM_TEST)
+    studies.rewrite(path / "summary.json", test_acc=accuracy, test_correct_sha256=digest(path))
+    decision = Decision(read_study(exps, "demo"), 2.5)
+    assert decision.best is not None
+    assert "One of 10 runs on the recommended subset loses 5." in words(decision)
+    assert "which the mean hides" not in words(
+        Decision(read_study(studies.write_study(tmp_path / "b", GOOD), "demo"), 1.5)
+    )
+
+
+def test_an_unfair_opponent_is_told(tmp_path):
+    text = words(decide(tmp_path))
+    assert "The learning rate never decays within the 100 steps" in text
+    assert "the largest class always" not in text
+    better = decide(tmp_path / "b", {"keep_max l2_error": (-0.02, 0.08), "random": (0.01, 0.05)})
+    assert "keep_max l2_error at 80 % is shown to be more accurate than all of the data" in words(better)
+    exps = studies.write_study(tmp_path / "c", GOOD)
+    for path in exps.rglob("metrics.jsonl"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        write_lines(path, [{**line, "train_loss": 10 / line["step"]} for line in lines])
+    studies.rewrite(exps / "demo/full_data/run_4/args.json", decay_steps=[50])
+    falling = words(Decision(read_study(exps, "demo"), 0.5))
+    assert "the training loss is still falling at the end (0.133 to 0.1 in the last report)" in falling
+    assert "never decays" not in falling
 
 
 def test_with_equal_steps_the_diet_never_pays_in_time(tmp_path):

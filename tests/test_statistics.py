@@ -63,31 +63,6 @@ def test_intervals_cover_as_often_as_they_claim():
     assert abs(np.mean(covered) - 0.95) < 4 * math.sqrt(0.95 * 0.05 / len(draws))
 
 
-FULL = np.array([0.90, 0.901, 0.902])
-RANDOM = {0.7: FULL - 0.01, 0.5: FULL - 0.02, 0.1: FULL - 0.05}
-
-
-def test_a_cliff_is_where_an_arm_falls_below_random():
-    noise = np.array([0.001, -0.001, 0.0])
-    arm = {0.7: RANDOM[0.7] + 0.01 + noise, 0.5: RANDOM[0.5] - 0.004 + noise, 0.1: FULL - 0.8}
-    found = st.cliff(arm, RANDOM, FULL)
-    assert found is not None
-    assert found.below_random is not None
-    assert (found.fraction, found.below_random.mean) == (0.5, pytest.approx(-0.004))
-    single = {f: values[:1] for f, values in arm.items()}
-    once = st.cliff(single, {f: values[:1] for f, values in RANDOM.items()}, FULL[:1])
-    assert once is not None
-    assert once.fraction == 0.5
-
-
-def test_a_cliff_is_a_fall_in_one_step():
-    found = st.cliff({0.7: FULL - 0.03, 0.5: FULL - 0.07, 0.1: FULL - 0.14}, {}, FULL)
-    assert found is not None
-    assert (found.fraction, found.below_random) == (0.1, None)
-    assert found.fall == pytest.approx(0.07)
-    assert st.cliff(RANDOM, RANDOM, FULL) is None
-
-
 def test_emptied_classes_are_judged_by_what_random_would_leave():
     total = np.array([100, 100, 200, 10])
     assert st.emptied(np.array([67, 7, 7, 1]), total).tolist() == [2]

@@ -310,3 +310,36 @@ def _passed(by_arm: Mapping[str, Mapping[float, Comparison]]) -> dict[str, tuple
         before, ended = ended, sum(passed[arm] == len(sequence) for arm, sequence in by_arm.items())
         if ended in (before, len(by_arm)):
             return {arm: tuple(by_arm[arm])[: passed[arm]] for arm in by_arm}
+
+
+# --- where an arm breaks down -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cliff:
+    """The largest fraction at which an arm is shown to break down."""
+
+    fraction: float
+    below_random: Comparison | None  # with random there, if that is the reason
+    fall: Comparison  # with the next larger fraction
+
+
+def cliff(
+    falls: Mapping[float, Comparison], below: Mapping[float, Comparison], level: float, least: float, drop: float = 0.05
+) -> Cliff | None:
+    """Where an arm falls below random by `least` or more, or by `drop` or more in one step, and that is no chance.
+
+    Args:
+        falls: Of every fraction, with the next larger one; of the largest, with full data.
+        below: Of fractions at which there is a random subset, with that.
+        level: Chance of error of each comparison.
+    """
+
+    def shown(one: Comparison | None, size: float) -> bool:
+        return one is not None and one.difference <= -size and one.bounds(level)[1] < 0
+
+    for fraction in sorted(falls, reverse=True):
+        random = below.get(fraction)
+        if shown(random, least) or shown(falls[fraction], drop):
+            return Cliff(fraction, random if shown(random, least) else None, falls[fraction])
+    return None

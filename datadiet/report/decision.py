@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from datadiet.errors import UserError
 from datadiet.report import statistics as st
-from datadiet.report.comparison import Comparison, Verdicts, compare, compare_accuracies, conclude
+from datadiet.report.comparison import (
+    ALPHA,
+    Cliff,
+    Comparison,
+    Verdicts,
+    cliff,
+    compare,
+    compare_accuracies,
+    conclude,
+)
 from datadiet.report.evidence import RANDOM, CellResult, Score, Study
 from datadiet.report.statistics import Estimate
 
@@ -126,15 +136,35 @@ class Decision:
         return self.best or max(subsets, key=lambda line: line.accuracy.mean)
 
     @cached_property
-    def cliffs(self) -> dict[str, st.Cliff]:
-        """By arm, where it breaks down."""
-        by_arm = {a: {c.fraction: c.accuracies for c in self.study.of_arm(a)} for a in self.study.arms}
-        random = by_arm.get(RANDOM, {})
-        found = {
-            arm: st.cliff(cells, {} if arm == RANDOM else random, self.study.full.accuracies)
-            for arm, cells in by_arm.items()
-        }
-        return {arm: cliff for arm, cliff in found.items() if cliff}
+    def cliffs(self) -> dict[str, Cliff]:
+        """By arm, where it breaks down; all that could be called one are wrong together with a chance of 2.5 %."""
+        level, found = ALPHA / (2 * (len(self.study.cells) - 1)), {}
+        for arm in self.study.arms:
+            cells = self.study.of_arm(arm)
+            falls = {low.fraction: self._compared(low, high) for high, low in pairwise([self.study.full, *cells])}
+            random = {cell.fraction: self.study.cell(RANDOM, cell.size) for cell in cells if arm != RANDOM}
+            below = {cell.fraction: self._compared(cell, r) for cell in cells if (r := random.get(cell.fraction))}
+            if one := cliff(falls, below, level, self.margin / 100):
+                found[arm] = one
+        return found
+
+    @cached_property
+    def worst_run(self) -> float:
+        """How far the subset shown is below all of the data in the worst pair of runs, as a difference, -1 to 1."""
+        return float((self.shown.cell.accuracies - self.study.full.accuracies).min())
+
+    @cached_property
+    def worst_class(self) -> tuple[str, Comparison] | None:
+        """Of the subset shown, the class that loses most; None where test labels or answers cannot be had."""
+        one, full, dataset = self.shown.cell.correct, self.study.full.correct, self.study.dataset
+        if one is None or full is None or dataset is None or one.shape[1] != len(dataset.test_labels):
+            return None
+        tested = {c: dataset.test_labels == c for c in range(len(self.study.class_names))}
+        found = {c: compare(one[:, own], full[:, own], self.margin / 100) for c, own in tested.items() if own.sum() > 1}
+        if not found:
+            return None
+        worst = min(found, key=lambda c: found[c].difference)
+        return self.study.class_names[worst], found[worst]
 
     @cached_property
     def emptied(self) -> list[ClassWarning]:

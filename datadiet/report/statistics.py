@@ -8,7 +8,7 @@ test examples too.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -67,39 +67,6 @@ def paired(one: np.ndarray, other: np.ndarray, level: float = LEVEL) -> Estimate
     if one.shape != other.shape:
         raise ValueError(f"pairs need equal numbers of runs, got {len(one)} and {len(other)}")
     return estimate(one - other, level)
-
-
-class Cliff(NamedTuple):
-    """Where an arm breaks down."""
-
-    fraction: float
-    below_random: Estimate | None  # arm - random there, if that is the reason
-    fall: float  # accuracy lost against the next larger tested fraction
-
-
-def cliff(
-    arm: Mapping[float, np.ndarray], random: Mapping[float, np.ndarray], full: np.ndarray, drop: float = 0.05
-) -> Cliff | None:
-    """The largest tested fraction at which an arm falls below random, or by more than `drop` in one step.
-
-    Below random: the whole interval of the paired difference lies below 0 (with one run each: the difference
-    does). One step: against the next larger tested fraction, all of the data above the largest.
-
-    Args:
-        arm, random: Accuracies [n] by kept fraction.
-        full: Accuracies [n] of all of the data.
-    """
-    above = float(np.mean(full))
-    for fraction in sorted(arm, reverse=True):
-        here = float(np.mean(arm[fraction]))
-        fall = above - here
-        below = paired(arm[fraction], random[fraction]) if fraction in random else None
-        if below and not (below.high if below.known else below.mean) < 0:
-            below = None
-        if below or fall > drop:
-            return Cliff(fraction, below, fall)
-        above = here
-    return None
 
 
 # --- kept sets --------------------------------------------------------------------------------
@@ -179,7 +146,9 @@ def split_half(scores: np.ndarray, splits: int = 20, seed: int = 0) -> Reliabili
         means = [scores[order[:half_size]].mean(axis=0), scores[order[half_size : 2 * half_size]].mean(axis=0)]
         halves.append(spearman_matrix(np.stack(means))[0, 1])
     half, k = np.array(halves), runs / half_size
-    return Reliability(float(half.mean()), float(np.mean(k * half / (1 + (k - 1) * half))), runs)
+    with np.errstate(divide="ignore"):
+        whole = np.maximum(k * half / (1 + (k - 1) * half), -1.0)  # below 0 it leaves the range
+    return Reliability(float(half.mean()), float(np.mean(whole)), runs)
 
 
 # --- label noise ------------------------------------------------------------------------------

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 
-from datadiet.report.comparison import CANNOT, NOT_DECIDED
+import numpy as np
+
+from datadiet.report.comparison import ALPHA, CANNOT, NOT_DECIDED
 from datadiet.report.decision import ClassWarning, Cost, Decision, Line
 from datadiet.report.evidence import RANDOM, CellResult
 from datadiet.report.statistics import Estimate
 from datadiet.selectors.selection import SELECTORS
+
+COLLAPSE = 0.03  # loss of accuracy of one run that a mean must not hide
+RELIABLE = 0.7  # split-half reliability below which a ranking is mostly the runs' own
 
 
 def percent(value: float, digits: int = 2) -> str:
@@ -231,15 +236,17 @@ def _equal_epochs(cost: Cost) -> list[str]:
 
 
 def warnings(decision: Decision) -> list[str]:
-    """What to beware of: cliffs, emptied classes, few runs, label noise."""
+    """What to beware of: few runs, bad runs and classes, an unfair opponent, cliffs, emptied classes, label noise."""
     found, study = [], decision.study
     n = decision.lines[0].accuracy.n
     if n < 3:
         found.append(f"Only {n} evaluation run{'s' if n > 1 else ''} per subset; take 5 or more.")
+    found += _worst(decision) + _opponent(decision)
     for arm, cliff in decision.cliffs.items():
-        why = f"falls by {100 * cliff.fall:.2f} points in one step"
-        if cliff.below_random:
-            why = f"is worse than a random subset: {points(cliff.below_random)}"
+        why = f"falls by {-100 * cliff.fall.difference:.2f} points in one step"
+        if below := cliff.below_random:
+            why = f"is worse than a random subset: {100 * below.difference:+.2f} points (95 % interval " \
+                  f"{100 * below.low:+.2f} to {100 * below.high:+.2f})"  # fmt: skip
         found.append(f"Cliff: at {kept(cliff.fraction)} kept, {arm} {why}.")
     for arm in study.arms:
         if hit := [warning for warning in decision.emptied if warning.cell.arm == arm]:
@@ -248,6 +255,68 @@ def warnings(decision: Decision) -> list[str]:
         found.append(
             f"{kept(fraction)} of the training labels were drawn anew: the examples of largest score are then mostly "
             "mislabelled; see the noise audit."
+        )
+    return found
+
+
+def _worst(decision: Decision) -> list[str]:
+    """A run or a class of the recommended subset that loses what the mean does not show."""
+    found, best = [], decision.best
+    if best is None:
+        return found
+    lost = decision.worst_run
+    if best.accuracy.n > 1 and lost <= -COLLAPSE:
+        found.append(
+            f"One of {best.accuracy.n} runs on the recommended subset loses {-100 * lost:.2f} points, which the mean "
+            "hides."
+        )
+    if decision.worst_class:
+        name, one = decision.worst_class
+        level = ALPHA / len(decision.study.class_names)
+        if one.difference < -decision.margin / 100:
+            low, high = one.bounds(level)
+            sure = "shown" if high < 0 else "not shown to be more than chance"
+            found.append(
+                f"Class {name} loses most, {-100 * one.difference:.2f} points of its {one.examples:,} test examples "
+                f"({100 * low:+.2f} to {100 * high:+.2f}, corrected for the number of classes; {sure})."
+            )
+    return found
+
+
+def _opponent(decision: Decision) -> list[str]:
+    """Whether all of the data is a fair opponent: if not, it is the recipe that is judged."""
+    found, study, full = [], decision.study, decision.lines[0].accuracy
+    first, config = study.first.reports, study.config
+    if not any(step < config.num_steps for step in config.decay_steps) and not config.lr_vitaly:
+        found.append(
+            f"The learning rate never decays within the {config.num_steps:,} steps: all of the data may look worse "
+            "than it is, and then it is the recipe that is judged."
+        )
+    losses = [line["train_loss"] for line in first if "train_loss" in line]
+    if len(losses) > 2 and losses[-1] > 0.01 and losses[-1] < 0.9 * losses[-2]:
+        found.append(
+            f"With all of the data the training loss is still falling at the end ({losses[-2]:.3g} to "
+            f"{losses[-1]:.3g} in the last report): longer trainings may change the answer."
+        )
+    level = ALPHA / len(decision.verdicts.comparisons)
+    better = [key for key, one in decision.verdicts.comparisons.items() if one.bounds(level)[0] > 0]
+    if better:
+        arm, fraction = better[0]
+        found.append(
+            f"{arm} at {kept(fraction)} is shown to be more accurate than all of the data: the recipe does not suit all "
+            "of the data, or too many of its labels are wrong."
+        )
+    if (dataset := study.dataset) is not None:
+        largest = float(np.bincount(dataset.test_labels).max() / len(dataset.test_labels))
+        if full.mean - largest < 0.2 * (1 - largest):
+            found.append(
+                f"All of the data reaches {percent(full.mean)}; to name the largest class always would reach "
+                f"{percent(largest)}. Scores of networks that have learned so little say little."
+            )
+    unreliable = [name for name, one in decision.reliability.items() if one.whole < RELIABLE]
+    if unreliable:
+        found.append(
+            f"Other runs would rank the examples differently: {', '.join(unreliable)} (reliability below 0.7)."
         )
     return found
 
