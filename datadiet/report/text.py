@@ -303,8 +303,8 @@ def _opponent(decision: Decision) -> list[str]:
     if better:
         arm, fraction = better[0]
         found.append(
-            f"{arm} at {kept(fraction)} is shown to be more accurate than all of the data: the recipe does not suit all "
-            "of the data, or too many of its labels are wrong."
+            f"{arm} at {kept(fraction)} is shown to be more accurate than all of the data: the recipe does not suit "
+            "all of it, or too many of its labels are wrong."
         )
     if (dataset := study.dataset) is not None:
         largest = float(np.bincount(dataset.test_labels).max() / len(dataset.test_labels))
