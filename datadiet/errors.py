@@ -7,6 +7,10 @@ class UserError(Exception):
     """Something the caller can repair; the message says what was got, expected, and how."""
 
 
+class Misplaced(UserError):
+    """A part of the mirror lies where another one belongs."""
+
+
 class Diverged(UserError):
     """Training ended because its loss was no longer finite; the same options would end so again."""
 

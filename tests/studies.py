@@ -55,9 +55,9 @@ def write_study(root: Path, losses: dict[str, tuple[float, ...]], *, exp: str = 
     means = []
     for position, kind in enumerate(types):
         values = own_scores(digits, labels, score_runs, seed=position)
-        for path, own in zip(scored, values):
+        for run, (path, own) in enumerate(zip(scored, values)):
             save_scores(score_file(exps / path, kind, STEP), own, digits.identity(),
-                              {"type": kind, "step": STEP, "runs": [0], "seconds": SCORE_SECONDS})  # fmt: skip
+                              {"type": kind, "step": STEP, "runs": [run], "seconds": SCORE_SECONDS})  # fmt: skip
         mean = score_file(exps / exp / "full_data", kind, STEP)
         told = {"type": kind, "step": STEP, "runs": list(range(score_runs)), "seconds": 0.0}
         save_scores(mean, values.mean(axis=0, dtype=np.float64), digits.identity(), told)
@@ -112,6 +112,7 @@ def _cell(exps, exp, config, digits, labels, arm, size, differences, first_run, 
 def write_run(path: Path, config: TrainConfig, digits, labels, accuracy: float, kept: np.ndarray, seconds: float):
     """args.json, metrics.jsonl and summary.json; accuracies of the classes scatter around the mean."""
     facts = DataFacts(digits.fingerprint, CLASSES, [8, 8, 1])
+    path.mkdir(parents=True, exist_ok=True)
     Arguments(config=config, data=facts).write(path / "args.json")
     lines = [{"step": step, "test_acc": accuracy * step / NUM_STEPS, "time/train_seconds": seconds * step / NUM_STEPS}
              for step in options.logged_steps(config)]  # fmt: skip

@@ -15,7 +15,7 @@ PACKAGE = PROJECT / "datadiet"
 LONG = {"fit_runs"}  # functions of more than 40 lines, each for a reason
 # From top to bottom: a file imports only from rooms above its own and, in its own, from files above itself.
 HOUSE = {
-    "": ["errors", "printable", "commands", "plugins", "option", "registries", "train_config", "config"],
+    "": ["errors", "printable", "temporary", "commands", "plugins", "option", "registries", "train_config", "config"],
     "data": [
         "dataset", "batches", "cache", "sources.base", "sources.images", "sources.embedded", "sources.own",
         "sources.parquet", "sources.cinic10", "sources.tfds_folder", "registry", "align", "download", "tfds_builders",
@@ -25,7 +25,9 @@ HOUSE = {
     "scores": ["logits", "forgetting", "trajectory", "gradients", "checkpoint", "combine"],
     "selectors": ["coresets", "selection", "options", "window_search"],
     "training": ["compiled", "state", "step", "loop"],
-    "storage": ["files", "tables", "records", "layout", "score_files", "answers", "checkpoints", "manifests", "runs"],
+    "storage": [
+        "files", "tables", "records", "layout", "score_files", "answers", "leaves", "checkpoints", "manifests", "runs",
+    ],
     "tracking": ["record", "mlflow_store", "run", "sync"],
     "runs": ["background", "signals", "context", "inputs", "task", "resume", "train", "score", "select"],
     "report": [

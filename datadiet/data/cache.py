@@ -23,6 +23,7 @@ import numpy as np
 from filelock import FileLock
 
 from datadiet.errors import UserError
+from datadiet.temporary import left_beside, temporary_path
 
 FORMAT = 1  # raise when the meaning of an entry changes: what is cached, or how a source is read
 RECORD = "record.json"
@@ -55,9 +56,11 @@ def entry_path(name: str, key_: str) -> Path:
 
 def save(path: Path, record: dict[str, Any]) -> None:
     """Write arrays as .npy and the rest as JSON; the folder appears only when it is complete."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process: the caller holds the lock
-    temporary.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in left_beside(path):  # by a killed process: the caller holds the lock
+        shutil.rmtree(left, ignore_errors=True)
+    temporary = temporary_path(path)
+    temporary.mkdir(0o700)
     arrays = {name: value for name, value in record.items() if isinstance(value, np.ndarray)}
     for name, value in arrays.items():
         np.save(temporary / f"{name}.npy", value, allow_pickle=False)

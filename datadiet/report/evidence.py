@@ -108,7 +108,7 @@ class Study:
     def run(self, path: str) -> StoredRun:
         """A run by its path below exps; its files are read once, whoever asks."""
         if path not in self._runs:
-            self._runs[path] = open_run(self.exps / path)
+            self._runs[path] = open_run(self.exps / path, path)
         return self._runs[path]
 
     def _finished(self, path: str) -> Summary:
@@ -184,7 +184,7 @@ class Study:
 
     def _loaded(self, file: Path) -> Loaded:
         if file not in self._scores:
-            self._scores[file] = load_scores(file)
+            self._scores[file] = load_scores(file, file.relative_to(self.exps).as_posix())
         return self._scores[file]
 
     def score_of(self, cell: CellResult) -> Score | None:
@@ -268,7 +268,7 @@ def read_study(exps: Path, exp: str) -> Study:
     """A study by its experiment folder.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or that of another folder.
     """
     path = exps / exp / "study.json"
     if not path.exists():
@@ -277,4 +277,11 @@ def read_study(exps: Path, exp: str) -> Study:
             f"No study in {path.parent} (no study.json); there is: {', '.join(known) or 'none'}. "
             f"Make one: {commands.command('study', exp=exp, root=exps.parent)}"
         )
-    return Study(exps, exp, StudyRecord.read(path))
+    record = StudyRecord.read(path)
+    named = [*record.score_runs, *(run for cell in record.cells for run in cell.runs)]
+    if elsewhere := [run for run in named if not run.startswith(f"{exp}/")]:
+        raise UserError(
+            f"{path} is of another study than {exp}: it names {elsewhere[0]}. It was copied, moved or renamed; exps "
+            "may be moved as a whole, no part of it."
+        )
+    return Study(exps, exp, record)

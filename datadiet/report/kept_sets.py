@@ -12,7 +12,7 @@ import pandas as pd
 from datadiet.errors import UserError
 from datadiet.report.evidence import CellResult, Study
 from datadiet.selectors import selection
-from datadiet.storage.files import write_bytes, write_text
+from datadiet.storage.files import make_subfolder, write_bytes, write_text
 from datadiet.storage.manifests import manifest_ids
 from datadiet.storage.tables import harmless
 
@@ -34,7 +34,7 @@ def table(study: Study, cell: CellResult) -> pd.DataFrame:
     run = study.run(cell.paths[0])
     ids = pd.Series(np.arange(dataset.num_examples), index=dataset.example_ids.astype(str))
     kept = np.zeros(dataset.num_examples, bool)
-    kept[manifest_ids(run.path / "kept.csv", dataset)] = True
+    kept[manifest_ids(run.input("kept.csv"), dataset)] = True
     score = study.score_of(cell)
     nothing = np.full(dataset.num_examples, np.nan)
     rank = pd.array([pd.NA] * dataset.num_examples, dtype="Int32")
@@ -61,6 +61,7 @@ def path_of(study: Study, cell: CellResult, suffix: str) -> Path:
 def write(study: Study, cell: CellResult) -> list[Path]:
     """A subset's table as .csv and as .parquet."""
     found = table(study, cell)
+    make_subfolder(study.exps / study.exp / "kept")
     csv, parquet = path_of(study, cell, "csv"), path_of(study, cell, "parquet")
     write_text(csv, found.assign(example_id=found["example_id"].map(harmless)).to_csv(index=False, lineterminator="\n"))
     buffer = io.BytesIO()

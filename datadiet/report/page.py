@@ -25,7 +25,7 @@ from datadiet.report.statistics import Estimate
 from datadiet.runs.context import Context
 from datadiet.selectors.options import FEATURE_FIELDS, given_parameters, option_names
 from datadiet.selectors.selection import SELECTORS
-from datadiet.storage.files import write_bytes, write_json, write_text
+from datadiet.storage.files import make_subfolder, write_bytes, write_json, write_text
 
 MARGIN = 0.5  # percentage points, where neither the caller nor the study says
 _OF_A_RUN = frozenset(
@@ -203,6 +203,7 @@ def write_report(decision: Decision) -> list[Path]:
                 written = kept_sets.write(study, cell)
                 products += written if cell is decision.shown.cell else []
     paths = [folder / "report.html", folder / "statistics.json"]
+    make_subfolder(folder / "figures")
     for picture in made:
         paths.append(folder / "figures" / f"{picture.name}.png")
         write_bytes(paths[-1], picture.png)

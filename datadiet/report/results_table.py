@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from datadiet import commands
 from datadiet.config import BUDGETS
-from datadiet.errors import UserError
+from datadiet.errors import Misplaced, UserError
 from datadiet.report.evidence import Study
 from datadiet.runs.context import Context
-from datadiet.storage.files import write_text
+from datadiet.storage.files import make_folder, write_text, writing
+from datadiet.storage.layout import check_place
 from datadiet.storage.records import Summary
 from datadiet.storage.tables import csv_text
 from datadiet.tracking import mlflow_store
@@ -48,22 +49,43 @@ class Result(NamedTuple):
         )  # fmt: skip
 
 
-def from_mirror(exps_path: Path) -> list[Result]:
-    """Every finished training run below a folder.
+def from_mirror(exps_path: Path, say: Callable[[str], Any] = print) -> list[Result]:
+    """Every finished training run below a folder, each once.
 
+    Args:
+        say: Told of copies, which do not count.
     Raises:
         UserError: no such folder.
     """
     if not exps_path.is_dir():
         raise UserError(f"exps_path={exps_path}: no such folder; expected the exps/ folder of a root.")
-    return [_result(Summary.read(folder / "summary.json")) for folder in _finished(exps_path)]
+    found = {folder: Summary.read(folder / "summary.json") for folder in _finished(exps_path)}
+    whole = any(folder == exps_path / summary.path for folder, summary in found.items())  # it is an exps itself
+    counted: dict[Path, Summary] = {}
+    for folder, summary in sorted(found.items(), key=lambda pair: (len(pair[0].parts), pair[0])):
+        try:
+            check_place(folder, summary.path, folder.relative_to(exps_path).as_posix() if whole else None)
+        except Misplaced as error:
+            say(f"Not counted: {error}")
+            continue
+        if twin := next((there for there, other in counted.items() if summary.same_run(other)), None):
+            say(f"Not counted: {folder} is a copy of {twin}.")
+        else:
+            counted[folder] = summary
+    return list(map(_result, counted.values()))
 
 
-def of_study(study: Study) -> list[Result]:
-    """Every finished training run below the folder of a study."""
-    folders = _finished(study.exps / study.exp)
-    summaries = (study.run(folder.relative_to(study.exps).as_posix()).summary for folder in folders)
-    return [_result(summary) for summary in summaries if summary]
+def of_study(study: Study, say: Callable[[str], Any] = print) -> list[Result]:
+    """Every finished training run below the folder of a study; `say` is told of copies, which do not count."""
+    found = []
+    for folder in _finished(study.exps / study.exp):
+        try:
+            summary = study.run(folder.relative_to(study.exps).as_posix()).summary
+        except Misplaced as error:
+            say(f"Not counted: {error}")
+            continue
+        found += [_result(summary)] if summary else []
+    return found
 
 
 def _result(summary: Summary) -> Result:
@@ -174,7 +196,7 @@ def write_table(
         raise UserError(f"budget={budget}: expected one of {', '.join(BUDGETS)}.")
     if context.tracker.offline and exps_path is None:
         exps_path = context.output.layout.exps
-    found = from_mirror(exps_path) if exps_path else from_mlflow(root)
+    found = from_mirror(exps_path, context.reporter.say) if exps_path else from_mlflow(root)
     found = of_one_budget([r for r in found if exp is None or r.path.startswith(f"{exp}/")], budget)
     source = str(exps_path) if exps_path else f"MLflow ({mlflow_store.store_name()})"
     if not found:
@@ -186,6 +208,8 @@ def write_table(
     params = {"exps_path": exps_path or "MLflow", "output": output, "root": root or "all", "exp": exp or "all"}
     note = f"Table of {len(found)} finished training runs, from {source}."
     with context.tracker.track("results", exp or "results", output.name, None, params=params, note=note) as tracked:
+        with writing(output):
+            make_folder(output.parent)
         write_text(output, to_csv(found))
         tracked.log_artifact(output)
     context.reporter.say(f"{len(found)} finished training runs from {source} -> {output}")

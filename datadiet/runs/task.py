@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from datadiet.runs.inputs import choose, scored_by
 from datadiet.storage.files import write_text
 from datadiet.storage.layout import ExperimentLayout
 from datadiet.storage.manifests import manifest_text
-from datadiet.storage.records import Arguments, DataFacts
+from datadiet.storage.records import Arguments, DataFacts, MadeAs
 from datadiet.storage.tables import csv_text
 
 
@@ -98,7 +99,9 @@ def write_inputs(task: Task) -> None:
         dataset.mean.tolist(), dataset.std.tolist(),
     )  # fmt: skip
     if not path.exists():
-        Arguments(config=task.config, data=facts, exp=task.exp).write(path)
+        hashes = {name: sha256(text.encode()).hexdigest() for name, text in task.inputs.items()}
+        made_as = MadeAs(task.name, hashes)
+        Arguments(config=task.config, data=facts, exp=task.exp, made_as=made_as).write(path)
     for name, text in task.inputs.items():
         if not (task.run_dir / name).exists():
             write_text(task.run_dir / name, text)

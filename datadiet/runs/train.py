@@ -26,7 +26,7 @@ from datadiet.scores import trajectory
 from datadiet.storage import answers
 from datadiet.storage.answers import write_answers
 from datadiet.storage.checkpoints import save_checkpoint
-from datadiet.storage.files import append_line, npy_bytes, write_bytes
+from datadiet.storage.files import append_line, make_subfolder, npy_bytes, write_bytes
 from datadiet.storage.layout import score_file
 from datadiet.storage.records import Summary
 from datadiet.storage.runs import check_free, claim, lock_run, open_run
@@ -49,8 +49,11 @@ def save_step(task: Task, report: Report) -> None:
         entry = trajectory.TRAJECTORIES[name]
         provenance = {"type": name, "step": step, "runs": [task.config.run]}
         values = entry.values(stats, task.member)
-        save_scores(score_file(run_dir, name, step), values, task.dataset.identity(), provenance)
+        path = score_file(run_dir, name, step)
+        place = f"{task.name}/{path.relative_to(run_dir).as_posix()}"
+        save_scores(path, values, task.dataset.identity(), provenance, name=place)
         for folder, mask in entry.masks.items():
+            make_subfolder(run_dir / folder)
             content = npy_bytes(mask(stats, task.member))
             write_bytes(run_dir / folder / f"ckpt_{step}.npy", content)
     save_checkpoint(run_dir, report.state, report.seconds)
@@ -139,9 +142,9 @@ def finished(task: Task, tracker: Tracker, say: Callable[[str], None]) -> Summar
     Raises:
         UserError: it was made otherwise.
     """
-    resume.check_same(task.run_dir, task.config, task.dataset.fingerprint, task.inputs)
+    resume.check_same(task.run_dir, task.config, task.dataset.fingerprint, task.inputs, task.name)
     resume.remove_temporary(task.run_dir)
-    summary = open_run(task.run_dir).summary
+    summary = open_run(task.run_dir, task.name).summary
     if summary is not None:
         settle(task.run_dir / record.NAME, tracker.parent, tracker.offline)
         say(f"{task.name}: finished before, taken as it is")
@@ -246,7 +249,12 @@ class Lane:
             self.tracked.log_metrics(self.metrics, report.step, mirrored=True)
 
     def finish(self, say: Callable[[str], None]) -> Summary:
-        """Write the summary."""
+        """Write the summary.
+
+        Raises:
+            UserError: a part of the run is gone.
+        """
+        resume.check_complete(self.task)
         task, summary = self.task, summarize(self.task, self.tracked, self.metrics)
         summary.write(task.run_dir / "summary.json")
         if summary.test_correct_sha256:

@@ -87,7 +87,7 @@ def conclude(exp: str, margin: float, tracked: TrackedRun, context: Context) -> 
     """
     layout, folder = context.output.layout, context.output.layout.experiment(exp)
     decision = read_decision(layout.exps, layout.name(folder), margin)
-    write_text(folder / "results.csv", to_csv(of_study(decision.study)))
+    write_text(folder / "results.csv", to_csv(of_study(decision.study, context.reporter.say)))
     for path in (folder / "study.json", folder / "results.csv", *write_report(decision)):
         where = path.parent.relative_to(folder).as_posix()
         tracked.log_artifact(path, None if where == "." else where)

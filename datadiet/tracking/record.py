@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Self
 from datadiet.config import LOCATION_FIELDS
 from datadiet.errors import UserError
 from datadiet.storage.files import read_lines
+from datadiet.storage.layout import check_place
 from datadiet.storage.records import MirrorRecord, Summary
 from datadiet.storage.runs import lock_run
 
@@ -135,13 +136,19 @@ def as_json(values: dict[str, Any]) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v if isinstance(v, PLAIN) else str(v) for k, v in values.items()}
 
 
-def load(path: Path) -> Record:
+def load(path: Path, name: str | None = None) -> Record:
     """A record that was saved.
 
+    Args:
+        name: Path of the file below exps, where that is known.
     Raises:
         UserError: missing or damaged.
+        Misplaced: it was made for another place.
     """
-    return Record.read(path)
+    record = Record.read(path)
+    if name is not None:
+        check_place(path, f"{record.name}{'/' if path.name == NAME else '.'}{NAME}", name)
+    return record
 
 
 def _is_point(value: Any) -> bool:
