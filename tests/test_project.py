@@ -15,11 +15,11 @@ PACKAGE = PROJECT / "datadiet"
 LONG = {"fit_runs"}  # functions of more than 40 lines, each for a reason
 # From top to bottom: a file imports only from rooms above its own and, in its own, from files above itself.
 HOUSE = {
-    "": ["errors", "commands", "plugins", "option", "registries", "train_config", "config"],
+    "": ["names", "errors", "intake", "commands", "plugins", "option", "registries", "train_config", "config"],
     "data": [
-        "dataset", "batches", "cache", "sources.base", "sources.images", "sources.embedded", "sources.own",
-        "sources.parquet", "sources.cinic10", "sources.tfds_folder", "registry", "align", "download", "tfds_builders",
-        "prepare",
+        "dataset", "batches", "cache", "sources.base", "sources.published", "sources.walk", "sources.images",
+        "sources.embedded", "sources.own", "sources.parquet", "sources.cinic10", "sources.tfds_folder", "registry",
+        "align", "download", "tfds_builders", "prepare",
     ],
     "models": ["conv", "networks", "registry"],
     "scores": ["logits", "forgetting", "trajectory", "gradients", "checkpoint", "combine"],
