@@ -16,6 +16,7 @@ from tqdm import tqdm
 from datadiet import commands
 from datadiet.config import FIELDS, MAX_RUNS, TrainConfig, find_option, given_config
 from datadiet.errors import Interrupted, UserError
+from datadiet.names import visible
 from datadiet.option import Option, check_text
 from datadiet.runs.context import Context, Output, Tracker
 from datadiet.runs.signals import EXIT_CODE
@@ -203,7 +204,7 @@ class Console:
             yield bar.update
 
     def say(self, text: str) -> None:
-        tqdm.write(text)
+        tqdm.write(visible(text))
 
 
 def typed_command(ctx: click.Context) -> str:

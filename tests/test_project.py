@@ -31,7 +31,7 @@ HOUSE = {
     "report": [
         "statistics", "evidence", "decision", "text", "figures", "pictures", "kept_sets", "page", "results_table",
     ],
-    "study": ["plan", "spec", "engine", "local_engine", "ray_engine", "engines", "scheduler", "study"],
+    "study": ["plan_file", "plan", "spec", "engine", "local_engine", "ray_engine", "engines", "scheduler", "study"],
 }  # fmt: skip
 FLOORS = [f"{room}.{file}".lstrip(".") for room, files in HOUSE.items() for file in files]
 ENTRY_POINTS = {  # own parameters and defaults, from the contract; None: has to be given

@@ -16,6 +16,7 @@ from datadiet import commands
 from datadiet.config import TrainConfig
 from datadiet.data.dataset import Dataset
 from datadiet.errors import UserError
+from datadiet.intake import read_bytes, read_text
 from datadiet.selectors.options import MANIFEST
 from datadiet.storage.files import csv_text, write_text
 from datadiet.storage.records import KeptRecord
@@ -39,7 +40,7 @@ def find_manifest(config: TrainConfig) -> TrainConfig:
 def _manifest_names(path: Path) -> list[str]:
     """example_id of every line, in kept order."""
     try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text())))
+        rows = list(csv.DictReader(io.StringIO(read_text(path))))
         rows.sort(key=lambda row: int(row.get("kept_order") or 0))
         names = [row["example_id"] for row in rows]
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
@@ -76,7 +77,7 @@ def manifest_ids(path: Path, dataset: Dataset) -> np.ndarray:
 
 
 def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(read_bytes(path)).hexdigest()
 
 
 def write_manifest(

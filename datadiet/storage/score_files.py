@@ -13,6 +13,7 @@ import numpy as np
 
 import datadiet
 from datadiet.errors import UserError
+from datadiet.intake import check_npy, read_bytes
 from datadiet.storage.files import npy_bytes, write_bytes
 from datadiet.storage.records import ScoreRecord
 
@@ -56,7 +57,7 @@ def load_scores(path: Path) -> tuple[np.ndarray, ScoreRecord | None]:
         UserError: missing, not a 1-D .npy of numbers, or changed since it was written.
     """
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
     except (OSError, ValueError) as error:
         raise UserError(f"No score file {path} ({getattr(error, 'strerror', error)}).") from None
     record = load_record(path)
@@ -64,6 +65,7 @@ def load_scores(path: Path) -> tuple[np.ndarray, ScoreRecord | None]:
         sidecar = path.with_suffix(".json").name
         raise UserError(f"{path}: its content is not what {sidecar} was written for; make the scores again.")
     try:
+        check_npy(str(path), io.BytesIO(content), len(content), len(content))
         values = np.load(io.BytesIO(content), allow_pickle=False)
     except Exception as error:  # NumPy's parser raises many kinds for a damaged header
         raise UserError(f"{path}: not readable as a .npy array of numbers ({error}).") from error
