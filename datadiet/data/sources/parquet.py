@@ -22,7 +22,8 @@ from datadiet.intake import check_size
 
 SPLIT = re.compile(r"(?<![a-z])(train|test|validation|valid|val)(?![a-z])")
 ROWS = 1000  # read at once
-AT_ONCE = 2**28  # bytes that they may take
+AT_ONCE = 2**25  # bytes that they may take
+SMALL = 2**26  # bytes that any file may take; encoded images hardly shrink
 LABEL_NAMES = ("label", "labels", "fine_label")  # the first of these, else the only column of integers
 
 
@@ -102,31 +103,38 @@ def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...]:
 def _rows_of(name: str, image: str, label: str, file: Path) -> list[tuple[list[Any], np.ndarray]]:
     """Image cells and labels of a file, some rows at a time.
 
-    Before a part is read, what its footer says of it is checked; of what a dictionary repeats the footer says nothing,
-    so no more rows are taken at once than would fit if each had all bytes of the part.
+    What the footer says is checked before anything is read. Of what a dictionary repeats it says nothing, so no more
+    rows are taken at once than fit if each were all of the dictionary.
     """
-    stored, found = file.stat().st_size, []
+    stored, taken, found = file.stat().st_size, 0, []
     parts = pq.ParquetFile(file)
-    footer = parts.metadata
-    chunks = [_bytes_of(footer.row_group(i), (image, label)) for i in range(footer.num_row_groups)]
-    check_size(f"{name}: {file}", sum(chunks) + 8 * footer.num_rows, stored)
-    taken = 0
-    for i, size in enumerate(chunks):
-        rows = max(1, min(ROWS, AT_ONCE // max(1, size)))
+    groups = [_columns_of(parts.metadata.row_group(i), (image, label)) for i in range(parts.num_row_groups)]
+    declared = sum(column.total_uncompressed_size for group in groups for column in group)
+    check_size(f"{name}: {file}", declared + 8 * parts.metadata.num_rows, stored, small=SMALL)
+    for i, group in enumerate(groups):
+        rows = max(1, min(ROWS, AT_ONCE // max(1, sum(map(_repeatable, group)))))
         for batch in parts.iter_batches(rows, row_groups=[i], columns=[image, label]):  # no folder names as columns
             table = pa.Table.from_batches([batch])
             taken += table.nbytes
-            check_size(f"{name}: {file}", taken, stored)
+            check_size(f"{name}: {file}", taken, stored, small=SMALL)
             if table[label].null_count:
                 raise UserError(f"{name}: {table[label].null_count} rows without a label in {file}; drop these rows.")
             found.append((table[image].to_pylist(), table[label].to_numpy()))
     return found
 
 
-def _bytes_of(group: Any, columns: tuple[str, ...]) -> int:
-    """Bytes of some columns of a row group when they are unpacked."""
-    found = map(group.column, range(group.num_columns))
-    return sum(c.total_uncompressed_size for c in found if c.path_in_schema.split(".")[0] in columns)
+def _columns_of(group: Any, names: tuple[str, ...]) -> list[Any]:
+    """What the footer says of some columns of a row group, and of those in them."""
+    columns = map(group.column, range(group.num_columns))
+    return [column for column in columns if column.path_in_schema.split(".")[0] in names]
+
+
+def _repeatable(column: Any) -> int:
+    """The most bytes that a column's dictionary can have: its packed ones, and all that unpacking adds."""
+    if not column.has_dictionary_page:
+        return 0
+    packed = column.data_page_offset - column.dictionary_page_offset
+    return packed + max(0, column.total_uncompressed_size - column.total_compressed_size)
 
 
 def _rows(name: str, files: list[Path]) -> tuple[list[bytes], list[str | None], np.ndarray, tuple[str, ...]]:
