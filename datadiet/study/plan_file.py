@@ -9,8 +9,9 @@ import yaml
 from datadiet.errors import UserError
 from datadiet.intake import read_text
 
-BYTES = 2**18  # of a plan file
+BYTES = 2**17  # of a plan file
 CHARACTERS = 3000  # of a value, as of any option
+MOST = 1000  # values in a list
 NOTHING = ("", "~", "null", "Null", "NULL")
 EXPECTED = "expected option names and values, as in 'dataset: digits', or lists of values"
 
@@ -32,6 +33,8 @@ def read_plan(path: Path) -> dict[str, str]:
         table = yaml.compose(text, LOADER)
     except OSError as error:
         raise _refused(path, f"cannot be read ({error.strerror}); expected a YAML or JSON file") from None
+    except UserError as error:
+        raise UserError(f"plan={error}") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise _refused(path, f"not readable as YAML or JSON: {' '.join(str(error).split())[:300]}") from None
     except ValueError as error:
@@ -40,8 +43,9 @@ def read_plan(path: Path) -> dict[str, str]:
         raise _refused(path, f"{_shown(table)}; {EXPECTED}")
     values: dict[str, str] = {}
     for key, node in table.value:
-        name = str(key.value) if isinstance(key, yaml.ScalarNode) else "a list"
-        if name in values:
+        if not isinstance(key, yaml.ScalarNode):
+            raise _refused(path, f"{_shown(key)} where a name should stand; {EXPECTED}")
+        if (name := str(key.value)) in values:
             raise _refused(path, f"{name[:80]} is there twice; expected each name once")
         values[name] = _typed(path, name, node)
     return values
@@ -64,6 +68,8 @@ def _typed(path: Path, name: str, node: yaml.Node) -> str:
     if isinstance(node, yaml.MappingNode):
         raise _refused(path, f"{name[:80]} has nested values; expected one value or a list of them")
     parts = [str(part.value) for part in (node.value if isinstance(node, yaml.SequenceNode) else [node])]
+    if len(parts) > MOST:
+        raise _refused(path, f"{name[:80]} has {len(parts)} values; expected at most {MOST}")
     if (longest := max(map(len, parts), default=0)) > CHARACTERS:
         raise _refused(path, f"{name[:80]} has a value of {longest} characters; expected at most {CHARACTERS}")
     if isinstance(node, yaml.SequenceNode):
