@@ -162,7 +162,7 @@ def private_folder(path: Path, *, ours: bool) -> Path:
         with suppress(FileExistsError):  # another process made it meanwhile
             folder.mkdir(mode=0o700)
             folder.chmod(0o700)  # of which the umask may have taken some
-    if ours and os.stat(path).st_uid == os.geteuid():
+    if ours and not path.is_symlink() and path.stat().st_uid == os.geteuid():
         with suppress(OSError):  # a file system that is read-only
             path.chmod(0o700)
     check_ours(path)

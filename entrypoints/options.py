@@ -266,7 +266,9 @@ def _check_texts(ctx: click.Context) -> None:
     try:
         (here := os.getcwd()).encode()
     except UnicodeEncodeError:
-        raise UserError(f"{here}: expected to be called in a folder whose path is UTF-8; MLflow takes no other.") from None
+        raise UserError(
+            f"{here}: expected to be called in a folder whose path is UTF-8; MLflow takes no other."
+        ) from None
     for param in ctx.command.params:
         value = ctx.params.get(param.name or "")
         for text in value if isinstance(value, tuple) else (value,):

@@ -31,14 +31,18 @@ def original(shown):
     return re.sub(rb"(\\+)x([89a-f][0-9a-f])", back, shown.encode())
 
 
-@given(st.binary() | st.lists(st.sampled_from([b"\\", b"x", b"e9", b"\xe9", b"\x80", "é".encode(), b"a"])).map(b"".join))
+@given(
+    st.binary() | st.lists(st.sampled_from([b"\\", b"x", b"e9", b"\xe9", b"\x80", "é".encode(), b"a"])).map(b"".join)
+)
 def test_every_name_is_shown_in_utf8_and_can_be_had_back(name):
     shown = from_bytes(name)
     shown.encode()  # which refuses half characters
     assert original(shown) == name
 
 
-@given(st.text(st.characters(exclude_characters="\\", codec="utf-8")) | st.sampled_from([r"a\b", r"C:\new", r"\n", r"\\"]))
+@given(
+    st.text(st.characters(exclude_characters="\\", codec="utf-8")) | st.sampled_from([r"a\b", r"C:\new", r"\n", r"\\"])
+)
 def test_a_name_in_utf8_stays_as_it_is(name):
     assert visible(name) == name
 
