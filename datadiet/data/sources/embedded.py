@@ -64,6 +64,7 @@ def fashion_mnist_files(data_dir: Path | None) -> list[Path]:
 
 def _read_idx(path: Path, data_too: bool) -> tuple[tuple[int, ...], bytes]:
     try:
+        stored = size_of(path)
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
             zero, kind, rank = struct.unpack(">HBB", file.read(4))
             shape = struct.unpack(f">{rank}I", file.read(4 * rank))
@@ -71,7 +72,7 @@ def _read_idx(path: Path, data_too: bool) -> tuple[tuple[int, ...], bytes]:
                 raise UserError(f"{path}: not an idx file of unsigned bytes (magic number {zero:#x}, {kind:#x}).")
             if not data_too:
                 return shape, b""
-            check_size(str(path), size := math.prod(shape), size_of(path))
+            check_size(str(path), size := math.prod(shape), stored)
             return shape, file.read(size + 1)
     except (struct.error, EOFError, zlib.error, OSError) as error:
         raise UserError(f"{path}: cannot be read as an idx file ({error}); fetch the file again.") from error
