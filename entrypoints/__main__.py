@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,23 @@ import click
 import datadiet
 from datadiet.commands import module_program
 from datadiet.errors import UserError
+from datadiet.intake import private_folder
 from datadiet.plugins import load_plugins
 from datadiet.printable import UNSEEN, escaped, printable
 from datadiet.registries import ENTRY_POINTS, EntryPoint
 
-# Compiled programs outlive the process; JAX reads this when it is first imported.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "datadiet" / "xla"))
+
+def keep_programs() -> None:
+    """Compiled programs outlive the process, in a folder of its owner alone: JAX reads this when it is first imported.
+
+    Where there can be none, they do not."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        with suppress(OSError, RuntimeError):
+            folder = private_folder(Path.home() / ".cache" / "datadiet" / "xla", ours=True)
+            os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+
+
+keep_programs()
 
 
 def lazily(module: str, name: str) -> Callable[[], click.Command]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -269,6 +270,12 @@ class Stopped(Told):
 
 
 def _check_texts(ctx: click.Context) -> None:
+    try:
+        (here := os.getcwd()).encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{here}: expected to be called in a folder whose path is UTF-8; MLflow takes no other."
+        ) from None
     for param in ctx.command.params:
         value = ctx.params.get(param.name or "")
         for text in value if isinstance(value, tuple) else (value,):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from datadiet import commands
 from datadiet.config import BUDGETS
 from datadiet.errors import Misplaced, UserError
+from datadiet.intake import size_of
 from datadiet.report.evidence import Study
 from datadiet.runs.context import Context
 from datadiet.storage.files import make_folder, write_text, writing
@@ -163,6 +164,7 @@ def _check_output(path: Path, overwrite: bool) -> None:
         raise UserError(f"output={path} is a folder; expected the name of a file.")
     if overwrite or not path.exists():
         return
+    size_of(path)  # which refuses a pipe, that would be waited for
     with open(path, "rb") as file:
         if file.read(1) and (file.seek(0), file.read(len(_FIRST)))[1] != _FIRST:
             raise UserError(
