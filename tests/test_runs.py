@@ -11,7 +11,7 @@ import mlflow
 import numpy as np
 import pytest
 from conftest import datadiet
-from test_resume import SHORT, content, stop_when_asked, untimed
+from test_resume import SHORT, content, stop_at, untimed
 from test_train import equal, setup
 
 from datadiet.data.registry import load_dataset
@@ -135,7 +135,7 @@ def test_one_command_trains_several_runs(base, tmp_path, monkeypatch, side_by_si
 def test_runs_that_were_stopped_go_on(base, tmp_path, monkeypatch, side_by_side):
     monkeypatch.setattr("datadiet.runs.train.gains_together", lambda model: side_by_side)
     with monkeypatch.context() as patch:
-        stop_when_asked(patch, 5)
+        stop_at(patch, 45)
         done = datadiet("random_subset", base, expect=75, root=tmp_path, runs="0,2,5", size=700, **SHORT)
     assert "--runs 0,2,5 " in done.stderr
     assert "--resume true" in done.stderr

@@ -23,15 +23,15 @@ import numpy as np
 from filelock import FileLock
 
 from datadiet.errors import UserError
+from datadiet.home import cache_folder
 
 FORMAT = 1  # raise when the meaning of an entry changes: what is cached, or how a source is read
 RECORD = "record.json"
 
 
 def root() -> Path:
-    """$DATADIET_CACHE, or datadiet in the user's cache folder."""
-    chosen = os.environ.get("DATADIET_CACHE")
-    return Path(chosen).expanduser() if chosen else Path("~/.cache/datadiet").expanduser()
+    """$DATADIET_CACHE, or datadiet in the user's cache folder; where there is no home, a temporary one."""
+    return cache_folder()
 
 
 def key(name: str, files: Sequence[str | Path]) -> str:

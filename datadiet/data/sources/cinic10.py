@@ -19,6 +19,7 @@ from datadiet.data.dataset import Splits
 from datadiet.data.sources.base import DATA_ROOT, integer_labels, prepare_command, walk
 from datadiet.data.sources.images import read_images
 from datadiet.errors import UserError
+from datadiet.home import expanded
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SPLITS = ("train", "valid", "test")
@@ -39,7 +40,7 @@ class Place(NamedTuple):
 
 def folder_of(data_dir: Path | None) -> Path:
     """Where a fetched archive is placed."""
-    return (data_dir or DATA_ROOT / "cinic10").expanduser()
+    return expanded(data_dir or DATA_ROOT / "cinic10")
 
 
 def _array_files(folder: Path) -> list[Path]:

@@ -14,6 +14,7 @@ from datadiet import commands
 from datadiet.data.dataset import Splits
 from datadiet.data.sources.base import DATA_ROOT, prepare_command
 from datadiet.errors import UserError
+from datadiet.home import expanded
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -37,7 +38,7 @@ def load_digits(data_dir: Path | None) -> Splits:
 
 def idx_folder(data_dir: Path | None) -> Path:
     """Where fetched idx files of Fashion-MNIST are placed and looked for."""
-    return data_dir or (DATA_ROOT / "downloads" / "manual" / "fashion_mnist").expanduser()
+    return data_dir or expanded(DATA_ROOT / "downloads" / "manual" / "fashion_mnist")
 
 
 def fashion_mnist_files(data_dir: Path | None) -> list[Path]:

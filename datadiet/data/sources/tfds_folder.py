@@ -22,6 +22,7 @@ from datadiet.data.dataset import Splits
 from datadiet.data.sources.base import DATA_ROOT, prepare_command
 from datadiet.data.sources.images import read_images
 from datadiet.errors import UserError
+from datadiet.home import expanded
 
 BLOCK = 1000  # records fetched at once: twice as fast as one by one
 COUNTS = {"cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000)}  # what must be found, train and test
@@ -31,7 +32,7 @@ TEST_SPLITS = ("test", "validation")
 
 def root(data_dir: Path | None) -> Path:
     """The TFDS data_dir."""
-    return (data_dir or DATA_ROOT).expanduser()
+    return expanded(data_dir or DATA_ROOT)
 
 
 def find(tfds_name: str, name: str, data_dir: Path | None) -> Path:

@@ -1,0 +1,99 @@
+"""The user's folders, and what stands in for them where there is no home or it cannot be written: in a container that
+runs under any number, in a batch job, on a read-only disk."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+CACHE = "DATADIET_CACHE"  # built datasets
+PROGRAMS = "JAX_COMPILATION_CACHE_DIR"  # compiled programs; JAX reads it when it is first imported
+DRAWING = "MPLCONFIGDIR"  # where matplotlib keeps its list of fonts
+
+
+def home() -> Path | None:
+    """The user's home; None where the system knows none."""
+    if os.environ.get("HOME") == "":
+        return None
+    try:
+        return Path.home()
+    except RuntimeError:  # no $HOME, and a number that is no user's
+        return None
+
+
+def expanded(path: str | Path) -> Path:
+    """A path with ~ expanded; where there is no home, ~ is the current folder."""
+    path = Path(path)
+    if path.parts[:1] == ("~",) and home() is None:
+        return Path.cwd().joinpath(*path.parts[1:])
+    return path.expanduser()
+
+
+def cache_folder() -> Path:
+    """$DATADIET_CACHE, or datadiet in the user's cache folder.
+
+    Where there is no home it is a folder of this process, which goes with it.
+    """
+    if chosen := os.environ.get(CACHE):
+        return expanded(chosen)
+    if user := home():
+        return user / ".cache" / "datadiet"
+    os.environ[CACHE] = str(temporary := _temporary_folder())
+    return temporary
+
+
+def settle_caches(say: Callable[[str], Any]) -> None:
+    """Name, for this process and those it begins, folders for what is cached that can be written.
+
+    What the user has named stays, if it can be written. For what cannot, a private temporary folder stands in, which
+    goes with this process.
+
+    Args:
+        say: Told once where one stands in.
+    """
+    homeless, named = not os.environ.get(CACHE) and home() is None, os.environ.get(PROGRAMS)
+    data = cache_folder()
+    lacking = [] if _made(data) else [data]
+    if lacking:
+        data = _temporary_folder()
+        os.environ[CACHE] = str(data)
+    programs = Path(named) if named else data / "xla"
+    if not (_made(programs) and (named or _is_private(programs))):
+        lacking.append(programs)
+        programs = _temporary_folder()
+    os.environ[PROGRAMS] = str(programs)
+    if DRAWING not in os.environ and not ((user := home()) and os.access(user, os.W_OK | os.X_OK)):
+        os.environ[DRAWING] = str(data / "matplotlib")
+    if homeless or lacking:
+        reason = f"{' and '.join(map(str, lacking))} cannot be written" if lacking else "there is no home directory"
+        say(f"Warning: {reason}; what is cached is kept until this ends. {CACHE}=FOLDER names a place that lasts.")
+
+
+def _made(folder: Path) -> bool:
+    """Whether a folder is there, made where it was not, and files can be put into it."""
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return os.access(folder, os.W_OK | os.X_OK)
+    return False
+
+
+def _is_private(folder: Path) -> bool:
+    """Whether a folder is this user's, and closed to others: a compiled program is run as it is found."""
+    with suppress(OSError):
+        if folder.stat().st_uid == os.geteuid():
+            folder.chmod(0o700)
+            return True
+    return False
+
+
+def _temporary_folder() -> Path:
+    """A private one that goes with this process."""
+    made, owner = tempfile.mkdtemp(prefix="datadiet-"), os.getpid()
+    atexit.register(lambda: shutil.rmtree(made, ignore_errors=True) if os.getpid() == owner else None)
+    return Path(made)
