@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import pwd
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -15,11 +16,12 @@ from typing import Any
 CACHE = "DATADIET_CACHE"  # built datasets
 PROGRAMS = "JAX_COMPILATION_CACHE_DIR"  # compiled programs; JAX reads it when it is first imported
 DRAWING = "MPLCONFIGDIR"  # where matplotlib keeps its list of fonts
+STAND_IN = "DATADIET_HOME"  # the temporary folder that $HOME names for libraries that do not work without any
 
 
 def home() -> Path | None:
     """The user's home; None where the system knows none."""
-    if os.environ.get("HOME") == "":
+    if os.environ.get("HOME") in ("", os.environ.get(STAND_IN, "")):
         return None
     try:
         return Path.home()
@@ -48,8 +50,9 @@ def cache_folder() -> Path:
     return temporary
 
 
-def settle_caches(say: Callable[[str], Any]) -> None:
-    """Name, for this process and those it begins, folders for what is cached that can be written.
+def settle(say: Callable[[str], Any]) -> None:
+    """Name, for this process and those it begins, folders for what is cached that can be written, and a home and a
+    user where the system knows none.
 
     What the user has named stays, if it can be written. For what cannot, a private temporary folder stands in, which
     goes with this process.
@@ -57,6 +60,7 @@ def settle_caches(say: Callable[[str], Any]) -> None:
     Args:
         say: Told once where one stands in.
     """
+    _settle_user()
     homeless, named = not os.environ.get(CACHE) and home() is None, os.environ.get(PROGRAMS)
     data = cache_folder()
     lacking = [] if _made(data) else [data]
@@ -73,6 +77,16 @@ def settle_caches(say: Callable[[str], Any]) -> None:
     if homeless or lacking:
         reason = f"{' and '.join(map(str, lacking))} cannot be written" if lacking else "there is no home directory"
         say(f"Warning: {reason}; what is cached is kept until this ends. {CACHE}=FOLDER names a place that lasts.")
+
+
+def _settle_user() -> None:
+    """MLflow cannot be imported without a home, and asks for the name of the user."""
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        os.environ.setdefault("USER", str(os.getuid()))
+    if home() is None and STAND_IN not in os.environ:
+        os.environ["HOME"] = os.environ[STAND_IN] = str(_temporary_folder())
 
 
 def _made(folder: Path) -> bool:

@@ -13,9 +13,9 @@ from typing import Any
 import click
 
 import datadiet
+from datadiet import home
 from datadiet.commands import module_program
 from datadiet.errors import UserError
-from datadiet.home import settle_caches
 from datadiet.plugins import load_plugins
 from datadiet.registries import ENTRY_POINTS, EntryPoint
 
@@ -54,7 +54,7 @@ class LazyGroup(click.Group):
     """A group that imports a command's module only when it is needed, so that --help is quick."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        settle_caches(partial(click.echo, err=True))  # before JAX is imported, which reads where programs are kept
+        home.settle(partial(click.echo, err=True))  # before JAX is imported, which reads where programs are kept
         try:
             return super().main(*args, **kwargs)
         except SystemExit as end:

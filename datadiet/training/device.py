@@ -82,24 +82,24 @@ def _caught() -> Iterator[list[logging.LogRecord]]:
         logger.handlers[:], logger.propagate = before
 
 
-def _refusal(error: Exception) -> str:
-    asked = [f"{name}={os.environ[name]}" for name in ASKED_BY if name in os.environ]
+def there() -> str:
+    """What there is, in words."""
     gpus = len(list(NVIDIA.glob("*")))
-    plugins = sorted({entry.name for entry in entry_points(group="jax_plugins")})
-    there = ", ".join(
-        (
-            "a CPU",
-            f"{gpus or 'no'} NVIDIA GPU{'s' * (gpus != 1)}",
-            f"plugins of JAX for {', '.join(plugins)}" if plugins else "no plugin of JAX for a GPU",
-        )
-    )
+    plugins = ", ".join(sorted({entry.name for entry in entry_points(group="jax_plugins")}))
+    plugged = f"plugins of JAX for {plugins}" if plugins else "no plugin of JAX for a GPU"
+    return f"a CPU, {gpus or 'no'} NVIDIA GPU{'s' * (gpus > 1)}, {plugged}"
+
+
+def _refusal(error: Exception) -> str:
+    asked = " ".join(f"{name}={os.environ[name]}" for name in ASKED_BY if name in os.environ)
     why = f" ({line})" if (line := _first_line(str(error))) else ""
     return (
-        f"JAX has nothing to compute on{why}. Asked for: {' '.join(asked) or 'any device'}. There is: {there}. "
+        f"JAX has nothing to compute on{why}. Asked for: {asked or 'any device'}. There is: {there()}. "
         "JAX_PLATFORMS=cpu computes on the CPU, JAX_PLATFORMS= on whatever there is; a GPU needs its driver and "
         "pip install -U 'jax[cuda13]~=0.10.2'."
     )
 
 
 def _first_line(text: str) -> str:
-    return text.strip().split("\n")[0][:200]
+    """Without what JAX advises, which is not how this is called."""
+    return text.strip().split("\n")[0].split(" (set JAX_PLATFORMS")[0][:200]
