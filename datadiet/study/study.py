@@ -8,7 +8,7 @@ from dataclasses import replace
 from datadiet.config import TrainConfig
 from datadiet.data.dataset import Dataset
 from datadiet.data.registry import count_examples
-from datadiet.errors import UserError
+from datadiet.errors import Interrupted, UserError
 from datadiet.report.decision import Decision
 from datadiet.report.evidence import CellResult
 from datadiet.report.page import read_decision, write_report
@@ -16,13 +16,14 @@ from datadiet.report.results_table import of_study, to_csv
 from datadiet.report.text import headline, table
 from datadiet.runs import resume
 from datadiet.runs.context import Context, Output
+from datadiet.runs.signals import listen
 from datadiet.runs.task import load_data
 from datadiet.storage.files import write_text
 from datadiet.study.engine import EngineOptions
-from datadiet.study.engines import begin_engine, check_engine
+from datadiet.study.engines import begin_engine, check_device, check_engine
 from datadiet.study.plan import Plan
 from datadiet.study.scheduler import run_jobs
-from datadiet.study.spec import SEEDS, StudySpec, TrainJob, compile_study
+from datadiet.study.spec import SEEDS, Job, StudySpec, TrainJob, compile_study
 from datadiet.tracking import record
 from datadiet.tracking.run import TrackedRun
 
@@ -64,19 +65,31 @@ def run_study(config: TrainConfig, exp: str, context: Context, plan: Plan, engin
     spec = compile_study(plan, config, exp, output.layout, count_examples(config.dataset, config.data_dir))
     dataset = check(spec, output)
     described = spec.record(dataset)
+    left = [job for job in spec.jobs if output.overwrite or not _is_finished(output, job)]
+    if left:
+        check_device(engine, context.reporter.say)
     if not output.overwrite:
         record.reopen(folder / record.NAME)
-    note = f"Study of {config.model} on {config.dataset}."
-    with context.tracker.track("study", exp, exp, folder / record.NAME, params=described.plan, note=note) as tracked:
+    note, again = f"Study of {config.model} on {config.dataset}.", f"Continue: {context.tracker.command}"
+    with (
+        listen(context.reporter.say, again=again) as stopping,
+        context.tracker.track("study", exp, exp, folder / record.NAME, params=described.plan, note=note) as tracked,
+    ):
         described.write(folder / "study.json")
         tracked.log_input(dataset.name, dataset.fingerprint, "study", num_rows=dataset.num_examples)
         inner = Context(
             replace(output, resume=not output.overwrite), context.reporter, replace(context.tracker, parent=tracked)
         )
-        left = [job for job in spec.jobs if not (output.layout.exps / job.name / "summary.json").exists()]
-        begun = begin_engine(engine, inner, len(left))
-        run_jobs(spec.jobs, begun, context.reporter, exp, context.tracker.command)
+        run_jobs(spec.jobs, begin_engine(engine, inner, len(left)), context.reporter, exp, context.tracker.command)
+        if stopping():
+            raise Interrupted(f"Stopped before the report; all {len(spec.jobs)} jobs are done. {again}")
         return conclude(exp, plan.margin, tracked, context)
+
+
+def _is_finished(output: Output, job: Job) -> bool:
+    """Whether there is what a job makes: a run, or a score file with its record."""
+    made = output.layout.exps / job.name
+    return (made / "summary.json" if isinstance(job, TrainJob) else made.with_name(f"{made.name}.json")).exists()
 
 
 def conclude(exp: str, margin: float, tracked: TrackedRun, context: Context) -> Decision:
