@@ -38,6 +38,11 @@ def shell(*words: object) -> str:
     return " ".join(shlex.quote(UNSEEN.sub("\N{REPLACEMENT CHARACTER}", str(word))) for word in words)
 
 
+def of_mlflow(*words: object) -> str:
+    """A command of MLflow's own."""
+    return shell("mlflow", *words)
+
+
 def typed(value: Any) -> str:
     """A value as it is typed, before quoting: true or false, and several joined by commas ('none' without any)."""
     if isinstance(value, bool):

@@ -26,7 +26,7 @@ HOUSE = {
     "selectors": ["coresets", "selection", "options", "window_search"],
     "training": ["compiled", "state", "step", "loop"],
     "storage": ["files", "tables", "records", "layout", "score_files", "checkpoints", "manifests", "runs"],
-    "tracking": ["record", "mlflow_store", "run", "sync"],
+    "tracking": ["record", "failures", "mlflow_store", "push", "link", "run", "sync"],
     "runs": ["background", "signals", "context", "inputs", "task", "resume", "train", "score", "select"],
     "report": [
         "statistics", "evidence", "decision", "text", "figures", "pictures", "kept_sets", "page", "results_table",
