@@ -280,12 +280,23 @@ def gone(client: MlflowClient, run_id: str | None, experiment_id: str | None) ->
 
 
 def finished_training_runs() -> list[Run]:
-    """Every FINISHED training run of the experiment, newest first."""
+    """Every FINISHED training run of the experiment, newest first; none that was made twice by mistake."""
     client = connected()
     with usable():
-        return mlflow.search_runs(
+        found = mlflow.search_runs(
             [experiment_id(client)],
             filter_string="attributes.status = 'FINISHED' and tags.`datadiet.kind` = 'train'",
             order_by=["attributes.start_time DESC"],
             output_format="list",
         )
+    return [run for run in found if DOUBLE not in run.data.tags]
+
+
+def copies(runs: list[Run]) -> set[str]:
+    """Ids of runs that have the tags of another one: of several with one uid, all but the oldest.
+
+    Args:
+        runs: Newest first.
+    """
+    oldest = {run.data.tags.get(UID): run.info.run_id for run in runs}
+    return {r.info.run_id for r in runs if UID in r.data.tags and oldest[r.data.tags[UID]] != r.info.run_id}

@@ -148,11 +148,12 @@ def _create(client: Any, record: Record, home: Home) -> Any:
     params = {k: v for k, v in given.data.params.items() if not k.startswith(OWN)}
     mlflow_store.log_params(client, run.info.run_id, params)
     if by_default:
-        _launch(client, given, record.name,
-                f"Launched run {run.info.run_id} in experiment `{mlflow_store.EXPERIMENT}`. With `--experiment-name` (or MLFLOW_EXPERIMENT_NAME) there is one run instead of two.")  # fmt: skip
+        told = f"Launched run {run.info.run_id} in experiment `{mlflow_store.EXPERIMENT}`. "
+        told += "With `--experiment-name` (or MLFLOW_EXPERIMENT_NAME) there is one run instead of two."
+        _launch(client, given, record.name, told)
     else:
-        home.say(f"MLflow run {given.info.run_id} (MLFLOW_RUN_ID) is used already: {record.name} is run "
-                 f"{run.info.run_id}, beside it")  # fmt: skip
+        beside = f"{record.name} is run {run.info.run_id}, beside it"
+        home.say(f"MLflow run {given.info.run_id} (MLFLOW_RUN_ID) is used already: {beside}")
     return run
 
 
