@@ -50,8 +50,8 @@ _DRIVERS = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLd
 
 def reason(error: BaseException) -> str:
     """An error in one line, without passwords."""
-    lines = printable(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
+    lines = [line for line in printable(error).splitlines() if line.strip() and not line.startswith("(raised as a")]
+    return lines[0].strip()[:300] if lines else type(error).__name__
 
 
 def repair(error: BaseException, sync: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -39,13 +40,13 @@ UID = "datadiet.uid"  # tag by which a run is found whose id could not be noted;
 RUN_NAME = "datadiet.run_name"  # tag: what the run was called by the user, whose own name is its path
 DOUBLE = "datadiet.double_of"  # tag of a run that was made twice, instead of UID
 NOTE, NAMED = "mlflow.note.content", "mlflow.runName"  # tags
-MAX_PARAM, MAX_TAG = 6000, 5000  # characters; MLflow refuses longer ones
+MAX_PARAM, MAX_TAG, MAX_KEY = 6000, 5000, 250  # characters; MLflow refuses longer ones
 BATCH = 500  # metrics in one call; MLflow takes 1,000
 DEFAULT_EXPERIMENT_ID = "0"  # where `mlflow run` puts a run when no experiment is named
 LOCK_SECONDS = 120  # another process makes the store in a few
 
-# Pages of traceback for each call while a store is full or locked; whoever called tells of it, in a line.
-logging.getLogger("mlflow.store.db.utils").addFilter(lambda record: not record.exc_info)
+# Pages for each call while a store is full, locked or away; whoever called tells of it, in a line.
+logging.getLogger("mlflow.store.db.utils").addFilter(lambda made: made.levelno < logging.WARNING)
 
 
 class Unusable(UserError):
@@ -98,8 +99,13 @@ def use_store(uri: str) -> None:
         _address()
 
 
+def key(name: str) -> str:
+    """The name of a param, tag or metric as MLflow takes it."""
+    return re.sub(r"[^\w.\- :/]", "_", name)[:MAX_KEY]
+
+
 def log_params(client: MlflowClient, run_id: str, params: dict[str, Any]) -> None:
-    entities = [Param(escaped(k), _text(v)) for k, v in params.items()]
+    entities = [Param(key(k), _text(v)) for k, v in params.items()]
     for start in range(0, len(entities), 100):  # MLflow takes no more at once
         client.log_batch(run_id, params=entities[start : start + 100])
 
@@ -126,7 +132,7 @@ def _text(value: Any) -> str:
 
 def shown_tags(tags: dict[str, str]) -> dict[str, str]:
     """Tags as MLflow is told them: no characters that are not seen, no passwords; a note has lines."""
-    shown = {escaped(k): printable(v) if k == NOTE else escaped(masked(v)) for k, v in tags.items()}
+    shown = {key(k): printable(v) if k == NOTE else escaped(masked(v)) for k, v in tags.items()}
     return {k: v if len(v) <= MAX_TAG else v[: MAX_TAG - 1] + "…" for k, v in shown.items()}
 
 
@@ -136,7 +142,7 @@ def set_tags(client: MlflowClient, run_id: str, tags: dict[str, str]) -> None:
 
 def log_metrics(client: MlflowClient, run_id: str, points: Iterable[tuple[str, float, int, int]]) -> None:
     """Points (name, value, ms since 1970, step), in few calls."""
-    metrics = [Metric(name, float(value), at, step) for name, value, at, step in points]
+    metrics = [Metric(key(name), float(value), at, step) for name, value, at, step in points]
     for start in range(0, len(metrics), BATCH):
         client.log_batch(run_id, metrics=metrics[start : start + BATCH])
 

@@ -65,7 +65,10 @@ def push(client: Any, record: Record, home: Home) -> Told:
     tags = record.tags | ({"mlflow.parentRunId": home.parent_id} if home.parent_id else {})
     if mlflow_store.shown_tags(tags).items() - found.data.tags.items():
         mlflow_store.set_tags(client, run_id, tags)
-    mlflow_store.log_params(client, run_id, {k: v for k, v in record.params.items() if k not in found.data.params})
+    known = found.data.params
+    mlflow_store.log_params(
+        client, run_id, {k: v for k, v in record.params.items() if mlflow_store.key(k) not in known}
+    )
     held = _push_metrics(client, record, found)
     if record.inputs:
         mlflow_store.log_inputs(client, run_id, record.inputs)

@@ -11,6 +11,7 @@ from typing import Any
 
 from datadiet import commands
 from datadiet.errors import Diverged, Interrupted, UserError
+from datadiet.printable import printable
 from datadiet.tracking import mlflow_store
 from datadiet.tracking.failures import reason, repair
 from datadiet.tracking.link import Link
@@ -46,7 +47,7 @@ class TrackedRun:
         Args:
             mirrored: They are in the run's metrics.jsonl already.
         """
-        values = {k: float(v) for k, v in metrics.items()}
+        values = {mlflow_store.key(k): float(v) for k, v in metrics.items()}
         at = self.record.moment(values) if mirrored else now()
         if not mirrored:
             values |= {k: v for k, v in self.timings(step).items() if k in values}
@@ -97,7 +98,7 @@ class TrackedRun:
         if self.record.tags.get(key) != value:
             self.record.tags[key] = value
             self.record.save()
-        self._tell(lambda client: client.set_tag(str(self.id), key, value))
+        self._tell(lambda client: mlflow_store.set_tags(client, str(self.id), {key: value}))
 
     def end(self, status: str, error: BaseException | None = None) -> None:
         """Note the end in the mirror, then in MLflow; of several, the first counts.
@@ -213,7 +214,7 @@ def track_run(
     if parent is None:
         check_store(offline)
     with new.lock():
-        run = _begun(new, parent, parent.link if parent else Link(offline, say))
+        run = _begun(new, parent, parent.link if parent else Link(offline, lambda text: say(printable(text))))
         with _ended(run):
             yield run
 
