@@ -25,11 +25,12 @@ HOUSE = {
     "scores": ["logits", "forgetting", "trajectory", "gradients", "checkpoint", "combine"],
     "selectors": ["coresets", "selection", "options", "window_search"],
     "training": ["compiled", "state", "step", "loop"],
-    "storage": ["files", "tables", "records", "layout", "score_files", "checkpoints", "manifests", "runs"],
+    "storage": ["files", "tables", "records", "layout", "score_files", "answers", "checkpoints", "manifests", "runs"],
     "tracking": ["record", "failures", "mlflow_store", "push", "link", "run", "sync"],
     "runs": ["background", "signals", "context", "inputs", "task", "resume", "train", "score", "select"],
     "report": [
-        "statistics", "evidence", "decision", "text", "figures", "pictures", "kept_sets", "page", "results_table",
+        "statistics", "comparison", "evidence", "decision", "text", "figures", "pictures", "kept_sets", "page",
+        "results_table",
     ],
     "study": ["plan", "spec", "engine", "local_engine", "ray_engine", "engines", "scheduler", "study"],
 }  # fmt: skip

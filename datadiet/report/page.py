@@ -58,6 +58,9 @@ def numbers(decision: Decision) -> dict[str, Any]:
         "margin": decision.margin,
         "kept_fraction": decision.best.cell.fraction if decision.best else None,
         "arm": decision.best.cell.arm if decision.best else None,
+        "answer": decision.verdicts.answer,
+        "smallest_margin": 100 * decision.nearest.smallest_margin,
+        "runs_needed": decision.nearest.runs_needed,
         "smallest_kept": {arm: decision.smallest(arm) for arm in decision.study.arms},
         "cells": [
             {"arm": line.cell.arm, "size": line.cell.size, "fraction": line.cell.fraction, "accuracy": line.accuracy,

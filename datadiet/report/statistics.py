@@ -1,8 +1,8 @@
 """What a study may conclude: intervals, verdicts, reliability of scores, noise found, cost. NumPy, SciPy, scikit-learn.
 
 Accuracies are 0 to 1 and one per run; equal positions of two arrays are runs that share their seeds.
-An interval says how much the seeds of the evaluation runs move a mean: the test set and the scores
-are the same for all of them, so the chance in those is not in it.
+An interval here says how much the seeds of the evaluation runs move a mean; comparison.py has those that hold for new
+test examples too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LEVEL = 0.95  # of every interval
 # the spread of several differences by sqrt(2) times that. One of a million test examples in 30 runs is above it.
 EQUAL = 2.0**-23
 
-NOT_WORSE, WORSE, UNDECIDED, NO_VERDICT = "not worse", "worse", "undecided", "no verdict"
+NOT_WORSE, WORSE, UNDECIDED = "not worse", "worse", "undecided"
 
 
 # --- means and differences --------------------------------------------------------------------
@@ -67,39 +67,6 @@ def paired(one: np.ndarray, other: np.ndarray, level: float = LEVEL) -> Estimate
     if one.shape != other.shape:
         raise ValueError(f"pairs need equal numbers of runs, got {len(one)} and {len(other)}")
     return estimate(one - other, level)
-
-
-def verdict(one: np.ndarray, full: np.ndarray, margin: float, alpha: float = (1 - LEVEL) / 2) -> str:
-    """Non-inferiority of `one` to `full` by their paired difference d = one - full.
-
-    NOT_WORSE where the one-sided 1 - alpha lower bound of d is above -margin (97.5 %: the lower end of
-    the 95 % interval), WORSE where the upper bound is below -margin, else UNDECIDED; NO_VERDICT
-    without an interval. If d truly is -margin and normal, NOT_WORSE comes out with probability alpha.
-
-    Args:
-        margin: The loss of accuracy that would not matter, 0 to 1.
-    """
-    difference = paired(one, full, 1 - 2 * alpha)
-    if not difference.known:
-        return NO_VERDICT
-    if difference.low > -margin:
-        return NOT_WORSE
-    return WORSE if difference.high < -margin else UNDECIDED
-
-
-def smallest_kept(verdicts: Mapping[float, str]) -> float | None:
-    """The smallest kept fraction such that it and all larger tested ones are NOT_WORSE; None where none is.
-
-    Going down in this order and stopping at the first failure is a fixed-sequence test: the chance to name
-    a fraction that truly is worse stays at the alpha of one verdict, however many fractions are tested. It
-    holds for one arm; for the best of A arms the chance is at most A * alpha.
-    """
-    reached = None
-    for fraction in sorted(verdicts, reverse=True):
-        if verdicts[fraction] != NOT_WORSE:
-            break
-        reached = fraction
-    return reached
 
 
 class Cliff(NamedTuple):

@@ -23,6 +23,8 @@ from datadiet.runs.inputs import DEFAULT_CHOICE, ScoreChoice, find_sources, reso
 from datadiet.runs.signals import listen
 from datadiet.runs.task import Task, load_data, prepare_task, write_inputs
 from datadiet.scores import trajectory
+from datadiet.storage import answers
+from datadiet.storage.answers import write_answers
 from datadiet.storage.checkpoints import save_checkpoint
 from datadiet.storage.files import append_line, npy_bytes, write_bytes
 from datadiet.storage.layout import score_file
@@ -234,6 +236,8 @@ class Lane:
     def record(self, report: Report) -> None:
         if report.metrics:
             self.metrics = report.metrics | self.tracked.timings(report.step)
+            if report.step == self.task.config.num_steps:
+                write_answers(self.task.run_dir, np.asarray(report.correct))  # first: the last line vouches for it
             append_line(self.task.run_dir / "metrics.jsonl", {"step": report.step, **self.metrics})
         if report.save and report.step != self.saved:
             save_step(self.task, report)
@@ -245,6 +249,8 @@ class Lane:
         """Write the summary."""
         task, summary = self.task, summarize(self.task, self.tracked, self.metrics)
         summary.write(task.run_dir / "summary.json")
+        if summary.test_correct_sha256:
+            self.tracked.log_artifact(task.run_dir / answers.NAME)
         told = f"test accuracy {summary.test_acc:.4f} in {summary.total_seconds:.1f} s -> {task.run_dir}"
         say(f"{task.name}: {told}")
         return summary
@@ -316,5 +322,7 @@ def summarize(task: Task, tracked: TrackedRun, last: dict[str, float]) -> Summar
         seconds=last["time/train_seconds"] + last["time/eval_seconds"],
         **{f"{name}_seconds": last[f"time/{name}_seconds"] for name in ("train", "eval", "compile", "total")},
         fingerprint=task.dataset.fingerprint,
+        num_test=len(task.dataset.test_labels),
+        test_correct_sha256=answers.digest(task.run_dir),
         mlflow_run_id=tracked.id,
     )

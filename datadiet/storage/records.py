@@ -192,6 +192,8 @@ class Summary(MirrorRecord):
     compile_seconds: float | None = None
     total_seconds: float | None = None
     fingerprint: str | None = None
+    num_test: int | None = None  # M, test examples
+    test_correct_sha256: str | None = None  # of test_correct.npy; None: of a run of before
     mlflow_run_id: str | None = None
 
 

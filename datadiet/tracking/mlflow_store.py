@@ -240,7 +240,7 @@ def experiment_id(client: MlflowClient) -> str:
                 return found.experiment_id
             raise Unusable(
                 f"The MLflow experiment {name!r} in {store_name()} was deleted. Restore it: "
-                f"{_restore('experiment', found.experiment_id)} (or name another one with MLFLOW_EXPERIMENT_NAME)"
+                f"{_restore('experiment', found.experiment_id)} (or name another one with MLFLOW_EXPERIMENT_NAME)."
             )
         try:
             return client.create_experiment(name, tags=EXPERIMENT_TAGS)

@@ -61,6 +61,7 @@ class Report(NamedTuple):
     save: bool  # whether a checkpoint was asked for at this step
     seconds: dict[str, float]  # spent so far, by name; see Clock
     error: Diverged | None = None  # why this is the run's last report, though its training is not done
+    correct: jax.Array | None = None  # bool [M], of the test examples; None where the step is a checkpoint only
 
     def kept(self) -> Report:
         """The same with a copy of the state."""
@@ -131,6 +132,7 @@ def fit_runs(
     states = tuple(run.state for run in entrants)
     ids = np.zeros((len(entrants), CHUNK_STEPS, batch_size), np.int32)
     advance, evaluate = _programs(clocks, network, config, (keys, train, states, ids), test)
+    answers: dict[int, jax.Array] = {}  # of the latest evaluation
     members = [_member(run.kept, len(train.labels)) for run in entrants]
     saves, logs = frozenset(saved_steps(config)), frozenset(logged_steps(config))
 
@@ -139,10 +141,11 @@ def fit_runs(
             found = metrics.get(run, {})
             error = found if isinstance(found, Diverged) else None
             told = {} if isinstance(found, Diverged) else found
-            yield run, Report(step, states[run], told, save and error is None, clocks[run].elapsed(), error)
+            correct = answers[run] if told else None
+            yield run, Report(step, states[run], told, save and error is None, clocks[run].elapsed(), error, correct)
 
     def measure(run: int) -> dict[str, float] | Diverged:
-        test_values = timed([clocks[run]], "eval", evaluate, states[run].variables, test)
+        test_values, answers[run] = timed([clocks[run]], "eval", evaluate, states[run].variables, test)
         try:
             return _metrics(config, states[run], test_values, members[run]) | clocks[run].metrics(step, batch_size)
         except Diverged as error:
