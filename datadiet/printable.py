@@ -6,6 +6,12 @@ import re
 
 # Control characters, ends of lines, marks that reorder text; and halves of characters, which names of files may have.
 UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# In an address: what stands between user and host, a token alone before the host of a server, and such a parameter.
+_SECRETS = (
+    (re.compile(r"(://[^\s/:@]*:)(?!\d{1,5}/)\S*@"), r"\1***@"),
+    (re.compile(r"(\bhttps?://)[^\s/:@]+@"), r"\1***@"),
+    (re.compile(r"(?i)([?&;](?:password|passwd|pwd|token|secret|odbc_connect)=)[^\s&;'\"]+"), r"\1***"),
+)
 _ESCAPED = re.compile(r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4})")
 
 
@@ -14,9 +20,18 @@ def _escape(found: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
+def masked(text: object) -> str:
+    """A text in which the passwords of addresses are ***, as in http://user:***@host."""
+    shown = str(text)
+    for secret, instead in _SECRETS if "://" in shown else ():
+        shown = secret.sub(instead, shown)
+    return shown
+
+
 def printable(text: object) -> str:
-    r"""A message as a terminal may show it: lines stay lines, every other unseen character becomes \xNN or \uNNNN."""
-    return UNSEEN.sub(lambda found: found[0] if found[0] in "\n\t" else _escape(found), str(text))
+    r"""A message as a terminal may show it: lines stay lines, every other unseen character becomes \xNN or \uNNNN, and
+    passwords of addresses are masked."""
+    return UNSEEN.sub(lambda found: found[0] if found[0] in "\n\t" else _escape(found), masked(text))
 
 
 def escaped(text: str) -> str:

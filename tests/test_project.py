@@ -31,7 +31,7 @@ HOUSE = {
     "storage": [
         "files", "tables", "records", "layout", "score_files", "answers", "leaves", "checkpoints", "manifests", "runs",
     ],
-    "tracking": ["record", "mlflow_store", "run", "sync"],
+    "tracking": ["record", "failures", "mlflow_store", "push", "link", "run", "sync"],
     "runs": ["background", "signals", "context", "inputs", "task", "resume", "folders", "train", "score", "select"],
     "report": [
         "statistics", "comparison", "evidence", "decision", "text", "figures", "pictures", "kept_sets", "page",

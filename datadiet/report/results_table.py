@@ -12,6 +12,7 @@ from datadiet import commands
 from datadiet.config import BUDGETS
 from datadiet.errors import Misplaced, UserError
 from datadiet.intake import size_of
+from datadiet.printable import printable, unescaped
 from datadiet.report.evidence import Study
 from datadiet.runs.context import Context
 from datadiet.storage.files import make_folder, write_text, writing
@@ -102,32 +103,54 @@ def _finished(folder: Path) -> Iterator[Path]:
             yield Path(found)
 
 
-def from_mlflow(root: Path | None) -> list[Result]:
+def from_mlflow(root: Path | None, say: Callable[[str], Any] = print) -> list[Result]:
     """Every finished training run of the MLflow experiment, the newest for each folder.
 
     Args:
         root: Only runs whose mirror lies in this root; None: all.
+        say: Told of runs that look like one, and are passed over: somebody made them by hand, or copied their tags.
     """
     newest: dict[tuple[str, str], Result] = {}
-    for run in mlflow_store.finished_training_runs():
-        tags, params, metrics = run.data.tags, run.data.params, run.data.metrics
-        home = tags["datadiet.root"]
-        if root is not None and home != str(root.resolve()):
+    foreign: list[str] = []
+    runs = mlflow_store.finished_training_runs()
+    copies = mlflow_store.copies(runs)
+    for run in runs:
+        home = run.data.tags.get("datadiet.root")
+        if home is not None and root is not None and home != str(root.resolve()):
             continue
-        result = Result(
-            path=tags["datadiet.path"],
-            dataset=params["cfg.dataset"],
-            model=params["cfg.model"],
-            scored_by=tags["datadiet.scored_by"],
-            num_kept=int(params["data.num_kept"]),
-            num_examples=int(params["data.num_examples"]),
-            train_acc=metrics["train_acc"],
-            test_acc=metrics["test_acc"],
-            seconds=metrics["time/train_seconds"] + metrics["time/eval_seconds"],
-            budget=params.get("cfg.budget", BUDGETS[0]),
-        )
-        newest.setdefault((home, result.path), result)
+        try:
+            if run.info.run_id in copies:
+                raise ValueError("with the tags of another run")
+            result = _of_run(run.data.tags, run.data.params, run.data.metrics)
+        except KeyError as error:
+            foreign.append(f"{run.info.run_id} (without {printable(error.args[0])})")
+        except ValueError as error:
+            foreign.append(f"{run.info.run_id} ({printable(error)})")
+        else:
+            newest.setdefault((str(home), result.path), result)
+    if foreign:
+        named = ", ".join(foreign[:3]) + (" …" if len(foreign) > 3 else "")
+        say(f"Passed over {len(foreign)} runs of MLflow that datadiet did not write, or not to their end: {named}")
     return list(newest.values())
+
+
+def _of_run(tags: dict[str, str], params: dict[str, str], metrics: dict[str, float]) -> Result:
+    """Raises KeyError or ValueError where they are not what a finished training writes."""
+    result = Result(
+        path=unescaped(tags["datadiet.path"]),
+        dataset=unescaped(params["cfg.dataset"]),
+        model=unescaped(params["cfg.model"]),
+        scored_by=unescaped(tags["datadiet.scored_by"]),
+        num_kept=int(params["data.num_kept"]),
+        num_examples=int(params["data.num_examples"]),
+        train_acc=metrics["train_acc"],
+        test_acc=metrics["test_acc"],
+        seconds=metrics["time/train_seconds"] + metrics["time/eval_seconds"],
+        budget=params.get("cfg.budget", BUDGETS[0]),
+    )
+    if not (tags["datadiet.root"] and 0 < result.num_kept <= result.num_examples and result.budget in BUDGETS):
+        raise ValueError("with values that no training has")
+    return result
 
 
 def _natural(text: str) -> list[tuple[int, str]]:
@@ -198,7 +221,7 @@ def write_table(
         raise UserError(f"budget={budget}: expected one of {', '.join(BUDGETS)}.")
     if context.tracker.offline and exps_path is None:
         exps_path = context.output.layout.exps
-    found = from_mirror(exps_path, context.reporter.say) if exps_path else from_mlflow(root)
+    found = from_mirror(exps_path, context.reporter.say) if exps_path else from_mlflow(root, context.reporter.say)
     found = of_one_budget([r for r in found if exp is None or r.path.startswith(f"{exp}/")], budget)
     source = str(exps_path) if exps_path else f"MLflow ({mlflow_store.store_name()})"
     if not found:
