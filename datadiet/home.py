@@ -65,12 +65,12 @@ def settle(say: Callable[[str], Any]) -> None:
     _settle_user()
     homeless, named = not os.environ.get(CACHE) and home() is None, os.environ.get(PROGRAMS)
     data = cache_folder()
-    lacking = [] if _made(data) else [data]
+    lacking = [] if _usable(data, ours=not os.environ.get(CACHE)) else [data]
     if lacking:
         data = _temporary_folder()
         os.environ[CACHE] = str(data)
     programs = Path(named) if named else data / "xla"
-    if not (_made(programs) if named else _is_private(programs)):
+    if not _usable(programs, ours=not named):
         lacking.append(programs)
         programs = _temporary_folder()
     os.environ[PROGRAMS] = str(programs)
@@ -91,18 +91,18 @@ def _settle_user() -> None:
         os.environ["HOME"] = os.environ[STAND_IN] = str(_temporary_folder())
 
 
-def _made(folder: Path) -> bool:
-    """Whether a folder is there, made where it was not, and files can be put into it."""
+def _usable(folder: Path, ours: bool) -> bool:
+    """Whether files can be put into a folder, made where there is none.
+
+    Args:
+        ours: The user has not named it, so it is this user's alone: a compiled program is run as it is found.
+    """
     with suppress(OSError):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if ours:
+            private_folder(folder, ours=True)
+        else:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return os.access(folder, os.W_OK | os.X_OK)
-    return False
-
-
-def _is_private(folder: Path) -> bool:
-    """Whether a folder is this user's alone, made where there is none: a compiled program is run as it is found."""
-    with suppress(OSError):
-        return os.access(private_folder(folder, ours=True), os.W_OK | os.X_OK)
     return False
 
 

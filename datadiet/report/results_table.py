@@ -196,6 +196,13 @@ def _check_output(path: Path, overwrite: bool) -> None:
             )
 
 
+def _write(output: Path, text: str) -> None:
+    """Into a folder that may be new: it is no part of a mirror."""
+    with writing(output):
+        make_folder(output.parent)
+    write_text(output, text)
+
+
 def write_table(
     exps_path: Path | None,
     output: Path,
@@ -233,8 +240,6 @@ def write_table(
     params = {"exps_path": exps_path or "MLflow", "output": output, "root": root or "all", "exp": exp or "all"}
     note = f"Table of {len(found)} finished training runs, from {source}."
     with context.tracker.track("results", exp or "results", output.name, None, params=params, note=note) as tracked:
-        with writing(output):
-            make_folder(output.parent)
-        write_text(output, to_csv(found))
+        _write(output, to_csv(found))
         tracked.log_artifact(output)
     context.reporter.say(f"{len(found)} finished training runs from {source} -> {output}")

@@ -141,6 +141,7 @@ def _arrays(path: str, data_dir: Path | None, keys: tuple[str, ...]) -> dict[str
 def _array(what: str, archive: NpzFile, key: str) -> np.ndarray:
     """One array, after a look at its header."""
     packed = archive.zip
+    assert packed is not None  # until it is closed
     member = packed.getinfo(f"{key}.npy" if f"{key}.npy" in packed.namelist() else key)
     with packed.open(member) as file:
         check_npy(what, file, member.file_size, member.compress_size)
