@@ -119,6 +119,7 @@ def test_a_server_that_refuses_is_told_with_what_it_wants(tmp_path, port, monkey
         ("http://127.0.0.1:99999999", "Expected http://HOST:PORT, sqlite:///FILE"),
         ("http://u:hid/hidden@127.0.0.1", "Expected http://HOST:PORT, sqlite:///FILE"),
         ("htp://127.0.0.1", "Expected http://HOST:PORT, sqlite:///FILE"),
+        ("http://u:hidden@nowhere.invalid", "There is no such host"),
         ("./mlruns", "A folder of files is a store no more"),
         ("http://u:hidden@127.0.0.1:9", "Start its server"),
     ],

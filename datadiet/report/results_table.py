@@ -203,6 +203,14 @@ def _write(output: Path, text: str) -> None:
     write_text(output, text)
 
 
+def _nothing_in(source: str, mirror: Path) -> UserError:
+    return UserError(
+        f"No finished training run in {source}. Train one (`{commands.command('full_data')}`), name the experiment "
+        f"(`{commands.caller().within('NAME').command('results')}`), or read a mirror "
+        f"({commands.option('exps_path', mirror)})."
+    )
+
+
 def write_table(
     exps_path: Path | None,
     output: Path,
@@ -232,11 +240,7 @@ def write_table(
     found = of_one_budget([r for r in found if exp is None or r.path.startswith(f"{exp}/")], budget)
     source = str(exps_path) if exps_path else f"MLflow ({mlflow_store.store_name()})"
     if not found:
-        raise UserError(
-            f"No finished training run in {source}. Train one (`{commands.command('full_data')}`), name the experiment "
-            f"(`{commands.caller().within('NAME').command('results')}`), or read a mirror "
-            f"({commands.option('exps_path', context.output.layout.exps)})."
-        )
+        raise _nothing_in(source, context.output.layout.exps)
     params = {"exps_path": exps_path or "MLflow", "output": output, "root": root or "all", "exp": exp or "all"}
     note = f"Table of {len(found)} finished training runs, from {source}."
     with context.tracker.track("results", exp or "results", output.name, None, params=params, note=note) as tracked:

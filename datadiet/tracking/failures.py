@@ -20,6 +20,15 @@ _REPAIRS = (
         "that may write, or ask who runs it",
     ),
     (
+        r"CERTIFICATE|SSLError|SSL:",
+        "The certificate of the server is not trusted here: MLFLOW_TRACKING_SERVER_CERT_PATH names one that is",
+    ),
+    (r"authentication failed|Access denied", "Expected a user and a password that the database knows"),
+    (
+        r"NameResolution|not known|getaddrinfo|No address",
+        "There is no such host: check its name in the address",
+    ),
+    (
         r"is locked|FileLock|lock .* could not be acquired",
         "Another process holds it: try again once that has ended (a server of MLflow lets many write at once)",
     ),
@@ -68,7 +77,7 @@ def repair(error: BaseException, sync: str) -> str:
     for pattern, words in _REPAIRS:
         if re.search(pattern, told):
             return words.format(sync=sync)
-    return "Start its server"
+    return "Start its server, or try again once it answers"
 
 
 def credentials(uri: str) -> tuple[str, str, str] | None:

@@ -208,9 +208,8 @@ def track_run(
     """
     named = {f"datadiet.{k}": v for k, v in {"kind": kind, "exp": exp, "path": name, **tags}.items()}
     told = as_json({f"cfg.{k}": v for k, v in params.items()})
-    new = Record(
-        mirror, kind, name, told, named | {"mlflow.note.content": note}, parent=parent.record.uid if parent else None
-    )
+    named["mlflow.note.content"] = note
+    new = Record(mirror, kind, name, told, named, parent=parent.record.uid if parent else None)
     if parent is None:
         check_store(offline)
     with new.lock():
