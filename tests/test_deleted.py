@@ -90,14 +90,14 @@ def test_what_mlflow_refuses_for_another_reason_ends_no_work_and_is_not_called_i
     monkeypatch.setattr(mlflow_store, "log_metrics", refuse)
     mirror, said = tmp_path / "exps/e/ckpt_1.mlflow_run.json", []
     told = {"params": {}, "note": "n", "root": str(tmp_path.resolve())}
-    with track_run("score", "e", "e/x", mirror=mirror, say=said.append, **told) as run:
+    with track_run("score", "e", "e/ckpt_1", mirror=mirror, say=said.append, **told) as run:
         run.log_metrics({"score/mean": 1.0})
         run.log_metrics({"score/std": 1.0})
     (line,) = said
-    assert "takes no more of e/x" in line
+    assert "takes no more of e/ckpt_1" in line
     assert "Invalid" in line
     assert "is away" not in line
-    assert "does not take e/x" in datadiet("sync", tmp_path, expect=2, root=tmp_path).stderr
+    assert "does not take e/ckpt_1" in datadiet("sync", tmp_path, expect=2, root=tmp_path).stderr
 
 
 def failing_once(monkeypatch, name: str, applied: bool) -> list[str]:
@@ -122,7 +122,7 @@ def test_an_error_500_leaves_one_run(tmp_path, client, monkeypatch, applied, nam
     mirror = tmp_path / "exps/e/ckpt_1.mlflow_run.json"
     told = {"params": {"lr": 1}, "note": "n", "root": str(tmp_path.resolve())}
     calls = failing_once(monkeypatch, name, applied)
-    with track_run("score", "e", "e/x", mirror=mirror, say=lambda text: None, **told) as run:
+    with track_run("score", "e", "e/ckpt_1", mirror=mirror, say=lambda text: None, **told) as run:
         run.log_metrics({"score/mean": 1.0})
     datadiet("sync", tmp_path, root=tmp_path)
     assert calls
@@ -140,7 +140,7 @@ def test_a_create_that_was_repeated_on_its_way_leaves_one_run(tmp_path, client, 
         return real(self, *args, **kwargs)
 
     monkeypatch.setattr(mlflow.MlflowClient, "create_run", twice)
-    with track_run("score", "e", "e/x", params={}, note="n", say=lambda text: None) as run:
+    with track_run("score", "e", "e/ckpt_1", params={}, note="n", say=lambda text: None) as run:
         pass
     kept, other = sorted(all_runs(client), key=lambda one: one.info.run_id != run.id)
     assert (kept.info.status, other.info.status) == ("FINISHED", "KILLED")
@@ -151,7 +151,7 @@ def test_a_create_that_was_repeated_on_its_way_leaves_one_run(tmp_path, client, 
 def test_sync_ends_doubles_says_which_is_kept_and_touches_no_run_of_somebody_else(tmp_path, client):
     mirror = tmp_path / "exps/e/ckpt_1.mlflow_run.json"
     told = {"params": {"lr": 1}, "note": "n", "root": str(tmp_path.resolve())}
-    with track_run("score", "e", "e/x", mirror=mirror, **told) as run:
+    with track_run("score", "e", "e/ckpt_1", mirror=mirror, **told) as run:
         pass
     one = record.load(mirror)
     (kept,) = all_runs(client)
@@ -168,7 +168,7 @@ def test_children_of_a_study_whose_run_was_deleted_are_nested_under_the_new_one(
     root, options = str(tmp_path.resolve()), {"params": {}, "note": "n"}
     study, child = tmp_path / "exps/s" / record.NAME, tmp_path / "exps/s/ckpt_1.mlflow_run.json"
     with track_run("study", "s", "s", mirror=study, say=lambda text: None, root=root, **options) as parent:
-        with track_run("score", "s", "s/x", mirror=child, parent=parent, root=root, **options):
+        with track_run("score", "s", "s/ckpt_1", mirror=child, parent=parent, root=root, **options):
             pass
         assert parent.id
         client.delete_run(parent.id)
@@ -182,7 +182,7 @@ def evil(folder: Path, path: str) -> Path:
     """A record that was made elsewhere, with one artifact."""
     mirror = folder / "exps/e/ckpt_1.mlflow_run.json"
     told = {"params": {}, "note": "n", "root": str(folder.resolve())}
-    with track_run("score", "e", "e/x", mirror=mirror, offline=True, **told):
+    with track_run("score", "e", "e/ckpt_1", mirror=mirror, offline=True, **told):
         pass
     one = record.load(mirror)
     one.artifacts.append([path, None])

@@ -106,7 +106,7 @@ def test_without_an_experiment_name_the_launcher_tells_of_every_run_and_keeps_it
 
 def test_sync_makes_no_run_of_the_mirror_out_of_its_own(tmp_path, client, monkeypatch):
     mirror = tmp_path / "exps/e/ckpt_1.mlflow_run.json"
-    with track_run("score", "e", "e/x", params={}, note="n", mirror=mirror, offline=True, root=str(tmp_path)):
+    with track_run("score", "e", "e/ckpt_1", params={}, note="n", mirror=mirror, offline=True, root=str(tmp_path)):
         pass
     made = project_run(client, monkeypatch)
     datadiet("sync", tmp_path, root=tmp_path)
