@@ -97,6 +97,20 @@ def test_spearman_is_scipys():
     np.testing.assert_allclose(st.spearman_matrix(scores[:1]), [[1]], atol=1e-12)
 
 
+def test_kendall_and_the_overlap_of_tops_are_their_definition():
+    scores = np.round(normal(11, 3, 40), 1)
+    tau, overlap = st.kendall_matrix(scores), st.top_overlap_matrix(scores, 10)
+    one, other = scores[0][:, None] - scores[0], scores[1][:, None] - scores[1]
+    signs = np.sign(one) * np.sign(other)
+    assert tau[0, 1] == pytest.approx(signs.sum() / math.sqrt((one != 0).sum() * (other != 0).sum()))
+    np.testing.assert_allclose(np.diag(tau), 1)
+    np.testing.assert_array_equal(np.diag(overlap), 1)
+    np.testing.assert_array_equal(overlap, overlap.T)
+    distinct = normal(12, 2, 40)
+    tops = [set(np.argsort(-row)[:10]) for row in distinct]
+    assert st.top_overlap_matrix(distinct, 10)[0, 1] == len(tops[0] & tops[1]) / 10
+
+
 @pytest.mark.parametrize("constant", [0, 1, 2])
 def test_a_constant_score_correlates_with_none_and_takes_nothing_from_others(constant):
     scores = np.round(normal(10, 3, 50), 1)

@@ -185,12 +185,17 @@ class Decision:
         return {s.name: st.stability(s.runs, self.shown.cell.size) for s in self.study.scores if len(s.runs) > 1}
 
     @cached_property
-    def correlations(self) -> tuple[list[str], np.ndarray]:
-        """Names, and Spearman correlations of scores with each other and with the control."""
+    def agreement(self) -> tuple[list[str], dict[str, np.ndarray]]:
+        """Names of the scores and of the control, and how they agree with each other, [K, K], in several manners."""
         columns = {score.name: score.mean for score in self.study.scores}
         if self.study.input_norm is not None:
             columns["input norm"] = self.study.input_norm
-        return list(columns), st.spearman_matrix(np.stack(list(columns.values())))
+        values = np.stack(list(columns.values()))
+        return list(columns), {
+            "spearman": st.spearman_matrix(values),
+            "kendall": st.kendall_matrix(values),
+            "top": st.top_overlap_matrix(values, self.shown.cell.size),
+        }
 
     def cost(self, line: Line) -> Cost:
         """What choosing this subset cost, and what a training on it saves."""

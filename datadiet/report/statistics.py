@@ -8,8 +8,9 @@ test examples too.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from itertools import combinations_with_replacement
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -120,6 +121,29 @@ def spearman_matrix(scores: np.ndarray) -> np.ndarray:
     # scipy.stats.spearmanr gives one NaN instead of a matrix where the first or second of the scores is constant.
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.atleast_2d(np.corrcoef(stats.rankdata(scores, axis=1)))
+
+
+def kendall_matrix(scores: np.ndarray) -> np.ndarray:
+    """Kendall's tau-b [K, K] of scores [K, N]: of pairs of examples, the share in one order minus that in opposite
+    ones, corrected for ties; NaN for a constant score."""
+    return _of_pairs(lambda one, other: stats.kendalltau(one, other).statistic, scores)
+
+
+def top_overlap_matrix(scores: np.ndarray, size: int) -> np.ndarray:
+    """Share [K, K] of the `size` examples of largest score that two scores [K, N] have in common; by chance size / N.
+
+    Ties are drawn by one seed, as in keep_max.
+    """
+    tops = [set(descending(row, 0)[:size].tolist()) for row in scores]
+    return _of_pairs(lambda one, other: len(one & other) / size, tops)
+
+
+def _of_pairs(measure: Callable[[Any, Any], float], parts: Sequence[Any] | np.ndarray) -> np.ndarray:
+    """A symmetric measure of all pairs, [K, K]."""
+    found = np.empty((len(parts), len(parts)))
+    for i, j in combinations_with_replacement(range(len(parts)), 2):
+        found[i, j] = found[j, i] = measure(parts[i], parts[j])
+    return found
 
 
 class Reliability(NamedTuple):
