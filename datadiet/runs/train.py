@@ -150,7 +150,8 @@ def _train_locked(
         resumed = context.output.resume
         tasks = [replace(t, continues=resumed and (t.run_dir / "args.json").exists()) for t in tasks]
         begun = {task.name: begin(task, context) for task in tasks}
-        return begun | _train_all([task for task in tasks if begun[task.name] is None], context, stopping)
+        trained = _train_all([task for task in tasks if begun[task.name] is None], context, stopping)
+        return {name: summary or trained[name] for name, summary in begun.items()}
 
 
 def _train_all(tasks: Sequence[Task], context: Context, stopping: Callable[[], bool]) -> dict[str, Summary | UserError]:
