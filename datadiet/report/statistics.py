@@ -126,7 +126,7 @@ def spearman_matrix(scores: np.ndarray) -> np.ndarray:
 def kendall_matrix(scores: np.ndarray) -> np.ndarray:
     """Kendall's tau-b [K, K] of scores [K, N]: of pairs of examples, the share in one order minus that in opposite
     ones, corrected for ties; NaN for a constant score."""
-    return _of_pairs(lambda one, other: stats.kendalltau(one, other)[0], scores)
+    return _of_pairs(lambda one, other: float(np.asarray(stats.kendalltau(one, other))[0]), scores)
 
 
 def top_overlap_matrix(scores: np.ndarray, size: int) -> np.ndarray:

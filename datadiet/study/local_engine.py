@@ -95,7 +95,6 @@ def work(connection: Connection, setting: Setting, share: Share) -> None:
             event, pending, told = event._replace(part=pending), 0.0, time.monotonic()
         send(event)
 
-    # Between two jobs a signal changes nothing: the parent has had it too, and tells.
     with suppress(Interrupted, EOFError, BrokenPipeError), listen():
         while (job := connection.recv()) is not None:
             pending = 0.0
@@ -159,7 +158,9 @@ class Workers:
         ours, theirs = context.Pipe()
         share = Share(index, self.count)
         process = context.Process(target=work, args=(theirs, self.setting, share), name=f"worker {index}", daemon=True)
-        process.start()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # and so in the process begun: whoever
+        process.start()  # presses Ctrl-C means all of them, and this one asks them
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         self.pool[index] = _Worker(process, ours)
         return self.pool[index]

@@ -73,7 +73,7 @@ def _caught() -> Iterator[list[logging.LogRecord]]:
     """What JAX logs meanwhile, in place of pages on the terminal."""
     records: list[logging.LogRecord] = []
     handler, logger = logging.Handler(), logging.getLogger("jax")
-    handler.handle = lambda record: bool(records.append(record))
+    handler.handle = lambda record: not records.append(record)
     before = logger.handlers[:], logger.propagate
     logger.handlers[:], logger.propagate = [handler], False
     try:
