@@ -12,6 +12,7 @@ _SECRETS = (
     (re.compile(r"(\bhttps?://)[^\s/:@]+@"), r"\1***@"),
     (re.compile(r"(?i)([?&;](?:password|passwd|pwd|token|secret|odbc_connect)=)[^\s&;'\"]+"), r"\1***"),
 )
+_BYTE = re.compile("[\udc80-\udcff]")  # one that is not UTF-8, as names of files have it in Python
 _ESCAPED = re.compile(r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4})")
 
 
@@ -31,18 +32,27 @@ def masked(text: object) -> str:
 def printable(text: object) -> str:
     r"""A message as a terminal may show it: lines stay lines, every other unseen character becomes \xNN or \uNNNN, and
     passwords of addresses are masked."""
-    return UNSEEN.sub(lambda found: found[0] if found[0] in "\n\t" else _escape(found), masked(text))
+    told = _BYTE.sub(lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", masked(text))
+    return UNSEEN.sub(lambda found: found[0] if found[0] in "\n\t" else _escape(found), told)
 
 
 def escaped(text: str) -> str:
     r"""One line from which `unescaped` gives the text again: unseen characters become \xNN or \uNNNN, and so does the
     backslash of what looks like one of these already."""
-    return UNSEEN.sub(_escape, _ESCAPED.sub(lambda found: r"\x5c" + found[0][1:], text))
+    return UNSEEN.sub(
+        _escape, _ESCAPED.sub(lambda found: found[0] if _as_it_is(found) else r"\x5c" + found[0][1:], text)
+    )
 
 
 def unescaped(text: str) -> str:
     """The inverse of `escaped`."""
-    return _ESCAPED.sub(lambda found: chr(int(found[0][2:], 16)), text)
+    return _ESCAPED.sub(lambda found: found[0] if _as_it_is(found) else chr(int(found[0][2:], 16)), text)
+
+
+def _as_it_is(found: re.Match[str]) -> bool:
+    """Whether nothing that `escaped` writes looks so."""
+    character = chr(int(found[0][2:], 16))
+    return character != "\\" and not UNSEEN.match(character)
 
 
 # --- names of files --------------------------------------------------------------------------

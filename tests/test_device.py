@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 import pytest
-from conftest import PROJECT, QUICK, call, datadiet
+from conftest import PROJECT, QUICK, call, datadiet, store_in
 
 from datadiet import home
 from datadiet.data import cache
@@ -40,6 +40,7 @@ def no_device(*_) -> None:
 def scored(tmp_path_factory) -> Path:
     """A folder with a run."""
     folder = tmp_path_factory.mktemp("scored")
+    store_in(folder)
     datadiet("full_data", folder, offline="true", **FAST)
     return folder
 
@@ -98,7 +99,7 @@ def test_a_process_with_a_platform_that_there_is_not_says_so_in_one_line(tmp_pat
     done = call(["python", "-m", "entrypoints", "full_data", *words, "--root", str(tmp_path)], PROJECT, tmp_path, 2)
     assert done.stderr.startswith("Error: JAX has nothing to compute on (Unable to initialize backend 'nonsense': ")
     assert done.stderr.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [tmp_path / "mlflow.db"]
 
 
 def test_a_device_is_looked_at_apart_where_workers_are_to_have_it():

@@ -93,6 +93,7 @@ def setting(tmp_path, monkeypatch) -> SimpleNamespace:
     """Of a study that has begun."""
     monkeypatch.chdir(tmp_path)
     mirror = Path("exps/s/mlflow_run.json")
+    mirror.parent.mkdir(parents=True)
     Record(mirror, "study", "s", {}, {}).save()
     Path("mlflow.db").touch()
     return SimpleNamespace(mirror=mirror, offline=False, store=f"sqlite:///{tmp_path}/mlflow.db", command="so")
