@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from datadiet.printable import visible
+
 
 class UserError(Exception):
     """Something the caller can repair; the message says what was got, expected, and how."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(visible(str(message)))
 
 
 class Misplaced(UserError):

@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from datadiet.errors import UserError
+from datadiet.intake import size_of
 
 VARIABLE = "DATADIET_PLUGINS"  # comma-separated: package.module, or path/to/file.py
 
@@ -35,6 +36,7 @@ def _load_file(path: Path) -> None:
     name = f"datadiet_plugin_{path.stem}_{sha256(str(path).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return
+    size_of(path)  # which refuses a pipe, that would be waited for
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None, f"{path}: no Python file"
     assert spec.loader is not None, f"{path}: no Python file"

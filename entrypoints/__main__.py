@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,14 +14,12 @@ from typing import Any
 import click
 
 import datadiet
+from datadiet import home
 from datadiet.commands import module_program
 from datadiet.errors import UserError
 from datadiet.plugins import load_plugins
 from datadiet.printable import UNSEEN, escaped, printable
 from datadiet.registries import ENTRY_POINTS, EntryPoint
-
-# Compiled programs outlive the process; JAX reads this when it is first imported.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "datadiet" / "xla"))
 
 
 def lazily(module: str, name: str) -> Callable[[], click.Command]:
@@ -60,16 +60,21 @@ def _as_line(message: Warning | str, *_: Any) -> str:
 class LazyGroup(click.Group):
     """A group that imports a command's module only when it is needed, so that --help is quick."""
 
-    def main(self, args: Sequence[str] | None = None, *others: Any, **more: Any) -> Any:
-        warnings.formatwarning = _as_line
-        return super().main(args, *others, **more)
-
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         for number, text in enumerate(args, start=1):
             if UNSEEN.search(text):
                 expected = "expected text in UTF-8 without control characters"
                 raise click.UsageError(f"Argument {number}, {escaped(text[:80])}: {expected}.")
         return super().parse_args(ctx, args)
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        warnings.formatwarning = _as_line
+        home.settle(partial(click.echo, err=True))  # before JAX is imported, which reads where programs are kept
+        try:
+            return super().main(*args, **kwargs)
+        except SystemExit as end:
+            leave(end.code)
+            raise
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_entry_points())
@@ -84,6 +89,15 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (text, _) in _entry_points().items()])
+
+
+def leave(code: object) -> None:
+    """End the process at once where a computation that was left is still at work: it cannot be ended in another way."""
+    compiled = sys.modules.get("datadiet.training.compiled")
+    if compiled is not None and compiled.is_any_left():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 1)
 
 
 def _entry_points() -> Mapping[str, EntryPoint]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -195,8 +196,21 @@ SCORE_EXP = click.option(
 )
 
 
+def _placed(ctx: click.Context, text: str) -> str:
+    """A message in which files below a relative root are named from anywhere: `mlflow run` works in the folder of the
+    project, not in the user's. Commands, which name them after '=', are typed there too."""
+    root = ctx.params.get("root")
+    if root is None or root.is_absolute() or not _caller(ctx).by_mlflow:
+        return text
+    relative = re.escape(f"{(root / 'exps').as_posix()}/")
+    return re.sub(rf"(?<![\w/.=-]){relative}", lambda _: f"{root.absolute().as_posix()}/exps/", text)
+
+
 class Console:
     """Reports to a terminal; without one, only the lines that stay."""
+
+    def __init__(self, ctx: click.Context) -> None:
+        self.ctx = ctx
 
     @contextmanager
     def counter(self, total: int, label: str) -> Iterator[Callable[[int], Any]]:
@@ -204,7 +218,7 @@ class Console:
             yield bar.update
 
     def say(self, text: str) -> None:
-        tqdm.write(printable(text))
+        tqdm.write(printable(_placed(self.ctx, text)))
 
 
 def typed_command(ctx: click.Context) -> str:
@@ -239,8 +253,15 @@ def make_context(
     if root.exists() and not root.is_dir():
         raise UserError(f"root={root}: expected a folder.")
     output = Output(ExperimentLayout(root, names_selector), overwrite, resume)
-    reporter = Console()
-    tracker = Tracker(root, typed_command(click.get_current_context()), reporter.say, offline=offline)
+    ctx = click.get_current_context()
+    reporter = Console(ctx)
+    if commands.caller().by_mlflow and not root.is_absolute() and commands.in_temporary_folder(Path.cwd()):
+        reporter.say(
+            f"This project lies in a temporary folder, {Path.cwd()}, as MLflow makes one of a git URL: files go to "
+            f"{root.absolute() / 'exps'}, where the next command does not look. Name a folder that stays: "
+            f"{commands.option('root', '/FOLDER')}"
+        )
+    tracker = Tracker(root, typed_command(ctx), reporter.say, offline=offline)
     return Context(output, reporter, tracker)
 
 
@@ -269,6 +290,12 @@ class Stopped(Told):
 
 
 def _check_texts(ctx: click.Context) -> None:
+    try:
+        (here := os.getcwd()).encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{here}: expected to be called in a folder whose path is UTF-8; MLflow takes no other."
+        ) from None
     for param in ctx.command.params:
         value = ctx.params.get(param.name or "")
         for text in value if isinstance(value, tuple) else (value,):
@@ -287,9 +314,9 @@ def repairable(command: Callable) -> Callable:
                 _check_texts(ctx)
                 return command(*args, **kwargs)
         except UserError as error:
-            raise Repairable(str(error)) from None
+            raise Repairable(_placed(ctx, str(error))) from None
         except Interrupted as error:
-            raise Stopped(str(error)) from None
+            raise Stopped(_placed(ctx, str(error))) from None
 
     return wrapped
 

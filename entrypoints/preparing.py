@@ -27,7 +27,7 @@ def _prepare_data(dataset: str, data_dir: str | None, archive: str | None, downl
     ready = prepare(dataset, data_dir, archive, download)
     seconds = time.perf_counter() - start
     shape = "x".join(map(str, ready.image_shape))
-    Console().say(
+    Console(click.get_current_context()).say(
         f"{ready.name}: {ready.num_examples:,} training and {len(ready.test_labels):,} test examples of {shape}, "
         f"{ready.num_classes} classes, ready in {seconds:.1f} s\nfingerprint {ready.fingerprint}"
     )

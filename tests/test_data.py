@@ -1,22 +1,16 @@
-"""Datasets, their cache, and the operations on batches, against naive NumPy."""
+"""Datasets, and the operations on batches, against naive NumPy."""
 
-import os
 import subprocess
 import sys
-import time
-import warnings
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from archives import flip, python
-from conftest import end_of
 
-from datadiet.data import cache
 from datadiet.data.batches import augment, batch_ids, fit_images, normalize, randomize_labels
 from datadiet.data.dataset import fingerprint, pixel_statistics, vector_statistics
-from datadiet.data.registry import DATASETS, build_dataset, count_examples, load_dataset
+from datadiet.data.registry import DATASETS, count_examples, load_dataset
 from datadiet.errors import UserError
 
 RANDOM = np.random.RandomState(0)
@@ -37,10 +31,6 @@ def write_npz(path, seed):
     x = random.randint(0, 256, (30, 6, 5, 3)).astype(np.uint8)
     np.savez(path, x_train=x[:20], y_train=np.arange(20) % 4, x_test=x[20:], y_test=np.arange(10) % 4)
     return path
-
-
-def entries(tmp_path):
-    return [path for path in (tmp_path / "cache").iterdir() if not path.name.startswith(".")]
 
 
 # --- what a dataset is ----------------------------------------------------------------------------
@@ -128,104 +118,6 @@ def test_fit_images_pads_around_and_repeats_channels():
     assert fit_images(dataset, dataset.image_shape) is dataset
     with pytest.raises(UserError, match=r"images of 3 channels cannot be repeated to the 4"):
         fit_images(fitted, (11, 12, 4))
-
-
-# --- the cache ------------------------------------------------------------------------------------
-
-
-def test_a_second_load_maps_the_cache_and_is_equal(npz, monkeypatch):
-    first = load_dataset(f"npz:{npz}")
-    monkeypatch.setattr("datadiet.data.registry.build_dataset", None)  # the source is not read again
-    second = load_dataset(f"npz:{npz}")
-    for field in vars(first):
-        one, other = getattr(first, field), getattr(second, field)
-        assert type(one) is type(other)
-        assert np.array_equal(one, other)
-        if isinstance(one, np.ndarray):
-            assert one.dtype == other.dtype
-    assert isinstance(second.train_images.base, np.memmap)
-    assert not second.train_images.flags.writeable
-
-
-def test_changed_data_is_never_served_stale(npz, tmp_path):
-    first = load_dataset(f"npz:{npz}")
-    status = npz.stat()
-    write_npz(npz, seed=1)
-    os.utime(npz, ns=(status.st_atime_ns, status.st_mtime_ns))  # size and time of modification as before
-    assert npz.stat().st_size == status.st_size
-    second = load_dataset(f"npz:{npz}")
-    assert second.fingerprint != first.fingerprint
-    assert second.fingerprint == build_dataset(f"npz:{npz}").fingerprint
-    assert len(entries(tmp_path)) == 2
-
-
-@pytest.mark.parametrize("name", ["train_images.npy", "example_ids.npy", "record.json", None])
-def test_a_damaged_entry_is_said_and_written_anew(npz, tmp_path, name):
-    first = build_dataset(f"npz:{npz}")
-    load_dataset(f"npz:{npz}")
-    entry = entries(tmp_path)[0]
-    if name is None:
-        (entry / "test_labels.npy").unlink()
-    elif name == "record.json":
-        (entry / name).write_text("{")
-    else:
-        flip(entry / name, -100)
-    with pytest.warns(UserWarning, match=r"damaged cache entry is written anew"):
-        second = load_dataset(f"npz:{npz}")
-    assert np.array_equal(second.train_images, first.train_images)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert load_dataset(f"npz:{npz}").fingerprint == first.fingerprint
-
-
-def test_a_cache_that_cannot_be_written_is_said(npz, tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("DATADIET_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.warns(UserWarning, match=r"cannot be written .*DATADIET_CACHE"):
-        assert load_dataset(f"npz:{npz}").num_examples == 20
-
-
-def test_files_that_change_while_they_are_read_are_refused(npz, monkeypatch):
-    build = build_dataset
-
-    def slow(*arguments):
-        built = build(*arguments)
-        write_npz(npz, seed=2)
-        return built
-
-    monkeypatch.setattr("datadiet.data.registry.build_dataset", slow)
-    with pytest.raises(UserError, match=r"changed while they were read"):
-        load_dataset(f"npz:{npz}")
-
-
-def test_what_a_killed_process_left_is_no_entry(npz, tmp_path):
-    name = f"npz:{npz}"
-    path = cache.entry_path(name, cache.key(name, [npz]))
-    leftover = path.with_name(f".{path.name}.tmp")
-    leftover.mkdir(parents=True)
-    (leftover / "train_images.npy").write_bytes(b"half")
-    assert load_dataset(name).num_examples == 20
-    assert not leftover.exists()
-
-
-def test_processes_that_load_at_once_write_one_entry(npz, tmp_path):
-    code = "import sys; from datadiet.data.registry import load_dataset; print(load_dataset(sys.argv[1]).fingerprint)"
-    children = [python(code, f"npz:{npz}", cache=tmp_path / "cache") for _ in range(2)]
-    outputs = [end_of(child) for child in children]
-    assert {out.strip() for out, _ in outputs} == {load_dataset(f"npz:{npz}").fingerprint}, outputs
-    assert len(entries(tmp_path)) == 1
-
-
-def test_fifty_thousand_images_are_ready_in_under_a_second(tmp_path):
-    x = np.zeros((60_000, 32, 32, 3), np.uint8)
-    x[:, 0, 0, 0] = np.arange(60_000) % 251
-    y = np.arange(60_000) % 10
-    np.savez(tmp_path / "big.npz", x_train=x[:50_000], y_train=y[:50_000], x_test=x[50_000:], y_test=y[50_000:])
-    load_dataset(f"npz:{tmp_path / 'big.npz'}")
-    begin = time.thread_time()  # its own seconds, whoever else computes
-    dataset = load_dataset(f"npz:{tmp_path / 'big.npz'}")
-    assert time.thread_time() - begin < 1.0
-    assert np.array_equal(dataset.train_images[::997], x[:50_000:997])
 
 
 # --- batches --------------------------------------------------------------------------------------

@@ -15,23 +15,29 @@ PACKAGE = PROJECT / "datadiet"
 LONG = {"fit_runs"}  # functions of more than 40 lines, each for a reason
 # From top to bottom: a file imports only from rooms above its own and, in its own, from files above itself.
 HOUSE = {
-    "": ["errors", "printable", "temporary", "commands", "plugins", "option", "registries", "train_config", "config"],
+    "": [
+        "printable", "errors", "temporary", "intake", "commands", "home", "plugins", "option", "registries",
+        "train_config", "config",
+    ],
     "data": [
-        "dataset", "batches", "cache", "sources.base", "sources.images", "sources.embedded", "sources.own",
-        "sources.parquet", "sources.cinic10", "sources.tfds_folder", "registry", "align", "download", "tfds_builders",
-        "prepare",
+        "dataset", "batches", "cache", "sources.base", "sources.published", "sources.walk", "sources.images",
+        "sources.embedded", "sources.own", "sources.parquet", "sources.cinic10", "sources.tfds_folder", "registry",
+        "align", "download", "tfds_builders", "prepare",
     ],
     "models": ["conv", "networks", "registry"],
     "scores": ["logits", "forgetting", "trajectory", "gradients", "checkpoint", "combine"],
     "selectors": ["coresets", "selection", "options", "window_search"],
-    "training": ["compiled", "state", "step", "loop"],
-    "storage": ["files", "tables", "records", "layout", "score_files", "leaves", "checkpoints", "manifests", "runs"],
-    "tracking": ["record", "mlflow_store", "run", "sync"],
-    "runs": ["background", "signals", "context", "inputs", "task", "resume", "train", "score", "select"],
-    "report": [
-        "statistics", "evidence", "decision", "text", "figures", "pictures", "kept_sets", "page", "results_table",
+    "training": ["device", "compiled", "state", "step", "loop"],
+    "storage": [
+        "files", "tables", "records", "layout", "score_files", "answers", "leaves", "checkpoints", "manifests", "runs",
     ],
-    "study": ["plan", "spec", "engine", "local_engine", "ray_engine", "engines", "scheduler", "study"],
+    "tracking": ["record", "failures", "mlflow_store", "push", "link", "run", "sync"],
+    "runs": ["background", "signals", "context", "inputs", "task", "resume", "folders", "train", "score", "select"],
+    "report": [
+        "statistics", "comparison", "evidence", "decision", "text", "figures", "pictures", "kept_sets", "page",
+        "results_table",
+    ],
+    "study": ["plan_file", "plan", "spec", "engine", "local_engine", "ray_engine", "engines", "scheduler", "study"],
 }  # fmt: skip
 FLOORS = [f"{room}.{file}".lstrip(".") for room, files in HOUSE.items() for file in files]
 ENTRY_POINTS = {  # own parameters and defaults, from the contract; None: has to be given

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from archives import accept, add, cinic_images, flip, idx_bytes, png, write_idx
+from archives import accept, accept_content, add, cinic_images, flip, idx_bytes, png, write_idx
 from PIL import Image
 
 from datadiet.data.batches import normalize
@@ -62,9 +62,9 @@ def decoded(content):
 
 
 @pytest.mark.parametrize("kind", ["tree", "archive", "below"])
-def test_cinic10_is_train_then_valid_by_sorted_path(tmp_path, cinic, kind):
+def test_cinic10_is_train_then_valid_by_sorted_path(tmp_path, cinic, kind, monkeypatch):
     if kind == "archive":
-        write_tar(tmp_path / "data" / "CINIC-10.tar.gz", cinic, "./")
+        accept(monkeypatch, "cinic10", write_tar(tmp_path / "data" / "CINIC-10.tar.gz", cinic, "./"))
     else:
         write_tree(tmp_path / "data" / ("cinic10" if kind == "below" else ""), cinic)
     dataset = load_dataset("cinic10", tmp_path / "data")
@@ -79,9 +79,9 @@ def test_cinic10_is_train_then_valid_by_sorted_path(tmp_path, cinic, kind):
     assert np.allclose(dataset.std, (0.24205776, 0.23828046, 0.25874835))
 
 
-def test_cinic10_has_one_identity_packed_and_extracted(tmp_path, cinic):
+def test_cinic10_has_one_identity_packed_and_extracted(tmp_path, cinic, monkeypatch):
     write_tree(tmp_path / "tree", cinic)
-    write_tar(tmp_path / "packed" / "CINIC-10.tar.gz", cinic, "CINIC-10/")
+    accept(monkeypatch, "cinic10", write_tar(tmp_path / "packed" / "CINIC-10.tar.gz", cinic, "CINIC-10/"))
     one, other = load_dataset("cinic10", tmp_path / "tree"), load_dataset("cinic10", tmp_path / "packed")
     assert one.fingerprint == other.fingerprint
 
@@ -112,9 +112,12 @@ def test_cinic10_of_another_size_is_refused(tmp_path, cinic):
         load_dataset("cinic10", tmp_path)
 
 
-def test_a_damaged_cinic10_is_refused(tmp_path, cinic):
+def test_a_damaged_cinic10_is_refused(tmp_path, cinic, monkeypatch):
     path = write_tar(tmp_path / "CINIC-10.tar.gz", cinic)
     path.write_bytes(path.read_bytes()[:50_000])
+    with pytest.raises(UserError, match=r"50000 bytes with md5 .*; expected 687544992 bytes with md5 6ee4d0c9"):
+        load_dataset("cinic10", tmp_path)
+    accept(monkeypatch, "cinic10", path)
     with pytest.raises(UserError, match=r"is damaged .*Delete .* and prepare again: .*prepare_data --dataset cinic10"):
         load_dataset("cinic10", tmp_path)
     with pytest.raises(UserError, match=r"no CINIC-10.tar.gz, no extracted tree .*Training never downloads"):
@@ -176,8 +179,9 @@ def idx_arrays():
     return images(30, 28, 28), labels, images(20, 28, 28), labels[:20]
 
 
-def test_idx_files_are_read_in_file_order_gzipped_or_not(tmp_path):
+def test_idx_files_are_read_in_file_order_gzipped_or_not(tmp_path, monkeypatch):
     arrays = idx_arrays()
+    accept_content(monkeypatch, "fashion_mnist", arrays)
     write_idx(tmp_path, arrays, IDX_FILES)
     (tmp_path / IDX_FILES[1]).write_bytes(idx_bytes(arrays[1]))
     dataset = load_dataset("fashion_mnist", tmp_path)
@@ -186,8 +190,9 @@ def test_idx_files_are_read_in_file_order_gzipped_or_not(tmp_path):
     assert np.array_equal(dataset.test_labels, arrays[3])
 
 
-def test_damaged_idx_files_are_refused(tmp_path):
+def test_damaged_idx_files_are_refused(tmp_path, monkeypatch):
     arrays = idx_arrays()
+    accept_content(monkeypatch, "fashion_mnist", arrays)
     write_idx(tmp_path, arrays, IDX_FILES)
     path = tmp_path / f"{IDX_FILES[0]}.gz"
     content = path.read_bytes()
@@ -196,7 +201,6 @@ def test_damaged_idx_files_are_refused(tmp_path):
         b"no gzip": "cannot be read as an idx file",
         gzip.compress(idx_bytes(arrays[0])[:-1]): r"bytes of data where its header says \(30, 28, 28\)",
         gzip.compress(b"\0\0\x0d\1" + b"\0\0\0\1" + b"\0\0\0\0"): "not an idx file of unsigned bytes",
-        gzip.compress(idx_bytes(arrays[0][1:])): "29 train examples but 30 labels",
     }
     for damaged, message in cases.items():
         path.write_bytes(damaged)
@@ -212,7 +216,8 @@ def test_damaged_idx_files_are_refused(tmp_path):
 
 
 def test_fashion_mnist_is_prepared_from_its_four_files(tmp_path, monkeypatch):
-    write_idx(tmp_path / "given", idx_arrays(), IDX_FILES)
+    write_idx(tmp_path / "given", arrays := idx_arrays(), IDX_FILES)
+    accept_content(monkeypatch, "fashion_mnist", arrays)
     accept(monkeypatch, "fashion_mnist", [tmp_path / "given" / f"{name}.gz" for name in IDX_FILES])
     monkeypatch.setattr("datadiet.data.sources.embedded.DEBIAN_FASHION_MNIST", tmp_path / "none")
     dataset = prepare("fashion_mnist", tmp_path / "data", archive=tmp_path / "given", download=False)

@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 import pytest
-from archives import accept, flip, idx_bytes, pixels, python, write_cifar, write_idx
+from archives import accept, accept_content, flip, idx_bytes, pixels, python, write_cifar, write_idx
 from conftest import PATIENCE, end_of
 
 from datadiet.data import download
@@ -360,8 +360,9 @@ def mnist_arrays(train, test):
 
 
 def prepare_mnist(tmp_path, monkeypatch, name="mnist", arrays=None):
-    folder = tmp_path / "idx"
-    write_idx(folder, arrays or mnist_arrays(300, 40), IDX_FILES)
+    folder, arrays = tmp_path / "idx", arrays or mnist_arrays(300, 40)
+    write_idx(folder, arrays, IDX_FILES)
+    accept_content(monkeypatch, name, arrays)
     accept(monkeypatch, name, [folder / f"{file}.gz" for file in IDX_FILES])
     return prepare(f"tfds/{name}", tmp_path / "data", archive=folder, download=False)
 

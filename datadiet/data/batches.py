@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 
 import jax
@@ -12,6 +13,7 @@ from datadiet.data.dataset import Dataset
 from datadiet.errors import UserError
 
 PAD = 4  # pixels reflected at each border before a random crop
+USUAL = 20  # normalised pixels seldom reach 3, those of 0 to 255 nearly always more
 
 
 def fit_images(dataset: Dataset, shape: tuple[int, ...]) -> Dataset:
@@ -42,6 +44,22 @@ def normalize(images: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
     """uint8 [..., D] -> float32 [..., D]: (x / 255 - mean) / std; floats (vectors) are not divided by 255."""
     values = images.astype(jnp.float32)
     return ((values / 255.0 if images.dtype == jnp.uint8 else values) - mean) / std
+
+
+def expect_normalised(images: np.ndarray | jax.Array) -> None:
+    """Refuse images that are whole numbers, and warn of such as no normalisation gives: networks take neither.
+
+    Raises:
+        UserError: they are not of a floating type.
+    """
+    images = images if isinstance(images, jax.Array) else np.asarray(images)
+    expected = "normalised float32, (x / 255 - mean) / std as in training, mostly from -3 to 3"
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise UserError(f"images are {images.dtype} {list(images.shape)}; expected {expected}.")
+    if images.ndim > 2 and images.size:  # vectors may have any range
+        low, high = float(images.min()), float(images.max())
+        if max(-low, high) > USUAL:
+            warnings.warn(f"images are from {low:g} to {high:g}; expected {expected}.", stacklevel=3)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 An entry is a folder <name>-<key>; the key depends on the path, size and times of every file the
 data was built from, so changed files get another entry. Entries are never changed and may be
-deleted at any time.
+deleted at any time. Only what nobody else can have written is believed: folders are made for their
+owner alone, and one of another user, or that others may write to, is passed by.
 """
 
 from __future__ import annotations
@@ -22,17 +23,18 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
+from datadiet import intake
 from datadiet.errors import UserError
+from datadiet.home import CACHE, cache_folder
 from datadiet.temporary import left_beside, temporary_path
 
-FORMAT = 1  # raise when the meaning of an entry changes: what is cached, or how a source is read
+FORMAT = 2  # raise when the meaning of an entry changes: what is cached, or how a source is read
 RECORD = "record.json"
 
 
 def root() -> Path:
-    """$DATADIET_CACHE, or datadiet in the user's cache folder."""
-    chosen = os.environ.get("DATADIET_CACHE")
-    return Path(chosen).expanduser() if chosen else Path("~/.cache/datadiet").expanduser()
+    """$DATADIET_CACHE, or datadiet in the user's cache folder; where there is no home, a temporary one."""
+    return cache_folder()
 
 
 def key(name: str, files: Sequence[str | Path]) -> str:
@@ -41,7 +43,7 @@ def key(name: str, files: Sequence[str | Path]) -> str:
     The time of the inode's change is in it because a copy that keeps the time of modification
     cannot forge it.
     """
-    digest = hashlib.sha256(f"{FORMAT}\n{name}\n".encode())
+    digest = hashlib.sha256(f"{FORMAT}\n{name}\n".encode(errors="surrogateescape"))
     for file in files:
         status = os.stat(file)
         facts = (os.path.abspath(file), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
@@ -54,26 +56,30 @@ def entry_path(name: str, key_: str) -> Path:
     return root() / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', name)[-60:]}-{key_}"
 
 
-def save(path: Path, record: dict[str, Any]) -> None:
+def save(path: Path, values: dict[str, Any]) -> None:
     """Write arrays as .npy and the rest as JSON; the folder appears only when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     for left in left_beside(path):  # by a killed process: the caller holds the lock
         shutil.rmtree(left, ignore_errors=True)
     temporary = temporary_path(path)
-    temporary.mkdir(0o700)
-    arrays = {name: value for name, value in record.items() if isinstance(value, np.ndarray)}
+    intake.private_folder(temporary, ours=True)
+    arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
     for name, value in arrays.items():
         np.save(temporary / f"{name}.npy", value, allow_pickle=False)
-    values = {name: value for name, value in record.items() if name not in arrays}
+    plain = {name: value for name, value in values.items() if name not in arrays}
     checksums = {name: zlib.crc32(np.ascontiguousarray(value).data) for name, value in arrays.items()}
-    (temporary / RECORD).write_text(json.dumps({"values": values, "checksums": checksums}, indent=1))
+    record = {"entry": path.name, "values": plain, "checksums": checksums}
+    (temporary / RECORD).write_text(json.dumps(record, indent=1))
+    for file in temporary.iterdir():
+        file.chmod(0o600)
     os.rename(temporary, path)
 
 
 def read(path: Path) -> dict[str, Any] | None:
     """A stored record with its arrays memory-mapped; None where there is none, or it is damaged."""
     try:
-        stored = json.loads((path / RECORD).read_text())
+        stored = json.loads(intake.read_bytes(path / RECORD))
+        if stored["entry"] != path.name:
+            raise ValueError(f"it was written as {stored['entry']}")
         load = partial(np.load, mmap_mode="r", allow_pickle=False)
         arrays = {name: np.asarray(load(path / f"{name}.npy")) for name in stored["checksums"]}
         for name, checksum in stored["checksums"].items():
@@ -83,7 +89,7 @@ def read(path: Path) -> dict[str, Any] | None:
         if path.exists():
             warnings.warn(f"{path}: a damaged cache entry is written anew ({error}).", stacklevel=2)
         return None
-    except (ValueError, KeyError, TypeError, OSError, EOFError) as error:
+    except (ValueError, KeyError, TypeError, OSError, EOFError, RecursionError, UserError) as error:
         warnings.warn(f"{path}: a damaged cache entry is written anew ({error}).", stacklevel=2)
         return None
     values = {name: tuple(v) if isinstance(v, list) else v for name, v in stored["values"].items()}
@@ -96,7 +102,7 @@ def through(
     """The record stored for the present state of `files`, else a built one, which is then stored.
 
     Of several processes that miss it at once, one builds and the others wait. Where the cache
-    cannot be written, the built record is returned with a warning.
+    cannot be written, or others can write to it, the built record is returned with a warning.
 
     Args:
         name: Dataset, part of the entry's name.
@@ -106,36 +112,46 @@ def through(
         UserError: the files changed while they were read.
     """
     present = key(name, files())
-    path = entry_path(name, present)
-    if path.exists() and (stored := read(path)) is not None:
-        return stored
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
-        return _unstored(build(), path, error)
-    try:
-        if path.exists():
+        path = entry_path(name, present)
+        intake.private_folder(path.parent, ours=not os.environ.get(CACHE))
+        if os.path.lexists(path):
+            intake.check_ours(path, *path.iterdir())
             if (stored := read(path)) is not None:
                 return stored
-            shutil.rmtree(path)
-        built = build()
-        if key(name, files()) != present:
-            raise UserError(f"{name}: its files changed while they were read; run again when they are complete.")
-        try:
-            save(path, built)
-        except OSError as error:
-            return _unstored(built, path, error)
-        return read(path) or built
+        lock = FileLock(path.with_name(f".{path.name}.lock"))
+        lock.acquire()
+    except (OSError, RuntimeError) as error:  # the latter: no home, or a file system without locks
+        return _unstored(name, build(), error)
+    try:
+        return _stored(name, files, build, path)
     finally:
         lock.release()
 
 
-def _unstored(built: dict[str, Any], path: Path, error: Exception) -> dict[str, Any]:
+def _stored(
+    name: str, files: Callable[[], Sequence[str | Path]], build: Callable[[], dict[str, Any]], path: Path
+) -> dict[str, Any]:
+    """The entry at `path`, built and written where there is none that is good; the caller holds its lock."""
+    if path.exists():
+        if (stored := read(path)) is not None:
+            return stored
+        shutil.rmtree(path)
+    built = build()
+    if entry_path(name, key(name, files())) != path:
+        raise UserError(f"{name}: its files changed while they were read; run again when they are complete.")
+    try:
+        save(path, built)
+    except OSError as error:
+        return _unstored(name, built, error)
+    return read(path) or built
+
+
+def _unstored(name: str, built: dict[str, Any], error: Exception) -> dict[str, Any]:
+    why = error if isinstance(error, intake.NotOurs) else f"it cannot be written ({error})"
     warnings.warn(
-        f"{path}: the cache cannot be written ({error}), so every load reads the source; set DATADIET_CACHE to a "
-        "folder that can be written.",
-        stacklevel=3,
+        f"{name}: the cache is not used, {why}: so every load reads the source. Set {CACHE} to a folder that you "
+        "can write to, and nobody else.",
+        stacklevel=4,
     )
     return built

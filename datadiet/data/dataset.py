@@ -6,6 +6,7 @@ A dataset is one array that never moves or re-sorts; batches are ids into it.
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ import numpy as np
 from datadiet.errors import UserError
 
 CHUNK = 1000  # examples taken at once, where a statistic would otherwise need a larger copy of them
+VALUES = 2**22  # and at most so many pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,9 +79,10 @@ def pixel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     values = np.arange(256) / 255.0
     channels = images.shape[-1]
     counts = np.zeros((channels, 256), np.int64)
-    for start in range(0, len(images), CHUNK):
+    step = max(1, min(CHUNK, VALUES // max(1, math.prod(images.shape[1:]))))
+    for start in range(0, len(images), step):
         for d in range(channels):
-            counts[d] += np.bincount(images[start : start + CHUNK, ..., d].ravel(), minlength=256)
+            counts[d] += np.bincount(images[start : start + step, ..., d].ravel(), minlength=256)
     weights = counts / counts.sum(axis=1, keepdims=True)
     mean = weights @ values
     variance = weights @ values**2 - mean**2

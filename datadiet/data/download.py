@@ -1,4 +1,4 @@
-"""Published files: what they are called, how to know them, and the only code that downloads."""
+"""The only code that downloads: published files to where they are looked for."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import shutil
 import threading
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import pooch
 from tqdm import tqdm
 
 from datadiet import commands
 from datadiet.data.sources.base import prepare_command
-from datadiet.data.sources.embedded import IDX_FILES
+from datadiet.data.sources.published import ARCHIVES as ARCHIVES
+from datadiet.data.sources.published import Archive, verify
 from datadiet.errors import UserError
 from datadiet.temporary import left_beside, putting
 
@@ -21,81 +21,6 @@ REACH_SECONDS = 8.0  # to hear from a server at all; without a network, the libr
 STALL_SECONDS = 60.0  # of silence in a running download
 BLOCK = 1 << 20
 HEADERS = {"User-Agent": "datadiet", "Accept-Encoding": "identity"}  # packed files come as they are
-
-CIFAR_URL = "https://www.cs.toronto.edu/~kriz/"
-
-
-class Archive(NamedTuple):
-    """A published file: where it is, and how to know it."""
-
-    url: str
-    file_name: str
-    size: int  # bytes
-    digest: str  # hex
-    algorithm: str = "sha256"
-
-
-def _idx_archives(url: str, files: tuple[tuple[int, str], ...]) -> tuple[Archive, ...]:
-    return tuple(Archive(f"{url}{n}.gz", f"{n}.gz", *known) for n, known in zip(IDX_FILES, files, strict=True))
-
-
-# Sizes and sha256 as in tensorflow-datasets 4.9.10's url_checksums. Of CINIC-10 only an md5 is published.
-ARCHIVES: dict[str, tuple[Archive, ...]] = {
-    "cifar10": (
-        Archive(
-            f"{CIFAR_URL}cifar-10-binary.tar.gz", "cifar-10-binary.tar.gz", 170052171,
-            "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
-        ),
-    ),
-    "cifar100": (
-        Archive(
-            f"{CIFAR_URL}cifar-100-binary.tar.gz", "cifar-100-binary.tar.gz", 168513733,
-            "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
-        ),
-    ),
-    "cinic10": (
-        Archive(
-            "https://datashare.ed.ac.uk/bitstream/handle/10283/3192/CINIC-10.tar.gz", "CINIC-10.tar.gz", 687544992,
-            "6ee4d0c996905fe93221de577967a372", "md5",
-        ),
-    ),
-    "mnist": _idx_archives(
-        "https://storage.googleapis.com/cvdf-datasets/mnist/",
-        (
-            (9912422, "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"),
-            (28881, "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"),
-            (1648877, "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"),
-            (4542, "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
-        ),
-    ),
-    "kmnist": _idx_archives(
-        "http://codh.rois.ac.jp/kmnist/dataset/kmnist/",
-        (
-            (18165135, "51467d22d8cc72929e2a028a0428f2086b092bb31cfb79c69cc0a90ce135fde4"),
-            (29497, "e38f9ebcd0f3ebcdec7fc8eabdcdaef93bb0df8ea12bee65224341c8183d8e17"),
-            (3041136, "edd7a857845ad6bb1d0ba43fe7e794d164fe2dce499a1694695a792adfac43c5"),
-            (5120, "20bb9a0ef54c7db3efc55a92eef5582c109615df22683c380526788f98e42a1c"),
-        ),
-    ),
-    "fashion_mnist": _idx_archives(
-        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
-        (
-            (26421880, "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84"),
-            (29515, "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845"),
-            (4422102, "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073"),
-            (5148, "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"),
-        ),
-    ),
-}  # fmt: skip
-
-
-def verify(path: Path, archive: Archive) -> None:
-    """Raises UserError where a file is not, byte for byte, the one that was published."""
-    if (got := pooch.file_hash(path, archive.algorithm)) != archive.digest:
-        raise UserError(
-            f"{path}: {path.stat().st_size} bytes with {archive.algorithm} {got}; expected {archive.size} bytes with "
-            f"{archive.algorithm} {archive.digest}. Delete it and fetch it again from {archive.url}."
-        )
 
 
 def by_hand(

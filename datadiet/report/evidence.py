@@ -20,6 +20,7 @@ from datadiet.data.dataset import CHUNK, Dataset
 from datadiet.data.registry import load_dataset
 from datadiet.errors import UserError
 from datadiet.scores.checkpoint import training_score_names
+from datadiet.storage.answers import read_answers
 from datadiet.storage.layout import score_file
 from datadiet.storage.records import CellRecord, MeanRecord, ScoreRecord, StudyRecord, Summary
 from datadiet.storage.runs import StoredRun, open_run
@@ -40,6 +41,7 @@ class CellResult(NamedTuple):
     fraction: float
     paths: tuple[str, ...]  # of its runs, below exps
     accuracies: np.ndarray  # float [n], 0 to 1, on the test set after the last step
+    correct: np.ndarray | None  # bool [n, M], of the test examples; None where a run did not record it
     per_class: np.ndarray  # float [n, C], NaN where it was not recorded
     kept_per_class: np.ndarray  # float [C], mean over runs
     train_seconds: np.ndarray  # float [n], without compilation and evaluation; these and the others: NaN, not recorded
@@ -123,11 +125,27 @@ class Study:
             record.arm, record.selector, record.type, record.step, record.size, record.fraction,
             paths=tuple(record.runs),
             accuracies=np.array([s.test_acc for s in found]),
+            correct=self._answers(record.runs, found),
             per_class=np.array([s.test_acc_per_class or nothing for s in found], float),
             kept_per_class=np.array([s.kept_per_class or nothing for s in found], float).mean(axis=0),
             train_seconds=np.array([line.get("time/train_seconds", math.nan) for line in last]),
             select_seconds=float(np.mean([_known(s.select_seconds) for s in found])),
         )  # fmt: skip
+
+    def _answers(self, paths: list[str], summaries: list[Summary]) -> np.ndarray | None:
+        """bool [n, M]; None where a run did not record it."""
+        pairs = [(path, s.num_test, s.test_correct_sha256) for path, s in zip(paths, summaries)]
+        if any(num_test is None or sha256 is None for _, num_test, sha256 in pairs):
+            return None
+        return np.stack(
+            [read_answers(self.exps / path, num_test or 0, sha256 or "") for path, num_test, sha256 in pairs]
+        )
+
+    @property
+    def num_test(self) -> int | None:
+        """M; None where neither the runs nor the data tell."""
+        told = self._finished(self.full.paths[0]).num_test
+        return told or (len(self.dataset.test_labels) if self.dataset else None)
 
     def cell(self, arm: str, size: int) -> CellResult | None:
         return next((cell for cell in self.cells if (cell.arm, cell.size) == (arm, size)), None)

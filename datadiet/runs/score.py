@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +15,10 @@ from datadiet import commands
 from datadiet import config as options
 from datadiet.data.batches import Normalizer, fit_images, randomize_labels
 from datadiet.data.registry import load_dataset
-from datadiet.errors import UserError
+from datadiet.errors import Interrupted, UserError
 from datadiet.runs.context import Context
 from datadiet.runs.inputs import gathering, training_command
+from datadiet.runs.signals import listen
 from datadiet.scores.checkpoint import check_score, compute_many, score_names, training_score_names
 from datadiet.scores.combine import COMBINATIONS, standard_error
 from datadiet.storage.files import npy_bytes
@@ -26,7 +28,8 @@ from datadiet.storage.runs import StoredRun, open_run
 from datadiet.storage.score_files import load_scores, save_scores
 from datadiet.tracking import record
 from datadiet.tracking.run import settle
-from datadiet.training.compiled import compile_seconds
+from datadiet.training.compiled import compile_seconds, unless
+from datadiet.training.device import check_device
 
 QUANTILES = (5, 25, 50, 75, 95)  # per cent
 
@@ -155,12 +158,13 @@ def score_run(
     check_replaceable(path, provenance, output.overwrite)
     if output.resume and _made_before(layout, path, provenance, stored.data.fingerprint):
         return _take(path, context)
+    check_device(context.reporter.say)
     context.tracker.check()
     return _write(_score(stored, path, provenance, batch_size, context), exp, context)
 
 
 def _score(stored: StoredRun, path: Path, provenance: dict[str, Any], batch_size: int, context: Context) -> Scored:
-    """Raises UserError where the data has changed since the run was trained."""
+    """Raises UserError where the data has changed since the run was trained, Interrupted where it was stopped."""
     config, kind = stored.config, provenance["type"]
     variables = stored.variables(provenance["step"])
     dataset = fit_images(load_dataset(config.dataset, config.data_dir), stored.network.image_shape)
@@ -169,11 +173,25 @@ def _score(stored: StoredRun, path: Path, provenance: dict[str, Any], batch_size
     labels, _ = randomize_labels(dataset.train_labels, config.random_label_fraction, config.random_label_seed)
     start = time.perf_counter()
     label = f"{kind} of {context.output.layout.name(stored.path)}"
-    with compile_seconds() as compiling, context.reporter.counter(dataset.num_examples, label) as advance:
-        values = compute_many(
-            [kind], stored.network, variables, dataset.train_images, labels, batch_size,
-            prepare=Normalizer.of(dataset), progress=advance,
-        )[kind]  # fmt: skip
+    again, say = f"Continue: {context.tracker.command}", context.reporter.say
+    with (
+        listen(say, "without these scores: there is no part of them", again) as stopping,
+        compile_seconds() as compiling, context.reporter.counter(dataset.num_examples, label) as advance,
+    ):  # fmt: skip
+
+        def progress(examples: int) -> None:
+            if stopping():
+                raise Interrupted
+            advance(examples)
+
+        scoring = partial(
+            compute_many, [kind], stored.network, variables, dataset.train_images, labels, batch_size,
+            prepare=Normalizer.of(dataset), progress=progress,
+        )  # fmt: skip
+        try:
+            values = unless(stopping, scoring)[kind]
+        except Interrupted:
+            raise Interrupted(f"Stopped; {path} is not written. {again}") from None
     seconds = {"total": time.perf_counter() - start, "compile": sum(compiling)}
     return Scored("score", path, values, dataset.identity(), provenance, seconds)
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from datadiet.data.batches import expect_normalised
 from datadiet.errors import UserError
 from datadiet.models.conv import on_cpu
 from datadiet.models.networks import Network, Variables
@@ -231,5 +232,10 @@ def compute_features(
 def compute_scores(
     kind: str, network: Network, variables: Variables, images, labels, batch_size: int = 512
 ) -> np.ndarray:
-    """One score of normalised float32 images, float32 [N]; see `compute_many`."""
+    """One score of normalised float32 images, float32 [N]; see `compute_many`.
+
+    Raises:
+        UserError: as `compute_many`, or images of whole numbers; a warning tells of those from 0 to 255.
+    """
+    expect_normalised(images)
     return compute_many([kind], network, variables, images, labels, batch_size)[kind]

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 from filelock import Timeout
 
-from datadiet import commands
+from datadiet import commands, intake
 from datadiet.errors import UserError
 from datadiet.temporary import putting
 
 SEAL = "record_sha256"  # name of the hash in a sealed record
+DIGITS = 20  # of a whole number; no float, count or time needs more
 
 
 # --- whole files ------------------------------------------------------------------------------
@@ -124,16 +125,28 @@ def _json_member(value: Any) -> str:
 def read_json(path: Path) -> Any:
     """Raises UserError where the file is missing, no JSON, or sealed and not what was written."""
     try:
-        value = json.loads(path.read_bytes())
+        value = _parsed(intake.read_bytes(path))
+        changed = isinstance(value, dict) and SEAL in value and value[SEAL] != sealed(value)[SEAL]
     except FileNotFoundError:
         raise UserError(f"No file {path}.") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable as JSON ({error}); it is damaged.") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-    if isinstance(value, dict) and SEAL in value and value[SEAL] != sealed(value)[SEAL]:
+    if changed:
         raise UserError(f"{path}: not what was written there (its hash differs); it is damaged.")
     return value
+
+
+def _parsed(text: bytes) -> Any:
+    """A value of JSON; raises ValueError also for whole numbers that no file of the mirror has."""
+    return json.loads(text, parse_int=_whole)
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > DIGITS:
+        raise ValueError(f"a whole number of {len(digits)} digits")
+    return int(digits)
 
 
 def read_record(path: Path, /, **expected: Any) -> dict[str, Any]:
@@ -222,12 +235,12 @@ def good_lines(path: Path) -> list[dict[str, Any]]:
 def _verified_lines(path: Path, run: str | None = None) -> tuple[list[dict[str, Any]], int | None]:
     """Lines up to the first damaged one, and the number of that, from 1. Files of before lines had seals have none at
     all and nothing but numbers; there are none in a run that tells its place."""
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    lines = intake.read_bytes(path).split(b"\n")[:-1] if path.exists() else []
     run = _run_beside(path) if lines and run is None else run
     old, values = not (run or any(SEAL.encode() in line for line in lines)), []
     for number, line in enumerate(lines, start=1):
         try:
-            value = json.loads(line)
+            value = _parsed(line)
             seal = value.pop(SEAL, None)
             whole = isinstance(value["step"], int) and (
                 all(isinstance(v, int | float) for v in value.values()) if old else seal == _line_seal(value, run)

@@ -14,6 +14,7 @@ from datadiet import commands
 from datadiet.config import TrainConfig
 from datadiet.data.dataset import Dataset
 from datadiet.errors import UserError
+from datadiet.intake import read_bytes
 from datadiet.selectors.options import MANIFEST
 from datadiet.storage.files import write_text
 from datadiet.storage.records import KeptRecord
@@ -86,7 +87,7 @@ def manifest_ids(path: Path, dataset: Dataset) -> np.ndarray:
 
 
 def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(read_bytes(path)).hexdigest()
 
 
 def write_manifest(

@@ -7,6 +7,7 @@ metrics.jsonl and kept.csv have no version of their own: args.json beside them t
 from __future__ import annotations
 
 import dataclasses
+import math
 import reprlib
 import types
 from dataclasses import dataclass, field
@@ -14,8 +15,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Self, Union, get_args, get_origin, get_type_hints
 
-from datadiet.config import FIELDS, ResolvedConfig, as_dict, from_dict, registered_options
+from datadiet.config import FIELDS, ResolvedConfig, as_dict, from_dict, registered_options, validate
 from datadiet.errors import UserError
+from datadiet.option import LARGEST, Bounds, refuse
 from datadiet.storage.files import SEAL, read_record, seal_of_run, sealed, write_json
 
 
@@ -142,6 +144,19 @@ class DataFacts:
     mean: list[float] | None = None  # [D], for normalisation
     std: list[float] | None = None
 
+    def check(self) -> None:
+        """Raises UserError, naming it, for what no data has."""
+        bounds = Bounds(min=1, max=LARGEST)
+        for name, values in (
+            ("num_classes", [self.num_classes]),
+            ("num_examples", [self.num_examples or 1]),
+            ("image_shape", [*self.image_shape, math.prod(self.image_shape)]),
+        ):
+            if any(value not in bounds for value in values):
+                raise refuse(name, reprlib.repr(getattr(self, name)), f"whole numbers {bounds}")
+        if not 1 <= len(self.image_shape) <= 3:
+            raise refuse("image_shape", reprlib.repr(self.image_shape), "height, width and channels, or features")
+
 
 @dataclass(frozen=True)
 class MadeAs:
@@ -176,11 +191,15 @@ class Arguments(MirrorRecord):
             if name in values:
                 kind: Any = list[known.type] if known.many else known.type
                 _entry(kind | None if known.optional else kind, path, name, values[name])
+        data = _entry(DataFacts, path, "data", values.get("data"))
         try:
             config = from_dict(values)
+            validate(config)
+            data.check()
         except TypeError as error:
             raise UserError(f"{path}: options are missing ({error}); it is damaged.") from None
-        data = _entry(DataFacts, path, "data", values.get("data"))
+        except UserError as error:
+            raise UserError(f"{path}: {error} It is damaged, or of another version.") from None
         place = _entry(MadeAs | None, path, "made_as", values.get("made_as"))
         return cls(config=config, data=data, exp=values.get("exp"), made_as=place, seal=seal_of_run(values))
 
@@ -209,6 +228,8 @@ class Summary(MirrorRecord):
     compile_seconds: float | None = None
     total_seconds: float | None = None
     fingerprint: str | None = None
+    num_test: int | None = None  # M, test examples
+    test_correct_sha256: str | None = None  # of test_correct.npy; None: of a run of before
     mlflow_run_id: str | None = None
 
     def same_run(self, other: Summary) -> bool:

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from datadiet import commands
 from datadiet.config import ResolvedConfig
-from datadiet.data.batches import normalize
+from datadiet.data.batches import expect_normalised, normalize
 from datadiet.errors import Busy, UserError
 from datadiet.models.networks import Network, Variables
 from datadiet.models.registry import build_model
@@ -101,6 +101,8 @@ class StoredRun:
 
         Args:
             images: [B, H, W, D], normalised float32; or uint8, which are normalised as in training.
+        Raises:
+            UserError: other whole numbers.
         """
         return self.network.apply(self.variables(step), self._normalized(images))
 
@@ -111,6 +113,7 @@ class StoredRun:
     def _normalized(self, images: np.ndarray | jax.Array) -> jax.Array:
         images = jnp.asarray(images)
         if images.dtype != jnp.uint8:
+            expect_normalised(images)
             return images
         return normalize(images, jnp.asarray(self.data.mean), jnp.asarray(self.data.std))
 

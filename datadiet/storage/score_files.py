@@ -14,6 +14,7 @@ import numpy as np
 
 import datadiet
 from datadiet.errors import UserError
+from datadiet.intake import check_npy, read_bytes
 from datadiet.storage.files import make_subfolder, npy_bytes, write_bytes
 from datadiet.storage.layout import SCORE_FOLDERS, check_place
 from datadiet.storage.records import ScoreRecord
@@ -81,7 +82,7 @@ def load_scores(path: Path, name: str | None = None) -> tuple[np.ndarray, ScoreR
         UserError: missing, not a 1-D .npy of numbers, changed since it was written, or made for another place.
     """
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
     except (OSError, ValueError) as error:
         raise UserError(f"No score file {path} ({getattr(error, 'strerror', error)}).") from None
     record = load_record(path, name)
@@ -89,6 +90,7 @@ def load_scores(path: Path, name: str | None = None) -> tuple[np.ndarray, ScoreR
         sidecar = path.with_suffix(".json").name
         raise UserError(f"{path}: its content is not what {sidecar} was written for; make the scores again.")
     try:
+        check_npy(str(path), io.BytesIO(content), len(content), len(content))
         values = np.load(io.BytesIO(content), allow_pickle=False)
     except Exception as error:  # NumPy's parser raises many kinds for a damaged header
         raise UserError(f"{path}: not readable as a .npy array of numbers ({error}).") from error

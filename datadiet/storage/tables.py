@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from datadiet.errors import UserError
+from datadiet.intake import read_bytes
 from datadiet.printable import escaped, unescaped
 
 _FORMULA = re.compile("'*[=+@-]")  # what a spreadsheet evaluates, and what would be taken for its disguise
@@ -45,10 +46,10 @@ def read_csv(path: Path, *columns: str) -> list[dict[str, str]]:
     """
     expected = f"expected a csv file with {'columns' if len(columns) > 1 else 'a column'} {', '.join(columns)}"
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:  # spreadsheets put a mark before the text
-            rows = csv.reader(file, strict=True)
-            header = next(rows, [])
-            found = [(rows.line_num, cells) for cells in rows if cells]
+        text = read_bytes(path).decode("utf-8-sig")  # spreadsheets put a mark before the text
+        rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+        header = next(rows, [])
+        found = [(rows.line_num, cells) for cells in rows if cells]
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{path}: {expected} ({getattr(error, 'strerror', None) or error}).") from error
     if missing := [name for name in columns if header.count(name) != 1]:

@@ -5,7 +5,6 @@ A source turns files into `Splits`, arrays as published in canonical order; `che
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -19,21 +18,6 @@ DATA_ROOT = Path("~/tensorflow_datasets")  # where tensorflow-datasets keeps its
 def prepare_command(name: str, data_dir: Path | str | None) -> str:
     """The command that prepares a dataset."""
     return f"`{commands.command('prepare_data', dataset=name, data_dir=data_dir or None)}`"
-
-
-def walk(folder: Path) -> list[str]:
-    """Paths of all files below a folder, relative to it, with '/', sorted as plain strings in every locale.
-
-    Strings, because a quarter of a million Path objects take seconds. Hidden files and folders are passed over.
-    """
-    found = []
-    start = len(str(folder)) + 1
-    for here, folders, files in os.walk(str(folder), followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        relative = here[start:].replace(os.sep, "/")
-        prefix = f"{relative}/" if relative else ""
-        found += [prefix + name for name in files if not name.startswith(".")]
-    return sorted(found)
 
 
 def integer_labels(name: str, which: str, values: np.ndarray) -> np.ndarray:

@@ -6,7 +6,6 @@ include all of CIFAR-10's.
 
 from __future__ import annotations
 
-import io
 import tarfile
 import zlib
 from pathlib import Path
@@ -16,9 +15,13 @@ import numpy as np
 
 from datadiet import commands
 from datadiet.data.dataset import Splits
-from datadiet.data.sources.base import DATA_ROOT, integer_labels, prepare_command, walk
+from datadiet.data.sources.base import DATA_ROOT, integer_labels, prepare_command
 from datadiet.data.sources.images import read_images
+from datadiet.data.sources.published import ARCHIVES, verify
+from datadiet.data.sources.walk import walk
 from datadiet.errors import UserError
+from datadiet.home import expanded
+from datadiet.intake import check_npy, size_of
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SPLITS = ("train", "valid", "test")
@@ -34,12 +37,13 @@ class Place(NamedTuple):
 
     def names(self) -> list[str]:
         """Of a tree: its images by path from train, valid or test on, sorted."""
-        return [f"{split}/{name}" for split in SPLITS for name in walk(self.path / split) if name.endswith(".png")]
+        found = zip(SPLITS, walk("cinic10", *(self.path / split for split in SPLITS)))
+        return [f"{split}/{name}" for split, names in found for name in names if name.endswith(".png")]
 
 
 def folder_of(data_dir: Path | None) -> Path:
     """Where a fetched archive is placed."""
-    return (data_dir or DATA_ROOT / "cinic10").expanduser()
+    return expanded(data_dir or DATA_ROOT / "cinic10")
 
 
 def _array_files(folder: Path) -> list[Path]:
@@ -86,7 +90,8 @@ def count(data_dir: Path | None) -> int:
 
 
 def _archive_members(path: Path) -> dict[str, bytes]:
-    """PNG files of the archive by their path from train, valid or test on."""
+    """PNG files of the published archive by their path from train, valid or test on."""
+    verify(path, ARCHIVES["cinic10"][0])
     members = {}
     try:
         with tarfile.open(path, "r|gz") as tar:
@@ -126,7 +131,7 @@ def _load_images(place: Place) -> Splits:
     names = [name for split in SPLITS for name in found[split]]
     _check_counts(names, place.path)
     if place.kind == "archive":
-        images = read_images(names, lambda i: io.BytesIO(members[names[i]]), colour=True)
+        images = read_images(names, lambda i: members[names[i]], colour=True)
     else:
         images = read_images(names, lambda i: place.path / names[i], colour=True)
     labels = np.array([CLASSES.index(name.split("/")[1]) for name in names], np.int32)
@@ -136,7 +141,7 @@ def _load_images(place: Place) -> Splits:
 
 def _pixels(path: Path) -> np.ndarray:
     """uint8 [N, H, W, 3]; floats are taken where they are whole numbers from 0 to 255."""
-    images = np.load(path, allow_pickle=False)
+    images = _loaded(path)
     if images.dtype != np.uint8:
         converted = images.astype(np.uint8)
         if not np.array_equal(converted, images):
@@ -145,10 +150,16 @@ def _pixels(path: Path) -> np.ndarray:
     return images
 
 
+def _loaded(path: Path) -> np.ndarray:
+    with open(path, "rb") as file:
+        check_npy(f"cinic10: {path}", file, size := size_of(path), size)
+    return np.load(path, allow_pickle=False)
+
+
 def _array(path: Path) -> np.ndarray:
     try:
-        return _pixels(path) if path.stem.lower().startswith("x") else np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        return _pixels(path) if path.stem.lower().startswith("x") else _loaded(path)
+    except (ValueError, OSError, EOFError, SyntaxError, MemoryError) as error:
         raise UserError(f"cinic10: {path} cannot be read ({error}); save it again.") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import struct
 import zlib
 from pathlib import Path
@@ -13,10 +14,12 @@ import numpy as np
 from datadiet import commands
 from datadiet.data.dataset import Splits
 from datadiet.data.sources.base import DATA_ROOT, prepare_command
+from datadiet.data.sources.published import IDX_FILES, verify_content
 from datadiet.errors import UserError
+from datadiet.home import expanded
+from datadiet.intake import check_size, size_of
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
-IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 FASHION_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
@@ -37,7 +40,7 @@ def load_digits(data_dir: Path | None) -> Splits:
 
 def idx_folder(data_dir: Path | None) -> Path:
     """Where fetched idx files of Fashion-MNIST are placed and looked for."""
-    return data_dir or (DATA_ROOT / "downloads" / "manual" / "fashion_mnist").expanduser()
+    return data_dir or expanded(DATA_ROOT / "downloads" / "manual" / "fashion_mnist")
 
 
 def fashion_mnist_files(data_dir: Path | None) -> list[Path]:
@@ -62,12 +65,16 @@ def fashion_mnist_files(data_dir: Path | None) -> list[Path]:
 
 def _read_idx(path: Path, data_too: bool) -> tuple[tuple[int, ...], bytes]:
     try:
+        stored = size_of(path)
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
             zero, kind, rank = struct.unpack(">HBB", file.read(4))
             shape = struct.unpack(f">{rank}I", file.read(4 * rank))
             if (zero, kind) != (0, 8):
                 raise UserError(f"{path}: not an idx file of unsigned bytes (magic number {zero:#x}, {kind:#x}).")
-            return shape, file.read() if data_too else b""
+            if not data_too:
+                return shape, b""
+            check_size(str(path), size := math.prod(shape), stored)
+            return shape, file.read(size + 1)
     except (struct.error, EOFError, zlib.error, OSError) as error:
         raise UserError(f"{path}: cannot be read as an idx file ({error}); fetch the file again.") from error
 
@@ -85,8 +92,9 @@ def read_idx(path: Path) -> np.ndarray:
     """
     shape, content = _read_idx(path, data_too=True)
     values = np.frombuffer(content, np.uint8)
-    if values.size != np.prod(shape, dtype=np.int64):
-        raise UserError(f"{path}: {values.size} bytes of data where its header says {shape}; fetch the file again.")
+    if values.size != (size := math.prod(shape)):
+        got = "more" if values.size > size else values.size
+        raise UserError(f"{path}: {got} bytes of data where its header says {shape}; fetch the file again.")
     return values.reshape(shape)
 
 
@@ -96,8 +104,15 @@ def count_fashion_mnist(data_dir: Path | None) -> int:
 
 
 def load_fashion_mnist(data_dir: Path | None) -> Splits:
-    """Fashion-MNIST (Xiao et al. 2017) from its four idx files, in file order."""
-    train_images, train_labels, test_images, test_labels = map(read_idx, fashion_mnist_files(data_dir))
+    """Fashion-MNIST (Xiao et al. 2017) from its four idx files, in file order.
+
+    Raises:
+        UserError: a file is missing, damaged, or holds other data than was published.
+    """
+    files = fashion_mnist_files(data_dir)
+    arrays = [read_idx(file) for file in files]
+    verify_content("fashion_mnist", files, arrays)
+    train_images, train_labels, test_images, test_labels = arrays
     ids = np.array([f"train_{i:05d}" for i in range(len(train_labels))])
     return Splits(
         train_images[..., None], train_labels.astype(np.int32),

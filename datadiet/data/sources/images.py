@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
+import io
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from datadiet.errors import UserError
+from datadiet.intake import check_memory, check_size, size_of
 
+FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")  # no other decoder is asked, whatever the bytes
+EXPLAINED = 2000  # bytes of pixels that a byte of a file may stand for; a blank PNG has half of that
+SMALL = 2**24  # bytes of pixels that any file may have
 GREY = ("1", "L", "LA")
 DEEP = ("I", "F")  # and I;16…: more than 8 bits per channel, which uint8 cannot hold
-BROKEN = (OSError, SyntaxError, ValueError, EOFError, UnidentifiedImageError, Image.DecompressionBombError)
+BROKEN = (
+    OSError, SyntaxError, ValueError, EOFError, UnidentifiedImageError, Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)  # fmt: skip
 
 
-def decode(opened: Path | BinaryIO, name: str) -> Image.Image:
+def decode(given: Path | bytes, name: str) -> Image.Image:
     """A decoded image.
 
+    Args:
+        given: Its file, or what is in it.
     Raises:
-        UserError: not an image, damaged, or of more than 8 bits per channel.
+        UserError: not an image of FORMATS, damaged, of more pixels than its size can explain, or of more than 8 bits
+            per channel.
     """
+    opened, stored = (io.BytesIO(given), len(given)) if isinstance(given, bytes) else (given, size_of(given))
     try:
-        with Image.open(opened) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(opened, formats=FORMATS)
+        with image:
+            _check_pixels(name, image, stored)
             image.load()
     except BROKEN as error:
         raise UserError(f"{name}: cannot be read as an image ({error}); replace or remove it.") from error
@@ -32,30 +48,44 @@ def decode(opened: Path | BinaryIO, name: str) -> Image.Image:
     return image
 
 
-def read_images(names: Sequence[str], opened: Callable[[int], Path | BinaryIO], *, colour: bool = False) -> np.ndarray:
+def _check_pixels(name: str, image: Image.Image, stored: int) -> None:
+    """Refuse what its header says of an image, where its file cannot have that much."""
+    pixels = image.width * image.height * len(image.getbands())
+    if pixels > SMALL:
+        check_size(f"{name}: {image.width} x {image.height} pixels", pixels, stored, times=EXPLAINED, small=SMALL)
+
+
+def _room(count: int, size: tuple[int, int], channels: int) -> np.ndarray:
+    """An array for so many images of a size (width, height); refused where memory takes no more."""
+    check_memory(f"{count} images of {size[0]} x {size[1]} pixels", count * size[0] * size[1] * channels)
+    return np.empty((count, size[1], size[0], channels), np.uint8)
+
+
+def read_images(names: Sequence[str], given: Callable[[int], Path | bytes], *, colour: bool = False) -> np.ndarray:
     """All images, uint8 [N, H, W, D]; D is 1 where every one is grey, else 3.
 
     Args:
         names: What to call each image in an error; its length is N.
-        opened: Path or open file of image i.
+        given: File of image i, or what is in it.
         colour: D = 3 even if all are grey. Transparency is dropped.
     Raises:
-        UserError: an unreadable image, or images of different sizes.
+        UserError: an unreadable image, images of different sizes, or more of them than memory takes.
     """
     images = np.empty((0,), np.uint8)
     for i, name in enumerate(names):
-        image = decode(opened(i), name)
+        image = decode(given(i), name)
         grey = image.mode in GREY and not colour
         if i == 0:
             size = image.size
-            images = np.empty((len(names), size[1], size[0], 1 if grey else 3), np.uint8)
+            images = _room(len(names), size, 1 if grey else 3)
         if image.size != size:
             raise UserError(
                 f"{name}: {image.width} x {image.height} pixels, but {names[0]}: {size[0]} x {size[1]}; expected "
                 "images of one size: resize them beforehand (with ImageMagick: mogrify -resize '32x32!' FILES)."
             )
         if not grey and images.shape[-1] == 1:
-            images = np.repeat(images, 3, axis=-1)
+            grey_ones, images = images, _room(len(names), size, 3)
+            images[:i] = grey_ones[:i]
         mode = "L" if images.shape[-1] == 1 else "RGB"
         images[i] = np.asarray(image if image.mode == mode else image.convert(mode)).reshape(images.shape[1:])
     return images

@@ -8,10 +8,14 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 
 from datadiet.data.dataset import Splits
-from datadiet.data.sources.base import integer_labels, walk
+from datadiet.data.sources.base import integer_labels
+from datadiet.data.sources.walk import walk
 from datadiet.errors import UserError
+from datadiet.intake import check_npy
+from datadiet.printable import from_bytes, visible
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"})
 TEST_FOLDERS = ("test", "val", "valid", "validation")  # the first that exists is the test set
@@ -40,14 +44,17 @@ def _split_folders(path: str, data_dir: Path | None) -> tuple[Path, Path]:
     return root / "train", tests[0]
 
 
-def _image_files(name: str, folder: Path) -> list[str]:
-    """Images of all classes by their path below `folder`, CLASS/…, sorted; hidden files are passed over."""
-    listed = walk(folder)
+def _image_files(path: str, folders: tuple[Path, Path]) -> list[list[str]]:
+    """Images of each split by their path below its folder, CLASS/…, sorted; see `walk`."""
+    return [_images(f"folder:{path}", *pair) for pair in zip(folders, walk(f"folder:{path}", *folders))]
+
+
+def _images(name: str, folder: Path, listed: list[str]) -> list[str]:
     found = [path for path in listed if "/" in path and path[path.rfind(".") :].lower() in SUFFIXES]
     if len(found) < len(listed):
         first = min(set(listed).difference(found))
         left = len(listed) - len(found)
-        warnings.warn(f"{name}: {left} files are no images of a class: {folder / first} …", stacklevel=3)
+        warnings.warn(f"{name}: {left} files are no images of a class: {folder / first} …", stacklevel=4)
     classes = {path[: path.index("/")] for path in found}
     empty = [p.name for p in folder.iterdir() if p.is_dir() and p.name not in classes and not p.name.startswith(".")]
     if empty:
@@ -58,17 +65,18 @@ def _image_files(name: str, folder: Path) -> list[str]:
 def folder_files(path: str, data_dir: Path | None) -> list[str]:
     """Every image of both splits."""
     folders = _split_folders(path, data_dir)
-    return [f"{folder}/{file}" for folder in folders for file in _image_files(f"folder:{path}", folder)]
+    return [f"{folder}/{file}" for folder, files in zip(folders, _image_files(path, folders)) for file in files]
 
 
 def count_folder(path: str, data_dir: Path | None) -> int:
-    """N, by listing the training folder."""
-    train, _ = _split_folders(path, data_dir)
-    return len(_image_files(f"folder:{path}", train))
+    """N, by listing the folders."""
+    return len(_image_files(path, _split_folders(path, data_dir))[0])
 
 
 def load_folder(path: str, data_dir: Path | None) -> Splits:
     """Images in train/CLASS/… and test/CLASS/…; ids are paths below train, and their order is the canonical one.
+
+    Ids and names of classes that are not UTF-8 are spelled by `visible`.
 
     Raises:
         UserError: no test split, an empty class, a class only in test, an unreadable image,
@@ -78,7 +86,7 @@ def load_folder(path: str, data_dir: Path | None) -> Splits:
 
     name = f"folder:{path}"
     folders = _split_folders(path, data_dir)
-    train, test = (_image_files(name, folder) for folder in folders)
+    train, test = _image_files(path, folders)
     if not train:
         raise UserError(f"{name}: no image in {folders[0]}; expected {folders[0]}/CLASS/IMAGE.")
     train_classes, test_classes = ([file[: file.index("/")] for file in files] for files in (train, test))
@@ -94,7 +102,8 @@ def load_folder(path: str, data_dir: Path | None) -> Splits:
     index = {label: i for i, label in enumerate(class_names)}
     labels = np.array([index[label] for label in train_classes + test_classes], np.int32)
     n = len(train)
-    return Splits(images[:n], labels[:n], images[n:], labels[n:], np.array(train), class_names)
+    ids = np.array([visible(file) for file in train])
+    return Splits(images[:n], labels[:n], images[n:], labels[n:], ids, tuple(map(visible, class_names)))
 
 
 # --- npz:PATH -----------------------------------------------------------------------------------
@@ -112,6 +121,8 @@ def _arrays(path: str, data_dir: Path | None, keys: tuple[str, ...]) -> dict[str
     """Arrays of the file by name; the optional `ids_train` where it is asked for and there."""
     file = npz_files(path, data_dir)[0]
     try:
+        if not zipfile.is_zipfile(file):  # which np.load would read as something else
+            raise zipfile.BadZipFile("it is no zip file")
         with np.load(file, allow_pickle=False) as archive:
             missing = [key for key in NPZ_KEYS if key not in archive]
             if missing:
@@ -119,9 +130,29 @@ def _arrays(path: str, data_dir: Path | None, keys: tuple[str, ...]) -> dict[str
                     f"npz:{path}: no {missing[0]} in {file}, which has {', '.join(archive.files)}; expected "
                     f"{', '.join(NPZ_KEYS)}: np.savez({file.name!r}, x_train=…, y_train=…, x_test=…, y_test=…)."
                 )
-            return {key: archive[key] for key in keys if key in archive}
-    except (ValueError, OSError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+            return {key: _array(f"npz:{path}: {key}", archive, key) for key in keys if key in archive}
+    except (
+        ValueError, OSError, EOFError, TypeError, AttributeError, NotImplementedError, RuntimeError, MemoryError,
+        SyntaxError, zipfile.BadZipFile, zlib.error,
+    ) as error:  # fmt: skip
         raise UserError(f"npz:{path}: {file} cannot be read as npz of plain arrays ({error}); save again.") from error
+
+
+def _array(what: str, archive: NpzFile, key: str) -> np.ndarray:
+    """One array, after a look at its header."""
+    packed = archive.zip
+    assert packed is not None  # until it is closed
+    member = packed.getinfo(f"{key}.npy" if f"{key}.npy" in packed.namelist() else key)
+    with packed.open(member) as file:
+        check_npy(what, file, member.file_size, member.compress_size)
+    return archive[key]
+
+
+def _ids(values: np.ndarray) -> np.ndarray:
+    """Names of examples as text."""
+    if values.dtype.kind in "SU":
+        return np.array([from_bytes(v) if isinstance(v, bytes) else visible(v) for v in values.tolist()])
+    return values.astype(str)
 
 
 def count_npz(path: str, data_dir: Path | None) -> int:
@@ -153,4 +184,4 @@ def load_npz(path: str, data_dir: Path | None) -> Splits:
     x_train, x_test = (_examples(name, key, arrays[key]) for key in ("x_train", "x_test"))
     y_train, y_test = (integer_labels(name, key, arrays[key]) for key in ("y_train", "y_test"))
     ids = arrays.get("ids_train", np.array([f"train_{i:06d}" for i in range(len(x_train))]))
-    return Splits(x_train, y_train, x_test, y_test, ids.astype(str))
+    return Splits(x_train, y_train, x_test, y_test, _ids(ids))

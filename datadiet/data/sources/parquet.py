@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from functools import partial
@@ -17,9 +16,14 @@ from datadiet.data.dataset import Splits
 from datadiet.data.sources.base import integer_labels
 from datadiet.data.sources.images import read_images
 from datadiet.data.sources.own import resolve_path
+from datadiet.data.sources.walk import walk
 from datadiet.errors import UserError
+from datadiet.intake import check_size
 
 SPLIT = re.compile(r"(?<![a-z])(train|test|validation|valid|val)(?![a-z])")
+ROWS = 1000  # read at once
+AT_ONCE = 2**25  # bytes that they may take
+SMALL = 2**26  # bytes that any file may take; encoded images hardly shrink
 LABEL_NAMES = ("label", "labels", "fine_label")  # the first of these, else the only column of integers
 
 
@@ -33,8 +37,8 @@ def split_files(path: str, data_dir: Path | None) -> tuple[list[Path], list[Path
     if not root.is_dir():
         raise UserError(f"parquet:{path}: no folder {root}; expected one with train-*.parquet and test-*.parquet.")
     found: dict[str, list[Path]] = {}
-    for file in sorted(root.rglob("*.parquet"), key=lambda file: file.relative_to(root).as_posix()):
-        parts = file.relative_to(root).parts
+    for name in (name for name in walk(f"parquet:{path}", root)[0] if name.endswith(".parquet")):
+        file, parts = root / name, name.split("/")
         words = [match.group(1) for part in reversed(parts) if (match := SPLIT.search(part.lower()))]
         if not words:
             raise UserError(f"parquet:{path}: {file} names no split; expected train, test or validation in its name.")
@@ -57,7 +61,7 @@ def parquet_files(path: str, data_dir: Path | None) -> list[Path]:
 def _opened(name: str, file: Path, read: Any) -> Any:
     try:
         return read(file)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise UserError(f"{name}: {file} cannot be read as parquet ({error}); fetch it again.") from error
 
 
@@ -92,35 +96,66 @@ def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...]:
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return tuple(map(str, features[label]["names"]))
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, RecursionError):
         return ()
 
 
-def _read_columns(file: Path, columns: list[str]) -> pa.Table:
-    return pq.ParquetFile(file).read(columns=columns)  # read_table would take folder names for columns
+def _rows_of(name: str, image: str, label: str, file: Path) -> list[tuple[list[Any], np.ndarray]]:
+    """Image cells and labels of a file, some rows at a time.
+
+    What the footer says is checked before anything is read. Of what a dictionary repeats it says nothing, so no more
+    rows are taken at once than fit if each were all of the dictionary.
+    """
+    stored, taken, found = file.stat().st_size, 0, []
+    parts = pq.ParquetFile(file)
+    groups = [_columns_of(parts.metadata.row_group(i), (image, label)) for i in range(parts.num_row_groups)]
+    declared = sum(column.total_uncompressed_size for group in groups for column in group)
+    check_size(f"{name}: {file}", declared + 8 * parts.metadata.num_rows, stored, small=SMALL)
+    for i, group in enumerate(groups):
+        rows = max(1, min(ROWS, AT_ONCE // max(1, sum(map(_repeatable, group)))))
+        for batch in parts.iter_batches(rows, row_groups=[i], columns=[image, label]):  # no folder names as columns
+            table = pa.Table.from_batches([batch])
+            taken += table.nbytes
+            check_size(f"{name}: {file}", taken, stored, small=SMALL)
+            if table[label].null_count:
+                raise UserError(f"{name}: {table[label].null_count} rows without a label in {file}; drop these rows.")
+            found.append((table[image].to_pylist(), table[label].to_numpy()))
+    return found
+
+
+def _columns_of(group: Any, names: tuple[str, ...]) -> list[Any]:
+    """What the footer says of some columns of a row group, and of those in them."""
+    columns = map(group.column, range(group.num_columns))
+    return [column for column in columns if column.path_in_schema.split(".")[0] in names]
+
+
+def _repeatable(column: Any) -> int:
+    """The most bytes that a column's dictionary can have: its packed ones, and all that unpacking adds."""
+    if not column.has_dictionary_page:
+        return 0
+    packed = column.data_page_offset - column.dictionary_page_offset
+    return packed + max(0, column.total_uncompressed_size - column.total_compressed_size)
 
 
 def _rows(name: str, files: list[Path]) -> tuple[list[bytes], list[str | None], np.ndarray, tuple[str, ...]]:
     """Encoded images, their paths where given, labels, class names."""
     encoded: list[bytes] = []
     paths: list[str | None] = []
-    labels = []
+    labels: list[np.ndarray] = []
     class_names: tuple[str, ...] = ()
     for file in files:
         schema = _opened(name, file, pq.read_schema)
         image, label = _columns(name, schema)
         class_names = _class_names(schema, label)
-        table = _opened(name, file, partial(_read_columns, columns=[image, label]))
-        cells = table[image].to_pylist()
-        encoded += [cell["bytes"] if isinstance(cell, dict) else cell for cell in cells]
-        paths += [cell.get("path") if isinstance(cell, dict) else None for cell in cells]
-        if table[label].null_count:
-            raise UserError(f"{name}: {table[label].null_count} rows without a label in {file}; drop these rows.")
-        labels.append(table[label].to_numpy())
+        for cells, found in _opened(name, file, partial(_rows_of, name, image, label)):
+            encoded += [cell["bytes"] if isinstance(cell, dict) else cell for cell in cells]
+            paths += [cell.get("path") if isinstance(cell, dict) else None for cell in cells]
+            labels.append(found)
     missing = [i for i, cell in enumerate(encoded) if cell is None]
     if missing:
         raise UserError(f"{name}: {len(missing)} rows without image bytes (the first: {missing[0]}); embed the images.")
-    return encoded, paths, integer_labels(name, files[0].name, np.concatenate(labels)), class_names
+    joined = np.concatenate(labels) if labels else np.empty(0, np.int32)
+    return encoded, paths, integer_labels(name, files[0].name, joined), class_names
 
 
 def load_parquet(path: str, data_dir: Path | None) -> Splits:
@@ -138,5 +173,5 @@ def load_parquet(path: str, data_dir: Path | None) -> Splits:
     ids = np.array(paths if named else [f"train_{i:06d}" for i in range(n)])
     names = [f"{name} train row {i}" for i in range(n)] + [f"{name} test row {i}" for i in range(len(test_encoded))]
     cells = encoded + test_encoded
-    images = read_images(names, lambda i: io.BytesIO(cells[i]))
+    images = read_images(names, cells.__getitem__)
     return Splits(images[:n], train_labels, images[n:], test_labels, ids, class_names)

@@ -8,7 +8,6 @@ is inverted; of anything else the record order is all there is.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
 import re
@@ -21,8 +20,14 @@ from datadiet import commands
 from datadiet.data.dataset import Splits
 from datadiet.data.sources.base import DATA_ROOT, prepare_command
 from datadiet.data.sources.images import read_images
+from datadiet.data.sources.published import CONTENTS, verify_content
 from datadiet.errors import UserError
+from datadiet.home import expanded
+from datadiet.intake import check_size, read_bytes, size_of
+from datadiet.printable import from_bytes
 
+MOST = 10**9  # examples in a split
+INFO = 2**24  # bytes of dataset_info.json
 BLOCK = 1000  # records fetched at once: twice as fast as one by one
 COUNTS = {"cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000)}  # what must be found, train and test
 COUNTED_KEYS = ("mnist", "fashion_mnist", "kmnist")  # builders whose keys are 0..N-1, in the order of their files
@@ -31,7 +36,7 @@ TEST_SPLITS = ("test", "validation")
 
 def root(data_dir: Path | None) -> Path:
     """The TFDS data_dir."""
-    return (data_dir or DATA_ROOT).expanduser()
+    return expanded(data_dir or DATA_ROOT)
 
 
 def find(tfds_name: str, name: str, data_dir: Path | None) -> Path:
@@ -66,10 +71,13 @@ def read_info(folder: Path, name: str, data_dir: Path | None) -> dict[str, Any]:
         UserError: it is damaged, or the records are of another format.
     """
     try:
-        info = json.loads((folder / "dataset_info.json").read_text())
+        info = json.loads(read_bytes(folder / "dataset_info.json", INFO))
         formats = [info.get("fileFormat", "tfrecord"), *info.get("alternativeFileFormats", [])]
         info["lengths"] = {split["name"]: sum(map(int, split["shardLengths"])) for split in info["splits"]}
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        info["bytes"] = sum(int(split.get("numBytes", 0)) for split in info["splits"])
+        if not all(0 <= length <= MOST for length in info["lengths"].values()):
+            raise ValueError(f"splits of {info['lengths']} examples")
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise damaged(folder, name, data_dir, error) from error
     if "array_record" not in formats:
         convert = commands.shell(
@@ -157,14 +165,54 @@ def _feature_names(builder: Any, name: str) -> tuple[str, str]:
     return found[0], found[1]
 
 
-def _read_split(builder: Any, split: str, skip: str) -> list[dict[str, Any]]:
+class _Undecoded:
+    """A decoder that leaves bytes as they are; that of tfds fails for sequences."""
+
+    def setup(self, *, feature: Any) -> None:
+        pass
+
+    def decode_example_np(self, example: Any) -> Any:
+        return example
+
+    decode_batch_example_np = decode_ragged_example_np = decode_example_np
+
+
+def _undecoded(feature: Any) -> Any:
+    """Decoders for a feature and those in it: tfds would decode every image, by whatever its bytes ask for."""
     import tensorflow_datasets as tfds
 
-    decoders = {skip: tfds.decode.SkipDecoding()}
+    if isinstance(feature, tfds.features.FeaturesDict):
+        return {name: _undecoded(inner) for name, inner in feature.items()}
+    return _undecoded(feature.feature) if isinstance(feature, tfds.features.Sequence) else _Undecoded()
+
+
+def _read_split(builder: Any, split: str, image: str, label: str, stored: int) -> list[dict[str, Any]]:
+    """Examples in the order of their records, with the image undecoded.
+
+    Args:
+        stored: Bytes of all record files.
+    """
+    decoders = {key: _undecoded(feature) for key, feature in builder.info.features.items() if key != label}
     records = builder.as_data_source(split, decoders=decoders, file_format="array_record")
-    positions = range(len(records))
-    blocks = [records.__getitems__(list(positions[i : i + BLOCK])) for i in range(0, len(records), BLOCK)]
-    return [record for block in blocks for record in block]
+    positions, examples, taken = range(len(records)), [], 0
+    for i in range(0, len(records), BLOCK):
+        examples += records.__getitems__(list(positions[i : i + BLOCK]))
+        taken += sum(len(example[image]) for example in examples[i:])
+        check_size(f"{builder.info.full_name}: its {split} images", taken, stored)
+    return examples
+
+
+def _stored(folder: Path, name: str, declared: int) -> int:
+    """Bytes of a prepared folder, once every file in it is one that may be opened.
+
+    Args:
+        declared: Bytes of its examples, as it says.
+    Raises:
+        UserError: it names what is no file, or what would take more memory than its size explains.
+    """
+    stored = sum(size_of(path) for path in folder.iterdir() if not path.is_dir())
+    check_size(f"{name}: {folder}", declared, stored)
+    return stored
 
 
 def _in_source_order(records: list[dict], builder_name: str, split: str) -> tuple[list[dict], list[str]]:
@@ -172,10 +220,17 @@ def _in_source_order(records: list[dict], builder_name: str, split: str) -> tupl
     ids = [record.get("id") for record in records]
     if ids and all(isinstance(value, bytes) for value in ids):
         order = np.argsort(np.array(ids), kind="stable")
-        return [records[i] for i in order], [ids[i].decode() for i in order]
+        return [records[i] for i in order], [from_bytes(ids[i]) for i in order]
     if builder_name in COUNTED_KEYS:
         records = [records[i] for i in inverse_shuffle(split, len(records))]
     return records, [f"{split}_{i:05d}" for i in range(len(records))]
+
+
+def _check_published(tfds_name: str, folder: Path, splits: Splits) -> None:
+    """Refuse other data than were published, where that can be known: a folder keeps nothing of their archives."""
+    if tfds_name in CONTENTS:
+        arrays = [array.astype(np.uint8) for array in splits[:4]]
+        verify_content(tfds_name, [folder] * 4, [a[..., 0] if a.ndim == 4 else a for a in arrays])
 
 
 def load_prepared(tfds_name: str, name: str, data_dir: Path | None) -> Splits:
@@ -183,7 +238,7 @@ def load_prepared(tfds_name: str, name: str, data_dir: Path | None) -> Splits:
 
     Raises:
         UserError: not prepared, of another format, damaged, without a test split, not images
-            with class labels, or not the number of examples it must have.
+            with class labels, not the number of examples it must have, or known to be other data.
     """
     import tensorflow_datasets as tfds
 
@@ -192,18 +247,17 @@ def load_prepared(tfds_name: str, name: str, data_dir: Path | None) -> Splits:
     info = read_info(folder, name, data_dir)
     test_split = _test_split(folder, info["lengths"], name)
     counts = info["lengths"]["train"], info["lengths"][test_split]
-    expected = COUNTS.get(name, counts)
-    if counts != expected:
+    stored = _stored(folder, name, info["bytes"])
+    if counts != (expected := COUNTS.get(name, counts)):
         got = f"{counts[0]} + {counts[1]} examples, expected {expected[0]} + {expected[1]}"
         raise damaged(folder, name, data_dir, got)
     try:
         builder: Any = tfds.builder_from_directory(folder)
-    except Exception as error:  # whatever a damaged features.json leads to
-        raise damaged(folder, name, data_dir, error) from error
-    image, label = _feature_names(builder, name)
-    try:
-        read = [_read_split(builder, split, image) for split in ("train", test_split)]
-    except Exception as error:  # array_record reports damage as RuntimeError, ValueError or IndexError
+        image, label = _feature_names(builder, name)
+        read = [_read_split(builder, split, image, label, stored) for split in ("train", test_split)]
+    except UserError:
+        raise
+    except Exception as error:  # whatever a damaged features.json leads to, or array_record says of damage
         raise damaged(folder, name, data_dir, error) from error
     if (len(read[0]), len(read[1])) != counts:
         raise damaged(folder, name, data_dir, f"{len(read[0])} + {len(read[1])} records, {counts} announced")
@@ -212,8 +266,10 @@ def load_prepared(tfds_name: str, name: str, data_dir: Path | None) -> Splits:
     records = train + test
     grey = builder.info.features[image].shape[-1] == 1
     names = [f"{name}/{example_id}" for example_id in ids + test_ids]
-    images = read_images(names, lambda i: io.BytesIO(records[i][image]), colour=not grey)
+    images = read_images(names, lambda i: bytes(records[i][image]), colour=not grey)
     labels = np.array([record[label] for record in records], np.int32)
     class_names = tuple(builder.info.features[label].names or ())
     n = len(train)
-    return Splits(images[:n], labels[:n], images[n:], labels[n:], np.array(ids), class_names)
+    splits = Splits(images[:n], labels[:n], images[n:], labels[n:], np.array(ids), class_names)
+    _check_published(tfds_name, folder, splits)
+    return splits
