@@ -237,7 +237,7 @@ def test_a_run_is_what_it_says_unless_its_place_says_otherwise(place, right):
 def test_a_run_of_before_places_were_noted_is_read(root):
     run = root / FULL / "run_0"
     arguments, lines = read_json(run / "args.json"), read_lines(run / "metrics.jsonl")
-    del arguments["made_as"]
+    del arguments["data"]["made_as"]
     write_json(run / "args.json", sealed(arguments))
     write_lines(run / "metrics.jsonl", lines)
     stored = dd.open_run(run)

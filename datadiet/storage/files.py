@@ -264,7 +264,7 @@ def _line_seal(value: dict[str, Any], run: str | None) -> str:
 def seal_of_run(arguments: dict[str, Any]) -> str:
     """What the seal of each line of a run covers beside the line, so that the lines of another are refused: the seal of
     its args.json. '' where that tells no place, as of runs made before it did."""
-    return arguments.get(SEAL, "") if "made_as" in arguments else ""
+    return arguments.get(SEAL, "") if "made_as" in arguments.get("data", {}) else ""
 
 
 def _run_beside(path: Path) -> str:

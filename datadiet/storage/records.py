@@ -183,7 +183,8 @@ class Arguments(MirrorRecord):
 
     def as_json(self) -> dict[str, Any]:
         place = {"made_as": _plain(self.made_as)} if self.made_as else {}
-        return {"exp": self.exp, **place, **as_dict(self.config), "data": _plain(self.data), "format": self.FORMAT}
+        data = _plain(self.data) | place  # beside the options there is no room for more: each of them is a `cfg.*`
+        return {"exp": self.exp, **as_dict(self.config), "data": data, "format": self.FORMAT}
 
     @classmethod
     def from_json(cls, path: Path, values: dict[str, Any]) -> Self:
@@ -200,7 +201,7 @@ class Arguments(MirrorRecord):
             raise UserError(f"{path}: options are missing ({error}); it is damaged.") from None
         except UserError as error:
             raise UserError(f"{path}: {error} It is damaged, or of another version.") from None
-        place = _entry(MadeAs | None, path, "made_as", values.get("made_as"))
+        place = _entry(MadeAs | None, path, "made_as", values["data"].get("made_as"))
         return cls(config=config, data=data, exp=values.get("exp"), made_as=place, seal=seal_of_run(values))
 
 
