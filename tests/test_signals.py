@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -169,11 +170,11 @@ def test_a_signal_after_the_last_job_of_a_study_is_not_lost(tmp_path, monkeypatc
 
 def toil(connection, setting, share) -> None:
     """The life of a worker that is at one thing until it is asked to stop."""
-    asked = threading.Event()
-    signal.signal(signal.SIGTERM, lambda number, frame: asked.set())
     job = connection.recv()
-    connection.send(SimpleNamespace(job=job, kind="said", text="begun"))
-    asked.wait()
+    with listen() as stopping:
+        connection.send(SimpleNamespace(job=job, kind="said", text="begun"))
+        while not stopping():
+            time.sleep(0.01)
     connection.send(SimpleNamespace(job=job, kind="interrupted", text=""))
     connection.recv()
 
