@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not call __getat
     from datadiet.errors import UserError
     from datadiet.models.networks import Network
     from datadiet.models.registry import build_model
+    from datadiet.report.comparison import compare, decide
     from datadiet.scores.checkpoint import compute_scores
     from datadiet.scores.forgetting import forgetting_scores
     from datadiet.selectors.selection import select
@@ -26,7 +27,9 @@ _MODULES = {
     "TrainConfig": "config",
     "UserError": "errors",
     "build_model": "models.registry",
+    "compare": "report.comparison",
     "compute_scores": "scores.checkpoint",
+    "decide": "report.comparison",
     "forgetting_scores": "scores.forgetting",
     "load_dataset": "data.registry",
     "open_run": "storage.runs",
@@ -41,7 +44,9 @@ __all__ = [
     "UserError",
     "__version__",
     "build_model",
+    "compare",
     "compute_scores",
+    "decide",
     "forgetting_scores",
     "load_dataset",
     "open_run",

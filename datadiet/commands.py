@@ -5,17 +5,22 @@ What is called is the process's, not a context's: threads that log and workers o
 
 from __future__ import annotations
 
+import configparser
 import re
 import shlex
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from datadiet.printable import UNSEEN, masked
+
 DATADIET = "datadiet"
-MLFLOW = "mlflow run ."
+MLFLOW_RUN = "mlflow run"
+MLFLOW = f"{MLFLOW_RUN} ."
 
 _TRAINING = ("dataset", "model", "data_dir", "root", "offline")
 # Entry point -> those of the options that commands of one session share which it takes.
@@ -30,14 +35,15 @@ SHARED = {
     "results": ("root", "offline"),
 }
 
-# What a terminal obeys instead of showing it: control characters, ends of lines, marks that reorder text; and halves
-# of characters, which names of files may have and no terminal takes.
-_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-
 
 def shell(*words: object) -> str:
     """Words as one line for a shell; a character that cannot be shown becomes U+FFFD, so that no line breaks."""
-    return " ".join(shlex.quote(_UNSEEN.sub("\N{REPLACEMENT CHARACTER}", str(word))) for word in words)
+    return " ".join(shlex.quote(UNSEEN.sub("\N{REPLACEMENT CHARACTER}", str(word))) for word in words)
+
+
+def of_mlflow(*words: object) -> str:
+    """A command of MLflow's own."""
+    return shell("mlflow", *words)
 
 
 def typed(value: Any) -> str:
@@ -138,12 +144,33 @@ def module_program(package: str, project: Path, prefix: Path | None = None) -> s
         project: Folder of the package, where a checkout has MLproject.
         prefix: Of the Python environment; None: of this one.
     Returns:
-        MLFLOW in the checkout itself; elsewhere there is nothing that `mlflow run .` could run.
+        MLFLOW in the checkout itself, or the same with the URL that MLflow made the checkout of; elsewhere there is
+        nothing that `mlflow run .` could run.
     """
     if not (project / "MLproject").is_file() or project != Path.cwd():
         return f"python -m {package}"
     manager = _env_manager(Path(sys.prefix) if prefix is None else prefix)
-    return MLFLOW if manager is None else f"{MLFLOW} --env-manager {manager}"
+    program = shell(*MLFLOW_RUN.split(), _source(project))
+    return program if manager is None else f"{program} --env-manager {manager}"
+
+
+def in_temporary_folder(project: Path) -> bool:
+    """Whether a project lies where MLflow puts the clone that it makes of a git URL, or beside it."""
+    return project.resolve().is_relative_to(Path(tempfile.gettempdir()).resolve())
+
+
+def _source(project: Path) -> str:
+    """What `mlflow run` is told to run: the URL that MLflow made its temporary clone of, or '.'."""
+    clone = next((folder for folder in (project, *project.parents) if (folder / ".git").exists()), project)
+    by_mlflow = clone.resolve().parent == Path(tempfile.gettempdir()).resolve() and clone.name.startswith("tmp")
+    config = configparser.ConfigParser(strict=False, interpolation=None)
+    try:
+        config.read(clone / ".git" / "config", encoding="utf-8")
+        url = masked(config['remote "origin"']["url"])
+    except (KeyError, configparser.Error, UnicodeError):
+        return "."
+    inside = project.relative_to(clone).as_posix()
+    return "." if not by_mlflow else url if inside == "." else f"{url}#{inside}"
 
 
 def _env_manager(prefix: Path) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datadiet.names import visible
+from datadiet.printable import visible
 
 
 class UserError(Exception):
@@ -10,6 +10,10 @@ class UserError(Exception):
 
     def __init__(self, message: object = "") -> None:
         super().__init__(visible(str(message)))
+
+
+class Misplaced(UserError):
+    """A part of the mirror lies where another one belongs."""
 
 
 class Diverged(UserError):

@@ -64,7 +64,7 @@ def check_text_size(what: str, size: int, most: int) -> None:
 # --- memory -----------------------------------------------------------------------------------
 
 
-def check_size(what: str, needed: int, stored: int, *, times: int = TIMES, small: int = SMALL) -> None:
+def check_size(what: str, needed: int, stored: int, *, times: int = TIMES, small: int | None = None) -> None:
     """Refuse what would take more memory than there is, or than its size can explain, before it is taken.
 
     Args:
@@ -72,9 +72,9 @@ def check_size(what: str, needed: int, stored: int, *, times: int = TIMES, small
         needed: Bytes that it says it has.
         stored: Bytes of its file.
         times: Bytes of memory that a byte of the file may stand for.
-        small: Bytes that are taken whatever the file's size.
+        small: Bytes that are taken whatever the file's size; None: SMALL.
     """
-    if needed > (allowed := _chosen() or max(small, times * stored)):
+    if needed > (allowed := _chosen() or max(SMALL if small is None else small, times * stored)):
         raise UserError(
             f"{what}: {shown(needed)} when read, out of {shown(stored)}; expected at most {shown(allowed)}. "
             f"{_remedy(needed)}"

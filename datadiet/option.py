@@ -12,6 +12,7 @@ from types import NoneType
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from datadiet.errors import UserError
+from datadiet.printable import UNSEEN
 
 LARGEST = 10**9  # of whole numbers; steps and ids are int32
 
@@ -194,7 +195,7 @@ def check_text(name: str, text: str) -> None:
         parts = text.encode().split(b"/")
     except UnicodeEncodeError:
         raise refuse(name, repr(text[:80]), "text in UTF-8") from None
-    if any(ord(c) < 32 or ord(c) == 127 for c in text):
+    if UNSEEN.search(text):
         raise refuse(name, repr(text[:80]), "text without control characters")
     if len(text) > 3000 or max(map(len, parts)) > 200:
         raise refuse(name, f"{text[:40]}… ({len(text)} characters)", "at most 200 bytes between two '/'")

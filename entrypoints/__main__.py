@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import os
+import sys
+import warnings
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import click
 
 import datadiet
+from datadiet import home
 from datadiet.commands import module_program
 from datadiet.errors import UserError
-from datadiet.intake import private_folder
 from datadiet.plugins import load_plugins
+from datadiet.printable import UNSEEN, escaped, printable
 from datadiet.registries import ENTRY_POINTS, EntryPoint
-
-
-def keep_programs() -> None:
-    """Compiled programs outlive the process, in a folder of its owner alone: JAX reads this when it is first imported.
-
-    Where there can be none, they do not."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        with suppress(OSError, RuntimeError):
-            folder = private_folder(Path.home() / ".cache" / "datadiet" / "xla", ours=True)
-            os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
-
-
-keep_programs()
 
 
 def lazily(module: str, name: str) -> Callable[[], click.Command]:
@@ -61,8 +52,29 @@ COMMANDS = {
 ENTRY_POINTS |= {name: EntryPoint(text, lazily(module, name)) for name, (module, text) in COMMANDS.items()}
 
 
+def _as_line(message: Warning | str, *_: Any) -> str:
+    """A warning without the line of code that gave it, which is no help to those who typed a command."""
+    return f"Warning: {printable(message)}\n"
+
+
 class LazyGroup(click.Group):
     """A group that imports a command's module only when it is needed, so that --help is quick."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        for number, text in enumerate(args, start=1):
+            if UNSEEN.search(text):
+                expected = "expected text in UTF-8 without control characters"
+                raise click.UsageError(f"Argument {number}, {escaped(text[:80])}: {expected}.")
+        return super().parse_args(ctx, args)
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        warnings.formatwarning = _as_line
+        home.settle(partial(click.echo, err=True))  # before JAX is imported, which reads where programs are kept
+        try:
+            return super().main(*args, **kwargs)
+        except SystemExit as end:
+            leave(end.code)
+            raise
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_entry_points())
@@ -77,6 +89,15 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (text, _) in _entry_points().items()])
+
+
+def leave(code: object) -> None:
+    """End the process at once where a computation that was left is still at work: it cannot be ended in another way."""
+    compiled = sys.modules.get("datadiet.training.compiled")
+    if compiled is not None and compiled.is_any_left():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 1)
 
 
 def _entry_points() -> Mapping[str, EntryPoint]:

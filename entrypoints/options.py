@@ -17,8 +17,8 @@ from tqdm import tqdm
 from datadiet import commands
 from datadiet.config import FIELDS, MAX_RUNS, TrainConfig, find_option, given_config
 from datadiet.errors import Interrupted, UserError
-from datadiet.names import visible
 from datadiet.option import Option, check_text
+from datadiet.printable import printable
 from datadiet.runs.context import Context, Output, Tracker
 from datadiet.runs.signals import EXIT_CODE
 from datadiet.scores import trajectory
@@ -196,16 +196,29 @@ SCORE_EXP = click.option(
 )
 
 
+def _placed(ctx: click.Context, text: str) -> str:
+    """A message in which files below a relative root are named from anywhere: `mlflow run` works in the folder of the
+    project, not in the user's. Commands, which name them after '=', are typed there too."""
+    root = ctx.params.get("root")
+    if root is None or root.is_absolute() or not _caller(ctx).by_mlflow:
+        return text
+    relative = re.escape(f"{(root / 'exps').as_posix()}/")
+    return re.sub(rf"(?<![\w/.=-]){relative}", lambda _: f"{root.absolute().as_posix()}/exps/", text)
+
+
 class Console:
     """Reports to a terminal; without one, only the lines that stay."""
 
+    def __init__(self, ctx: click.Context) -> None:
+        self.ctx = ctx
+
     @contextmanager
     def counter(self, total: int, label: str) -> Iterator[Callable[[int], Any]]:
-        with tqdm(total=total, desc=label, leave=False, disable=None, dynamic_ncols=True) as bar:
+        with tqdm(total=total, desc=printable(label), leave=False, disable=None, dynamic_ncols=True) as bar:
             yield bar.update
 
     def say(self, text: str) -> None:
-        tqdm.write(visible(text))
+        tqdm.write(printable(_placed(self.ctx, text)))
 
 
 def typed_command(ctx: click.Context) -> str:
@@ -240,8 +253,15 @@ def make_context(
     if root.exists() and not root.is_dir():
         raise UserError(f"root={root}: expected a folder.")
     output = Output(ExperimentLayout(root, names_selector), overwrite, resume)
-    reporter = Console()
-    tracker = Tracker(root, typed_command(click.get_current_context()), reporter.say, offline=offline)
+    ctx = click.get_current_context()
+    reporter = Console(ctx)
+    if commands.caller().by_mlflow and not root.is_absolute() and commands.in_temporary_folder(Path.cwd()):
+        reporter.say(
+            f"This project lies in a temporary folder, {Path.cwd()}, as MLflow makes one of a git URL: files go to "
+            f"{root.absolute() / 'exps'}, where the next command does not look. Name a folder that stays: "
+            f"{commands.option('root', '/FOLDER')}"
+        )
+    tracker = Tracker(root, typed_command(ctx), reporter.say, offline=offline)
     return Context(output, reporter, tracker)
 
 
@@ -250,14 +270,21 @@ def make_config(values: dict[str, Any], **fixed: Any) -> TrainConfig:
     return given_config(values | fixed)
 
 
-class Repairable(click.ClickException):
-    """A UserError as one message, without a traceback."""
+class Told(click.ClickException):
+    """One message without a traceback."""
+
+    def format_message(self) -> str:
+        return printable(self.message)
+
+
+class Repairable(Told):
+    """A UserError."""
 
     exit_code = 2
 
 
-class Stopped(click.ClickException):
-    """An Interrupted as one message; the exit code tells a scheduler to try again."""
+class Stopped(Told):
+    """An Interrupted; the exit code tells a scheduler to try again."""
 
     exit_code = EXIT_CODE
 
@@ -287,9 +314,9 @@ def repairable(command: Callable) -> Callable:
                 _check_texts(ctx)
                 return command(*args, **kwargs)
         except UserError as error:
-            raise Repairable(str(error)) from None
+            raise Repairable(_placed(ctx, str(error))) from None
         except Interrupted as error:
-            raise Stopped(str(error)) from None
+            raise Stopped(_placed(ctx, str(error))) from None
 
     return wrapped
 

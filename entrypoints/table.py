@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
+from datadiet import commands
 from datadiet.report.results_table import write_table
 
 from .options import OFFLINE, ONE_EXP, OVERWRITE, Location, Optional, make_context, repairable
@@ -38,4 +39,5 @@ def results(
     ctx = click.get_current_context()
     given = ctx.get_parameter_source("root") != ParameterSource.DEFAULT
     context = make_context(root, overwrite, offline=offline)
+    output = output.absolute() if commands.caller().by_mlflow else output  # which works in the project's folder
     write_table(exps_path, output, root if given else None, exp, context, budget)

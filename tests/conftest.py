@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -111,10 +113,31 @@ def optimised() -> Iterator[None]:
         yield
 
 
+@functools.cache
+def new_store() -> Path:
+    """A database of MLflow without runs, to copy: to make one takes seconds."""
+    from datadiet.tracking import mlflow_store
+
+    file = Path(tempfile.mkdtemp(prefix="datadiet-store-")) / "mlflow.db"
+    before = mlflow_store.store_name()
+    mlflow_store.use_store(f"sqlite:///{file}")
+    mlflow_store.connected()
+    mlflow_store.use_store(before)
+    return file
+
+
+def store_in(folder: Path) -> str:
+    """URI of a database of MLflow in a folder, where a new one is put if there is none."""
+    file = folder / "mlflow.db"
+    if not file.exists():
+        shutil.copy(new_store(), file)
+    return f"sqlite:///{file}"
+
+
 def environment(store: Path) -> dict[str, str]:
     """Of a process with its own MLflow store."""
     return os.environ | {
-        "MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db",
+        "MLFLOW_TRACKING_URI": store_in(store),
         "PYTHONPATH": str(PROJECT),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
@@ -184,7 +207,7 @@ def mlflow_run_here(entry_point: str, store: Path, experiment: str | None = None
         assert done.exit_code == 0, f"{command}\n{done.output}\n{done.exception}"
         return local.LocalSubmittedRun(run_id, SimpleNamespace(wait=lambda: 0, pid=os.getpid()))
 
-    mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
+    mlflow.set_tracking_uri(store_in(store))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(local, "_run_entry_point", run_entry_point)
         given = {name: str(value) for name, value in {"root": store, **params}.items()}
@@ -199,7 +222,7 @@ def datadiet(command: str, folder: Path, /, expect: int = 0, **params) -> Result
 
     from entrypoints.__main__ import main
 
-    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db" if params.get("offline") else store_in(folder))
     words = [command, *(word for name, value in params.items() for word in (f"--{name}", str(value)))]
     with contextlib.chdir(folder):
         done = CliRunner().invoke(main, words)

@@ -13,8 +13,10 @@ from datadiet.config import TrainConfig
 from datadiet.data.batches import randomize_labels
 from datadiet.data.registry import load_dataset
 from datadiet.selectors import selection
-from datadiet.storage.files import sealed, write_csv, write_lines
+from datadiet.storage.answers import digest, write_answers
+from datadiet.storage.files import sealed, write_lines, write_text
 from datadiet.storage.layout import score_file
+from datadiet.storage.manifests import manifest_text
 from datadiet.storage.records import Arguments, CellRecord, DataFacts, MeanRecord, StudyRecord, Summary
 from datadiet.storage.score_files import load_scores, save_scores
 
@@ -23,6 +25,7 @@ STEP, NUM_STEPS, SCORE_RUNS, RUNS = 10, 100, 4, 5
 TRAIN_SECONDS = 20.0  # of a run on all data
 SCORE_SECONDS = 0.25
 CLASSES = 10
+NUM_TEST = 100_000  # test examples that its runs say they had
 
 
 def full_accuracies(runs: int = RUNS) -> np.ndarray:
@@ -52,9 +55,9 @@ def write_study(root: Path, losses: dict[str, tuple[float, ...]], *, exp: str = 
     means = []
     for position, kind in enumerate(types):
         values = own_scores(digits, labels, score_runs, seed=position)
-        for path, own in zip(scored, values):
+        for run, (path, own) in enumerate(zip(scored, values)):
             save_scores(score_file(exps / path, kind, STEP), own, digits.identity(),
-                              {"type": kind, "step": STEP, "runs": [0], "seconds": SCORE_SECONDS})  # fmt: skip
+                              {"type": kind, "step": STEP, "runs": [run], "seconds": SCORE_SECONDS})  # fmt: skip
         mean = score_file(exps / exp / "full_data", kind, STEP)
         told = {"type": kind, "step": STEP, "runs": list(range(score_runs)), "seconds": 0.0}
         save_scores(mean, values.mean(axis=0, dtype=np.float64), digits.identity(), told)
@@ -100,8 +103,7 @@ def _cell(exps, exp, config, digits, labels, arm, size, differences, first_run, 
         share = len(kept) / len(labels) if budget == "epochs" else 1.0
         write_run(exps / paths[-1], run, digits, labels, accuracy, kept, share * (TRAIN_SECONDS + 0.01 * position))
         if size is not None:
-            rows = ((digits.example_ids[i], order, values[i] if kind else "") for order, i in enumerate(kept))
-            write_csv(exps / paths[-1] / "kept.csv", "example_id,kept_order,score", rows)
+            write_text(exps / paths[-1] / "kept.csv", manifest_text(digits, kept, values if kind else None))
     size = len(labels) if size is None else size
     step = STEP if kind else None
     return CellRecord(arm, selector, kind, step, size, size / len(labels), paths)
@@ -110,6 +112,7 @@ def _cell(exps, exp, config, digits, labels, arm, size, differences, first_run, 
 def write_run(path: Path, config: TrainConfig, digits, labels, accuracy: float, kept: np.ndarray, seconds: float):
     """args.json, metrics.jsonl and summary.json; accuracies of the classes scatter around the mean."""
     facts = DataFacts(digits.fingerprint, CLASSES, [8, 8, 1])
+    path.mkdir(parents=True, exist_ok=True)
     Arguments(config=config, data=facts).write(path / "args.json")
     lines = [{"step": step, "test_acc": accuracy * step / NUM_STEPS, "time/train_seconds": seconds * step / NUM_STEPS}
              for step in options.logged_steps(config)]  # fmt: skip
@@ -117,11 +120,13 @@ def write_run(path: Path, config: TrainConfig, digits, labels, accuracy: float, 
     name = path.as_posix().partition("/exps/")[2]
     per_class = (accuracy + 0.01 * np.linspace(-1, 1, CLASSES)).tolist()
     kept_per_class = np.bincount(labels[kept], minlength=CLASSES).tolist()
+    right = round(accuracy * NUM_TEST)  # the better of two runs is right wherever the other is
+    write_answers(path, np.arange(NUM_TEST) < right)
     Summary(
         path=name, dataset="digits", model="mlp", scored_by=config.selector, num_kept=len(kept),
         num_examples=len(labels),
         train_acc=1.0, test_acc=accuracy, test_acc_per_class=per_class, kept_per_class=kept_per_class,
-        select_seconds=0.01, seconds=seconds,
+        select_seconds=0.01, seconds=seconds, num_test=NUM_TEST, test_correct_sha256=digest(path),
     ).write(path / "summary.json")  # fmt: skip
 
 

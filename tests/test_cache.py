@@ -5,17 +5,16 @@ import os
 import time
 import warnings
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 from archives import flip, python
 from conftest import end_of
 
+from datadiet import home
 from datadiet.data import cache
 from datadiet.data.registry import build_dataset, load_dataset
 from datadiet.errors import UserError
-from entrypoints.__main__ import keep_programs
 
 
 @pytest.fixture(autouse=True)
@@ -213,24 +212,14 @@ def test_an_older_cache_in_the_home_folder_is_closed_to_others(npz, tmp_path, mo
     assert list(own.glob("*/record.json"))
 
 
-def test_without_a_home_folder_there_is_no_cache(npz, monkeypatch):
-    def homeless(path):
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.delenv("DATADIET_CACHE")
-    monkeypatch.setattr(Path, "expanduser", lambda path: homeless(path) if str(path).startswith("~") else path)
-    with pytest.warns(UserWarning, match=r"the cache is not used, .*home directory.* Set DATADIET_CACHE"):
-        assert load_dataset(f"npz:{npz}").num_examples == 20
-    with pytest.raises(UserError, match=r"~/tensorflow_datasets: .*home directory.*--data_dir FOLDER"):
-        load_dataset("cinic10")
-
-
 def test_compiled_programs_are_their_owners_alone(tmp_path, monkeypatch):
-    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    for name in ("JAX_COMPILATION_CACHE_DIR", "DATADIET_CACHE", "MPLCONFIGDIR"):
+        monkeypatch.setenv(name, "")  # to be put back
+        monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     before = os.umask(0)
     try:
-        keep_programs()
+        home.settle(print)
     finally:
         os.umask(before)
     folder = tmp_path / ".cache" / "datadiet" / "xla"
@@ -241,6 +230,6 @@ def test_compiled_programs_are_their_owners_alone(tmp_path, monkeypatch):
     (others := tmp_path / "others").mkdir()
     others.chmod(0o777)
     folder.symlink_to(others)
-    keep_programs()
-    assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
+    home.settle(print)
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] != str(folder)
     assert others.stat().st_mode & 0o777 == 0o777, "what a link leads to is not this program's own"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -18,6 +19,9 @@ from datadiet.config import TrainConfig, resolve
 from datadiet.errors import UserError
 from datadiet.models.registry import build_model
 from datadiet.storage import checkpoints, files
+from datadiet.storage.leaves import leaf_facts
+from datadiet.storage.records import Arguments, DataFacts, MadeAs
+from datadiet.storage.runs import open_run
 from datadiet.training.state import TrainState, initial_state
 
 FILES = {"arrays.npz", "checkpoint.json", "files.json", "_CHECKPOINT_METADATA", "commit_success.txt"}
@@ -161,6 +165,109 @@ def test_a_leaf_that_is_not_what_was_saved_is_named_even_where_the_files_are(tmp
     assert checkpoints.load_seconds(tmp_path, 0) == {}
 
 
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, state) -> Path:
+    """A run's folder with a checkpoint."""
+    folder = tmp_path_factory.mktemp("root") / "exps/e/run_0"
+    folder.mkdir(parents=True)
+    config = resolve(TrainConfig(model="mlp", width=8), 1438)
+    facts = DataFacts("f" * 64, 10, [8, 8, 1], 1438)
+    Arguments(config=config, data=facts, exp="e", made_as=MadeAs("e/run_0")).write(folder / "args.json")
+    checkpoints.save_checkpoint(folder, state)
+    return folder
+
+
+BIAS = "variables['params']['Dense_0']['bias']"
+
+
+@pytest.mark.parametrize(
+    ("leaf", "change", "told"),
+    [
+        (BIAS, lambda a: a.astype(np.float16), "Dense_0']['bias'] is float16[8]; expected float32[8]"),
+        (BIAS, lambda a: a[None], "Dense_0']['bias'] is float32[1, 8]; expected float32[8]"),
+        (BIAS, lambda a: a.astype(np.complex64), "Dense_0']['bias'] is complex64[8]; expected float32[8]"),
+        (BIAS, lambda a: None, "Dense_0']['bias'] is missing; expected float32[8]"),
+        ("variables['params']['more']", lambda a: np.ones(2), "['more'] is float64[2]; expected no such leaf"),
+        ("training['step']", lambda a: a + 1, "is of step 1; expected step 0"),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_whose_hashes_were_made_anew_is_held_against_the_network(tmp_path, run, state, leaf, change, told):
+    shutil.copytree(run.parents[2], tmp_path / "root")
+    copy = tmp_path / "root/exps/e/run_0"
+    make_anew(copy / "ckpts/0", leaf, change)
+    for load in (lambda: open_run(copy).variables(0), lambda: checkpoints.load_state(copy, 0, state)):
+        with pytest.raises(UserError, match="ckpts/0") as error:
+            load()
+        assert told in str(error.value)
+
+
+def make_anew(folder: Path, leaf: str, change: Any) -> None:
+    """Change a leaf (None: remove it) and all that vouches for it."""
+    record = files.read_record(folder / "checkpoint.json")
+    with np.load(folder / "arrays.npz", allow_pickle=False) as arrays:
+        leaves = dict(arrays)
+    leaves[leaf] = change(leaves.get(leaf))
+    leaves = {name: array for name, array in leaves.items() if array is not None}
+    np.savez(folder / "arrays.npz", **leaves)
+    trees: dict = {}
+    for name in leaves:
+        top, *path = re.findall(r"\w+", name)
+        node = trees.setdefault(top, {})
+        for part in path[:-1]:
+            node = node.setdefault(part, {})
+        node[path[-1]] = name
+    trees["variables"].setdefault("batch_stats", {})
+    trees["training"]["opt_state"] = list(trees["training"]["opt_state"].values())
+    facts = {name: leaf_facts(array) for name, array in leaves.items()}
+    files.write_json(folder / "checkpoint.json", files.sealed(record | {"trees": trees, "leaves": facts}))
+    checkpoints._seal(folder)
+
+
+def test_leaves_that_changed_places_are_noticed(tmp_path, run, state):
+    shutil.copytree(run, tmp_path / "run_0")
+    file = tmp_path / "run_0/ckpts/0/checkpoint.json"
+    record = files.read_record(file)
+    one, other = (record["trees"]["training"]["opt_state"][i] for i in (0, 2))
+    record["trees"]["training"]["opt_state"][0], record["trees"]["training"]["opt_state"][2] = other, one
+    files.write_json(file, files.sealed(record))
+    checkpoints._seal(file.parent)
+    with pytest.raises(UserError, match=r"opt_state'\]\[0\] is not what was saved"):
+        checkpoints.load_state(tmp_path / "run_0", 0, state)
+
+
+def test_an_array_larger_than_it_is_said_to_be_takes_no_memory(tmp_path, run):
+    shutil.copytree(run, tmp_path / "run_0")
+    folder = tmp_path / "run_0/ckpts/0"
+    with np.load(folder / "arrays.npz", allow_pickle=False) as arrays:
+        leaves = dict(arrays)
+    np.savez_compressed(folder / "arrays.npz", **leaves | {BIAS: np.zeros(10**7, np.float32)})
+    checkpoints._seal(folder)
+    with pytest.raises(UserError, match=r"Dense_0.*bias.* is larger than 32 bytes"):
+        open_run(tmp_path / "run_0").variables(0)
+
+
+@pytest.mark.parametrize("save", [checkpoints.save_checkpoint, save_unnumbered])
+def test_a_state_under_the_number_of_another_step_is_refused_whoever_wrote_it(tmp_path, state, save):
+    save(tmp_path, state, {})
+    (tmp_path / "ckpts/0").rename(tmp_path / "ckpts/7")
+    for load in (
+        lambda: checkpoints.load_state(tmp_path, 7, like=state),
+        lambda: checkpoints.load_variables(tmp_path, 7),
+        lambda: checkpoints.load_seconds(tmp_path, 7),
+    ):
+        with pytest.raises(UserError, match=r"ckpts/7 is of step 0; expected step 7"):
+            load()
+
+
+def test_a_checkpoint_that_does_not_say_whose_it_is_is_refused_in_a_run_that_does(tmp_path, run, state):
+    checkpoints.save_checkpoint(tmp_path, state)
+    shutil.copytree(run, tmp_path / "run_0")
+    shutil.rmtree(tmp_path / "run_0/ckpts/0")
+    shutil.copytree(tmp_path / "ckpts/0", tmp_path / "run_0/ckpts/0")
+    with pytest.raises(UserError, match=r"ckpts/0 does not say which run it is of"):
+        open_run(tmp_path / "run_0").variables(0)
+
+
 def test_a_changed_leaf_of_an_unnumbered_checkpoint_is_named(tmp_path, state, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "leaf_hash", lambda leaf: "of something else")
@@ -203,7 +310,7 @@ def test_a_newer_format_is_refused(tmp_path, state):
             r"training\['opt_state'\]\[2\] is int32\[\]; expected no such leaf",
         ),
         (lambda s: s._replace(batch_stats={"mean": jnp.ones(1)}), r"\['batch_stats'\]\['mean'\] is missing"),
-        (lambda s: s._replace(trajectory={}), "step 3 has statistics counts; expected none"),
+        (lambda s: s._replace(trajectory={}), "ckpts/3 has statistics counts; expected none"),
     ],
 )
 def test_a_checkpoint_of_another_network_is_refused_by_the_leaf(tmp_path, odd, change, told):

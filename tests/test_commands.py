@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import click
 import pytest
+from click.testing import CliRunner
 from conftest import PROJECT, QUICK, call, datadiet
 from mlflow.projects.utils import load_project
 
@@ -24,6 +26,8 @@ from datadiet.runs.context import Output
 from datadiet.storage.layout import ExperimentLayout
 from entrypoints.__main__ import COMMANDS, LazyGroup
 from entrypoints.__main__ import main as group
+
+pytestmark = pytest.mark.usefixtures("hasty")
 
 CALLERS = [Caller(), Caller("python -m entrypoints"), Caller(MLFLOW), Caller(f"{MLFLOW} --env-manager local")]
 NASTY = [
@@ -148,6 +152,51 @@ def test_the_program_is_the_one_that_was_called(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert commands.module_program("entrypoints", PROJECT, made) == "python -m entrypoints"
     assert commands.module_program("datadiet.entrypoints", tmp_path, made) == "python -m datadiet.entrypoints"
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch) -> Path:
+    """A project where `mlflow run` puts its clone of a git URL, entered as it does."""
+    folder = tmp_path / "tmpab12cd34" / "inner"
+    (folder.parent / ".git").mkdir(parents=True)
+    folder.mkdir()
+    (folder / "MLproject").touch()
+    (folder.parent / ".git/config").write_text(
+        '[core]\n\tbare = false\n[remote "origin"]\n\turl = https://ann:secret@host/a b.git\n'
+        "\tfetch = +refs/heads/*:refs/remotes/origin/*\n"
+    )
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_a_clone_of_a_git_url_is_run_again_by_its_url(clone, tmp_path, monkeypatch):
+    program = commands.module_program("entrypoints", clone, tmp_path)
+    assert program == "mlflow run 'https://ann:***@host/a b.git#inner' --env-manager local"
+    assert Caller(program).command("score", run=0) == f"{program} -e score -P run=0"
+    (clone.parent / ".git/config").write_text("[core]\n")
+    assert commands.module_program("entrypoints", clone, tmp_path) == "mlflow run . --env-manager local"
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "elsewhere"))
+    assert not commands.in_temporary_folder(clone)
+
+
+@pytest.mark.parametrize("temporary", [True, False])
+def test_below_mlflow_run_files_are_named_from_anywhere_and_a_temporary_project_is_said(
+    clone, tmp_path, monkeypatch, hasty_once, temporary
+):
+    if not temporary:
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "elsewhere"))
+    program = commands.module_program("entrypoints", clone, tmp_path)
+    for root, said in [(".", temporary), ("out", temporary), (str(tmp_path / "stays"), False)]:
+        words = ["full_data", "--root", root, "--offline", "true", "--dataset", "digits", "--model", "mlp"]
+        words += ["--num_steps", "1", "--augment", "false", "--width", "8"]
+        done = CliRunner().invoke(group, words, obj=program)
+        assert done.exit_code == 0, done.output
+        assert ("This project lies in a temporary folder" in done.output) == said
+        assert ("Name a folder that stays: -P root=/FOLDER" in done.output) == said
+        assert f" -> {(clone / root / 'exps/full_data/run_0').resolve()}\n" in done.output
+        again = CliRunner().invoke(group, words, obj=program)
+        assert f"{(clone / root / 'exps/full_data/run_0').resolve()}" in again.stderr
 
 
 def test_a_module_called_elsewhere_than_in_the_checkout_names_itself(tmp_path):

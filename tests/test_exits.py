@@ -25,7 +25,7 @@ from datadiet.models.registry import build_model
 from datadiet.runs import train
 from datadiet.runs.background import Background
 from datadiet.runs.signals import EXIT_CODE
-from datadiet.storage import checkpoints
+from datadiet.storage import checkpoints, files
 from datadiet.storage.checkpoints import save_checkpoint
 from datadiet.tracking import mlflow_store
 from datadiet.tracking.run import TrackedRun
@@ -87,14 +87,14 @@ def test_a_save_that_cannot_be_written_says_so_once(tmp_path, state, capfd, size
     ("owner", "name", "times"),
     [
         *((os, "fsync", k) for k in range(1, 10)), *((os, "mkdir", k) for k in (1, 2)), (os, "rename", 1),
-        (os, "replace", 1), (np, "savez", 1), (Path, "write_text", 1),
+        (os, "replace", 1), (np, "savez", 1), (files, "json_text", 1),
     ],
 )  # fmt: skip
 def test_a_disk_full_at_any_moment_of_a_save_is_one_message(tmp_path, state, capfd, monkeypatch, owner, name, times):
     with monkeypatch.context() as patch:
         fail_at(patch, owner, name, times, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
         with pytest.raises(
-            UserError, match=r"ckpts/0(/files\.json)? cannot be written: No space left on device\. Nothing"
+            UserError, match=r"ckpts(/0(/files\.json)?)? cannot be written: No space left on device\. Nothing"
         ):
             checkpoints.save_checkpoint(tmp_path, state)
     assert not (tmp_path / "ckpts").exists() or at_rest(tmp_path) == []
@@ -113,10 +113,12 @@ def test_a_save_that_is_interrupted_leaves_nothing(tmp_path, state, capfd, monke
 
 def saved_and_spoilt(folder: Path, state: TrainState) -> None:
     """A save that is loaded again, and one of which a file cannot be written."""
+    for name in ("good", "spoilt"):
+        (folder / name).mkdir()
     checkpoints.save_checkpoint(folder / "good", state)
     checkpoints.load_state(folder / "good", 0, like=state)
     with pytest.MonkeyPatch.context() as patch:
-        fail_at(patch, Path, "write_text", 1, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        fail_at(patch, files, "json_text", 1, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
         with pytest.raises(UserError, match="No space left"):
             checkpoints.save_checkpoint(folder / "spoilt", state)
 
@@ -159,11 +161,12 @@ from pathlib import Path
 from datadiet.config import TrainConfig, resolve
 from datadiet.errors import UserError
 from datadiet.models.registry import build_model
-from datadiet.storage import checkpoints
+from datadiet.storage import checkpoints, files
 from datadiet.training.state import initial_state
 config = resolve(TrainConfig(model="mlp", width=8), 1438)
 state = initial_state(build_model("mlp", 10, (8, 8, 1), width=8), config, 1438)
 def save(name):
+    Path(name).mkdir()
     try:
         checkpoints.save_checkpoint(Path(name), state)
         checkpoints.load_state(Path(name), 0, like=state)

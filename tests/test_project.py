@@ -15,7 +15,10 @@ PACKAGE = PROJECT / "datadiet"
 LONG = {"fit_runs"}  # functions of more than 40 lines, each for a reason
 # From top to bottom: a file imports only from rooms above its own and, in its own, from files above itself.
 HOUSE = {
-    "": ["names", "errors", "intake", "commands", "plugins", "option", "registries", "train_config", "config"],
+    "": [
+        "printable", "errors", "temporary", "intake", "commands", "home", "plugins", "option", "registries",
+        "train_config", "config",
+    ],
     "data": [
         "dataset", "batches", "cache", "sources.base", "sources.published", "sources.walk", "sources.images",
         "sources.embedded", "sources.own", "sources.parquet", "sources.cinic10", "sources.tfds_folder", "registry",
@@ -24,12 +27,15 @@ HOUSE = {
     "models": ["conv", "networks", "registry"],
     "scores": ["logits", "forgetting", "trajectory", "gradients", "checkpoint", "combine"],
     "selectors": ["coresets", "selection", "options", "window_search"],
-    "training": ["compiled", "state", "step", "loop"],
-    "storage": ["files", "records", "layout", "score_files", "checkpoints", "manifests", "runs"],
-    "tracking": ["record", "mlflow_store", "run", "sync"],
-    "runs": ["background", "signals", "context", "inputs", "task", "resume", "train", "score", "select"],
+    "training": ["device", "compiled", "state", "step", "loop"],
+    "storage": [
+        "files", "tables", "records", "layout", "score_files", "answers", "leaves", "checkpoints", "manifests", "runs",
+    ],
+    "tracking": ["record", "failures", "mlflow_store", "push", "link", "run", "sync"],
+    "runs": ["background", "signals", "context", "inputs", "task", "resume", "folders", "train", "score", "select"],
     "report": [
-        "statistics", "evidence", "decision", "text", "figures", "pictures", "kept_sets", "page", "results_table",
+        "statistics", "comparison", "evidence", "decision", "text", "figures", "pictures", "kept_sets", "page",
+        "results_table",
     ],
     "study": ["plan_file", "plan", "spec", "engine", "local_engine", "ray_engine", "engines", "scheduler", "study"],
 }  # fmt: skip

@@ -9,6 +9,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from datadiet.report.decision import Decision, noise_audit
 from datadiet.report.evidence import read_study
 from datadiet.report.page import html, read_decision, write_report
 from datadiet.report.text import headline, how_sure, price, table, warnings, which
+from datadiet.storage.answers import digest, write_answers
 from datadiet.storage.files import sealed, write_lines
 
 GOOD = {"keep_max l2_error": (0.001, 0.08), "random": (0.01, 0.05)}
@@ -96,21 +98,63 @@ def test_what_may_be_dropped_is_said_first(tmp_path):
     assert "the score is worth having" in text
 
 
-def test_nothing_can_be_dropped_is_said_plainly(tmp_path):
+def test_undecided_is_not_nothing_and_says_what_it_takes(tmp_path):
     decision = decide(tmp_path, margin=0.05)
-    assert headline(decision) == "Nothing can be dropped at a margin of 0.05 points."
+    assert headline(decision) == "Not decided at a margin of 0.05 points."
     assert decision.best is None
     text = words(decision)
     assert "The most accurate subset is the 1,150 examples" in text
     assert "As nothing can be dropped at this margin, nothing pays it back." in text
+    assert "Neither is it shown that something may go, nor that nothing may." in text
+    assert f"about {decision.nearest.runs_needed} evaluation runs a subset would show it" in text
 
 
-def test_one_run_gives_no_verdict_and_no_interval(tmp_path):
+def test_nothing_can_be_dropped_where_every_arm_is_shown_to_lose(tmp_path):
+    decision = decide(tmp_path, {"keep_max l2_error": (0.02, 0.08), "random": (0.02, 0.05)})
+    told = "Nothing can be dropped at a margin of 0.5 points: every way to choose is shown to lose more."
+    assert headline(decision) == told
+    assert {line.verdict for line in decision.lines[1:]} == {"worse"}
+    assert "Neither" not in words(decision)
+
+
+def test_one_run_has_an_interval_of_the_test_set_and_is_warned_of(tmp_path):
     decision = decide(tmp_path, runs=1, score_runs=1)
-    assert headline(decision).startswith("Nothing can be said: one evaluation run per subset")
-    assert {line.verdict for line in decision.lines[1:]} == {"no verdict"}
-    assert "interval:" not in words(decision).replace("no interval:", "")
-    assert "comes from one run" in words(decision)
+    lines = decision.lines[1:]
+    assert all(line.minus_full and line.minus_full.known and line.accuracy.n == 1 for line in lines)
+    text = words(decision)
+    assert "One run does not tell how much whole runs shift" in text
+    assert "Only 1 evaluation run per subset; take 5 or more." in text
+    assert "comes from one run" in text
+
+
+def test_runs_that_did_not_record_their_answers_give_wider_intervals(tmp_path):
+    exps = studies.write_study(tmp_path, GOOD)
+    one = Decision(read_study(exps, "demo"), 0.5).lines[1].minus_full
+    for path in exps.rglob("summary.json"):
+        values = json.loads(path.read_text())
+        del values["test_correct_sha256"], values["num_test"]
+        path.write_text(json.dumps(sealed(values)))
+    untold = Decision(read_study(exps, "demo"), 0.5)
+    other = untold.lines[1].minus_full
+    assert one is not None
+    assert other is not None
+    assert other.high - other.low > 5 * (one.high - one.low), "digits has 359 test examples"
+    assert headline(untold) == "Not decided at a margin of 0.5 points."
+    assert "These runs are of an earlier version" in words(untold)
+    assert "The 359 test examples are the limit: with any number of runs they show margins of" in words(untold)
+
+
+def test_damaged_answers_are_refused(tmp_path):
+    exps = studies.write_study(tmp_path, GOOD)
+    path = exps / "demo/random/size_575/run_6/test_correct.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"run_6/test_correct.npy: not what was written there"):
+        _ = Decision(read_study(exps, "demo"), 0.5).lines
+    path.unlink()
+    with pytest.raises(UserError, match=r"run_6/test_correct.npy cannot be read"):
+        _ = Decision(read_study(exps, "demo"), 0.5).lines
 
 
 def test_a_random_subset_is_recommended_where_no_score_is_better(tmp_path):
@@ -127,13 +171,17 @@ def test_the_correction_for_many_arms_is_told_where_it_matters(tmp_path):
     close = {"keep_max l2_error": (0.0045, 0.08), "random": (0.02, 0.05), **arms}
     types = ("l2_error", *(arm.split()[1] for arm in arms))
     decision = decide(tmp_path, close, types=types)
-    low = next(line for line in decision.lines if line.cell.arm == "keep_max l2_error").minus_full
+    low_arm = "keep_max l2_error"
+    low = next(line for line in decision.lines if line.cell.arm == low_arm).minus_full
     assert low is not None
     margin = -100 * low.low + 0.001  # just enough for one arm
-    told = words(Decision(decision.study, margin))
-    assert "5 arms were tried, so the best of them passes wrongly in at most 12.5 %" in told
-    assert "(Bonferroni) it does not hold: nothing may then be dropped." in told
-    assert "stays the same with bounds corrected" in words(Decision(decision.study, 1.5))
+    told = Decision(decision.study, margin)
+    assert headline(told).startswith("Not decided")
+    assert "is at most 2.5 %, for 5 arms together" in words(told)
+    alone = replace(
+        decision.study.record, cells=[c for c in decision.study.record.cells if c.arm in ("full data", low_arm)]
+    )
+    assert headline(Decision(replace(decision.study, record=alone, _runs={}), margin)).startswith("20 %")
 
 
 def test_cliffs_and_emptied_classes_are_warned_of(tmp_path):
@@ -141,6 +189,37 @@ def test_cliffs_and_emptied_classes_are_warned_of(tmp_path):
     assert "Cliff: at 40 % kept, keep_max l2_error is worse than a random subset: -3.00 points" in text
     assert "Nearly emptied: keep_max l2_error at 80 %" in text
     assert "random at" not in text
+
+
+def test_a_run_that_collapses_is_told(tmp_path):
+    """Five points in one of ten runs, which a margin of 1.5 points lets pass."""
+    exps = studies.write_study(tmp_path, {**GOOD, "random": (0.06, 0.08)}, runs=10)
+    path = exps / "demo/keep_max.l2_error/size_1150/run_9"
+    accuracy = json.loads((path / "summary.json").read_text())["test_acc"] - 0.05
+    write_answers(path, np.arange(studies.NUM_TEST) < accuracy * studies.NUM_TEST)
+    studies.rewrite(path / "summary.json", test_acc=accuracy, test_correct_sha256=digest(path))
+    decision = Decision(read_study(exps, "demo"), 2.5)
+    assert decision.best is not None
+    assert "One of 10 runs on the recommended subset loses 5." in words(decision)
+    assert "which the mean hides" not in words(
+        Decision(read_study(studies.write_study(tmp_path / "b", GOOD), "demo"), 1.5)
+    )
+
+
+def test_an_unfair_opponent_is_told(tmp_path):
+    text = words(decide(tmp_path))
+    assert "The learning rate never decays within the 100 steps" in text
+    assert "the largest class always" not in text
+    better = decide(tmp_path / "b", {"keep_max l2_error": (-0.02, 0.08), "random": (0.01, 0.05)})
+    assert "keep_max l2_error at 80 % is shown to be more accurate than all of the data" in words(better)
+    exps = studies.write_study(tmp_path / "c", GOOD)
+    for path in exps.rglob("metrics.jsonl"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        write_lines(path, [{**line, "train_loss": 10 / line["step"]} for line in lines])
+    studies.rewrite(exps / "demo/full_data/run_4/args.json", decay_steps=[50])
+    falling = words(Decision(read_study(exps, "demo"), 0.5))
+    assert "the training loss is still falling at the end (0.133 to 0.1 in the last report)" in falling
+    assert "never decays" not in falling
 
 
 def test_with_equal_steps_the_diet_never_pays_in_time(tmp_path):
@@ -347,7 +426,7 @@ def test_pytorch_takes_a_kept_set(noisy):
 def test_the_entry_point_makes_it_again_and_logs_it(tmp_path):
     exps = studies.write_study(tmp_path, GOOD)
     done = datadiet("report", tmp_path, exp="demo", margin=0.05)
-    assert "Nothing can be dropped at a margin of 0.05 points." in done.output
+    assert "Not decided at a margin of 0.05 points." in done.output
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     experiment = client.get_experiment_by_name("datadiet")
     assert experiment is not None

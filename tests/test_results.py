@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 
+import mlflow
 import pytest
+from conftest import datadiet, store_in
 
 from datadiet.config import TrainConfig
 from datadiet.errors import UserError
-from datadiet.report.results_table import Result, from_mirror, of_one_budget, to_csv
+from datadiet.report.results_table import Result, from_mirror, from_mlflow, of_one_budget, to_csv
 from datadiet.runs.inputs import scored_by
+from datadiet.tracking.run import track_run
 
 HEADER = (
     "Dataset,Neural network,Scored by,No.of train datasamples,fraction of data trained on,"
@@ -69,3 +72,43 @@ def test_budgets_are_not_mixed():
     assert of_one_budget(found[1:], None) == found[1:]
     with pytest.raises(UserError, match="budget=hours: expected one of iterations, epochs"):
         of_one_budget(found, "hours")
+
+
+def test_runs_that_are_no_trainings_of_ours_are_passed_over_and_named(tmp_path):
+    mlflow.set_tracking_uri(store_in(tmp_path))
+    with track_run(
+        "train", "e", "e/run_0", params={"dataset": "d", "model": "mlp"}, note="n", root=str(tmp_path), scored_by="x"
+    ) as run:
+        run.log_params({"data.num_kept": 5, "data.num_examples": 10})
+        run.log_metrics({"train_acc": 0.5, "test_acc": 0.5, "time/train_seconds": 1, "time/eval_seconds": 1})
+    real = mlflow.get_run(str(run.id))
+    client = mlflow.MlflowClient()
+
+    def foreign(tags: dict, params: dict, metrics: dict) -> str:
+        made = client.create_run(real.info.experiment_id, tags=tags).info.run_id
+        for name, value in params.items():
+            client.log_param(made, name, value)
+        for name, value in metrics.items():
+            client.log_metric(made, name, value)
+        client.set_terminated(made)
+        return made
+
+    tags, params, metrics = real.data.tags, real.data.params, {**real.data.metrics, "test_acc": 0.99}
+    fresh = {name: value for name, value in tags.items() if name != "datadiet.uid"}
+    made = [
+        foreign({"datadiet.kind": "train"}, {}, {}),
+        foreign({name: value for name, value in fresh.items() if name != "datadiet.root"}, params, metrics),
+        foreign(fresh, {}, metrics),
+        foreign(fresh, params, {}),
+        foreign(fresh, params | {"data.num_kept": "many"}, metrics),
+        foreign(fresh, params | {"data.num_kept": "11"}, metrics),
+        foreign(tags, params, metrics),
+    ]
+    said: list[str] = []
+    assert [(found.path, found.test_acc) for found in from_mlflow(None, said.append)] == [("e/run_0", 0.5)]
+    (line,) = said
+    assert f"Passed over {len(made)} runs of MLflow" in line
+    assert sum(one in line for one in made) == 3, "the first are named"
+    done = datadiet("results", tmp_path)
+    assert done.output.count("Passed over 7 runs") == 1
+    assert "1 finished training runs" in done.output

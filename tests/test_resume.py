@@ -7,8 +7,6 @@ import json
 import os
 import signal
 import subprocess
-from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 
 import jax
@@ -20,6 +18,7 @@ from conftest import PROJECT, QUICK, begin, datadiet, end_of, wait
 from datadiet.config import resolve, saved_steps
 from datadiet.data.registry import load_dataset
 from datadiet.models.registry import build_model
+from datadiet.runs import train
 from datadiet.storage.checkpoints import checkpoint_steps, load_state
 from datadiet.storage.files import SEAL, read_json, read_lines, sealed, write_json, write_lines, write_text
 from datadiet.storage.runs import open_run
@@ -104,23 +103,27 @@ def begin_long(base: Path, root: Path) -> subprocess.Popen:
     return begin("full_data", PROJECT, base, resume="true", root=root, **LONG)
 
 
-def stop_when_asked(monkeypatch, times: int) -> None:
-    """SIGTERM seems to come before training asks for the so-manieth time (it asks first at step 15)."""
-    asked = count(1)
+def stop_at(monkeypatch, step: int) -> None:
+    """SIGTERM seems to come when training has done so many steps."""
+    real = train.fit_runs
 
-    @contextmanager
-    def listen():
-        yield lambda: next(asked) >= times
+    def fit_runs(network, training, test, entrants, advance, stopping):
+        reached = [int(entrants[0].state.step)]
 
-    for listener in ("runs.train", "study.scheduler"):
-        monkeypatch.setattr(f"datadiet.{listener}.listen", listen)
+        def progress(steps: int) -> None:
+            reached[0] += steps
+            advance(steps)
+
+        return real(network, training, test, entrants, progress, lambda: reached[0] >= step)
+
+    monkeypatch.setattr(train, "fit_runs", fit_runs)
 
 
 @pytest.fixture
 def stopped(base, tmp_path, monkeypatch) -> Path:
     """A run stopped at step 45, where metrics were due and no checkpoint was."""
     with monkeypatch.context() as patch:
-        stop_when_asked(patch, 5)
+        stop_at(patch, 45)
         done = datadiet("full_data", base, expect=75, root=tmp_path, **SHORT)
     assert "Stopped after step 45 of 90, all saved. Continue: datadiet full_data " in done.stderr
     assert "--resume true" in done.stderr
@@ -172,7 +175,7 @@ def test_sigterm_saves_and_ends_with_75_and_a_second_process_is_refused(base):
 
 def test_a_stopped_run_is_stopped_again_and_ends_the_same(base, stopped, monkeypatch):
     with monkeypatch.context() as patch:
-        stop_when_asked(patch, 1)
+        stop_at(patch, 60)
         datadiet("full_data", base, expect=75, root=stopped, resume="true", **SHORT)
     assert checkpoint_steps(folder(stopped)) == [0, 20, 40, 60], "the unplanned one went with the next planned one"
     done = datadiet("full_data", base, root=stopped, resume="true", **SHORT)
@@ -225,7 +228,7 @@ def test_what_cannot_be_continued_is_refused(base, stopped, more, message):
 def test_other_data_or_examples_are_refused(base, tmp_path, monkeypatch):
     given = {"root": tmp_path, "size": 700} | SHORT
     with monkeypatch.context() as patch:
-        stop_when_asked(patch, 1)
+        stop_at(patch, 15)
         datadiet("random_subset", base, expect=75, **given)
     run = tmp_path / "exps/random_subset/size_700/run_0"
     arguments, kept = read_json(run / "args.json"), (run / "kept.csv").read_text()
@@ -280,7 +283,7 @@ def test_a_run_that_mlflow_lost_is_told_again_in_full(base, stopped):
 def test_a_study_continues_the_run_it_was_stopped_in(tmp_path, monkeypatch):
     params = {"score_runs": 1, "eval_runs": 1, "score_types": "forget", "fractions": 0.5, "num_steps": 22, "width": 16}
     with monkeypatch.context() as patch:
-        stop_when_asked(patch, 4)
+        stop_at(patch, 6)
         done = datadiet("main", tmp_path, expect=75, **params)
     assert "Continue: datadiet main --score_runs 1 --eval_runs 1 " in done.stderr
     (study,) = runs_of_kind("study")

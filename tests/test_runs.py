@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -10,11 +11,12 @@ import jax.numpy as jnp
 import mlflow
 import numpy as np
 import pytest
-from conftest import datadiet
-from test_resume import SHORT, content, stop_when_asked, untimed
+from conftest import QUICK, datadiet
+from test_resume import SHORT, content, stop_at, untimed
 from test_train import equal, setup
 
 from datadiet.data.registry import load_dataset
+from datadiet.runs import train
 from datadiet.storage.checkpoints import checkpoint_steps
 from datadiet.training.loop import Entrant, Report, fit, fit_runs
 
@@ -135,7 +137,7 @@ def test_one_command_trains_several_runs(base, tmp_path, monkeypatch, side_by_si
 def test_runs_that_were_stopped_go_on(base, tmp_path, monkeypatch, side_by_side):
     monkeypatch.setattr("datadiet.runs.train.gains_together", lambda model: side_by_side)
     with monkeypatch.context() as patch:
-        stop_when_asked(patch, 5)
+        stop_at(patch, 45)
         done = datadiet("random_subset", base, expect=75, root=tmp_path, runs="0,2,5", size=700, **SHORT)
     assert "--runs 0,2,5 " in done.stderr
     assert "--resume true" in done.stderr
@@ -176,3 +178,40 @@ def test_runs_side_by_side_keep_the_budget_of_their_subset(base, tmp_path):
     one, other = content(folder(tmp_path / "alone", 2)), content(folder(tmp_path, 2))
     assert one == other
     assert checkpoint_steps(folder(tmp_path, 0))[-1] == round(90 * 700 / 1438)
+
+
+def test_many_runs_are_begun_a_few_at_a_time(tmp_path, monkeypatch):
+    """So that the first report comes soon, and no more folders are held than files may be open."""
+    held, most, begun_at_first_report = set(), [0], []
+    lock_run, append_line = train.lock_run, train.append_line
+
+    @contextmanager
+    def lock(path):
+        with lock_run(path):
+            held.add(path)
+            most[0] = max(most[0], len(held))
+            yield
+        held.remove(path)
+
+    def append(path, line):
+        if not begun_at_first_report:
+            begun_at_first_report.append(len(list(path.parents[1].glob("run_*"))))
+        append_line(path, line)
+
+    monkeypatch.setattr(train, "lock_run", lock)
+    monkeypatch.setattr(train, "append_line", append)
+    monkeypatch.setattr(train, "AT_ONCE", 2)
+    monkeypatch.setattr("datadiet.runs.train.os.cpu_count", lambda: 1)
+    told = datadiet("full_data", tmp_path, runs="0-4", offline="true", **QUICK | {"num_steps": 2}).stdout
+    assert (most, begun_at_first_report) == ([2], [2])
+    assert [line.split(":")[0] for line in told.splitlines()] == [f"full_data/run_{run}" for run in range(5)]
+
+
+def test_a_run_of_many_that_was_made_otherwise_is_refused_before_any_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "AT_ONCE", 1)
+    monkeypatch.setattr("datadiet.runs.train.os.cpu_count", lambda: 1)
+    given = {"offline": "true", **QUICK, "num_steps": 2}
+    datadiet("full_data", tmp_path, run=3, **given)
+    done = datadiet("full_data", tmp_path, expect=2, runs="0-3", resume="true", **given | {"lr": 0.5})
+    assert "run_3 holds a run made otherwise (lr: 0.1 there, 0.5 asked for)" in done.stderr
+    assert [path.name for path in (tmp_path / "exps/full_data").glob("run_*")] == ["run_3"]

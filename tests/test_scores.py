@@ -129,7 +129,7 @@ def whole(golden) -> dict[str, np.ndarray]:
     return compute_many(["l2_error", "grad_norm"], *arguments, batch_size=64)
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 63, 64, 1000])
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
 def test_batch_size_changes_nothing(golden, whole, batch_size):
     arguments = (golden.network, golden.variables, golden.images, golden.labels)
     if "ResNet" in str(golden.network.module) and batch_size == 1:

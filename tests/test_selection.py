@@ -39,6 +39,23 @@ def options_of(name: str, size: int) -> dict:
     return given | ({"offset": min(5, N - size)} if name == "offset" else {})
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16"])
+@pytest.mark.parametrize("name", SELECTORS)
+def test_selectors_keep_the_same_of_scores_of_every_type(name, dtype):
+    scores, more = pool()
+    low, high = (-100, 100) if dtype == "float16" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    scores = np.abs(20 * scores).astype(dtype)
+    scores[:6] = low, low, high, high, 0, 0
+    exact = scores.astype(object) if dtype.endswith("64") else scores.astype(np.float64)
+    same = np.unique(exact, return_inverse=True)[1].astype(np.float64)  # in the same order, ties included
+    if name.endswith("abs"):
+        same = np.unique(np.abs(exact), return_inverse=True)[1].astype(np.float64)
+    elif SELECTORS[name].options:
+        same = scores.astype(np.float64)
+    more |= options_of(name, 20)
+    np.testing.assert_array_equal(kept_order(name, scores, size=20, **more), kept_order(name, same, size=20, **more))
+
+
 def test_every_selector_has_an_oracle():
     assert set(SELECTORS) == set(oracles_selection.SELECTORS)
 

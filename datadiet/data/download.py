@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import pooch
@@ -15,6 +15,7 @@ from datadiet.data.sources.base import prepare_command
 from datadiet.data.sources.published import ARCHIVES as ARCHIVES
 from datadiet.data.sources.published import Archive, verify
 from datadiet.errors import UserError
+from datadiet.temporary import left_beside, putting
 
 REACH_SECONDS = 8.0  # to hear from a server at all; without a network, the library's own wait is 3.5 minutes
 STALL_SECONDS = 60.0  # of silence in a running download
@@ -67,8 +68,10 @@ def download(archive: Archive, path: Path) -> None:
     """Download to `path`, which appears only when it is complete and verified."""
     # Not by pooch.retrieve: it replaces a file of another digest, makes one that only its owner may read, and what a
     # killed process leaves is never used or deleted.
-    part = path.with_name(f"{path.name}.part")
-    with tqdm(total=archive.size, unit="B", unit_scale=True, desc=archive.file_name) as bar:
+    for left in left_beside(path):
+        if time.time() - left.stat().st_mtime > 10 * STALL_SECONDS:  # nobody is still writing there
+            left.unlink()
+    with putting(path) as part, tqdm(total=archive.size, unit="B", unit_scale=True, desc=archive.file_name) as bar:
         get = pooch.HTTPDownloader(
             bar,  # pyright: ignore[reportArgumentType]  documented, but its type knows only yes or no
             BLOCK,
@@ -76,17 +79,16 @@ def download(archive: Archive, path: Path) -> None:
             headers=HEADERS,
         )
         get(archive.url, part, None)
-    verify(part, archive)
-    os.replace(part, path)
+        part.flush()
+        verify(Path(part.name), archive)
 
 
 def place(source: Path, path: Path) -> None:
     """Copy a file, unless it is there already; `path` appears only when it is complete."""
     if path.exists():
         return
-    part = path.with_name(f"{path.name}.part")
-    shutil.copyfile(source, part)
-    os.replace(part, path)
+    with open(source, "rb") as given, putting(path) as part:
+        shutil.copyfileobj(given, part)
 
 
 def _said(name: str, archives: tuple[Archive, ...], given: Path) -> list[Path]:

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from datadiet.errors import UserError
 from datadiet.report import statistics as st
+from datadiet.report.comparison import (
+    ALPHA,
+    Cliff,
+    Comparison,
+    Verdicts,
+    cliff,
+    compare,
+    compare_accuracies,
+    conclude,
+)
 from datadiet.report.evidence import RANDOM, CellResult, Score, Study
 from datadiet.report.statistics import Estimate
 
@@ -81,38 +92,42 @@ class Decision:
         if cell is full:
             return Line(cell, accuracy, None, None, None)
         random = self.study.cell(RANDOM, cell.size) if cell.arm != RANDOM else None
-        minus_random = st.paired(cell.accuracies, random.accuracies) if random else None
-        minus_full = st.paired(cell.accuracies, full.accuracies)
-        return Line(cell, accuracy, minus_random, minus_full, self._verdict(cell))
+        minus_random = self._estimate(cell, random) if random else None
+        verdict = self.verdicts.of(cell.arm, cell.fraction)
+        return Line(cell, accuracy, minus_random, self._estimate(cell, full), verdict)
 
-    def _verdict(self, cell: CellResult, trials: int = 1) -> str:
-        alpha = (1 - st.LEVEL) / 2 / trials
-        return st.verdict(cell.accuracies, self.study.full.accuracies, self.margin / 100, alpha)
+    @cached_property
+    def verdicts(self) -> Verdicts:
+        """Of all subsets, corrected for all that was compared."""
+        cells = {(cell.arm, cell.fraction): cell for cell in self.study.cells if cell is not self.study.full}
+        found = {key: self._compared(cell, self.study.full) for key, cell in cells.items()}
+        return conclude(found, lambda one, other: self._compared(cells[one], cells[other]), self.margin / 100, RANDOM)
 
-    def smallest(self, arm: str, trials: int = 1) -> float | None:
-        """The smallest fraction an arm may keep; with Bonferroni's correction for `trials` arms."""
-        return st.smallest_kept({cell.fraction: self._verdict(cell, trials) for cell in self.study.of_arm(arm)})
+    def _compared(self, one: CellResult, other: CellResult) -> Comparison:
+        if one.correct is not None and other.correct is not None:
+            return compare(one.correct, other.correct, self.margin / 100)
+        # Of 2 examples nothing follows: the size of the test set may not be known either.
+        return compare_accuracies(one.accuracies, other.accuracies, self.study.num_test or 2, self.margin / 100)
 
-    def _best(self, trials: int) -> Line | None:
-        """Where most may be dropped; of arms that reach it the most accurate, random unless one is surely better."""
-        reached = {arm: f for arm in self.study.arms if (f := self.smallest(arm, trials)) is not None}
-        if not reached:
-            return None
-        fraction = min(reached.values())
-        able = [line for line in self.lines if reached.get(line.cell.arm) == fraction == line.cell.fraction]
-        better = [line for line in able if line.minus_random and line.minus_random.low > 0]
-        random = [line for line in able if line.cell.arm == RANDOM]
-        return max(better or random or able, key=lambda line: line.accuracy.mean)
+    def _estimate(self, one: CellResult, other: CellResult) -> Estimate:
+        """The difference with its interval for new runs and new test examples."""
+        found, over_runs = self._compared(one, other), st.paired(one.accuracies, other.accuracies)
+        return over_runs._replace(low=found.low, high=found.high)
 
     @cached_property
     def best(self) -> Line | None:
         """What to keep; None where nothing may be dropped."""
-        return self._best(1)
+        key = self.verdicts.arm, self.verdicts.kept_fraction
+        return next((line for line in self.lines if (line.cell.arm, line.cell.fraction) == key), None)
 
-    @cached_property
-    def corrected(self) -> Line | None:
-        """The same with bounds corrected for the number of arms tried."""
-        return self._best(len(self.study.arms))
+    def smallest(self, arm: str) -> float | None:
+        """The smallest fraction that an arm may keep."""
+        return min(self.verdicts.passed[arm], default=None)
+
+    @property
+    def nearest(self) -> Comparison:
+        """Of the subset shown, with all of the data."""
+        return self.verdicts.comparisons[self.shown.cell.arm, self.shown.cell.fraction]
 
     @cached_property
     def shown(self) -> Line:
@@ -121,15 +136,35 @@ class Decision:
         return self.best or max(subsets, key=lambda line: line.accuracy.mean)
 
     @cached_property
-    def cliffs(self) -> dict[str, st.Cliff]:
-        """By arm, where it breaks down."""
-        by_arm = {a: {c.fraction: c.accuracies for c in self.study.of_arm(a)} for a in self.study.arms}
-        random = by_arm.get(RANDOM, {})
-        found = {
-            arm: st.cliff(cells, {} if arm == RANDOM else random, self.study.full.accuracies)
-            for arm, cells in by_arm.items()
-        }
-        return {arm: cliff for arm, cliff in found.items() if cliff}
+    def cliffs(self) -> dict[str, Cliff]:
+        """By arm, where it breaks down; all that could be called one are wrong together with a chance of 2.5 %."""
+        level, found = ALPHA / (2 * (len(self.study.cells) - 1)), {}
+        for arm in self.study.arms:
+            cells = self.study.of_arm(arm)
+            falls = {low.fraction: self._compared(low, high) for high, low in pairwise([self.study.full, *cells])}
+            random = {cell.fraction: self.study.cell(RANDOM, cell.size) for cell in cells if arm != RANDOM}
+            below = {cell.fraction: self._compared(cell, r) for cell in cells if (r := random.get(cell.fraction))}
+            if one := cliff(falls, below, level, self.margin / 100):
+                found[arm] = one
+        return found
+
+    @cached_property
+    def worst_run(self) -> float:
+        """How far the subset shown is below all of the data in the worst pair of runs, as a difference, -1 to 1."""
+        return float((self.shown.cell.accuracies - self.study.full.accuracies).min())
+
+    @cached_property
+    def worst_class(self) -> tuple[str, Comparison] | None:
+        """Of the subset shown, the class that loses most; None where test labels or answers cannot be had."""
+        one, full, dataset = self.shown.cell.correct, self.study.full.correct, self.study.dataset
+        if one is None or full is None or dataset is None or one.shape[1] != len(dataset.test_labels):
+            return None
+        tested = {c: dataset.test_labels == c for c in range(len(self.study.class_names))}
+        found = {c: compare(one[:, own], full[:, own], self.margin / 100) for c, own in tested.items() if own.sum() > 1}
+        if not found:
+            return None
+        worst = min(found, key=lambda c: found[c].difference)
+        return self.study.class_names[worst], found[worst]
 
     @cached_property
     def emptied(self) -> list[ClassWarning]:
@@ -150,12 +185,17 @@ class Decision:
         return {s.name: st.stability(s.runs, self.shown.cell.size) for s in self.study.scores if len(s.runs) > 1}
 
     @cached_property
-    def correlations(self) -> tuple[list[str], np.ndarray]:
-        """Names, and Spearman correlations of scores with each other and with the control."""
+    def agreement(self) -> tuple[list[str], dict[str, np.ndarray]]:
+        """Names of the scores and of the control, and how they agree with each other, [K, K], in several manners."""
         columns = {score.name: score.mean for score in self.study.scores}
         if self.study.input_norm is not None:
             columns["input norm"] = self.study.input_norm
-        return list(columns), st.spearman_matrix(np.stack(list(columns.values())))
+        values = np.stack(list(columns.values()))
+        return list(columns), {
+            "spearman": st.spearman_matrix(values),
+            "kendall": st.kendall_matrix(values),
+            "top": st.top_overlap_matrix(values, self.shown.cell.size),
+        }
 
     def cost(self, line: Line) -> Cost:
         """What choosing this subset cost, and what a training on it saves."""

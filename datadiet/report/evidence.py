@@ -20,6 +20,7 @@ from datadiet.data.dataset import CHUNK, Dataset
 from datadiet.data.registry import load_dataset
 from datadiet.errors import UserError
 from datadiet.scores.checkpoint import training_score_names
+from datadiet.storage.answers import read_answers
 from datadiet.storage.layout import score_file
 from datadiet.storage.records import CellRecord, MeanRecord, ScoreRecord, StudyRecord, Summary
 from datadiet.storage.runs import StoredRun, open_run
@@ -40,6 +41,7 @@ class CellResult(NamedTuple):
     fraction: float
     paths: tuple[str, ...]  # of its runs, below exps
     accuracies: np.ndarray  # float [n], 0 to 1, on the test set after the last step
+    correct: np.ndarray | None  # bool [n, M], of the test examples; None where a run did not record it
     per_class: np.ndarray  # float [n, C], NaN where it was not recorded
     kept_per_class: np.ndarray  # float [C], mean over runs
     train_seconds: np.ndarray  # float [n], without compilation and evaluation; these and the others: NaN, not recorded
@@ -106,7 +108,7 @@ class Study:
     def run(self, path: str) -> StoredRun:
         """A run by its path below exps; its files are read once, whoever asks."""
         if path not in self._runs:
-            self._runs[path] = open_run(self.exps / path)
+            self._runs[path] = open_run(self.exps / path, path)
         return self._runs[path]
 
     def _finished(self, path: str) -> Summary:
@@ -123,11 +125,27 @@ class Study:
             record.arm, record.selector, record.type, record.step, record.size, record.fraction,
             paths=tuple(record.runs),
             accuracies=np.array([s.test_acc for s in found]),
+            correct=self._answers(record.runs, found),
             per_class=np.array([s.test_acc_per_class or nothing for s in found], float),
             kept_per_class=np.array([s.kept_per_class or nothing for s in found], float).mean(axis=0),
             train_seconds=np.array([line.get("time/train_seconds", math.nan) for line in last]),
             select_seconds=float(np.mean([_known(s.select_seconds) for s in found])),
         )  # fmt: skip
+
+    def _answers(self, paths: list[str], summaries: list[Summary]) -> np.ndarray | None:
+        """bool [n, M]; None where a run did not record it."""
+        pairs = [(path, s.num_test, s.test_correct_sha256) for path, s in zip(paths, summaries)]
+        if any(num_test is None or sha256 is None for _, num_test, sha256 in pairs):
+            return None
+        return np.stack(
+            [read_answers(self.exps / path, num_test or 0, sha256 or "") for path, num_test, sha256 in pairs]
+        )
+
+    @property
+    def num_test(self) -> int | None:
+        """M; None where neither the runs nor the data tell."""
+        told = self._finished(self.full.paths[0]).num_test
+        return told or (len(self.dataset.test_labels) if self.dataset else None)
 
     def cell(self, arm: str, size: int) -> CellResult | None:
         return next((cell for cell in self.cells if (cell.arm, cell.size) == (arm, size)), None)
@@ -166,7 +184,7 @@ class Study:
 
     def _loaded(self, file: Path) -> Loaded:
         if file not in self._scores:
-            self._scores[file] = load_scores(file)
+            self._scores[file] = load_scores(file, file.relative_to(self.exps).as_posix())
         return self._scores[file]
 
     def score_of(self, cell: CellResult) -> Score | None:
@@ -250,7 +268,7 @@ def read_study(exps: Path, exp: str) -> Study:
     """A study by its experiment folder.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or that of another folder.
     """
     path = exps / exp / "study.json"
     if not path.exists():
@@ -259,4 +277,11 @@ def read_study(exps: Path, exp: str) -> Study:
             f"No study in {path.parent} (no study.json); there is: {', '.join(known) or 'none'}. "
             f"Make one: {commands.command('study', exp=exp, root=exps.parent)}"
         )
-    return Study(exps, exp, StudyRecord.read(path))
+    record = StudyRecord.read(path)
+    named = [*record.score_runs, *(run for cell in record.cells for run in cell.runs)]
+    if elsewhere := [run for run in named if not run.startswith(f"{exp}/")]:
+        raise UserError(
+            f"{path} is of another study than {exp}: it names {elsewhere[0]}. It was copied, moved or renamed; exps "
+            "may be moved as a whole, no part of it."
+        )
+    return Study(exps, exp, record)

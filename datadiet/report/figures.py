@@ -14,7 +14,9 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 
+from datadiet.printable import escaped
 from datadiet.report.decision import Decision
 from datadiet.report.evidence import RANDOM, CellResult, History, Score
 
@@ -33,6 +35,20 @@ DASHES = ("-", "--", "-.", (0, (3, 1, 1, 1, 1, 1)), (0, (5, 1)), (0, (1, 1)))
 HATCHES = ("//", "..", "xx", "\\\\", "++", "oo")
 CLASSES_SHOWN = 10
 IMAGES_SHOWN = 5
+LONGEST = 32  # characters of a name
+
+
+def plain(text: str) -> str:
+    """Text of users as it is drawn: `$` begins no formula, and long text ends early."""
+    short = text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    return escaped(short).replace("$", r"\$")
+
+
+def class_labels(names: Sequence[str]) -> list[str]:
+    """What stands for classes: `plain` names; where the font lacks a character of one, the number of its class."""
+    known = get_font(findfont(FontProperties())).get_charmap()
+    drawn = [plain(name) for name in names]
+    return [name if all(ord(c) in known for c in name) else f"class {i}" for i, name in enumerate(drawn)]
 
 
 def style(position: int, arm: str) -> dict[str, Any]:
@@ -100,7 +116,7 @@ def _accuracies(axes: Axes, decision: Decision) -> None:
             100 * np.array([getattr(line.accuracy, name) for line in own]) for name in ("mean", "low", "high")
         )
         half = np.nan_to_num((high - low) / 2)
-        axes.errorbar(x, mean, half, capsize=2.5, markersize=5, linewidth=1.2, label=arm, **style(position, arm))
+        axes.errorbar(x, mean, half, capsize=2.5, markersize=5, linewidth=1.2, label=plain(arm), **style(position, arm))
     axes.set_ylabel("test accuracy (%)")
 
 
@@ -114,7 +130,7 @@ def score_histograms(scores: Sequence[Score], sizes: Sequence[int]) -> Figure:
             axes.axvline(ordered[size - 1], color="black", linewidth=0.8, linestyle="--")
             axes.annotate(f"{size / len(ordered):.0%}", (ordered[size - 1], 0.97), xycoords=("data", "axes fraction"),
                           rotation=90, va="top", ha="right", fontsize=7)  # fmt: skip
-        axes.set(xlabel=f"{score.type}, step {score.step:,}, mean of {len(score.runs)} runs", ylabel="examples")
+        axes.set(xlabel=f"{plain(score.type)}, step {score.step:,}, mean of {len(score.runs)} runs", ylabel="examples")
     return figure
 
 
@@ -143,14 +159,14 @@ def kept_per_class(by_size: Mapping[int, Sequence[CellResult]], total: np.ndarra
         for i, cell in enumerate(cells):
             look = style(i, cell.arm) | {"linestyle": "none"}
             shift = 0.6 * ((i + 0.5) / len(cells) - 0.5)
-            axes.plot(positions + shift, cell.kept_per_class, markersize=4.5, label=cell.arm, **look)
+            axes.plot(positions + shift, cell.kept_per_class, markersize=4.5, label=plain(cell.arm), **look)
         axes.set(ylabel="examples", title=f"{size / total.sum():.0%} kept", ylim=(0, None))
         axes.title.set_fontsize(9)
         axes.grid(axis="x", visible=False)
     bottom = grid[-1, 0]
     if len(names) <= 20:
         long = max(map(len, names)) > 2
-        bottom.set_xticks(positions, names, rotation=40 if long else 0, ha="right" if long else "center")
+        bottom.set_xticks(positions, class_labels(names), rotation=40 if long else 0, ha="right" if long else "center")
     bottom.set_xlabel("class")
     handles, labels = bottom.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
@@ -170,7 +186,7 @@ def training_curves(histories: Mapping[str, History], arms: Sequence[str]) -> Fi
         look = style(arms.index(name), name) if name in arms else {"color": "0.45", "linestyle": "-", "marker": ""}
         every = max(1, len(history.steps) // 8)
         mean = 100 * history.accuracies.mean(axis=0)
-        axes.plot(history.steps, mean, label=name, linewidth=1.3, markersize=4.5, markevery=every, **look)
+        axes.plot(history.steps, mean, label=plain(name), linewidth=1.3, markersize=4.5, markevery=every, **look)
         axes.fill_between(history.steps, 100 * history.accuracies.min(axis=0), 100 * history.accuracies.max(axis=0),
                           color=look["color"], alpha=0.12, linewidth=0)  # fmt: skip
     ends = [100 * h.accuracies[:, len(h.steps) // 4 :].min() for h in histories.values()]
@@ -188,21 +204,41 @@ def extremes(values: np.ndarray, labels: np.ndarray, images: np.ndarray, names: 
         values: [N]. labels: int [N], those trained on. images: uint8 [N, H, W, D], D of 1 or 3.
     """
     classes = [c for c in range(len(names)) if (labels == c).any()][:CLASSES_SHOWN]
-    figure, grid = _figure(0.46 * len(classes) + 0.3, len(classes), 2 * IMAGES_SHOWN + 1)
-    for row, label in zip(grid, classes):
+    places = {}
+    for row, label in enumerate(classes):
         ids = np.flatnonzero(labels == label)
         order = ids[np.argsort(values[ids], kind="stable")]
         shown = min(IMAGES_SHOWN, len(order) // 2 or 1)
-        easiest, hardest = list(order[:shown]), list(order[::-1][:shown])
-        places = [*enumerate(easiest), *((IMAGES_SHOWN + 1 + i, index) for i, index in enumerate(hardest))]
-        for axes in row:
-            axes.axis("off")
-        for column, index in places:
-            row[column].imshow(images[index].squeeze(), cmap="gray", interpolation="nearest")
-        row[0].text(-0.12, 0.5, names[label], transform=row[0].transAxes, ha="right", va="center", fontsize=8)
-    grid[0, IMAGES_SHOWN // 2].set_title("easiest", fontsize=9)
-    grid[0, IMAGES_SHOWN + 1 + IMAGES_SHOWN // 2].set_title("hardest", fontsize=9)
+        places |= {(row, column): index for column, index in enumerate(order[:shown])}
+        places |= {(row, column): index for column, index in enumerate(order[::-1][:shown], start=IMAGES_SHOWN + 1)}
+    columns = 2 * IMAGES_SHOWN + 1
+    mosaic = _mosaic(images, places, len(classes), columns)
+    high, wide = mosaic.shape[0] / len(classes), mosaic.shape[1] / columns
+    figure, grid = _figure(WIDTH * mosaic.shape[0] / mosaic.shape[1] + 0.3)
+    axes, drawn = grid[0, 0], class_labels(names)
+    axes.imshow(mosaic.squeeze(), cmap="gray", vmin=0, vmax=255)
+    axes.set_yticks((np.arange(len(classes)) + 0.4) * high, [drawn[c] for c in classes], fontsize=8)
+    axes.set_xticks(
+        [IMAGES_SHOWN * wide / 2, (columns + IMAGES_SHOWN + 1) * wide / 2], ["easiest", "hardest"], fontsize=9
+    )
+    axes.tick_params(length=0, labeltop=True, labelbottom=False)
+    axes.spines[:].set_visible(False)
+    axes.grid(visible=False)
     return figure
+
+
+def _mosaic(images: np.ndarray, places: Mapping[tuple[int, int], int], rows: int, columns: int) -> np.ndarray:
+    """Images on white as one, which is drawn at once, uint8: a quarter of one between them.
+
+    Args:
+        places: (row, column) -> index of an image.
+    """
+    height, width, depth = images.shape[1:]
+    high, wide = height + -(-height // 4), width + -(-width // 4)
+    mosaic = np.full((rows * high, columns * wide, depth), 255, np.uint8)
+    for (row, column), index in places.items():
+        mosaic[row * high : row * high + height, column * wide : column * wide + width] = images[index]
+    return mosaic
 
 
 def stability(overlaps: Mapping[str, np.ndarray], chance: float) -> Figure:
@@ -210,7 +246,9 @@ def stability(overlaps: Mapping[str, np.ndarray], chance: float) -> Figure:
     figure, grid = _figure(3.0)
     axes = grid[0, 0]
     for position, (name, values) in enumerate(overlaps.items()):
-        axes.plot(np.arange(1, len(values) + 1), 100 * values, label=name, markersize=4.5, **style(position, name))
+        axes.plot(
+            np.arange(1, len(values) + 1), 100 * values, label=plain(name), markersize=4.5, **style(position, name)
+        )
     axes.axhline(100 * chance, color="0.35", linewidth=0.8, linestyle=(0, (1, 3)), label="chance")
     axes.set(xlabel="runs averaged", ylabel="of the kept set (%)", ylim=(None, 101))
     axes.xaxis.get_major_locator().set_params(integer=True)

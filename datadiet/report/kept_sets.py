@@ -12,7 +12,9 @@ import pandas as pd
 from datadiet.errors import UserError
 from datadiet.report.evidence import CellResult, Study
 from datadiet.selectors import selection
-from datadiet.storage.files import write_bytes, write_text
+from datadiet.storage.files import make_subfolder, write_bytes, write_text
+from datadiet.storage.manifests import manifest_ids
+from datadiet.storage.tables import harmless
 
 
 def table(study: Study, cell: CellResult) -> pd.DataFrame:
@@ -31,16 +33,13 @@ def table(study: Study, cell: CellResult) -> pd.DataFrame:
         raise UserError(f"The kept sets need the data set: {study.no_dataset}")
     run = study.run(cell.paths[0])
     ids = pd.Series(np.arange(dataset.num_examples), index=dataset.example_ids.astype(str))
-    chosen = pd.read_csv(run.path / "kept.csv", usecols=["example_id"], dtype=str)["example_id"]
-    if unknown := [name for name in chosen if name not in ids.index]:
-        raise UserError(f"{run.path / 'kept.csv'} names {unknown[0]}, which {dataset.name} does not have.")
     kept = np.zeros(dataset.num_examples, bool)
-    kept[ids.loc[chosen.to_list()]] = True
+    kept[manifest_ids(run.input("kept.csv"), dataset)] = True
     score = study.score_of(cell)
     nothing = np.full(dataset.num_examples, np.nan)
     rank = pd.array([pd.NA] * dataset.num_examples, dtype="Int32")
     if score:
-        order = selection.ascending(-score.mean, run.config.random_subset_seed)
+        order = selection.descending(score.mean, run.config.random_subset_seed)
         rank[order] = np.arange(1, dataset.num_examples + 1)
     return pd.DataFrame({
         "example_id": ids.index,
@@ -62,8 +61,9 @@ def path_of(study: Study, cell: CellResult, suffix: str) -> Path:
 def write(study: Study, cell: CellResult) -> list[Path]:
     """A subset's table as .csv and as .parquet."""
     found = table(study, cell)
+    make_subfolder(study.exps / study.exp / "kept")
     csv, parquet = path_of(study, cell, "csv"), path_of(study, cell, "parquet")
-    write_text(csv, found.to_csv(index=False, lineterminator="\n"))
+    write_text(csv, found.assign(example_id=found["example_id"].map(harmless)).to_csv(index=False, lineterminator="\n"))
     buffer = io.BytesIO()
     found.to_parquet(buffer, index=False)
     write_bytes(parquet, buffer.getvalue())

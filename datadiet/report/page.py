@@ -25,7 +25,7 @@ from datadiet.report.statistics import Estimate
 from datadiet.runs.context import Context
 from datadiet.selectors.options import FEATURE_FIELDS, given_parameters, option_names
 from datadiet.selectors.selection import SELECTORS
-from datadiet.storage.files import write_bytes, write_json, write_text
+from datadiet.storage.files import make_subfolder, write_bytes, write_json, write_text
 
 MARGIN = 0.5  # percentage points, where neither the caller nor the study says
 _OF_A_RUN = frozenset(
@@ -52,12 +52,15 @@ def _plain(value: Any) -> Any:
 
 def numbers(decision: Decision) -> dict[str, Any]:
     """statistics.json: every number of the report; accuracies 0 to 1, the margin in percentage points."""
-    names, correlations = decision.correlations if decision.study.scores else ([], np.zeros((0, 0)))
+    names, agreement = decision.agreement if decision.study.scores else ([], {})
     cost = decision.cost(decision.shown)
     return _plain({
         "margin": decision.margin,
         "kept_fraction": decision.best.cell.fraction if decision.best else None,
         "arm": decision.best.cell.arm if decision.best else None,
+        "answer": decision.verdicts.answer,
+        "smallest_margin": 100 * decision.nearest.smallest_margin,
+        "runs_needed": decision.nearest.runs_needed,
         "smallest_kept": {arm: decision.smallest(arm) for arm in decision.study.arms},
         "cells": [
             {"arm": line.cell.arm, "size": line.cell.size, "fraction": line.cell.fraction, "accuracy": line.accuracy,
@@ -68,7 +71,9 @@ def numbers(decision: Decision) -> dict[str, Any]:
         "cliffs": {arm: cliff.fraction for arm, cliff in decision.cliffs.items()},
         "reliability": {name: found._asdict() for name, found in decision.reliability.items()},
         "stability": decision.stability,
-        "spearman": {"names": names, "matrix": correlations},
+        "spearman": {"names": names, "matrix": agreement.get("spearman", [])},
+        "kendall": {"names": names, "matrix": agreement.get("kendall", [])},
+        "top_overlap": {"names": names, "size": decision.shown.cell.size, "matrix": agreement.get("top", [])},
         "noise_audit": noise_audit(decision.study),
         "cost": {"of": [decision.shown.cell.arm, decision.shown.cell.size], **cost._asdict(), "total": cost.total},
     })  # fmt: skip
@@ -200,6 +205,7 @@ def write_report(decision: Decision) -> list[Path]:
                 written = kept_sets.write(study, cell)
                 products += written if cell is decision.shown.cell else []
     paths = [folder / "report.html", folder / "statistics.json"]
+    make_subfolder(folder / "figures")
     for picture in made:
         paths.append(folder / "figures" / f"{picture.name}.png")
         write_bytes(paths[-1], picture.png)

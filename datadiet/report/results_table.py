@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from datadiet import commands
 from datadiet.config import BUDGETS
-from datadiet.errors import UserError
+from datadiet.errors import Misplaced, UserError
 from datadiet.intake import size_of
+from datadiet.printable import printable, unescaped
 from datadiet.report.evidence import Study
 from datadiet.runs.context import Context
-from datadiet.storage.files import write_text
+from datadiet.storage.files import make_folder, write_text, writing
+from datadiet.storage.layout import check_place
 from datadiet.storage.records import Summary
+from datadiet.storage.tables import csv_text
 from datadiet.tracking import mlflow_store
 
 HEADER = (
@@ -50,22 +51,43 @@ class Result(NamedTuple):
         )  # fmt: skip
 
 
-def from_mirror(exps_path: Path) -> list[Result]:
-    """Every finished training run below a folder.
+def from_mirror(exps_path: Path, say: Callable[[str], Any] = print) -> list[Result]:
+    """Every finished training run below a folder, each once.
 
+    Args:
+        say: Told of copies, which do not count.
     Raises:
         UserError: no such folder.
     """
     if not exps_path.is_dir():
         raise UserError(f"exps_path={exps_path}: no such folder; expected the exps/ folder of a root.")
-    return [_result(Summary.read(folder / "summary.json")) for folder in _finished(exps_path)]
+    found = {folder: Summary.read(folder / "summary.json") for folder in _finished(exps_path)}
+    whole = any(folder == exps_path / summary.path for folder, summary in found.items())  # it is an exps itself
+    counted: dict[Path, Summary] = {}
+    for folder, summary in sorted(found.items(), key=lambda pair: (len(pair[0].parts), pair[0])):
+        try:
+            check_place(folder, summary.path, folder.relative_to(exps_path).as_posix() if whole else None)
+        except Misplaced as error:
+            say(f"Not counted: {error}")
+            continue
+        if twin := next((there for there, other in counted.items() if summary.same_run(other)), None):
+            say(f"Not counted: {folder} is a copy of {twin}.")
+        else:
+            counted[folder] = summary
+    return list(map(_result, counted.values()))
 
 
-def of_study(study: Study) -> list[Result]:
-    """Every finished training run below the folder of a study."""
-    folders = _finished(study.exps / study.exp)
-    summaries = (study.run(folder.relative_to(study.exps).as_posix()).summary for folder in folders)
-    return [_result(summary) for summary in summaries if summary]
+def of_study(study: Study, say: Callable[[str], Any] = print) -> list[Result]:
+    """Every finished training run below the folder of a study; `say` is told of copies, which do not count."""
+    found = []
+    for folder in _finished(study.exps / study.exp):
+        try:
+            summary = study.run(folder.relative_to(study.exps).as_posix()).summary
+        except Misplaced as error:
+            say(f"Not counted: {error}")
+            continue
+        found += [_result(summary)] if summary else []
+    return found
 
 
 def _result(summary: Summary) -> Result:
@@ -81,32 +103,54 @@ def _finished(folder: Path) -> Iterator[Path]:
             yield Path(found)
 
 
-def from_mlflow(root: Path | None) -> list[Result]:
+def from_mlflow(root: Path | None, say: Callable[[str], Any] = print) -> list[Result]:
     """Every finished training run of the MLflow experiment, the newest for each folder.
 
     Args:
         root: Only runs whose mirror lies in this root; None: all.
+        say: Told of runs that look like one, and are passed over: somebody made them by hand, or copied their tags.
     """
     newest: dict[tuple[str, str], Result] = {}
-    for run in mlflow_store.finished_training_runs():
-        tags, params, metrics = run.data.tags, run.data.params, run.data.metrics
-        home = tags["datadiet.root"]
-        if root is not None and home != str(root.resolve()):
+    foreign: list[str] = []
+    runs = mlflow_store.finished_training_runs()
+    copies = mlflow_store.copies(runs)
+    for run in runs:
+        home = run.data.tags.get("datadiet.root")
+        if home is not None and root is not None and home != str(root.resolve()):
             continue
-        result = Result(
-            path=tags["datadiet.path"],
-            dataset=params["cfg.dataset"],
-            model=params["cfg.model"],
-            scored_by=tags["datadiet.scored_by"],
-            num_kept=int(params["data.num_kept"]),
-            num_examples=int(params["data.num_examples"]),
-            train_acc=metrics["train_acc"],
-            test_acc=metrics["test_acc"],
-            seconds=metrics["time/train_seconds"] + metrics["time/eval_seconds"],
-            budget=params.get("cfg.budget", BUDGETS[0]),
-        )
-        newest.setdefault((home, result.path), result)
+        try:
+            if run.info.run_id in copies:
+                raise ValueError("with the tags of another run")
+            result = _of_run(run.data.tags, run.data.params, run.data.metrics)
+        except KeyError as error:
+            foreign.append(f"{run.info.run_id} (without {printable(error.args[0])})")
+        except ValueError as error:
+            foreign.append(f"{run.info.run_id} ({printable(error)})")
+        else:
+            newest.setdefault((str(home), result.path), result)
+    if foreign:
+        named = ", ".join(foreign[:3]) + (" …" if len(foreign) > 3 else "")
+        say(f"Passed over {len(foreign)} runs of MLflow that datadiet did not write, or not to their end: {named}")
     return list(newest.values())
+
+
+def _of_run(tags: dict[str, str], params: dict[str, str], metrics: dict[str, float]) -> Result:
+    """Raises KeyError or ValueError where they are not what a finished training writes."""
+    result = Result(
+        path=unescaped(tags["datadiet.path"]),
+        dataset=unescaped(params["cfg.dataset"]),
+        model=unescaped(params["cfg.model"]),
+        scored_by=unescaped(tags["datadiet.scored_by"]),
+        num_kept=int(params["data.num_kept"]),
+        num_examples=int(params["data.num_examples"]),
+        train_acc=metrics["train_acc"],
+        test_acc=metrics["test_acc"],
+        seconds=metrics["time/train_seconds"] + metrics["time/eval_seconds"],
+        budget=params.get("cfg.budget", BUDGETS[0]),
+    )
+    if not (tags["datadiet.root"] and 0 < result.num_kept <= result.num_examples and result.budget in BUDGETS):
+        raise ValueError("with values that no training has")
+    return result
 
 
 def _natural(text: str) -> list[tuple[int, str]]:
@@ -116,11 +160,7 @@ def _natural(text: str) -> list[tuple[int, str]]:
 
 def to_csv(results: list[Result]) -> str:
     """The table, ordered by path."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(HEADER)
-    writer.writerows(r.cells() for r in sorted(results, key=lambda r: (_natural(r.path), r)))
-    return buffer.getvalue()
+    return csv_text(HEADER, (r.cells() for r in sorted(results, key=lambda r: (_natural(r.path), r))))
 
 
 def of_one_budget(found: list[Result], budget: str | None) -> list[Result]:
@@ -156,6 +196,21 @@ def _check_output(path: Path, overwrite: bool) -> None:
             )
 
 
+def _write(output: Path, text: str) -> None:
+    """Into a folder that may be new: it is no part of a mirror."""
+    with writing(output):
+        make_folder(output.parent)
+    write_text(output, text)
+
+
+def _nothing_in(source: str, mirror: Path) -> UserError:
+    return UserError(
+        f"No finished training run in {source}. Train one (`{commands.command('full_data')}`), name the experiment "
+        f"(`{commands.caller().within('NAME').command('results')}`), or read a mirror "
+        f"({commands.option('exps_path', mirror)})."
+    )
+
+
 def write_table(
     exps_path: Path | None,
     output: Path,
@@ -181,18 +236,14 @@ def write_table(
         raise UserError(f"budget={budget}: expected one of {', '.join(BUDGETS)}.")
     if context.tracker.offline and exps_path is None:
         exps_path = context.output.layout.exps
-    found = from_mirror(exps_path) if exps_path else from_mlflow(root)
+    found = from_mirror(exps_path, context.reporter.say) if exps_path else from_mlflow(root, context.reporter.say)
     found = of_one_budget([r for r in found if exp is None or r.path.startswith(f"{exp}/")], budget)
     source = str(exps_path) if exps_path else f"MLflow ({mlflow_store.store_name()})"
     if not found:
-        raise UserError(
-            f"No finished training run in {source}. Train one (`{commands.command('full_data')}`), name the experiment "
-            f"(`{commands.caller().within('NAME').command('results')}`), or read a mirror "
-            f"({commands.option('exps_path', context.output.layout.exps)})."
-        )
+        raise _nothing_in(source, context.output.layout.exps)
     params = {"exps_path": exps_path or "MLflow", "output": output, "root": root or "all", "exp": exp or "all"}
     note = f"Table of {len(found)} finished training runs, from {source}."
     with context.tracker.track("results", exp or "results", output.name, None, params=params, note=note) as tracked:
-        write_text(output, to_csv(found))
+        _write(output, to_csv(found))
         tracked.log_artifact(output)
     context.reporter.say(f"{len(found)} finished training runs from {source} -> {output}")

@@ -1,25 +1,28 @@
 """What a study may conclude: intervals, verdicts, reliability of scores, noise found, cost. NumPy, SciPy, scikit-learn.
 
 Accuracies are 0 to 1 and one per run; equal positions of two arrays are runs that share their seeds.
-An interval says how much the seeds of the evaluation runs move a mean: the test set and the scores
-are the same for all of them, so the chance in those is not in it.
+An interval here says how much the seeds of the evaluation runs move a mean; comparison.py has those that hold for new
+test examples too.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from itertools import combinations_with_replacement
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
 
-from datadiet.selectors.selection import ascending
+from datadiet.selectors.selection import descending
 
 LEVEL = 0.95  # of every interval
-EQUAL = 1e-12  # spreads below this are rounding
+# Spreads below this are rounding: accuracies are kept as float32, so a difference of two is off by up to 2**-24, and
+# the spread of several differences by sqrt(2) times that. One of a million test examples in 30 runs is above it.
+EQUAL = 2.0**-23
 
-NOT_WORSE, WORSE, UNDECIDED, NO_VERDICT = "not worse", "worse", "undecided", "no verdict"
+NOT_WORSE, WORSE, UNDECIDED = "not worse", "worse", "undecided"
 
 
 # --- means and differences --------------------------------------------------------------------
@@ -67,72 +70,6 @@ def paired(one: np.ndarray, other: np.ndarray, level: float = LEVEL) -> Estimate
     return estimate(one - other, level)
 
 
-def verdict(one: np.ndarray, full: np.ndarray, margin: float, alpha: float = (1 - LEVEL) / 2) -> str:
-    """Non-inferiority of `one` to `full` by their paired difference d = one - full.
-
-    NOT_WORSE where the one-sided 1 - alpha lower bound of d is above -margin (97.5 %: the lower end of
-    the 95 % interval), WORSE where the upper bound is below -margin, else UNDECIDED; NO_VERDICT
-    without an interval. If d truly is -margin and normal, NOT_WORSE comes out with probability alpha.
-
-    Args:
-        margin: The loss of accuracy that would not matter, 0 to 1.
-    """
-    difference = paired(one, full, 1 - 2 * alpha)
-    if not difference.known:
-        return NO_VERDICT
-    if difference.low > -margin:
-        return NOT_WORSE
-    return WORSE if difference.high < -margin else UNDECIDED
-
-
-def smallest_kept(verdicts: Mapping[float, str]) -> float | None:
-    """The smallest kept fraction such that it and all larger tested ones are NOT_WORSE; None where none is.
-
-    Going down in this order and stopping at the first failure is a fixed-sequence test: the chance to name
-    a fraction that truly is worse stays at the alpha of one verdict, however many fractions are tested. It
-    holds for one arm; for the best of A arms the chance is at most A * alpha.
-    """
-    reached = None
-    for fraction in sorted(verdicts, reverse=True):
-        if verdicts[fraction] != NOT_WORSE:
-            break
-        reached = fraction
-    return reached
-
-
-class Cliff(NamedTuple):
-    """Where an arm breaks down."""
-
-    fraction: float
-    below_random: Estimate | None  # arm - random there, if that is the reason
-    fall: float  # accuracy lost against the next larger tested fraction
-
-
-def cliff(
-    arm: Mapping[float, np.ndarray], random: Mapping[float, np.ndarray], full: np.ndarray, drop: float = 0.05
-) -> Cliff | None:
-    """The largest tested fraction at which an arm falls below random, or by more than `drop` in one step.
-
-    Below random: the whole interval of the paired difference lies below 0 (with one run each: the difference
-    does). One step: against the next larger tested fraction, all of the data above the largest.
-
-    Args:
-        arm, random: Accuracies [n] by kept fraction.
-        full: Accuracies [n] of all of the data.
-    """
-    above = float(np.mean(full))
-    for fraction in sorted(arm, reverse=True):
-        here = float(np.mean(arm[fraction]))
-        fall = above - here
-        below = paired(arm[fraction], random[fraction]) if fraction in random else None
-        if below and not (below.high if below.known else below.mean) < 0:
-            below = None
-        if below or fall > drop:
-            return Cliff(fraction, below, fall)
-        above = here
-    return None
-
-
 # --- kept sets --------------------------------------------------------------------------------
 
 
@@ -165,7 +102,7 @@ def stability(scores: np.ndarray, size: int, draws: int = 10, seed: int = 0) -> 
 
     def top(chosen: np.ndarray) -> np.ndarray:
         member = np.zeros(count, bool)
-        member[ascending(-scores[chosen].mean(axis=0), seed)[:size]] = True
+        member[descending(scores[chosen].mean(axis=0), seed)[:size]] = True
         return member
 
     final = top(np.arange(runs))
@@ -184,6 +121,29 @@ def spearman_matrix(scores: np.ndarray) -> np.ndarray:
     # scipy.stats.spearmanr gives one NaN instead of a matrix where the first or second of the scores is constant.
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.atleast_2d(np.corrcoef(stats.rankdata(scores, axis=1)))
+
+
+def kendall_matrix(scores: np.ndarray) -> np.ndarray:
+    """Kendall's tau-b [K, K] of scores [K, N]: of pairs of examples, the share in one order minus that in opposite
+    ones, corrected for ties; NaN for a constant score."""
+    return _of_pairs(lambda one, other: float(np.asarray(stats.kendalltau(one, other))[0]), scores)
+
+
+def top_overlap_matrix(scores: np.ndarray, size: int) -> np.ndarray:
+    """Share [K, K] of the `size` examples of largest score that two scores [K, N] have in common; by chance size / N.
+
+    Ties are drawn by one seed, as in keep_max.
+    """
+    tops = [set(descending(row, 0)[:size].tolist()) for row in scores]
+    return _of_pairs(lambda one, other: len(one & other) / size, tops)
+
+
+def _of_pairs(measure: Callable[[Any, Any], float], parts: Sequence[Any] | np.ndarray) -> np.ndarray:
+    """A symmetric measure of all pairs, [K, K]."""
+    found = np.empty((len(parts), len(parts)))
+    for i, j in combinations_with_replacement(range(len(parts)), 2):
+        found[i, j] = found[j, i] = measure(parts[i], parts[j])
+    return found
 
 
 class Reliability(NamedTuple):
@@ -210,7 +170,9 @@ def split_half(scores: np.ndarray, splits: int = 20, seed: int = 0) -> Reliabili
         means = [scores[order[:half_size]].mean(axis=0), scores[order[half_size : 2 * half_size]].mean(axis=0)]
         halves.append(spearman_matrix(np.stack(means))[0, 1])
     half, k = np.array(halves), runs / half_size
-    return Reliability(float(half.mean()), float(np.mean(k * half / (1 + (k - 1) * half))), runs)
+    with np.errstate(divide="ignore"):
+        whole = np.maximum(k * half / (1 + (k - 1) * half), -1.0)  # below 0 it leaves the range
+    return Reliability(float(half.mean()), float(np.mean(whole)), runs)
 
 
 # --- label noise ------------------------------------------------------------------------------
@@ -256,7 +218,7 @@ def skip_for(values: np.ndarray, positive: np.ndarray, share: float) -> Skip:
 
 def best_skip(values: np.ndarray, positive: np.ndarray) -> Skip:
     """The skip that removes the most positives for the clean lost: Youden's index, removed share minus clean share."""
-    order = np.argsort(-values, kind="stable")
+    order = np.argsort(values, kind="stable")[::-1]  # which of equals comes first does not matter
     hits = np.cumsum(positive[order])
     clean = np.arange(1, len(values) + 1) - hits
     gain = hits / max(1, hits[-1]) - clean / max(1, clean[-1])

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 
-from datadiet.report import statistics as st
+import numpy as np
+
+from datadiet.report.comparison import ALPHA, CANNOT, NOT_DECIDED
 from datadiet.report.decision import ClassWarning, Cost, Decision, Line
 from datadiet.report.evidence import RANDOM, CellResult
 from datadiet.report.statistics import Estimate
 from datadiet.selectors.selection import SELECTORS
+
+COLLAPSE = 0.03  # loss of accuracy of one run that a mean must not hide
+RELIABLE = 0.7  # split-half reliability below which a ranking is mostly the runs' own
 
 
 def percent(value: float, digits: int = 2) -> str:
@@ -71,9 +76,9 @@ def headline(decision: Decision) -> str:
     margin, best = f"{decision.margin:g} points", decision.best
     if best:
         return f"{kept(1 - best.cell.fraction)} of the training examples can be dropped at a margin of {margin}."
-    if decision.lines[0].accuracy.n < 2:
-        return "Nothing can be said: one evaluation run per subset gives no interval."
-    return f"Nothing can be dropped at a margin of {margin}."
+    if decision.verdicts.answer == CANNOT:
+        return f"Nothing can be dropped at a margin of {margin}: every way to choose is shown to lose more."
+    return f"Not decided at a margin of {margin}."
 
 
 def which(decision: Decision) -> list[str]:
@@ -86,20 +91,30 @@ def which(decision: Decision) -> list[str]:
             f"{points(best.minus_full)}, {full.n} pairs of runs that share their seeds.",
             _against_random(best),
         ]
-    tried = [line for line in decision.lines if line.minus_full]
-    unsure = [line for line in tried if line.verdict in (st.UNDECIDED, st.NO_VERDICT)]
     near = decision.shown
     found = [
         f"The most accurate subset is {what(near.cell)}: {percent(near.accuracy.mean)} against {percent(full.mean)} "
         f"with all of the data, {points(near.minus_full) if near.minus_full else ''}."
     ]
-    if len(unsure) == len(tried):
-        found.append("No subset is shown to be worse either: more evaluation runs would narrow the intervals.")
-    elif unsure:
-        found.append(f"{len(unsure)} of {len(tried)} subsets are undecided; more evaluation runs would narrow them.")
-    else:
-        found.append("Every subset is shown to lose more than the margin, or follows one that does.")
+    if decision.verdicts.answer == NOT_DECIDED:
+        found.append("Neither is it shown that something may go, nor that nothing may. " + what_it_takes(decision))
     return found
+
+
+def what_it_takes(decision: Decision) -> str:
+    """What would decide: more runs, or a larger test set."""
+    near = decision.nearest
+    if near.runs_needed is None:
+        return (
+            f"The {near.examples:,} test examples are the limit: with any number of runs they show margins of "
+            f"{100 * near.smallest_margin:.2f} points or more. It takes a larger test set, or a larger margin."
+        )
+    if near.runs_needed > near.runs:
+        return (
+            f"Where nothing is lost, about {near.runs_needed:,} evaluation runs a subset would show it (with a chance "
+            f"of 90 %); there are {near.runs}."
+        )
+    return f"Where nothing is lost, {near.runs} runs on {near.examples:,} test examples would mostly have shown it."
 
 
 def _against_random(line: Line) -> str:
@@ -109,37 +124,26 @@ def _against_random(line: Line) -> str:
     if line.minus_random is None:
         return "There is no random subset of this size to compare it with."
     against = f"Against a random subset of the same size: {points(line.minus_random)}"
-    if line.minus_random.low > 0:
+    if line.minus_random.low > 0:  # else random would stand here
         return f"{against}; the score is worth having."
     return f"{against}; whether the score is better than chance is not decided."
 
 
 def how_sure(decision: Decision) -> list[str]:
-    """The rule, its error rate with several arms, what intervals cover, and how reliable the scores are."""
-    arms, best, corrected = len(decision.study.arms), decision.best, decision.corrected
+    """The rule and its error rate, what intervals cover and what they can show, and how reliable the scores are."""
+    arms, near = len(decision.study.arms), decision.nearest
+    together = f", for {arms} arms together" if arms > 1 else ""
     found = [
-        f"The rule: a subset counts as not worse where the one-sided 97.5 % lower bound of its paired difference to "
-        f"all of the data lies above -{decision.margin:g} points; and a fraction may be dropped where that holds for "
-        "it and for every larger kept fraction that was tested.",
+        "The rule: a subset counts as not worse where the lower bound of its difference to all of the data lies above "
+        f"-{decision.margin:g} points. The fractions of an arm are tested from the largest down, and the first that "
+        "fails ends it; arms share the chance of error (Holm). The chance that the answer names a fraction that truly "
+        f"loses the margin is at most 2.5 %{together}.",
+        f"Intervals hold for new runs and for new test examples: {near.runs} run{'s' if near.runs > 1 else ''} a "
+        f"subset and {near.examples:,} test examples are taken as drawn at random. The scored runs were the same "
+        "throughout.",
+        *_reach(decision),
     ]
-    if arms > 1 or not best:
-        found.append(
-            "A subset that truly loses the margin passes in at most 2.5 % of such studies, however many fractions one "
-            f"arm has (they are tested in a fixed order). {arms} arms were tried, so the best of them passes wrongly "
-            f"in at most {2.5 * arms:g} %."
-        )
-    if best:
-        if corrected and corrected.cell.fraction == best.cell.fraction:
-            found.append("The answer stays the same with bounds corrected for the number of arms (Bonferroni).")
-        else:
-            less = f"{kept(1 - corrected.cell.fraction)} may then go" if corrected else "nothing may then be dropped"
-            found.append(f"With bounds corrected for the number of arms (Bonferroni) it does not hold: {less}.")
-    found.append(
-        "Intervals tell how much seeds of the evaluation runs move the result; the test set and the scored runs were "
-        "the same throughout, so chance in those comes on top."
-    )
-    score = decision.study.score_of(decision.shown.cell)
-    if score:
+    if score := decision.study.score_of(decision.shown.cell):
         reliability = decision.reliability[score.name]
         if math.isnan(reliability.whole):
             found.append(f"The {score.type} score comes from one run: how far another would agree is unknown.")
@@ -148,6 +152,30 @@ def how_sure(decision: Decision) -> list[str]:
                 f"The {score.type} score, averaged over {reliability.runs} runs, has a split-half reliability of "
                 f"{reliability.whole:.3f} (1: other runs would rank the examples alike)."
             )
+    return found
+
+
+def _reach(decision: Decision) -> list[str]:
+    """How far the runs and the test examples that there are can tell."""
+    near, shown, found = decision.nearest, decision.shown.cell, []
+    low, high = near.this_test_set
+    if near.runs == 1:
+        found.append("One run does not tell how much whole runs shift: a quarter of the test set's chance is allowed.")
+    elif not math.isnan(low):
+        found.append(
+            f"For these very test examples alone the interval of {shown.arm} at {kept(shown.fraction)} would be "
+            f"{100 * low:+.2f} to {100 * high:+.2f} points."
+        )
+    if decision.study.full.correct is None:
+        found.append(
+            "These runs are of an earlier version, which did not record which test examples are right: the intervals "
+            "are as wide as the test set's chance may be."
+        )
+    needed = f"; {decision.margin:g} points take about {near.runs_needed:,} runs a subset" if near.runs_needed else ""
+    found.append(
+        f"This test set can show margins of {100 * near.smallest_margin:.2f} points or more, with any number of runs"
+        f"{needed}."
+    )
     return found
 
 
@@ -208,17 +236,17 @@ def _equal_epochs(cost: Cost) -> list[str]:
 
 
 def warnings(decision: Decision) -> list[str]:
-    """What to beware of: cliffs, emptied classes, few runs, label noise."""
+    """What to beware of: few runs, bad runs and classes, an unfair opponent, cliffs, emptied classes, label noise."""
     found, study = [], decision.study
-    n, best, corrected = decision.lines[0].accuracy.n, decision.best, decision.corrected
-    if best and not (corrected and corrected.cell.fraction == best.cell.fraction):
-        found.append("The answer does not survive a correction for the number of arms tried: see how sure it is.")
+    n = decision.lines[0].accuracy.n
     if n < 3:
         found.append(f"Only {n} evaluation run{'s' if n > 1 else ''} per subset; take 5 or more.")
+    found += _worst(decision) + _opponent(decision)
     for arm, cliff in decision.cliffs.items():
-        why = f"falls by {100 * cliff.fall:.2f} points in one step"
-        if cliff.below_random:
-            why = f"is worse than a random subset: {points(cliff.below_random)}"
+        why = f"falls by {-100 * cliff.fall.difference:.2f} points in one step"
+        if below := cliff.below_random:
+            why = f"is worse than a random subset: {100 * below.difference:+.2f} points (95 % interval " \
+                  f"{100 * below.low:+.2f} to {100 * below.high:+.2f})"  # fmt: skip
         found.append(f"Cliff: at {kept(cliff.fraction)} kept, {arm} {why}.")
     for arm in study.arms:
         if hit := [warning for warning in decision.emptied if warning.cell.arm == arm]:
@@ -227,6 +255,68 @@ def warnings(decision: Decision) -> list[str]:
         found.append(
             f"{kept(fraction)} of the training labels were drawn anew: the examples of largest score are then mostly "
             "mislabelled; see the noise audit."
+        )
+    return found
+
+
+def _worst(decision: Decision) -> list[str]:
+    """A run or a class of the recommended subset that loses what the mean does not show."""
+    found, best = [], decision.best
+    if best is None:
+        return found
+    lost = decision.worst_run
+    if best.accuracy.n > 1 and lost <= -COLLAPSE:
+        found.append(
+            f"One of {best.accuracy.n} runs on the recommended subset loses {-100 * lost:.2f} points, which the mean "
+            "hides."
+        )
+    if decision.worst_class:
+        name, one = decision.worst_class
+        level = ALPHA / len(decision.study.class_names)
+        if one.difference < -decision.margin / 100:
+            low, high = one.bounds(level)
+            sure = "shown" if high < 0 else "not shown to be more than chance"
+            found.append(
+                f"Class {name} loses most, {-100 * one.difference:.2f} points of its {one.examples:,} test examples "
+                f"({100 * low:+.2f} to {100 * high:+.2f}, corrected for the number of classes; {sure})."
+            )
+    return found
+
+
+def _opponent(decision: Decision) -> list[str]:
+    """Whether all of the data is a fair opponent: if not, it is the recipe that is judged."""
+    found, study, full = [], decision.study, decision.lines[0].accuracy
+    first, config = study.first.reports, study.config
+    if not any(step < config.num_steps for step in config.decay_steps) and not config.lr_vitaly:
+        found.append(
+            f"The learning rate never decays within the {config.num_steps:,} steps: all of the data may look worse "
+            "than it is, and then it is the recipe that is judged."
+        )
+    losses = [line["train_loss"] for line in first if "train_loss" in line]
+    if len(losses) > 2 and losses[-1] > 0.01 and losses[-1] < 0.9 * losses[-2]:
+        found.append(
+            f"With all of the data the training loss is still falling at the end ({losses[-2]:.3g} to "
+            f"{losses[-1]:.3g} in the last report): longer trainings may change the answer."
+        )
+    level = ALPHA / len(decision.verdicts.comparisons)
+    better = [key for key, one in decision.verdicts.comparisons.items() if one.bounds(level)[0] > 0]
+    if better:
+        arm, fraction = better[0]
+        found.append(
+            f"{arm} at {kept(fraction)} is shown to be more accurate than all of the data: the recipe does not suit "
+            "all of it, or too many of its labels are wrong."
+        )
+    if (dataset := study.dataset) is not None:
+        largest = float(np.bincount(dataset.test_labels).max() / len(dataset.test_labels))
+        if full.mean - largest < 0.2 * (1 - largest):
+            found.append(
+                f"All of the data reaches {percent(full.mean)}; to name the largest class always would reach "
+                f"{percent(largest)}. Scores of networks that have learned so little say little."
+            )
+    unreliable = [name for name, one in decision.reliability.items() if one.whole < RELIABLE]
+    if unreliable:
+        found.append(
+            f"Other runs would rank the examples differently: {', '.join(unreliable)} (reliability below 0.7)."
         )
     return found
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from datadiet.errors import UserError
 from datadiet.storage.layout import ExperimentLayout
 from datadiet.tracking.run import TrackedRun, check_store, track_run
 
@@ -48,13 +49,19 @@ class Tracker:
     tags: Mapping[str, str] = field(default_factory=dict)  # more of MLflow's tags, as datadiet.<tag>
 
     def check(self) -> None:
-        """Refuse to begin where MLflow cannot be reached, before any work is done; a part of a larger work goes on.
+        """Refuse to begin where MLflow cannot be reached, before any work is done; a part of a larger work goes on as
+        long as that is there.
 
         Raises:
             UserError: with what to do.
         """
         if self.parent is None:
             check_store(self.offline)
+        elif (mirror := self.parent.record.path) and not mirror.exists():
+            raise UserError(
+                f"{mirror} is gone: its folder was moved or deleted while this was at work. Nothing is made anew in "
+                "its place; put it back, and repeat the command."
+            )
 
     def track(
         self, kind: str, exp: str, name: str, mirror: Path | None, *, params: dict[str, Any], note: str, **tags: str

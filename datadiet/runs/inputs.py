@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -34,7 +35,7 @@ from datadiet.selectors.options import (
 from datadiet.storage.layout import ExperimentLayout, score_file
 from datadiet.storage.manifests import find_manifest, manifest_ids
 from datadiet.storage.records import ScoreRecord
-from datadiet.storage.runs import open_run
+from datadiet.storage.runs import StoredRun, open_run
 from datadiet.storage.score_files import load_scores
 from datadiet.train_config import DERIVED
 
@@ -81,8 +82,8 @@ def default_scores(layout: ExperimentLayout, config: ResolvedConfig, choice: Sco
     folder = layout.experiment(choice.exp)
     step = choice.step
     if step is None:
-        runs = sorted(folder.glob("run_*/args.json"))
-        scored = open_run(runs[0].parent).config if runs else config
+        found = first_run(layout, choice.exp)
+        scored = found.config if found else config
         if scored.dataset != config.dataset:
             raise UserError(
                 f"The runs in {folder} were trained on {scored.dataset}, this one is to train on {config.dataset}: "
@@ -91,6 +92,13 @@ def default_scores(layout: ExperimentLayout, config: ResolvedConfig, choice: Sco
             )
         step = options.default_score_step(scored)
     return score_file(folder, choice.type, step)
+
+
+def first_run(layout: ExperimentLayout, exp: str) -> StoredRun | None:
+    """The first run of an experiment; None where there is none."""
+    folders = [path.parent for path in layout.experiment(exp).glob("run_*/args.json")]
+    numbered = sorted(path for path in folders if re.fullmatch(r"run_\d+", path.name))  # no copies beside them
+    return open_run(numbered[0], layout.name(numbered[0])) if numbered else None
 
 
 def find_scores(layout: ExperimentLayout, config: ResolvedConfig, choice: ScoreChoice) -> ResolvedConfig:
@@ -151,8 +159,7 @@ def training_command(
         more: Other options.
     """
     alike = {}
-    if siblings := sorted(layout.experiment(exp).glob("run_*/args.json")):
-        sibling = open_run(siblings[0].parent)
+    if sibling := first_run(layout, exp):
         alike = as_typed(
             sibling.config, sibling.data.num_examples or count_examples(sibling.config.dataset, sibling.config.data_dir)
         )

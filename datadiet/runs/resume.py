@@ -16,11 +16,13 @@ from datadiet import commands
 from datadiet import config as options
 from datadiet.config import ResolvedConfig
 from datadiet.errors import Diverged, UserError
+from datadiet.runs.task import Task
 from datadiet.scores.trajectory import TRAJECTORIES
-from datadiet.storage.checkpoints import checkpoint_steps, load_seconds, load_state
-from datadiet.storage.files import good_lines, write_lines
+from datadiet.storage.checkpoints import FILES, checkpoint_steps, load_seconds, load_state
+from datadiet.storage.files import good_lines, read_lines, write_lines
 from datadiet.storage.layout import score_file
 from datadiet.storage.runs import open_run
+from datadiet.temporary import is_temporary
 from datadiet.tracking import record
 from datadiet.training.state import TrainState
 
@@ -41,16 +43,19 @@ class Start:
     seconds: dict[str, float] = field(default_factory=dict)  # spent up to there
 
 
-def check_same(run_dir: Path, config: ResolvedConfig, fingerprint: str, inputs: dict[str, str]) -> None:
-    """Refuse a run that was made with other options or from other data.
+def check_same(
+    run_dir: Path, config: ResolvedConfig, fingerprint: str, inputs: dict[str, str], name: str | None = None
+) -> None:
+    """Refuse a run that was made with other options, from other data or in another place.
 
     Args:
         fingerprint: Of the data that there is now.
         inputs: Files that say what it trains on, by name, as they would be written now.
+        name: Path of the run below exps, where that is known.
     Raises:
         UserError: with what differs.
     """
-    run = open_run(run_dir)
+    run = open_run(run_dir, name)
     differing = options.differences(options.as_dict(run.config), options.as_dict(config))
     if run.data.fingerprint != fingerprint:
         differing["data"] = (run.data.fingerprint[:12], fingerprint[:12])
@@ -102,6 +107,35 @@ def last_good(run_dir: Path, config: ResolvedConfig, fresh: TrainState, say: Cal
     return Start(fresh)
 
 
+def check_complete(task: Task) -> None:
+    """Refuse to call a run finished that has lost a part while it trained.
+
+    Raises:
+        UserError: it names what is missing or changed.
+    """
+    run_dir, config = task.run_dir, task.config
+    try:
+        check_same(run_dir, config, task.dataset.fingerprint, task.inputs, task.name)
+        missing = [name for name in task.inputs if not (run_dir / name).is_file()]
+        steps = [line["step"] for line in read_lines(run_dir / "metrics.jsonl")]
+        missing += [] if steps == options.logged_steps(config) else ["lines of metrics.jsonl"]
+        files = [run_dir / "ckpts" / str(config.num_steps) / FILES]
+        for kind in config.trajectory:
+            scores = score_file(run_dir, kind, config.num_steps)
+            files += [scores, scores.with_suffix(".json")]
+        missing += [file.relative_to(run_dir).as_posix() for file in files if not file.is_file()]
+    except UserError as error:
+        told = str(error)
+    else:
+        told = f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing" if missing else ""
+    if told:
+        raise UserError(
+            f"{run_dir} is not complete after its last step: {told}. Something deleted, moved or changed a part of it "
+            f"while it trained. Make it again with {commands.option('resume', True)} where the folder is there, else "
+            "from the beginning."
+        )
+
+
 def _check_reported(run_dir: Path, config: ResolvedConfig, step: int, lines: list[dict[str, Any]]) -> None:
     """Raises UserError where the metrics of a step up to `step` are missing or doubled."""
     expected = [t for t in options.logged_steps(config) if t <= step]
@@ -112,7 +146,7 @@ def _check_reported(run_dir: Path, config: ResolvedConfig, step: int, lines: lis
 def remove_temporary(run_dir: Path) -> None:
     """Remove files that a killed process had not yet put in place."""
     for folder in (run_dir, *(run_dir / name for name in by_step())):  # not those another process may be scoring into
-        for path in folder.glob(".*.tmp"):
+        for path in filter(is_temporary, folder.glob(".*")):
             path.unlink()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +15,10 @@ from datadiet import commands
 from datadiet import config as options
 from datadiet.data.batches import Normalizer, fit_images, randomize_labels
 from datadiet.data.registry import load_dataset
-from datadiet.errors import UserError
+from datadiet.errors import Interrupted, UserError
 from datadiet.runs.context import Context
 from datadiet.runs.inputs import gathering, training_command
+from datadiet.runs.signals import listen
 from datadiet.scores.checkpoint import check_score, compute_many, score_names, training_score_names
 from datadiet.scores.combine import COMBINATIONS, standard_error
 from datadiet.storage.files import npy_bytes
@@ -26,7 +28,8 @@ from datadiet.storage.runs import StoredRun, open_run
 from datadiet.storage.score_files import load_scores, save_scores
 from datadiet.tracking import record
 from datadiet.tracking.run import settle
-from datadiet.training.compiled import compile_seconds
+from datadiet.training.compiled import compile_seconds, unless
+from datadiet.training.device import check_device
 
 QUANTILES = (5, 25, 50, 75, 95)  # per cent
 
@@ -64,7 +67,7 @@ def find_run(layout: ExperimentLayout, exp: str, run: int) -> StoredRun:
     path = layout.experiment(exp) / f"run_{run}"
     if not (path / "args.json").exists():
         raise UserError(f"No run in {path}. Train it: {training_command(layout, exp, run)}")
-    return open_run(path)
+    return open_run(path, layout.name(path))
 
 
 class Scored(NamedTuple):
@@ -89,7 +92,7 @@ def _write(made: Scored, exp: str, context: Context) -> Path:
     with context.tracker.track(made.entry_point, exp, name, mirror, params=provenance, note=note) as tracked:
         spent = {"seconds": round(seconds["total"] - seconds.get("compile", 0), 3)}
         spent |= {"compile_seconds": round(seconds["compile"], 3)} if "compile" in seconds else {}
-        save_scores(path, made.values, made.identity, provenance | spent, made.beside)
+        save_scores(path, made.values, made.identity, provenance | spent, made.beside, f"{name}.npy")
         tracked.log_input(dataset, fingerprint, "scoring", num_rows=len(made.values))
         timings = {f"time/{name}_seconds": value for name, value in seconds.items()}
         tracked.log_metrics(found | timings, provenance["step"])
@@ -98,16 +101,18 @@ def _write(made: Scored, exp: str, context: Context) -> Path:
     return path
 
 
-def _made_before(path: Path, provenance: dict[str, Any], fingerprint: str) -> ScoreRecord | None:
+def _made_before(
+    layout: ExperimentLayout, path: Path, provenance: dict[str, Any], fingerprint: str
+) -> ScoreRecord | None:
     """The .json of finished scores that were made in the same way from the same data; None where there are none.
 
     Raises:
-        UserError: the file was changed since it was written.
+        UserError: the file was changed since it was written, or made for another place.
     """
     mirror = path.with_suffix(f".{record.NAME}")
     if not (path.with_suffix(".json").exists() and mirror.exists()):
         return None
-    _, made = _load_recorded(path)
+    _, made = _load_recorded(layout, path)
     told = made.as_json()
     same = made.fingerprint == fingerprint and all(told.get(k) == v for k, v in provenance.items())
     return made if same and record.load(mirror).status == "FINISHED" else None
@@ -151,14 +156,15 @@ def score_run(
         "random_labels": labels_from if config.random_label_fraction else None,
     }  # fmt: skip
     check_replaceable(path, provenance, output.overwrite)
-    if output.resume and _made_before(path, provenance, stored.data.fingerprint):
+    if output.resume and _made_before(layout, path, provenance, stored.data.fingerprint):
         return _take(path, context)
+    check_device(context.reporter.say)
     context.tracker.check()
     return _write(_score(stored, path, provenance, batch_size, context), exp, context)
 
 
 def _score(stored: StoredRun, path: Path, provenance: dict[str, Any], batch_size: int, context: Context) -> Scored:
-    """Raises UserError where the data has changed since the run was trained."""
+    """Raises UserError where the data has changed since the run was trained, Interrupted where it was stopped."""
     config, kind = stored.config, provenance["type"]
     variables = stored.variables(provenance["step"])
     dataset = fit_images(load_dataset(config.dataset, config.data_dir), stored.network.image_shape)
@@ -167,11 +173,25 @@ def _score(stored: StoredRun, path: Path, provenance: dict[str, Any], batch_size
     labels, _ = randomize_labels(dataset.train_labels, config.random_label_fraction, config.random_label_seed)
     start = time.perf_counter()
     label = f"{kind} of {context.output.layout.name(stored.path)}"
-    with compile_seconds() as compiling, context.reporter.counter(dataset.num_examples, label) as advance:
-        values = compute_many(
-            [kind], stored.network, variables, dataset.train_images, labels, batch_size,
-            prepare=Normalizer.of(dataset), progress=advance,
-        )[kind]  # fmt: skip
+    again, say = f"Continue: {context.tracker.command}", context.reporter.say
+    with (
+        listen(say, "without these scores: there is no part of them", again) as stopping,
+        compile_seconds() as compiling, context.reporter.counter(dataset.num_examples, label) as advance,
+    ):  # fmt: skip
+
+        def progress(examples: int) -> None:
+            if stopping():
+                raise Interrupted
+            advance(examples)
+
+        scoring = partial(
+            compute_many, [kind], stored.network, variables, dataset.train_images, labels, batch_size,
+            prepare=Normalizer.of(dataset), progress=progress,
+        )  # fmt: skip
+        try:
+            values = unless(stopping, scoring)[kind]
+        except Interrupted:
+            raise Interrupted(f"Stopped; {path} is not written. {again}") from None
     seconds = {"total": time.perf_counter() - start, "compile": sum(compiling)}
     return Scored("score", path, values, dataset.identity(), provenance, seconds)
 
@@ -202,14 +222,14 @@ def mean_run(
     target = score_file(layout.experiment(exp), kind, step, combine)
     paths = _scores_of_runs(layout, source_exp, kind, n_runs, step)
     context.tracker.check()
-    runs, first = _load_runs(paths)
+    runs, first = _load_runs(layout, paths)
     provenance = {
         "type": kind, "step": step, "runs": list(range(n_runs)), "source": source_exp,
         "random_labels": first.random_labels, **({} if combine == "mean" else {"combine": combine}),
     }  # fmt: skip
     check_replaceable(target, provenance, output.overwrite)
     values = COMBINATIONS[combine](runs)
-    held = _made_before(target, provenance, first.fingerprint) if output.resume else None
+    held = _made_before(layout, target, provenance, first.fingerprint) if output.resume else None
     if held and held.sha256 == hashlib.sha256(npy_bytes(values)).hexdigest():
         return _take(target, context)
     identity = {name: getattr(first, name) for name in ("dataset", "fingerprint", "example_ids")}
@@ -243,13 +263,13 @@ def _scores_of_runs(layout: ExperimentLayout, exp: str, kind: str, n_runs: int, 
     return paths
 
 
-def _load_runs(paths: list[Path]) -> tuple[np.ndarray, ScoreRecord]:
+def _load_runs(layout: ExperimentLayout, paths: list[Path]) -> tuple[np.ndarray, ScoreRecord]:
     """Scores [R, N] and the record of the first run.
 
     Raises:
-        UserError: they were not all made from the same data.
+        UserError: they were not all made from the same data, or not each for its run, step and type.
     """
-    loaded = [_load_recorded(path) for path in paths]
+    loaded = [_load_recorded(layout, path) for path in paths]
     first = loaded[0][1]
     for path, (_, other) in zip(paths, loaded):
         if other.fingerprint != first.fingerprint:
@@ -257,9 +277,9 @@ def _load_runs(paths: list[Path]) -> tuple[np.ndarray, ScoreRecord]:
     return np.stack([values for values, _ in loaded]), first
 
 
-def _load_recorded(path: Path) -> tuple[np.ndarray, ScoreRecord]:
+def _load_recorded(layout: ExperimentLayout, path: Path) -> tuple[np.ndarray, ScoreRecord]:
     """Scores and their record; a file without one cannot be averaged, because nothing tells its data."""
-    values, made = load_scores(path)
+    values, made = load_scores(path, layout.name(path))
     if made is None:
         raise UserError(f"{path} has no {path.stem}.json beside it, which tells its data; score that run again.")
     return values, made

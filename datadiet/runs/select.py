@@ -16,6 +16,7 @@ from datadiet.selectors.options import FEATURE_FIELDS, option_names
 from datadiet.storage.manifests import write_manifest
 from datadiet.storage.records import KeptRecord
 from datadiet.tracking import record
+from datadiet.training.device import check_device
 
 RECORDED = (  # beside the options of selectors
     "selector", "size", "scores", *FEATURE_FIELDS, "random_subset_seed", "random_label_fraction", "random_label_seed",
@@ -40,6 +41,8 @@ def select_run(config: TrainConfig, exp: str, context: Context, choice: ScoreCho
     resolved = resolve_config(config, count_examples(config.dataset, config.data_dir))
     config = find_sources(layout, resolved, choice)
     path = layout.run(exp, config) / "kept.csv"
+    if config.features_run is not None:
+        check_device(context.reporter.say)
     context.tracker.check()
     dataset = load_dataset(config.dataset, config.data_dir)
     recorded = {name: value for name, value in options.as_dict(config).items() if name in {*RECORDED, *option_names()}}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,11 @@ from datadiet.data.registry import load_dataset
 from datadiet.errors import UserError
 from datadiet.models.registry import input_shape
 from datadiet.runs.inputs import choose, scored_by
-from datadiet.storage.files import csv_text, write_text
+from datadiet.storage.files import write_text
 from datadiet.storage.layout import ExperimentLayout
 from datadiet.storage.manifests import manifest_text
-from datadiet.storage.records import Arguments, DataFacts
+from datadiet.storage.records import Arguments, DataFacts, MadeAs
+from datadiet.storage.tables import csv_text
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def prepare_task(
         inputs["kept.csv"] = manifest_text(dataset, kept, values)
     if config.random_label_fraction:
         rows = ((dataset.example_ids[i], i, dataset.train_labels[i], labels[i]) for i in touched)
-        inputs["random_labels.csv"] = csv_text("example_id,id,label,random_label", rows)
+        inputs["random_labels.csv"] = csv_text(("example_id", "id", "label", "random_label"), rows)
     run_dir = layout.run(exp, config)
     name, kept_by = layout.name(run_dir), scored_by(config, score_type)
     return Task(config, exp, run_dir, name, dataset, labels, touched, kept, kept_by, select_seconds, inputs)
@@ -97,7 +99,9 @@ def write_inputs(task: Task) -> None:
         dataset.mean.tolist(), dataset.std.tolist(),
     )  # fmt: skip
     if not path.exists():
-        Arguments(config=task.config, data=facts, exp=task.exp).write(path)
+        hashes = {name: sha256(text.encode()).hexdigest() for name, text in task.inputs.items()}
+        made_as = MadeAs(task.name, hashes)
+        Arguments(config=task.config, data=facts, exp=task.exp, made_as=made_as).write(path)
     for name, text in task.inputs.items():
         if not (task.run_dir / name).exists():
             write_text(task.run_dir / name, text)

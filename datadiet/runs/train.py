@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -18,21 +18,28 @@ from datadiet.models.networks import Network
 from datadiet.models.registry import build_model, gains_together
 from datadiet.runs import resume
 from datadiet.runs.background import Background
-from datadiet.runs.context import Context, Output, Tracker
+from datadiet.runs.context import Context, Tracker
+from datadiet.runs.folders import begin, check_folder, check_found, is_finished
 from datadiet.runs.inputs import DEFAULT_CHOICE, ScoreChoice, find_sources, resolve_config
 from datadiet.runs.signals import listen
-from datadiet.runs.task import Task, load_data, prepare_task, write_inputs
+from datadiet.runs.task import Task, load_data, prepare_task
 from datadiet.scores import trajectory
+from datadiet.storage import answers
+from datadiet.storage.answers import write_answers
 from datadiet.storage.checkpoints import save_checkpoint
-from datadiet.storage.files import append_line, npy_bytes, write_bytes
+from datadiet.storage.files import append_line, make_subfolder, npy_bytes, write_bytes
 from datadiet.storage.layout import score_file
 from datadiet.storage.records import Summary
-from datadiet.storage.runs import check_free, claim, lock_run, open_run
+from datadiet.storage.runs import lock_run
 from datadiet.storage.score_files import save_scores
 from datadiet.tracking import record
-from datadiet.tracking.run import TrackedRun, settle
+from datadiet.tracking.run import TrackedRun
+from datadiet.training.compiled import unless
+from datadiet.training.device import check_device
 from datadiet.training.loop import Entrant, Report, class_metric, fit_runs
 from datadiet.training.state import DeviceData, initial_state, on_device
+
+AT_ONCE = 16  # runs that are begun together, or as many as there are processors
 
 
 def save_step(task: Task, report: Report) -> None:
@@ -47,8 +54,11 @@ def save_step(task: Task, report: Report) -> None:
         entry = trajectory.TRAJECTORIES[name]
         provenance = {"type": name, "step": step, "runs": [task.config.run]}
         values = entry.values(stats, task.member)
-        save_scores(score_file(run_dir, name, step), values, task.dataset.identity(), provenance)
+        path = score_file(run_dir, name, step)
+        place = f"{task.name}/{path.relative_to(run_dir).as_posix()}"
+        save_scores(path, values, task.dataset.identity(), provenance, name=place)
         for folder, mask in entry.masks.items():
+            make_subfolder(run_dir / folder)
             content = npy_bytes(mask(stats, task.member))
             write_bytes(run_dir / folder / f"ckpt_{step}.npy", content)
     save_checkpoint(run_dir, report.state, report.seconds)
@@ -99,58 +109,61 @@ def train_resolved(
         raise UserError("resume=true and overwrite=true exclude each other: continue the run, or replace it.")
     configs = [find_sources(output.layout, config, choice) for config in configs]
     for config in configs:
-        _check_folder(output.layout.run(exp, config), output)
+        check_folder(output.layout.run(exp, config), output)
+    if not all(output.resume and is_finished(output.layout.run(exp, config)) for config in configs):
+        check_device(say)
     tracker.check()
     loaded = load_data(configs[0])
-    tasks = [prepare_task(config, exp, output.layout, loaded, say) for config in configs]
+    for config in configs if output.resume else ():
+        check_found(output.layout.run(exp, config), config, loaded[1].fingerprint)
+    ended: dict[str, Summary | UserError] = {}
+    with listen(say, again=f"Continue: {_again(context)}") as stopping:
+        for some in _portions(configs):
+            try:
+                prepared = (prepare_task(config, exp, output.layout, loaded, say) for config in some)
+                tasks = unless(stopping, list, prepared)
+            except Interrupted:
+                told = f"Stopped after {len(ended)} of {len(configs)} runs. Continue: {_again(context)}"
+                raise Interrupted(told) from None
+            ended |= _train_locked(tasks, context, stopping)
+    return _summaries(ended)
+
+
+def _portions(configs: Sequence[ResolvedConfig]) -> Iterator[Sequence[ResolvedConfig]]:
+    """Runs that are begun together: each costs a file handle, memory and a part of a second before the first step."""
+    count = max(AT_ONCE, os.cpu_count() or 1) if gains_together(configs[0].model) else 1
+    return (configs[first : first + count] for first in range(0, len(configs), count))
+
+
+def _summaries(ended: dict[str, Summary | UserError]) -> list[Summary]:
+    """Raises UserError where runs are not finished; all others are."""
+    errors = {name: error for name, error in ended.items() if isinstance(error, UserError)}
+    if errors and len(ended) == 1:
+        raise errors.popitem()[1]
+    if errors:
+        raise UserError("\n".join(f"{name}: {error}" for name, error in errors.items()))
+    return [summary for summary in ended.values() if not isinstance(summary, UserError)]
+
+
+def _train_locked(
+    tasks: Sequence[Task], context: Context, stopping: Callable[[], bool]
+) -> dict[str, Summary | UserError]:
+    """Train what is not finished; by name the summary of each run, or why there is none."""
     with ExitStack() as locks:
         for task in tasks:
             locks.enter_context(lock_run(task.run_dir))
-        tasks = [replace(t, continues=output.resume and (t.run_dir / "args.json").exists()) for t in tasks]
-        summaries = {task.name: _begin(task, context) for task in tasks}
-        summaries |= _train_all([task for task in tasks if summaries[task.name] is None], context)
-    return [summary for task in tasks if (summary := summaries[task.name])]
+        resumed = context.output.resume
+        tasks = [replace(t, continues=resumed and (t.run_dir / "args.json").exists()) for t in tasks]
+        begun = {task.name: begin(task, context) for task in tasks}
+        ended = _train_all([task for task in tasks if begun[task.name] is None], context, stopping)
+        return {name: end for name, found in begun.items() if (end := ended.get(name, found)) is not None}
 
 
-def _check_folder(run_dir: Path, output: Output) -> None:
-    """Refuse, before data is loaded, a folder that another process holds or whose run would be lost."""
-    if run_dir.exists():
-        with lock_run(run_dir):
-            check_free(run_dir, output.overwrite or output.resume)
-            if output.resume:
-                resume.check_worthwhile(run_dir)
-
-
-def _begin(task: Task, context: Context) -> Summary | None:
-    """Make the folder of a run with its inputs; where it is there and finished, its summary."""
-    if not task.continues:
-        claim(task.run_dir, context.output.overwrite)
-    elif (summary := finished(task, context.tracker, context.reporter.say)) is not None:
-        return summary
-    write_inputs(task)
-    return None
-
-
-def finished(task: Task, tracker: Tracker, say: Callable[[str], None]) -> Summary | None:
-    """Summary of a finished run; None where the run is to be continued.
+def _train_all(tasks: Sequence[Task], context: Context, stopping: Callable[[], bool]) -> dict[str, Summary | UserError]:
+    """Train in folders that are locked and have their inputs; by name the summary of each run, or how it diverged.
 
     Raises:
-        UserError: it was made otherwise.
-    """
-    resume.check_same(task.run_dir, task.config, task.dataset.fingerprint, task.inputs)
-    resume.remove_temporary(task.run_dir)
-    summary = open_run(task.run_dir).summary
-    if summary is not None:
-        settle(task.run_dir / record.NAME, tracker.parent, tracker.offline)
-        say(f"{task.name}: finished before, taken as it is")
-    return summary
-
-
-def _train_all(tasks: Sequence[Task], context: Context) -> dict[str, Summary]:
-    """Train in folders that are locked and have their inputs; the summaries by name.
-
-    Raises:
-        UserError: runs diverged; all others are finished.
+        Interrupted: `stopping` said yes before the last step; what was done is saved.
     """
     if not tasks:
         return {}
@@ -158,16 +171,11 @@ def _train_all(tasks: Sequence[Task], context: Context) -> dict[str, Summary]:
     network = build_model(config.model, dataset.num_classes, dataset.image_shape, config.width, config.compute_dtype)
     splits = on_device(dataset, "train", tasks[0].labels), on_device(dataset, "test")
     ended: dict[str, Summary | UserError] = {}
-    with listen() as stopping:
-        for group in _groups(tasks, network, context.reporter.say):
-            ended |= _train(group, network, splits, context, stopping)
-            if stopping() and (context.tracker.parent or len(ended) < len(tasks)):
-                raise Interrupted(f"Stopped after {group[-1][0].name}. Continue: {_again(context)}")
-    if len(tasks) == 1 and isinstance(error := ended[tasks[0].name], UserError):
-        raise error
-    if errors := [f"{name}: {error}" for name, error in ended.items() if isinstance(error, UserError)]:
-        raise UserError("\n".join(errors))
-    return {name: summary for name, summary in ended.items() if not isinstance(summary, UserError)}
+    for group in _groups(tasks, network, context.reporter.say):
+        ended |= _train(group, network, splits, context, stopping)
+        if stopping() and (context.tracker.parent or len(ended) < len(tasks)):
+            raise Interrupted(f"Stopped after {group[-1][0].name}. Continue: {_again(context)}")
+    return ended
 
 
 def _groups(
@@ -234,6 +242,8 @@ class Lane:
     def record(self, report: Report) -> None:
         if report.metrics:
             self.metrics = report.metrics | self.tracked.timings(report.step)
+            if report.step == self.task.config.num_steps:
+                write_answers(self.task.run_dir, np.asarray(report.correct))  # first: the last line vouches for it
             append_line(self.task.run_dir / "metrics.jsonl", {"step": report.step, **self.metrics})
         if report.save and report.step != self.saved:
             save_step(self.task, report)
@@ -242,9 +252,16 @@ class Lane:
             self.tracked.log_metrics(self.metrics, report.step, mirrored=True)
 
     def finish(self, say: Callable[[str], None]) -> Summary:
-        """Write the summary."""
+        """Write the summary.
+
+        Raises:
+            UserError: a part of the run is gone.
+        """
+        resume.check_complete(self.task)
         task, summary = self.task, summarize(self.task, self.tracked, self.metrics)
         summary.write(task.run_dir / "summary.json")
+        if summary.test_correct_sha256:
+            self.tracked.log_artifact(task.run_dir / answers.NAME)
         told = f"test accuracy {summary.test_acc:.4f} in {summary.total_seconds:.1f} s -> {task.run_dir}"
         say(f"{task.name}: {told}")
         return summary
@@ -316,5 +333,7 @@ def summarize(task: Task, tracked: TrackedRun, last: dict[str, float]) -> Summar
         seconds=last["time/train_seconds"] + last["time/eval_seconds"],
         **{f"{name}_seconds": last[f"time/{name}_seconds"] for name in ("train", "eval", "compile", "total")},
         fingerprint=task.dataset.fingerprint,
+        num_test=len(task.dataset.test_labels),
+        test_correct_sha256=answers.digest(task.run_dir),
         mlflow_run_id=tracked.id,
     )

@@ -48,6 +48,12 @@ def ascending(keys: np.ndarray, seed: int | Sequence[int]) -> np.ndarray:
     return shuffled[np.argsort(keys[shuffled], kind="stable")]
 
 
+def descending(keys: np.ndarray, seed: int | Sequence[int]) -> np.ndarray:
+    """As `ascending`, by descending key: what it would be of -keys, which unsigned and small integers do not have."""
+    backwards = np.random.RandomState(seed).permutation(len(keys))[::-1]
+    return backwards[np.argsort(keys[backwards], kind="stable")][::-1]
+
+
 # --- sharing a number out ---------------------------------------------------------------------
 
 
@@ -58,7 +64,7 @@ def in_proportion(counts: np.ndarray, size: int, seed: int | Sequence[int] = 0) 
     """
     shares = size * counts.astype(np.int64)
     quotas, remainders = shares // counts.sum(), shares % counts.sum()
-    quotas[ascending(-remainders, seed)[: size - quotas.sum()]] += 1
+    quotas[descending(remainders, seed)[: size - quotas.sum()]] += 1
     return quotas
 
 
@@ -83,7 +89,7 @@ def ccs(pool: Pool, size: int, parameters: Parameters) -> np.ndarray:
     of what is left to take, or all it has, drawn uniformly. Source: Zheng et al. 2023, with AUM as the score.
     """
     dropped = min(int(parameters.cutoff * len(pool)), len(pool) - size)
-    rest = ascending(-pool.values, pool.seed)[dropped:]
+    rest = descending(pool.values, pool.seed)[dropped:]
     values = pool.values[rest].astype(np.float64)
     width = np.ptp(values) / parameters.strata
     strata = (
@@ -174,7 +180,7 @@ def d2(pool: Pool, size: int, parameters: Parameters) -> np.ndarray:
     first. Source: Maharana et al. 2024, as their code has it (the paper has squared distances).
     """
     dropped = min(int(parameters.cutoff * len(pool)), len(pool) - size)
-    rest = np.sort(ascending(-pool.values, pool.seed)[dropped:])
+    rest = np.sort(descending(pool.values, pool.seed)[dropped:])
     ids = rest[np.random.RandomState(pool.seed).permutation(len(rest))]  # so that rank decides ties by the seed
     points = (pool.features[ids] - pool.features[ids].mean(0, dtype=np.float64)).astype(np.float32)
     values = pool.values[ids].astype(np.float64)

@@ -19,12 +19,12 @@ from datadiet.errors import UserError
 from datadiet.option import Parameters
 from datadiet.registries import REGISTRIES
 from datadiet.selectors import coresets
-from datadiet.selectors.coresets import Pool, ascending
+from datadiet.selectors.coresets import Pool, ascending, descending
 
 
 def keep_max(pool: Pool, size: int, parameters: Parameters) -> np.ndarray:
     """The `size` largest, largest first."""
-    return ascending(-pool.values, pool.seed)[:size]
+    return descending(pool.values, pool.seed)[:size]
 
 
 def keep_min(pool: Pool, size: int, parameters: Parameters) -> np.ndarray:
@@ -32,14 +32,20 @@ def keep_min(pool: Pool, size: int, parameters: Parameters) -> np.ndarray:
     return ascending(pool.values, pool.seed)[:size]
 
 
+def magnitudes(values: np.ndarray) -> np.ndarray:
+    """Absolute values; of integers unsigned, since the smallest of a signed type has no positive counterpart."""
+    sizes = np.abs(values)
+    return sizes.view(f"u{sizes.itemsize}") if sizes.dtype.kind == "i" else sizes
+
+
 def keep_max_abs(pool: Pool, size: int, parameters: Parameters) -> np.ndarray:
     """The `size` largest in absolute value."""
-    return ascending(-np.abs(pool.values), pool.seed)[:size]
+    return descending(magnitudes(pool.values), pool.seed)[:size]
 
 
 def keep_min_abs(pool: Pool, size: int, parameters: Parameters) -> np.ndarray:
     """The `size` smallest in absolute value."""
-    return ascending(np.abs(pool.values), pool.seed)[:size]
+    return ascending(magnitudes(pool.values), pool.seed)[:size]
 
 
 def offset(pool: Pool, size: int, parameters: Parameters) -> np.ndarray:

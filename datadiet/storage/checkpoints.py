@@ -4,7 +4,8 @@ The only module that knows Orbax, which makes the folder, renames it into place 
 rest is plain, and written by `_write`, which Orbax calls:
 
 arrays.npz        the leaves by name, as np.load reads them; bfloat16, which NumPy lacks, as uint16 of the same bits
-checkpoint.json   the format; the trees, with names in place of leaves; dtype, shape and hash of each leaf; the seconds
+checkpoint.json   the format; the run and the step; the trees, with names in place of leaves; dtype, shape and hash of
+                  each leaf; the seconds
 files.json        the hash of every file: it comes last, and without it a checkpoint is incomplete
 """
 
@@ -12,7 +13,9 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +23,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,12 +32,24 @@ import numpy as np
 from datadiet.errors import UserError
 from datadiet.models.networks import Variables
 from datadiet.storage import files
-from datadiet.storage.records import check_format
+from datadiet.storage.layout import check_place
+from datadiet.storage.leaves import check_like, leaf_facts, leaf_hash, leaf_name, named_leaves
+from datadiet.storage.records import Arguments, check_format
 from datadiet.training.state import TrainState
 
 FORMAT = 1  # of checkpoint.json and arrays.npz; checkpoints of before there was a number have neither
 RECORD, ARRAYS, FILES = "checkpoint.json", "arrays.npz", "files.json"
-Read = tuple[dict[str, Any], dict[str, float]]  # trees by name, and the seconds
+STEP = "training['step']"  # the leaf
+HEADER = 1024  # bytes at most before the data of an array
+
+
+class Read(NamedTuple):
+    """What a checkpoint says."""
+
+    trees: dict[str, Any]  # by name
+    seconds: dict[str, float]
+    step: int | None
+    identity: dict[str, Any] | None  # None: made before it was noted
 
 
 def save_checkpoint(run_dir: Path, state: TrainState, seconds: Mapping[str, float] = MappingProxyType({})) -> None:
@@ -51,9 +66,9 @@ def save_checkpoint(run_dir: Path, state: TrainState, seconds: Mapping[str, floa
         if path.exists():
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         try:
-            files.make_folder(path.parent)
-            orbax = _orbax()
-            _apart(partial(orbax.checkpointer().save, path, args=orbax.Save(_trees(state), dict(seconds))))
+            files.make_subfolder(path.parent)
+            orbax, facts = _orbax(), {"seconds": dict(seconds), "identity": _identity(run_dir, int(state.step))}
+            _apart(partial(orbax.checkpointer().save, path, args=orbax.Save(_trees(state), facts)))
             _seal(path)
         except BaseException:
             for left in (path, *path.parent.glob(f"{path.name}.*")):
@@ -64,31 +79,31 @@ def save_checkpoint(run_dir: Path, state: TrainState, seconds: Mapping[str, floa
 def checkpoint_steps(run_dir: Path) -> list[int]:
     """Steps that have a checkpoint, ascending."""
     folder = run_dir / "ckpts"
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+    named = (p.name for p in folder.iterdir() if re.fullmatch("0|[1-9][0-9]*", p.name)) if folder.is_dir() else ()
+    return sorted(map(int, named))
 
 
-def load_variables(run_dir: Path, step: int) -> Variables:
+def load_variables(run_dir: Path, step: int, like: Variables | None = None) -> Variables:
     """Network variables saved at a step, verified leaf by leaf.
 
+    Args:
+        like: Of their structure, shapes and dtypes; None: whatever they are.
     Raises:
-        UserError: no such checkpoint (with those there are), a damaged one, or one of a newer format.
+        UserError: no such checkpoint (with those there are), a damaged one, one of another step, run or network, or one
+            of a newer format.
     """
-    return _load(run_dir, step, "variables")[0]["variables"]
+    return _load(run_dir, step, {"variables": like})[0]["variables"]
 
 
 def load_state(run_dir: Path, step: int, like: TrainState) -> TrainState:
     """The whole state saved at a step, in the structure of `like`; verified leaf by leaf.
 
     Raises:
-        UserError: as for `load_variables`, or one with other statistics or leaves than `like`.
+        UserError: as for `load_variables`.
     """
-    trees, _ = _load(run_dir, step, "variables", "training")
+    trees, _ = _load(run_dir, step, _trees(like))
     variables, training = trees["variables"], trees["training"]
     gathered = training.get("trajectory", {})
-    if gathered.keys() != like.trajectory.keys():
-        held, expected = (", ".join(sorted(names)) or "none" for names in (gathered, like.trajectory))
-        raise UserError(f"{run_dir}: step {step} has statistics {held}; expected {expected}: train the run again.")
-    _check_like(_folder(run_dir, step), trees, _trees(like))
     restored = TrainState(
         step=training["step"],
         params=variables["params"],
@@ -102,10 +117,7 @@ def load_state(run_dir: Path, step: int, like: TrainState) -> TrainState:
 
 def load_seconds(run_dir: Path, step: int) -> dict[str, float]:
     """Seconds spent up to a checkpoint, by name; raises as `load_variables`."""
-    return _load(run_dir, step)[1]
-
-
-# --- trees and leaves -------------------------------------------------------------------------
+    return _load(run_dir, step, {})[1]
 
 
 def _trees(state: TrainState) -> dict[str, Any]:
@@ -116,41 +128,37 @@ def _trees(state: TrainState) -> dict[str, Any]:
     return {"variables": state.variables, "training": training}
 
 
-def _name(path: tuple[Any, ...]) -> str:
-    """Of a leaf: its tree's, and its place there."""
-    return f"{path[0].key}{jax.tree_util.keystr(path[1:])}"
+# --- whose it is ------------------------------------------------------------------------------
 
 
-def _leaves(trees: Mapping[str, Any], is_leaf: Callable[[Any], bool] | None = None) -> dict[str, Any]:
-    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(trees, is_leaf)}
+def _identity(run_dir: Path, step: int) -> dict[str, Any] | None:
+    """What binds a checkpoint to its place: the run's path below exps, the seal of its args.json, which has all options
+    and the data, and the step; None where args.json does not tell a path."""
+    if not (run_dir / "args.json").is_file():
+        return None
+    told = Arguments.read(run_dir / "args.json")
+    return {"run": told.path, "arguments": told.seal, "step": step} if told.path else None
 
 
-def leaf_hash(leaf: Any) -> str:
-    """sha256 (hex) of dtype, shape and bytes."""
-    array = np.asarray(leaf)
-    digest = hashlib.sha256(f"{array.dtype}{array.shape}".encode())
-    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
-
-
-def _facts(array: np.ndarray) -> dict[str, Any]:
-    return {"dtype": str(array.dtype), "shape": list(array.shape), "sha256": leaf_hash(array)}
-
-
-def _check_like(path: Path, trees: Mapping[str, Any], like: Mapping[str, Any]) -> None:
-    """Raises UserError, naming the leaf, where trees differ in structure, shape or dtype from those expected."""
-
-    def shapes(trees: Mapping[str, Any]) -> dict[str, str]:
-        leaves = _leaves(trees, is_leaf=lambda node: isinstance(node, dict) and not node)
-        return {k: "an empty dict" if isinstance(v, dict) else f"{v.dtype}{list(v.shape)}" for k, v in leaves.items()}
-
-    found, expected = shapes(trees), shapes(like)
-    for name in [*expected, *found]:
-        if found.get(name) != expected.get(name):
-            raise UserError(
-                f"{path}: {name} is {found.get(name, 'missing')}; expected {expected.get(name, 'no such leaf')}. It is "
-                "of another network, optimizer or version of datadiet: train the run again."
-            )
+def _check_identity(path: Path, run_dir: Path, step: int, found: Read) -> None:
+    """Raises UserError where a checkpoint is of another step or run than its place; older ones tell the step alone."""
+    told, expected = found.identity, _identity(run_dir, step)
+    if told is None and expected is not None:
+        raise UserError(f"{path} does not say which run it is of, as every checkpoint of {expected['run']} does: it "
+                        "was copied or moved here. Train the run again.")  # fmt: skip
+    if told is not None and expected is None:
+        check_place(run_dir, told.get("run"))
+    elif told is not None and told != expected:
+        assert expected is not None
+        same = all(told.get(name) == expected[name] for name in ("run", "step"))
+        raise UserError(
+            f"{path} is step {told.get('step')} of {told.get('run')}{', with other options or data' if same else ''}; "
+            f"expected step {step} of {expected['run']}. It was copied or moved here from exps/{told.get('run')}/ckpts/"
+            f"{told.get('step')}: take it there, or train this run again."
+        )
+    if found.step != step:
+        raise UserError(f"{path} is of step {found.step}; expected step {step}. It was copied or moved here: take it "
+                        f"under its own number, or train the run again.")  # fmt: skip
 
 
 # --- the files --------------------------------------------------------------------------------
@@ -160,31 +168,51 @@ def _folder(run_dir: Path, step: int) -> Path:
     return (run_dir / "ckpts" / str(step)).absolute()  # Orbax takes no other
 
 
-def _write(folder: Path, trees: Mapping[str, Any], seconds: Mapping[str, float]) -> None:
-    """arrays.npz and checkpoint.json."""
-    leaves = {name: np.asarray(leaf) for name, leaf in _leaves(trees).items()}
+def _write(folder: Path, trees: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """arrays.npz and checkpoint.json, in a folder that nobody else has put files into.
+
+    Args:
+        facts: More of checkpoint.json.
+    """
+    leaves = {name: np.asarray(leaf) for name, leaf in named_leaves(trees).items()}
     plain = {k: a if a.dtype.isbuiltin == 1 else a.view(f"u{a.dtype.itemsize}") for k, a in leaves.items()}
-    np.savez(folder / ARRAYS, allow_pickle=False, **plain)
-    named = jax.tree_util.tree_map_with_path(lambda path, _: _name(path), trees)
-    facts = {name: _facts(array) for name, array in leaves.items()}
-    record = {"format": FORMAT, "trees": named, "leaves": facts, "seconds": seconds}
-    (folder / RECORD).write_text(files.json_text(files.sealed(record)) + "\n")
+    with open(folder / ARRAYS, "xb") as file:  # x: follows no link
+        np.savez(file, allow_pickle=False, **plain)
+    named = jax.tree_util.tree_map_with_path(lambda path, _: leaf_name(path), trees)
+    described = {name: leaf_facts(array) for name, array in leaves.items()}
+    record = {"format": FORMAT, **facts, "trees": named, "leaves": described}
+    with open(folder / RECORD, "x") as file:
+        file.write(files.json_text(files.sealed(record)) + "\n")
 
 
-def _read(folder: Path, names: tuple[str, ...]) -> Read:
-    """Some trees by name, and the seconds, as `_write` got them; raises UserError where a leaf is not."""
+def _read(folder: Path, wanted: Mapping[str, Any]) -> Read:
+    """A checkpoint as `_write` got it; raises UserError where a leaf is not.
+
+    Args:
+        wanted: Names of the trees to read, each with what it has to be like (None: anything).
+    """
     record = files.read_record(folder / RECORD, trees=dict, leaves=dict, seconds=dict)
+    places = named_leaves({name: record["trees"][name] for name in wanted})
+    if wrong := [name for name, held in places.items() if name != held]:
+        raise UserError(f"{folder}: {wrong[0]} is not what was saved; train the run again.")
+    like = {name: expected for name, expected in wanted.items() if expected is not None}
+    told = {name: record["trees"][name] for name in like}
+    check_like(folder, jax.tree.map(lambda leaf: SimpleNamespace(**record["leaves"][leaf]), told), like)
     with np.load(folder / ARRAYS, allow_pickle=False) as arrays:
 
         def verified(name: str) -> np.ndarray:
-            array, facts = arrays[name], record["leaves"][name]
-            array = array.view(facts["dtype"])
-            if _facts(array) != facts:
+            facts = record["leaves"][name]
+            expected = math.prod(facts["shape"]) * np.dtype(facts["dtype"]).itemsize
+            if arrays.zip.getinfo(f"{name}.npy").file_size > expected + HEADER:  # before memory is taken
+                raise UserError(f"{folder}: {name} is larger than {expected} bytes; train the run again.")
+            array = arrays[name].view(facts["dtype"])
+            if leaf_facts(array) != facts:
                 raise UserError(f"{folder}: {name} is not what was saved (its hash differs); train the run again.")
             return array
 
-        trees = {name: jax.tree.map(verified, record["trees"][name]) for name in names}
-    return trees, record["seconds"]
+        trees = {name: jax.tree.map(verified, record["trees"][name]) for name in wanted}
+        step = int(verified(STEP)) if STEP in record["leaves"] else None
+    return Read(trees, record["seconds"], step, record.get("identity"))
 
 
 def _seal(path: Path) -> None:
@@ -217,8 +245,8 @@ def _check_files(path: Path) -> None:
             raise UserError(f"{path / name} {state}: this checkpoint is damaged; train the run again.")
 
 
-def _load(run_dir: Path, step: int, *names: str) -> Read:
-    """Some trees of a checkpoint by name, and the seconds, verified."""
+def _load(run_dir: Path, step: int, wanted: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
+    """Some trees of a checkpoint by name, and the seconds, verified; for `wanted` see `_read`."""
     path = _folder(run_dir, step)
     if not path.is_dir():
         known = ", ".join(map(str, checkpoint_steps(run_dir))) or "none"
@@ -228,10 +256,13 @@ def _load(run_dir: Path, step: int, *names: str) -> Read:
         check_format(path / RECORD, record.get("format"), FORMAT)  # first: another format may have other files
     _check_files(path)
     try:
-        if not numbered:
-            return _apart(partial(_read_unnumbered, path, names))
-        orbax = _orbax()
-        return _apart(partial(orbax.checkpointer().restore, path, args=orbax.Restore(names)))
+        if numbered:
+            orbax = _orbax()
+            found = _apart(partial(orbax.checkpointer().restore, path, args=orbax.Restore(wanted)))
+        else:
+            found = _apart(partial(_read_unnumbered, path, wanted))
+        _check_identity(path, run_dir, step, found)
+        return found.trees, {name: float(value) for name, value in found.seconds.items()}
     except UserError:
         raise
     except Exception as error:  # Orbax and its storage raise many kinds for a damaged folder
@@ -255,10 +286,10 @@ def _orbax() -> SimpleNamespace:
 
     class Handler(ocp.CheckpointHandler):
         def save(self, directory: Any, args: Any) -> None:
-            _write(Path(directory), args.trees, args.seconds)
+            _write(Path(directory), args.trees, args.facts)
 
         def restore(self, directory: Any, args: Any) -> Read:
-            return _read(Path(directory), args.names)
+            return _read(Path(directory), args.wanted)
 
         @classmethod
         def typestr(cls) -> str:  # in _CHECKPOINT_METADATA
@@ -268,27 +299,32 @@ def _orbax() -> SimpleNamespace:
     @dataclass
     class Save(ocp.args.CheckpointArgs):
         trees: dict[str, Any]
-        seconds: dict[str, float]
+        facts: dict[str, Any]
 
     @ocp.args.register_with_handler(Handler, for_restore=True)
     @dataclass
     class Restore(ocp.args.CheckpointArgs):
-        names: tuple[str, ...]
+        wanted: Mapping[str, Any]
 
     return SimpleNamespace(checkpointer=lambda: ocp.Checkpointer(Handler()), Save=Save, Restore=Restore)
 
 
-def _read_unnumbered(path: Path, names: tuple[str, ...]) -> Read:
+def _read_unnumbered(path: Path, wanted: Mapping[str, Any]) -> Read:
     """As `_read`, of a checkpoint of before formats had numbers: all of it is Orbax's own."""
     import orbax.checkpoint as ocp
 
+    names = list(dict.fromkeys([*wanted, "training"]))  # which has the step
     arguments = {name: ocp.args.StandardRestore() for name in names}
     arguments |= {name: ocp.args.JsonRestore() for name in ("hashes", "seconds")}
     checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
     found = checkpointer.restore(path, args=ocp.args.Composite(**arguments))
     trees = {name: found[name] for name in names}
-    hashes = {name: leaf_hash(np.atleast_1d(leaf)) for name, leaf in _leaves(trees).items()}  # they knew no shape []
+    hashes = {
+        name: leaf_hash(np.atleast_1d(leaf)) for name, leaf in named_leaves(trees).items()
+    }  # they knew no shape []
     for name, digest in ((f"{tree}{leaf}", d) for tree in names for leaf, d in found["hashes"][tree].items()):
         if hashes.get(name) != digest:
             raise UserError(f"{path}: {name} is not what was saved (its hash differs); train the run again.")
-    return trees, found["seconds"]
+    like = {name: expected for name, expected in wanted.items() if expected is not None}
+    check_like(path, {name: trees[name] for name in like}, like)
+    return Read(trees, found["seconds"], int(trees["training"]["step"]), None)

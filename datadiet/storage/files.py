@@ -9,7 +9,7 @@ import json
 import os
 import reprlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from filelock import Timeout
 
 from datadiet import commands, intake
 from datadiet.errors import UserError
+from datadiet.temporary import putting
 
 SEAL = "record_sha256"  # name of the hash in a sealed record
 DIGITS = 20  # of a whole number; no float, count or time needs more
@@ -48,6 +49,8 @@ def _reason(error: Exception) -> str:
     if code in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text or "Disk quota" in text:
         return f"{text}. Nothing half-written is left. Free some space, then repeat the command, with " \
                f"{commands.option('resume', True)} where it trains"  # fmt: skip
+    if code == errno.ENOENT:
+        return f"{text}. Its folder is gone: it was moved or deleted while this was at work, and is not made anew"
     if code in (errno.EROFS, errno.EACCES, errno.EPERM):
         return f"{text}. Make the folder writable, or choose another with {commands.option('root', 'FOLDER')}"
     return text
@@ -63,32 +66,37 @@ def sync_folder(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """A folder and those above it, on disk."""
+    """A folder and those above it, on disk; for work that begins, and claims its place."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for folder in reversed(missing):
         sync_folder(folder.parent)
 
 
+def make_subfolder(path: Path) -> None:
+    """A folder below one that is there, on disk; for work that goes on in a place that was claimed.
+
+    Raises:
+        UserError: it cannot be made, as where the one above it is gone.
+    """
+    with writing(path):
+        if not path.is_dir():
+            path.mkdir(exist_ok=True)
+            sync_folder(path.parent)
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file so that a reader sees the old one or the new one, never a part.
+
+    Its folder has to be there: one that was deleted or moved while something writes into it is not made anew.
 
     Raises:
         UserError: it cannot be written; the old one is still there.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing(path):
-        make_folder(path.parent)
-        try:
-            with open(temporary, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-            sync_folder(path.parent)
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        with putting(path) as file:
+            file.write(content)
+        sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -165,14 +173,6 @@ def npy_bytes(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def csv_text(header: str, rows: Iterable[tuple]) -> str:
-    return "\n".join([header, *(",".join(map(str, row)) for row in rows)]) + "\n"
-
-
-def write_csv(path: Path, header: str, rows: Iterable[tuple]) -> None:
-    write_text(path, csv_text(header, rows))
-
-
 def sealed(record: dict[str, Any]) -> dict[str, Any]:
     """A record with the hash of all else that it says, which `read_json` verifies."""
     rest = {name: value for name, value in record.items() if name != SEAL}
@@ -180,25 +180,21 @@ def sealed(record: dict[str, Any]) -> dict[str, Any]:
     return rest | {SEAL: hashlib.sha256(text.encode()).hexdigest()}
 
 
-def _is_temporary(path: Path) -> bool:
-    """Whether `write_bytes` left this file when its process was killed."""
-    return path.name.startswith(".") and path.name.endswith(".tmp")
-
-
 def append_line(path: Path, value: dict[str, Any]) -> None:
-    """Append one JSON line, sealed, on disk when this returns; a line that an earlier process left torn is cut off.
+    """Append one JSON line, sealed for the run whose args.json lies beside it, on disk when this returns; a line that
+    an earlier process left torn is cut off.
 
     Raises:
         UserError: it cannot be written; the file is as it was.
     """
-    with writing(path), open(path, "a+b") as file:
+    with writing(path), open(path, "a+b", opener=_without_links) as file:
         whole = end = file.seek(0, os.SEEK_END)
         while whole and (file.seek(whole - 1), file.read(1))[1] != b"\n":
             whole -= 1
         if whole < end:
             file.truncate(whole)
         try:
-            file.write(_line(value).encode())
+            file.write(_line(value, _run_beside(path)).encode())
             file.flush()
             os.fsync(file.fileno())
         except OSError:
@@ -208,16 +204,22 @@ def append_line(path: Path, value: dict[str, Any]) -> None:
         sync_folder(path.parent)
 
 
-def read_lines(path: Path, last: int | None = None) -> list[dict[str, Any]]:
+def _without_links(path: str, flags: int) -> int:
+    """As `open` opens, but for a link in the file's place."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+def read_lines(path: Path, last: int | None = None, run: str | None = None) -> list[dict[str, Any]]:
     """JSON lines of a file without their seals; none where there is no file. A last line that an earlier process left
     torn does not count.
 
     Args:
         last: Step of the last line, where it has to be there.
+        run: See `seal_of_run`; None: that of the args.json beside the file.
     Raises:
         UserError: a line is not what was written there, or the last one is missing.
     """
-    values, damaged = _verified_lines(path)
+    values, damaged = _verified_lines(path, run)
     if damaged is not None:
         raise UserError(f"{path}: line {damaged} is not what was written there; it is damaged.")
     if last is not None and [value["step"] for value in values[-1:]] != [last]:
@@ -230,17 +232,18 @@ def good_lines(path: Path) -> list[dict[str, Any]]:
     return _verified_lines(path)[0]
 
 
-def _verified_lines(path: Path) -> tuple[list[dict[str, Any]], int | None]:
+def _verified_lines(path: Path, run: str | None = None) -> tuple[list[dict[str, Any]], int | None]:
     """Lines up to the first damaged one, and the number of that, from 1. Files of before lines had seals have none at
-    all and nothing but numbers."""
+    all and nothing but numbers; there are none in a run that tells its place."""
     lines = intake.read_bytes(path).split(b"\n")[:-1] if path.exists() else []
-    old, values = not any(SEAL.encode() in line for line in lines), []
+    run = _run_beside(path) if lines and run is None else run
+    old, values = not (run or any(SEAL.encode() in line for line in lines)), []
     for number, line in enumerate(lines, start=1):
         try:
             value = _parsed(line)
             seal = value.pop(SEAL, None)
             whole = isinstance(value["step"], int) and (
-                all(isinstance(v, int | float) for v in value.values()) if old else seal == sealed(value)[SEAL]
+                all(isinstance(v, int | float) for v in value.values()) if old else seal == _line_seal(value, run)
             )
         except (ValueError, RecursionError, AttributeError, TypeError, KeyError):
             whole = False
@@ -250,10 +253,26 @@ def _verified_lines(path: Path) -> tuple[list[dict[str, Any]], int | None]:
     return values, None
 
 
-def _line(value: dict[str, Any]) -> str:
-    return json.dumps(sealed(value)) + "\n"
+def _line(value: dict[str, Any], run: str) -> str:
+    return json.dumps(value | {SEAL: _line_seal(value, run)}) + "\n"
+
+
+def _line_seal(value: dict[str, Any], run: str | None) -> str:
+    return sealed(value | {"run": run} if run else value)[SEAL]
+
+
+def seal_of_run(arguments: dict[str, Any]) -> str:
+    """What the seal of each line of a run covers beside the line, so that the lines of another are refused: the seal of
+    its args.json. '' where that tells no place, as of runs made before it did."""
+    return arguments.get(SEAL, "") if "made_as" in arguments.get("data", {}) else ""
+
+
+def _run_beside(path: Path) -> str:
+    arguments = path.with_name("args.json")
+    return seal_of_run(read_record(arguments)) if arguments.is_file() else ""
 
 
 def write_lines(path: Path, values: Iterable[dict[str, Any]]) -> None:
     """The inverse of `read_lines`."""
-    write_text(path, "".join(map(_line, values)))
+    run = _run_beside(path)
+    write_text(path, "".join(_line(value, run) for value in values))

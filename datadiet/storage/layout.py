@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from datadiet import commands
 from datadiet.config import TrainConfig
-from datadiet.errors import UserError
+from datadiet.errors import Misplaced, UserError
 from datadiet.option import check_text
 from datadiet.selectors.options import given_parameters
 from datadiet.selectors.selection import SELECTORS
@@ -84,3 +85,36 @@ def score_file(folder: Path, kind: str, step: int, combine: str = "mean") -> Pat
     """Score file of a type and step below a run's or an experiment's folder; there, how runs were combined."""
     manner = "" if combine == "mean" else f".{combine}"
     return folder / SCORE_FOLDERS.get(kind, f"{kind}_scores") / f"ckpt_{step}{manner}.npy"
+
+
+# --- what was made for one place and lies in another ------------------------------------------
+
+
+def check_place(path: Path, told: str | None, name: str | None = None) -> None:
+    """Refuse what was made for another place below exps: its hashes are right wherever it is copied to.
+
+    Where exps lies does not matter. What lies in no exps is taken for what it says it is, unless its own name is that
+    of another run or step.
+
+    Args:
+        path: Where it lies.
+        told: Path below exps that it was made for, as its record says; None: it does not say.
+        name: Path below exps that it is looked for under; None: not known.
+    Raises:
+        Misplaced: it names both places.
+    """
+    if told is None or (told == name if name else _may_be(path, told)):
+        return
+    raise Misplaced(
+        f"{path} was made as {told}, and is not {name or 'what its name says'}: it was copied, moved or renamed. "
+        f"Expected in exps/{told}; exps may be moved as a whole, no part of it."
+    )
+
+
+def _may_be(path: Path, told: str) -> bool:
+    """Whether a path, as given or with its links followed, can be that of what was made as `told` below exps."""
+    parts, places = PurePosixPath(told).parts, [Path(os.path.abspath(path)), path.resolve()]
+    if any(place.parts[-len(parts) :] == parts for place in places):
+        return True
+    elsewhere = re.fullmatch(r"run_\d+|ckpt_\d+(\.\w+)?\.npy", path.name) is None or path.name == parts[-1]
+    return elsewhere and not any("exps" in place.parts[:-1] for place in places)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +14,14 @@ from datadiet import commands
 from datadiet.config import TrainConfig
 from datadiet.data.dataset import Dataset
 from datadiet.errors import UserError
-from datadiet.intake import read_bytes, read_text
+from datadiet.intake import read_bytes
 from datadiet.selectors.options import MANIFEST
-from datadiet.storage.files import csv_text, write_text
+from datadiet.storage.files import write_text
 from datadiet.storage.records import KeptRecord
+from datadiet.storage.tables import csv_text, read_csv
+
+COLUMNS = ("example_id", "kept_order", "score")
+_ANSWERS = {"true": True, "1": True, "false": False, "0": False}  # in a column `kept`
 
 
 def find_manifest(config: TrainConfig) -> TrainConfig:
@@ -31,23 +33,33 @@ def find_manifest(config: TrainConfig) -> TrainConfig:
     if config.manifest is None:
         wanted = commands.option("manifest", "PATH/kept.csv")
         raise UserError(f"selector={MANIFEST} needs a file of kept examples: {wanted}.")
-    size = len(_manifest_names(Path(config.manifest)))
+    try:
+        size = len(_manifest_names(Path(config.manifest)))
+    except UserError as error:
+        raise UserError(f"manifest={error}") from None
     if config.size not in (None, size):
         raise UserError(f"size={config.size}: {config.manifest} has {size} examples; leave size out.")
     return replace(config, size=size)
 
 
 def _manifest_names(path: Path) -> list[str]:
-    """example_id of every line, in kept order."""
+    """example_id of every line that is kept, in kept order where it is told; lines without a column `kept` all are."""
+    rows = [row for row in read_csv(path, "example_id") if _is_kept(path, row)]
     try:
-        rows = list(csv.DictReader(io.StringIO(read_text(path))))
-        rows.sort(key=lambda row: int(row.get("kept_order") or 0))
-        names = [row["example_id"] for row in rows]
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        raise UserError(f"manifest={path}: expected a csv file with a column example_id ({error!r}).") from error
-    if not names:
-        raise UserError(f"manifest={path} names no example.")
-    return names
+        rows.sort(key=lambda row: int(row.get("kept_order", 0)))
+    except ValueError as error:
+        raise UserError(f"{path}: kept_order counts the examples ({error}).") from None
+    if not rows:
+        raise UserError(f"{path} keeps no example.")
+    return [row["example_id"] for row in rows]
+
+
+def _is_kept(path: Path, row: dict[str, str]) -> bool:
+    """Raises UserError where a column `kept` says neither."""
+    answer = _ANSWERS.get(row.get("kept", "true").strip().lower())
+    if answer is None:
+        raise UserError(f"{path}: kept={row['kept']!r} of {row['example_id']!r}; expected true, false, 1 or 0.")
+    return answer
 
 
 def manifest_ids(path: Path, dataset: Dataset) -> np.ndarray:
@@ -60,19 +72,17 @@ def manifest_ids(path: Path, dataset: Dataset) -> np.ndarray:
     told = KeptRecord.read(record) if record.exists() else None
     if told and told.sha256 != _digest(path):
         raise UserError(
-            f"manifest={path} is not what {record.name} was written for. Make them again, or remove {record.name} to "
+            f"{path} is not what {record.name} was written for. Make them again, or remove {record.name} to "
             "train on lines that you changed yourself."
         )
     if told and told.fingerprint != dataset.fingerprint:
-        raise UserError(f"manifest={path} keeps examples of {told.dataset}, not of this {dataset.name}.")
+        raise UserError(f"{path} keeps examples of {told.dataset}, not of this {dataset.name}.")
     place = {str(name): i for i, name in enumerate(dataset.example_ids)}
     names = _manifest_names(path)
     if unknown := [name for name in names if name not in place]:
-        raise UserError(
-            f"manifest={path}: {len(unknown)} examples are not in {dataset.name}, the first is {unknown[0]}."
-        )
+        raise UserError(f"{path}: {len(unknown)} examples are not in {dataset.name}, the first is {unknown[0]}.")
     if len(set(names)) < len(names):
-        raise UserError(f"manifest={path} names {len(names) - len(set(names))} examples twice.")
+        raise UserError(f"{path} names {len(names) - len(set(names))} examples twice.")
     return np.array([place[name] for name in names], np.int32)
 
 
@@ -100,7 +110,5 @@ def write_manifest(
 
 def manifest_text(dataset: Dataset, kept: np.ndarray, values: np.ndarray | None) -> str:
     """kept.csv: example id, kept order and score (empty where none was used) of every kept example."""
-    shown: Callable[[int], object] = (lambda i: "") if values is None else values.tolist().__getitem__
-    return csv_text(
-        "example_id,kept_order,score", ((dataset.example_ids[i], order, shown(i)) for order, i in enumerate(kept))
-    )
+    shown: Callable[[int], object] = (lambda i: None) if values is None else values.tolist().__getitem__
+    return csv_text(COLUMNS, ((dataset.example_ids[i], order, shown(i)) for order, i in enumerate(kept)))

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Self, Union, get_args, get_origin, get_type_hi
 from datadiet.config import FIELDS, ResolvedConfig, as_dict, from_dict, registered_options, validate
 from datadiet.errors import UserError
 from datadiet.option import LARGEST, Bounds, refuse
-from datadiet.storage.files import SEAL, read_record, sealed, write_json
+from datadiet.storage.files import SEAL, read_record, seal_of_run, sealed, write_json
 
 
 @dataclass(kw_only=True)
@@ -158,6 +158,14 @@ class DataFacts:
             raise refuse("image_shape", reprlib.repr(self.image_shape), "height, width and channels, or features")
 
 
+@dataclass(frozen=True)
+class MadeAs:
+    """What binds a run to its place; the seals of its checkpoints and its reports bind them to this."""
+
+    path: str  # of its folder, below exps
+    inputs: dict[str, str] = field(default_factory=dict)  # sha256 of kept.csv and random_labels.csv, by name
+
+
 @dataclass(kw_only=True)
 class Arguments(MirrorRecord):
     """args.json: every resolved option by its name, the experiment folder, and the data."""
@@ -165,9 +173,18 @@ class Arguments(MirrorRecord):
     config: ResolvedConfig
     data: DataFacts
     exp: str | None = None
+    made_as: MadeAs | None = None  # None: made before it was noted
+    seal: str = ""  # of the file, where it binds other files of the run: see `seal_of_run`
+
+    @property
+    def path(self) -> str | None:
+        """Of the run's folder, below exps."""
+        return self.made_as and self.made_as.path
 
     def as_json(self) -> dict[str, Any]:
-        return {"exp": self.exp, **as_dict(self.config), "data": _plain(self.data), "format": self.FORMAT}
+        place = {"made_as": _plain(self.made_as)} if self.made_as else {}
+        data = _plain(self.data) | place  # beside the options there is no room for more: each of them is a `cfg.*`
+        return {"exp": self.exp, **as_dict(self.config), "data": data, "format": self.FORMAT}
 
     @classmethod
     def from_json(cls, path: Path, values: dict[str, Any]) -> Self:
@@ -184,7 +201,8 @@ class Arguments(MirrorRecord):
             raise UserError(f"{path}: options are missing ({error}); it is damaged.") from None
         except UserError as error:
             raise UserError(f"{path}: {error} It is damaged, or of another version.") from None
-        return cls(config=config, data=data, exp=values.get("exp"))
+        place = _entry(MadeAs | None, path, "made_as", values["data"].get("made_as"))
+        return cls(config=config, data=data, exp=values.get("exp"), made_as=place, seal=seal_of_run(values))
 
 
 @dataclass(kw_only=True)
@@ -211,7 +229,13 @@ class Summary(MirrorRecord):
     compile_seconds: float | None = None
     total_seconds: float | None = None
     fingerprint: str | None = None
+    num_test: int | None = None  # M, test examples
+    test_correct_sha256: str | None = None  # of test_correct.npy; None: of a run of before
     mlflow_run_id: str | None = None
+
+    def same_run(self, other: Summary) -> bool:
+        """Whether two files tell of one run: to the last bit, no two trainings take the same seconds."""
+        return dataclasses.replace(self, mlflow_run_id=None) == dataclasses.replace(other, mlflow_run_id=None)
 
 
 # --- scores and kept sets ---------------------------------------------------------------------
@@ -222,6 +246,7 @@ class ScoreRecord(MirrorRecord):
     """The .json beside a score file."""
 
     UNSEALED: ClassVar[bool] = False
+    path: str | None = None  # of the score file below exps; None: made before it was noted
     type: str | None = None
     step: int | None = None
     runs: list[int] | None = None

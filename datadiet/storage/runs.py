@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from datadiet.errors import Busy, UserError
 from datadiet.models.networks import Network, Variables
 from datadiet.models.registry import build_model
 from datadiet.storage.checkpoints import checkpoint_steps, load_variables
-from datadiet.storage.files import _is_temporary, make_folder, read_lines, writing
+from datadiet.storage.files import make_folder, read_lines, writing
+from datadiet.storage.layout import check_place
 from datadiet.storage.records import Arguments, DataFacts, Summary
+from datadiet.temporary import is_temporary
 
 
 @dataclass(frozen=True)
@@ -31,11 +34,7 @@ class StoredRun:
     """A training run as it lies on disk."""
 
     path: Path
-
-    @cached_property
-    def arguments(self) -> Arguments:
-        """args.json: options, and what was trained on."""
-        return Arguments.read(self.path / "args.json")
+    arguments: Arguments  # args.json: options, and what was trained on
 
     @property
     def config(self) -> ResolvedConfig:
@@ -48,18 +47,39 @@ class StoredRun:
 
     @cached_property
     def summary(self) -> Summary | None:
-        """summary.json; None while the run is not finished."""
+        """summary.json; None while the run is not finished.
+
+        Raises:
+            UserError: it is damaged, or that of another run.
+        """
         path = self.path / "summary.json"
-        return Summary.read(path) if path.exists() else None
+        if not path.exists():
+            return None
+        found = Summary.read(path)
+        check_place(self.path, found.path, self.arguments.path)
+        return found
+
+    def input(self, name: str) -> Path:
+        """kept.csv or random_labels.csv, as the run wrote it.
+
+        Raises:
+            UserError: it is missing, or not what the run was trained on.
+        """
+        path, made_as = self.path / name, self.arguments.made_as
+        expected = made_as.inputs.get(name) if made_as else None
+        if not path.is_file() or (expected and sha256(path.read_bytes()).hexdigest() != expected):
+            state = "is missing" if not path.is_file() else "is not what this run was trained on (its hash differs)"
+            raise UserError(f"{path} {state}; train the run again with {commands.option('overwrite', True)}.")
+        return path
 
     @cached_property
     def reports(self) -> list[dict[str, Any]]:
         """Lines of metrics.jsonl of a finished run, at least one.
 
         Raises:
-            UserError: they are damaged.
+            UserError: they are damaged, or those of another run.
         """
-        return read_lines(self.path / "metrics.jsonl", last=self.config.num_steps)
+        return read_lines(self.path / "metrics.jsonl", self.config.num_steps, self.arguments.seal)
 
     @cached_property
     def network(self) -> Network:
@@ -73,7 +93,8 @@ class StoredRun:
 
     def variables(self, step: int) -> Variables:
         """Network variables at a step; see `load_variables`."""
-        return load_variables(self.path, step)
+        expected = jax.eval_shape(self.network.init, jax.random.key(0))  # of the network that args.json tells
+        return load_variables(self.path, step, expected)
 
     def logits(self, images: np.ndarray | jax.Array, step: int) -> jax.Array:
         """Logits float32 [B, C] in evaluation mode at a step.
@@ -97,17 +118,21 @@ class StoredRun:
         return normalize(images, jnp.asarray(self.data.mean), jnp.asarray(self.data.std))
 
 
-def open_run(path: str | Path) -> StoredRun:
+def open_run(path: str | Path, name: str | None = None) -> StoredRun:
     """A training run's folder.
 
+    Args:
+        name: Its path below exps, where that is known.
     Raises:
-        UserError: there is no training run in it.
+        UserError: there is no training run in it, or one that was made in another place below exps.
     """
     path = Path(path)
     if not (path / "args.json").is_file():
         repair = commands.command("full_data", run=0)
         raise UserError(f"{path} holds no training run (no args.json). Train one: {repair}")
-    return StoredRun(path)
+    arguments = Arguments.read(path / "args.json")
+    check_place(path, arguments.path, name)
+    return StoredRun(path, arguments)
 
 
 def check_free(path: Path, overwrite: bool) -> None:
@@ -116,7 +141,7 @@ def check_free(path: Path, overwrite: bool) -> None:
     Raises:
         UserError: it exists already.
     """
-    if overwrite or not path.exists() or all(map(_is_temporary, path.iterdir())):
+    if overwrite or not path.exists() or all(map(is_temporary, path.iterdir())):
         return
     if (path / "summary.json").exists():
         found, way_on = "a finished run", ""
@@ -137,7 +162,8 @@ def lock_run(path: Path) -> Iterator[None]:
     The lock file lies beside the folder, because replacing a run removes the folder, and stays there.
 
     Raises:
-        UserError: another process works there.
+        Busy: another process works there.
+        UserError: the lock cannot be made.
     """
     file = path.with_name(f".{path.name}.lock")
     try:

@@ -26,7 +26,9 @@ class EngineOptions:
     """How the jobs of a study are done, which never changes a result."""
 
     engine: str = option(
-        "local", "Where jobs are done: 'local', on this machine; or 'ray' (pip install 'datadiet[ray]')."
+        "local",
+        "Where jobs are done: 'local', on this machine; or 'ray' (pip install 'datadiet[ray]'), on "
+        "machines that all see the folder of exps/.",
     )
     workers: int | None = option(
         None, "Jobs at once; 1: in this process, no others.", auto="one per GPU, else one per processor", min=1

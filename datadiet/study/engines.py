@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from datadiet.errors import UserError
 from datadiet.option import check_values
 from datadiet.runs.context import Context
 from datadiet.study.engine import Engine, EngineOptions
-from datadiet.study.local_engine import begin_local
+from datadiet.study.local_engine import begin_local, check_local
 from datadiet.study.ray_engine import begin_ray, check_ray
 
 
@@ -19,10 +19,12 @@ class EngineEntry(NamedTuple):
     begin: Callable[[EngineOptions, Context, int], Engine]  # (options, context, jobs that are not done yet)
     check: Callable[[EngineOptions], None] = lambda options: None  # raises UserError where it cannot be had
     options: tuple[str, ...] = ()  # of EngineOptions, that no other engine uses
+    # Raises UserError where jobs could not compute; asked only if there are any.
+    look: Callable[[EngineOptions, Callable[[str], Any]], None] = lambda options, say: None
 
 
 ENGINES: dict[str, EngineEntry] = {
-    "local": EngineEntry(begin_local),
+    "local": EngineEntry(begin_local, look=check_local),
     "ray": EngineEntry(begin_ray, check_ray, ("ray_address",)),
 }
 
@@ -41,6 +43,17 @@ def check_engine(options: EngineOptions) -> None:
             if name != options.engine and getattr(options, own) is not None:
                 raise UserError(f"{own}={getattr(options, own)} is used with engine={name} only.")
     ENGINES[options.engine].check(options)
+
+
+def check_device(options: EngineOptions, say: Callable[[str], Any]) -> None:
+    """Refuse, before anything is written, to begin jobs that could not compute.
+
+    Args:
+        say: Told of a device that is passed over.
+    Raises:
+        UserError: what was asked for, what there is, and what repairs it.
+    """
+    ENGINES[options.engine].look(options, say)
 
 
 def begin_engine(options: EngineOptions, context: Context, count: int) -> Engine:

@@ -7,17 +7,23 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
+from datadiet.errors import Interrupted
 from datadiet.runs.context import Context
 from datadiet.runs.signals import listen
 from datadiet.study.engine import Engine, EngineOptions, Event, Note, Setting, Telling, attempt, perform
 from datadiet.study.spec import Job
+from datadiet.training.compiled import is_any_left
+from datadiet.training.device import look, look_apart, tell
 
+CLOSE_SECONDS = 3.0  # for workers to end when there is nothing left to do
 POLL_SECONDS = 0.2  # between two looks at whether to stop
 TELL_SECONDS = 0.2  # at least, between two words about how far a job is
 
@@ -73,8 +79,12 @@ def work(connection: Connection, setting: Setting, share: Share) -> None:
     """The life of a worker: do the jobs that come through `connection`, and tell of them."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     share.take()
-    told = time.monotonic()
+    told, sending = time.monotonic(), threading.Lock()
     pending = 0.0
+
+    def send(event: Event) -> None:  # scoring tells from a thread of its own
+        with sending:
+            connection.send(event)
 
     def note(event: Event) -> None:
         nonlocal told, pending
@@ -83,12 +93,14 @@ def work(connection: Connection, setting: Setting, share: Share) -> None:
             if time.monotonic() - told < TELL_SECONDS:
                 return
             event, pending, told = event._replace(part=pending), 0.0, time.monotonic()
-        connection.send(event)
+        send(event)
 
-    with listen():  # between two jobs a signal changes nothing: the parent has had it too
+    with suppress(Interrupted, EOFError, BrokenPipeError), listen():
         while (job := connection.recv()) is not None:
             pending = 0.0
-            connection.send(attempt(job, setting.context(Telling(job, note))))
+            send(attempt(job, setting.context(Telling(job, note))))
+    if is_any_left():
+        os._exit(0)
 
 
 @dataclass
@@ -99,6 +111,26 @@ class _Worker:
     connection: Connection
     job: Job | None = None
     asked: bool = False  # to stop
+
+    def ask(self) -> None:
+        """Ask it to save and end, also where it is halted."""
+        self.asked = True
+        with suppress(ProcessLookupError):
+            os.kill(self._pid, signal.SIGTERM)
+            os.kill(self._pid, signal.SIGCONT)
+
+    def was_halted(self) -> bool:
+        """Whether it has been halted, as by SIGSTOP, since this was last asked."""
+        if not hasattr(os, "waitid") or self.process.exitcode is not None:
+            return False
+        with suppress(ChildProcessError):
+            return os.waitid(os.P_PID, self._pid, os.WSTOPPED | os.WNOHANG) is not None
+        return False
+
+    @property
+    def _pid(self) -> int:
+        assert self.process.pid is not None, "it was begun"
+        return self.process.pid
 
 
 @dataclass
@@ -126,13 +158,19 @@ class Workers:
         ours, theirs = context.Pipe()
         share = Share(index, self.count)
         process = context.Process(target=work, args=(theirs, self.setting, share), name=f"worker {index}", daemon=True)
-        process.start()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # and so in the process begun: whoever
+        process.start()  # presses Ctrl-C means all of them, and this one asks them
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         self.pool[index] = _Worker(process, ours)
         return self.pool[index]
 
     def watch(self, note: Note) -> None:
         ready = wait([worker.connection for worker in self.pool.values()], POLL_SECONDS)
+        for worker in self.pool.values() if not ready else ():
+            if worker.job is not None and worker.was_halted():
+                told = f"its process {worker.process.pid} is halted; `kill -CONT {worker.process.pid}` lets it go on"
+                note(Event(worker.job, "said", f"{worker.job.name}: {told}"))
         for index, worker in [item for item in self.pool.items() if item[1].connection in ready]:
             try:
                 event = worker.connection.recv()
@@ -149,19 +187,22 @@ class Workers:
     def stop(self) -> None:
         for worker in self.pool.values():
             if worker.job is not None and not worker.asked:
-                worker.process.terminate()  # SIGTERM
-                worker.asked = True
+                worker.ask()
 
     def close(self) -> None:
+        """End them; one that does not end soon is killed, which loses nothing that it has saved."""
         for worker in self.pool.values():
             if worker.job is None:
                 with suppress(OSError):
                     worker.connection.send(None)
             else:
-                worker.process.terminate()
+                worker.ask()
+        end = time.monotonic() + CLOSE_SECONDS
         for worker in self.pool.values():
-            worker.connection.close()
+            worker.process.join(max(0.0, end - time.monotonic()))
+            worker.process.kill()
             worker.process.join()
+            worker.connection.close()
         self.pool.clear()
 
 
@@ -195,6 +236,15 @@ class Here:
 
     def close(self) -> None:
         pass
+
+
+def check_local(options: EngineOptions, say: Callable[[str], Any]) -> None:
+    """Look at the device, without taking memory of a GPU that workers are to have.
+
+    Raises:
+        UserError: there is none to compute on.
+    """
+    tell(look_apart() if count_gpus() and options.workers != 1 else look(), say)
 
 
 def begin_local(options: EngineOptions, context: Context, count: int) -> Engine:

@@ -74,7 +74,8 @@ def _typed(path: Path, name: str, node: yaml.Node) -> str:
         raise _refused(path, f"{name[:80]} has a value of {longest} characters; expected at most {CHARACTERS}")
     if isinstance(node, yaml.SequenceNode):
         return ",".join(parts) or "none"
-    return "auto" if not node.style and parts[0] in NOTHING else parts[0]
+    plain = not getattr(node, "style", None)
+    return "auto" if plain and parts[0] in NOTHING else parts[0]
 
 
 def _shown(node: yaml.Node | None) -> str:

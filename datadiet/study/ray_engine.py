@@ -1,23 +1,35 @@
 """An engine that gives each job to Ray as a task; Ray tries a task again whose process or machine dies.
 
 Every machine needs this package, the data, the folder the study was begun in (a file system that all share)
-and a way to the MLflow store: a server, or a sqlite file on the one machine of a local cluster.
+and a way to the MLflow store: a server, or a sqlite file on the one machine of a local cluster. All but the data is
+looked at on each machine before the first job, and again by each job, whose machine may have come later.
 """
 
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import sys
+import threading
+import time
+from collections.abc import Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import datadiet
 from datadiet import commands
-from datadiet.errors import UserError
+from datadiet.errors import Interrupted, UserError
 from datadiet.runs.context import Context
+from datadiet.runs.signals import listen
 from datadiet.study.engine import Engine, EngineOptions, Event, Note, Setting, attempt
 from datadiet.study.spec import Job
+from datadiet.tracking import record
 
 POLL_SECONDS = 0.2
+ANSWER_SECONDS = 180.0  # within which every machine has to say what it sees; a process of Ray's has to begin there
 RETRIES = 1  # by Ray, of a task whose process died
 PASSED_ON = ("JAX_", "XLA_", "MLFLOW_", "DATADIET_", "TF_")  # environment that a task needs too
 
@@ -36,11 +48,63 @@ class Lines:
         self.lines.append(text)
 
 
-def do(job: Job, setting: Setting, folder: str) -> tuple[Event, list[str]]:
-    """One job, in a process of Ray's; `folder` is what relative paths begin at."""
-    os.chdir(folder)
+@dataclass(frozen=True)
+class Place:
+    """Where a study is done, as every machine of a cluster has to see it."""
+
+    folder: str  # what relative paths begin at
+    record: str  # of the study's run, below it or absolute
+    uid: str  # that the record holds
+    store: str | None  # MLflow's; None: it is not called
+    version: str  # of this package
+
+    @classmethod
+    def of(cls, setting: Setting) -> Place:
+        made = record.load(setting.mirror)
+        store = None if setting.offline else setting.store
+        return cls(os.getcwd(), str(setting.mirror), made.uid, store, datadiet.__version__)
+
+    def lacking(self) -> str | None:
+        """What this machine lacks of it, in words; None: nothing."""
+        if datadiet.__version__ != self.version:
+            return f"has datadiet {datadiet.__version__}, the study {self.version}"
+        path = Path(self.folder, self.record)
+        try:
+            seen = record.load(path).uid
+        except UserError:
+            return f"does not see {path.parent}"
+        if seen != self.uid:
+            return f"sees another study in {path.parent}"
+        if not os.access(path.parent, os.W_OK):
+            return f"may not write to {path.parent}"
+        file = (self.store or "").partition("sqlite:///")[2]
+        if file and not Path(file).exists():
+            return f"does not see the MLflow store in {file}; a server, named by MLFLOW_TRACKING_URI, all of them can"
+        return None
+
+
+def do(job: Job, setting: Setting, place: Place) -> tuple[Event, list[str]]:
+    """One job, in a process of Ray's."""
     said = Lines()
-    return attempt(job, setting.context(said)), said.lines
+    try:
+        with listen():
+            if lacking := place.lacking():
+                return Event(job, "refused", unfit({socket.gethostname(): lacking})), said.lines
+            os.chdir(place.folder)
+            return attempt(job, setting.context(said)), said.lines
+    except (Interrupted, KeyboardInterrupt) as error:
+        return Event(job, "interrupted", str(error)), said.lines
+
+
+def unfit(lacking: Mapping[str, str]) -> str:
+    """What machines lack, by their names, as one message."""
+    machines = "\n".join(f"  {machine}: {what}" for machine, what in sorted(lacking.items()))
+    return (
+        f"Machines of the Ray cluster that cannot do the jobs of this study:\n{machines}\nEvery machine needs the "
+        f"study's folder at the same path (name one that all share with {commands.option('root', 'FOLDER')}), this "
+        "version of datadiet, and a way to the MLflow store. On this machine alone: "
+        f"{commands.option('engine', 'local')}."
+    )
 
 
 class Cluster:
@@ -56,11 +120,29 @@ class Cluster:
     attempts = 1
 
     def __init__(self, setting: Setting, address: str | None, count: int | None) -> None:
+        self.setting, self.place = setting, Place.of(setting)
+        self.doing: dict[Any, Job] = {}
+        self.asked: set[str] = set()
         self.ray = ray = load_ray()
+        self._join(address)
+        try:
+            resources = ray.cluster_resources()
+            gpus = int(resources.get("GPU", 0))
+            self.count = count or gpus or max(1, int(resources.get("CPU", 1)))
+            self.task = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_retries=RETRIES)(do)
+            self._check_machines()
+        except BaseException:
+            ray.shutdown()
+            raise
+
+    def _join(self, address: str | None) -> None:
+        """Raises UserError where there is no cluster, Interrupted where SIGTERM came, which Ray takes for itself."""
+        ray = self.ray
         environment = {k: v for k, v in os.environ.items() if k.startswith(PASSED_ON)}
         if address is None:
             environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        before = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(
                 address or "local", runtime_env={"env_vars": environment}, log_to_driver=False, logging_level="error",
@@ -68,19 +150,53 @@ class Cluster:
             )  # fmt: skip
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UserError(f"ray_address={address}: no Ray cluster can be reached there ({error}).") from error
-        resources = ray.cluster_resources()
-        gpus = int(resources.get("GPU", 0))
-        self.count = count or gpus or max(1, int(resources.get("CPU", 1)))
-        self.task = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_retries=RETRIES)(do)
-        self.setting, self.folder = setting, os.getcwd()
-        self.doing: dict[Any, Job] = {}
-        self.asked: set[str] = set()
+        except SystemExit:
+            raise Interrupted(f"Stopped before the first job. Continue: {self.setting.command}") from None
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, before)
+
+    def _check_machines(self) -> None:
+        """Refuse to begin where a machine lacks what jobs need.
+
+        Raises:
+            UserError: names the machines, and what each lacks.
+        """
+        machines = [node for node in self.ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+        on = self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+        looking = self.ray.remote(num_cpus=0, max_retries=RETRIES)(Place.lacking)
+        asked = {
+            looking.options(scheduling_strategy=on(node["NodeID"], soft=False)).remote(self.place): _name(node)
+            for node in machines
+        }
+        answered, silent = self._answers(list(asked))
+        lacking = {asked[reference]: f"did not answer within {ANSWER_SECONDS:.0f} seconds" for reference in silent}
+        for reference in answered:
+            try:
+                found = self.ray.get(reference)
+            except self.ray.exceptions.RayError as error:  # without this package a task cannot even begin
+                found = f"cannot look ({str(error).strip().splitlines()[-1][:200]})"
+            if found:
+                lacking[asked[reference]] = found
+        if lacking:
+            raise UserError(unfit(lacking))
+
+    def _answers(self, asked: list[Any]) -> tuple[list[Any], list[Any]]:
+        """Those that are there, and those that did not come in time; raises Interrupted where it was stopped."""
+        answered: list[Any] = []
+        end = time.monotonic() + ANSWER_SECONDS
+        with listen() as stopping:
+            while len(answered) < len(asked) and time.monotonic() < end:
+                if stopping():
+                    raise Interrupted(f"Stopped before the first job. Continue: {self.setting.command}")
+                answered, _ = self.ray.wait(asked, num_returns=len(asked), timeout=POLL_SECONDS)
+        return answered, [reference for reference in asked if reference not in answered]
 
     def free(self) -> int:
         return self.count - len(self.doing)
 
     def start(self, job: Job, note: Note) -> None:
-        self.doing[self.task.remote(job, self.setting, self.folder)] = job
+        self.doing[self.task.remote(job, self.setting, self.place)] = job
 
     def watch(self, note: Note) -> None:
         ready, _ = self.ray.wait(list(self.doing), timeout=POLL_SECONDS) if self.doing else ([], [])
@@ -95,8 +211,8 @@ class Cluster:
             event, lines = self.ray.get(reference)
         except errors.TaskCancelledError:
             return [Event(job, "interrupted", f"{job.name} was stopped.")]
-        except errors.RayTaskError as error:
-            return [Event(job, "failed", str(error))]
+        except errors.RayTaskError as error:  # beside what `do` tells: a Ctrl-C that came as it ended, or a mistake
+            return [Event(job, "interrupted" if job.name in self.asked else "failed", str(error))]
         except errors.RayError as error:  # WorkerCrashedError, OutOfMemoryError, NodeDiedError …
             return [Event(job, "died", f"{RETRIES + 1} times: {type(error).__name__}")]
         return [*(Event(job, "said", line) for line in lines), event._replace(job=job)]
@@ -113,6 +229,11 @@ class Cluster:
         self.ray.shutdown()
 
 
+def _name(node: Mapping[str, Any]) -> str:
+    """Of a machine, as its user knows it."""
+    return f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+
+
 def load_ray() -> Any:
     """The library.
 
@@ -122,6 +243,7 @@ def load_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray  # pyright: ignore[reportMissingImports]  an extra: not everywhere installed
+        import ray.util.scheduling_strategies  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(
             "engine=ray needs Ray, which is not installed: pip install 'datadiet[ray]'. "

@@ -94,7 +94,10 @@ def run_jobs(jobs: Sequence[Job], engine: Engine, progress: Reporter, label: str
         UserError: a job was refused, or its process died as often as it may; the other jobs have saved.
         Interrupted: SIGTERM or Ctrl-C came; the jobs being done have saved.
     """
-    with listen() as stopping, progress.counter(round(sum(job.cost for job in jobs)), label) as advance:
+    with (
+        listen(progress.say, again=f"Continue: {command}") as stopping,
+        progress.counter(round(sum(job.cost for job in jobs)), label) as advance,
+    ):
         board = Board(list(jobs), engine, progress, advance)
         try:
             while board.waiting or board.doing:

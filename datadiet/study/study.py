@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from datadiet.config import TrainConfig
 from datadiet.data.dataset import Dataset
 from datadiet.data.registry import count_examples
-from datadiet.errors import UserError
+from datadiet.errors import Interrupted, UserError
 from datadiet.report.decision import Decision
 from datadiet.report.evidence import CellResult
 from datadiet.report.page import read_decision, write_report
@@ -15,13 +16,14 @@ from datadiet.report.results_table import of_study, to_csv
 from datadiet.report.text import headline, table
 from datadiet.runs import resume
 from datadiet.runs.context import Context, Output
+from datadiet.runs.signals import listen
 from datadiet.runs.task import load_data
 from datadiet.storage.files import write_text
 from datadiet.study.engine import EngineOptions
-from datadiet.study.engines import begin_engine, check_engine
+from datadiet.study.engines import begin_engine, check_device, check_engine
 from datadiet.study.plan import Plan
 from datadiet.study.scheduler import run_jobs
-from datadiet.study.spec import SEEDS, StudySpec, TrainJob, compile_study
+from datadiet.study.spec import SEEDS, Job, StudySpec, TrainJob, compile_study
 from datadiet.tracking import record
 from datadiet.tracking.run import TrackedRun
 
@@ -63,19 +65,31 @@ def run_study(config: TrainConfig, exp: str, context: Context, plan: Plan, engin
     spec = compile_study(plan, config, exp, output.layout, count_examples(config.dataset, config.data_dir))
     dataset = check(spec, output)
     described = spec.record(dataset)
+    left = [job for job in spec.jobs if output.overwrite or not _is_finished(output, job)]
+    if left:
+        check_device(engine, context.reporter.say)
     if not output.overwrite:
         record.reopen(folder / record.NAME)
-    note = f"Study of {config.model} on {config.dataset}."
-    with context.tracker.track("study", exp, exp, folder / record.NAME, params=described.plan, note=note) as tracked:
+    note, again = f"Study of {config.model} on {config.dataset}.", f"Continue: {context.tracker.command}"
+    with (
+        listen(context.reporter.say, again=again) as stopping,
+        context.tracker.track("study", exp, exp, folder / record.NAME, params=described.plan, note=note) as tracked,
+    ):
         described.write(folder / "study.json")
         tracked.log_input(dataset.name, dataset.fingerprint, "study", num_rows=dataset.num_examples)
         inner = Context(
             replace(output, resume=not output.overwrite), context.reporter, replace(context.tracker, parent=tracked)
         )
-        left = [job for job in spec.jobs if not (output.layout.exps / job.name / "summary.json").exists()]
-        begun = begin_engine(engine, inner, len(left))
-        run_jobs(spec.jobs, begun, context.reporter, exp, context.tracker.command)
+        run_jobs(spec.jobs, begin_engine(engine, inner, len(left)), context.reporter, exp, context.tracker.command)
+        if stopping():
+            raise Interrupted(f"Stopped before the report; all {len(spec.jobs)} jobs are done. {again}")
         return conclude(exp, plan.margin, tracked, context)
+
+
+def _is_finished(output: Output, job: Job) -> bool:
+    """Whether there is what a job makes: a run, or a score file with its record."""
+    made = output.layout.exps / job.name
+    return (made / "summary.json" if isinstance(job, TrainJob) else made.with_name(f"{made.name}.json")).exists()
 
 
 def conclude(exp: str, margin: float, tracked: TrackedRun, context: Context) -> Decision:
@@ -86,16 +100,45 @@ def conclude(exp: str, margin: float, tracked: TrackedRun, context: Context) -> 
     """
     layout, folder = context.output.layout, context.output.layout.experiment(exp)
     decision = read_decision(layout.exps, layout.name(folder), margin)
-    write_text(folder / "results.csv", to_csv(of_study(decision.study)))
+    write_text(folder / "results.csv", to_csv(of_study(decision.study, context.reporter.say)))
     for path in (folder / "study.json", folder / "results.csv", *write_report(decision)):
         where = path.parent.relative_to(folder).as_posix()
         tracked.log_artifact(path, None if where == "." else where)
-    tracked.log_metrics({_metric(line.cell): line.accuracy.mean for line in decision.lines})
+    tracked.log_metrics({_metric(line.cell): line.accuracy.mean for line in decision.lines} | _headline(decision))
+    for percent, of_arms in _curves(decision).items():
+        tracked.log_metrics(of_arms, percent)
+    tracked.set_tag("datadiet.decision", headline(decision))
     context.reporter.say(
         f"\n{table(decision)}\n\n{headline(decision)}\n"
         f"Report: {folder / 'report.html'}\nPictures: {folder / 'figures'}\nEvery training: {folder / 'results.csv'}"
     )
     return decision
+
+
+def _headline(decision: Decision) -> dict[str, float]:
+    """Accuracies and the kept fraction 0 to 1, the margin in percentage points."""
+    best = decision.best or decision.lines[0]
+    return {
+        "decision/kept_fraction": decision.verdicts.kept_fraction,
+        "decision/accuracy": best.accuracy.mean,
+        "decision/accuracy_full": decision.lines[0].accuracy.mean,
+        "decision/smallest_margin": 100 * decision.nearest.smallest_margin,
+    }
+
+
+def _curves(decision: Decision) -> dict[int, dict[str, float]]:
+    """Accuracy of every arm by per cent kept, which MLflow draws as curves; all of the data ends each of them."""
+    found: dict[int, dict[str, float]] = {}
+    for line in decision.lines:
+        arms = decision.study.arms if line.cell is decision.study.full else [line.cell.arm]
+        of_arms = {f"accuracy/{metric_name(arm)}": line.accuracy.mean for arm in arms}
+        found.setdefault(round(100 * line.cell.fraction), {}).update(of_arms)
+    return found
+
+
+def metric_name(arm: str) -> str:
+    """An arm as MLflow takes it in the name of a metric."""
+    return re.sub(r"[^\w.-]+", "_", arm)
 
 
 def _metric(cell: CellResult) -> str:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from datadiet import commands
 from datadiet.errors import UserError
+from datadiet.printable import escaped, masked, printable
+from datadiet.tracking.failures import credentials, reason, repair
 from datadiet.tracking.record import Record
 
 # A dead server costs seconds, not minutes; the mirror makes up for what one attempt more would have saved.
@@ -22,50 +25,87 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 import mlflow
 from filelock import FileLock
+from google.protobuf.json_format import Error as ProtobufError
 from mlflow import MlflowClient
 from mlflow.entities import Dataset as DatasetEntity
 from mlflow.entities import DatasetInput, InputTag, LifecycleStage, Metric, Param, Run, RunStatus, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import BAD_REQUEST, INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.tracking.context.registry import resolve_tags
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 EXPERIMENT = "datadiet"
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI then shows training runs first
-UID = "datadiet.uid"  # tag by which a run is found whose id could not be noted
-MAX_PARAM = 6000  # characters; MLflow refuses longer ones
+UID = "datadiet.uid"  # tag by which a run is found whose id could not be noted; as a param, of a run that was adopted
+RUN_NAME = "datadiet.run_name"  # tag: what the run was called by the user, whose own name is its path
+DOUBLE = "datadiet.double_of"  # tag of a run that was made twice, instead of UID
+NOTE, NAMED = "mlflow.note.content", "mlflow.runName"  # tags
+MAX_PARAM, MAX_TAG, MAX_KEY = 6000, 5000, 250  # characters; MLflow refuses longer ones
 BATCH = 500  # metrics in one call; MLflow takes 1,000
 DEFAULT_EXPERIMENT_ID = "0"  # where `mlflow run` puts a run when no experiment is named
+LOCK_SECONDS = 120  # another process makes the store in a few
+
+# Pages for each call while a store is full, locked or away; whoever called tells of it, in a line.
+logging.getLogger("mlflow.store.db.utils").addFilter(lambda made: made.levelno < logging.WARNING)
 
 
-AWAY = (MlflowException, OSError)  # requests' errors are OSErrors
+class Unusable(UserError):
+    """The store works, but not what was named in it, or what is refused by it."""
 
 
-def reraise_mistakes(error: Exception) -> None:
-    """What MLflow refuses it would refuse for ever; that is no absence."""
-    if isinstance(error, MlflowException) and error.error_code == ErrorCode.Name(INVALID_PARAMETER_VALUE):
-        raise error
+# requests' errors are OSErrors, those of decoding ValueErrors
+AWAY = (MlflowException, OSError, SQLAlchemyError, ImportError, ValueError, ProtobufError, Unusable)
+MISSING, INVALID = "RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"  # error codes
+
+
+def refused(error: BaseException) -> bool:
+    """Whether MLflow is there and would say the same for ever: that is no absence."""
+    return isinstance(error, Unusable) or getattr(error, "error_code", None) in (MISSING, INVALID, "INVALID_STATE")
+
+
+_given: dict[str, str] = {}  # address without user and password, as MLflow has it -> as it was given
+
+
+def _address() -> str:
+    """The store's URI, as MLflow may print it: user and password of a server go where MLflow has variables for them."""
+    uri = mlflow.get_tracking_uri()
+    if found := credentials(uri):
+        bare, os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"] = found
+        _given[bare] = uri
+        mlflow.set_tracking_uri(bare)
+        return bare
+    if masked(uri) != uri and uri.startswith("http"):  # a token alone
+        os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+    return uri
 
 
 def store_name() -> str:
-    """Where runs are tracked: a URI."""
-    return mlflow.get_tracking_uri()
+    """Where runs are tracked, without a password: a URI to be shown."""
+    uri = _address()
+    return printable(_given.get(uri, uri))
 
 
 def absolute_store() -> str:
-    """The same, from whatever folder it is used."""
-    uri = store_name()
+    """Where runs are tracked: a URI for `use_store`, from whatever folder it is used."""
+    uri = _address()
     path = uri.removeprefix("sqlite:///")
-    return f"sqlite:///{os.path.abspath(path)}" if uri.startswith("sqlite:///") else uri
+    return f"sqlite:///{os.path.abspath(path)}" if uri.startswith("sqlite:///") else _given.get(uri, uri)
 
 
 def use_store(uri: str) -> None:
     """Track runs there from now on."""
-    if uri != store_name():
+    if uri != absolute_store():
         mlflow.set_tracking_uri(uri)
+        _address()
+
+
+def key(name: str) -> str:
+    """The name of a param, tag or metric as MLflow takes it."""
+    return re.sub(r"[^\w.\- :/]", "_", name)[:MAX_KEY]
 
 
 def log_params(client: MlflowClient, run_id: str, params: dict[str, Any]) -> None:
-    entities = [Param(k, _text(v)) for k, v in params.items()]
+    entities = [Param(key(k), _text(v)) for k, v in params.items()]
     for start in range(0, len(entities), 100):  # MLflow takes no more at once
         client.log_batch(run_id, params=entities[start : start + 100])
 
@@ -75,194 +115,39 @@ def log_inputs(client: MlflowClient, run_id: str, told: list[dict[str, Any]]) ->
     inputs = []
     for one in told:
         source, profile = json.dumps({"dataset": one["name"]}), json.dumps(one["profile"])
-        entity = DatasetEntity(one["name"], one["digest"][:36], "datadiet", source, profile=profile)
+        entity = DatasetEntity(escaped(one["name"]), one["digest"][:36], "datadiet", source, profile=profile)
         inputs.append(DatasetInput(entity, [InputTag("mlflow.data.context", one["context"])]))
     for others in reversed(range(len(inputs) + 1)):
         try:
             return client.log_inputs(run_id, inputs)
         except MlflowException as error:  # another process made the same dataset after MLflow had looked for it
-            if not others or error.error_code != ErrorCode.Name(BAD_REQUEST):
+            if not others or error.error_code != "BAD_REQUEST":
                 raise
 
 
 def _text(value: Any) -> str:
-    text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    text = escaped(masked(",".join(map(str, value)) if isinstance(value, list | tuple) else value))
     return text if len(text) <= MAX_PARAM else text[: MAX_PARAM - 1] + "…"
 
 
-def connect() -> MlflowClient:
-    """A client whose store exists: processes that create one sqlite database at once would break it."""
-    uri = mlflow.get_tracking_uri()
-    local = uri.startswith("sqlite:///")
-    with FileLock(uri.removeprefix("sqlite:///") + ".lock") if local else nullcontext():
-        client = MlflowClient()  # makes the database, or brings it up to date
-        client.search_experiments(max_results=1)
-        return client
+def shown_tags(tags: dict[str, str]) -> dict[str, str]:
+    """Tags as MLflow is told them: no characters that are not seen, no passwords; a note has lines."""
+    shown = {key(k): printable(v) if k == NOTE else escaped(masked(v)) for k, v in tags.items()}
+    return {k: v if len(v) <= MAX_TAG else v[: MAX_TAG - 1] + "…" for k, v in shown.items()}
 
 
-def connected() -> MlflowClient:
-    """Raises UserError where MLflow cannot be reached."""
-    try:
-        return connect()
-    except AWAY as error:
-        raise UserError(
-            f"MLflow store {store_name()} cannot be used: {error}\nStart its server, or name another store with "
-            "MLFLOW_TRACKING_URI (sqlite:///mlflow.db keeps it in a file here), or work without it: "
-            f"{commands.option('offline', True)}."
-        ) from error
-
-
-def _experiment_id(client: MlflowClient) -> str:
-    """The named experiment, else EXPERIMENT, which is made where it does not exist."""
-    given = os.environ.get("MLFLOW_EXPERIMENT_ID")
-    if given and given != DEFAULT_EXPERIMENT_ID:
-        return given
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
-    for _ in range(2):
-        if found := client.get_experiment_by_name(name):
-            return found.experiment_id
-        try:
-            return client.create_experiment(name, tags=EXPERIMENT_TAGS)
-        except MlflowException:  # another process was faster
-            continue
-    raise UserError(f"MLflow experiment {name!r} cannot be made or found; was it deleted? mlflow experiments restore")
-
-
-def _project_run(client: MlflowClient) -> Run | None:
-    """The run that `mlflow run` made for this process; it is given out once."""
-    run_id = os.environ.get("MLFLOW_RUN_ID")
-    run = client.get_run(run_id) if run_id else None
-    os.environ.pop("MLFLOW_RUN_ID", None)
-    return run
-
-
-def _create(client: MlflowClient, record: Record, parent_id: str | None, experiment_id: str | None) -> Run:
-    """The project's run where it lies in a named experiment, else a new one.
-
-    Without --experiment-name MLflow puts the project's run into its Default experiment, from
-    which no run can be moved: that one stays there as the launcher, and points to the real one.
-    """
-    launcher = _project_run(client) if parent_id is None else None
-    mark = {UID: record.uid}
-    if launcher and launcher.info.experiment_id != DEFAULT_EXPERIMENT_ID:
-        client.log_batch(launcher.info.run_id, tags=_tags(mark | {"mlflow.runName": record.name}))
-        return launcher
-    tags = resolve_tags(mark)
-    if launcher:
-        tags |= {k: v for k, v in launcher.data.tags.items() if k not in ("mlflow.runName", "mlflow.user")}
-    run = client.create_run(
-        experiment_id or _experiment_id(client), start_time=record.begun, tags=tags, run_name=record.name
-    )
-    if launcher:
-        client.log_batch(run.info.run_id, params=[Param(k, v) for k, v in launcher.data.params.items()])
-        client.set_tag(launcher.info.run_id, "mlflow.runName", f"launcher of {record.name}")
-        client.set_tag(
-            launcher.info.run_id,
-            "mlflow.note.content",
-            f"Launched run {run.info.run_id} in experiment `{EXPERIMENT}`. "
-            "With `--experiment-name` (or MLFLOW_EXPERIMENT_NAME) there is one run instead of two.",
-        )
-    return run
-
-
-def point_launcher(client: MlflowClient, name: str, run_id: str) -> None:
-    """Make the project's run, if there is one, the launcher of another one."""
-    launcher = _project_run(client)
-    if launcher is None or launcher.info.run_id == run_id:
-        return
-    client.set_tag(launcher.info.run_id, "mlflow.runName", f"launcher of {name}")
-    client.set_tag(launcher.info.run_id, "mlflow.note.content", f"Launched run {run_id}, which already existed.")
-
-
-def find(client: MlflowClient, record: Record) -> Run | None:
-    """The run of a record that can be written to; None where there is none in this store, or it was deleted."""
-    if record.id:
-        try:
-            found = client.get_run(record.id)
-        except MlflowException as error:
-            if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
-                raise
-        else:
-            if found.info.lifecycle_stage == LifecycleStage.ACTIVE:
-                return found
-    same = client.search_runs([_experiment_id(client)], f"tags.`{UID}` = '{record.uid}'", max_results=1)
-    return client.get_run(same[0].info.run_id) if same else None
-
-
-@dataclass(frozen=True)
-class Told:
-    """What MLflow has of a run after `push`."""
-
-    experiment_id: str
-    held: dict[tuple[str, int], float]  # (metric, step) -> value
-
-
-def push(
-    client: MlflowClient,
-    record: Record,
-    *,
-    parent_id: str | None = None,
-    experiment_id: str | None = None,
-    fresh: bool = False,
-    say: Callable[[str], Any] = print,
-) -> Told:
-    """Write into MLflow what a record has and it lacks; doing so again changes nothing.
-
-    Args:
-        parent_id: Run to nest under.
-        experiment_id: Of a run that is made; None: the named one.
-        fresh: MLflow cannot have heard of it.
-        say: Told where the run is lost and made again.
-    Raises:
-        one of AWAY.
-    """
-    found = None if fresh else find(client, record)
-    if found is None:
-        if record.id:
-            say(f"MLflow run {record.id} is not in {store_name()}: another takes its place")
-        found = _create(client, record, parent_id, experiment_id)
-    elif parent_id is None:
-        point_launcher(client, record.name, found.info.run_id)
-    run_id = found.info.run_id
-    record.identify(run_id)
-    tags = record.tags | ({"mlflow.parentRunId": parent_id} if parent_id else {})
-    if tags.items() - found.data.tags.items():
-        client.log_batch(run_id, tags=_tags(tags))
-    log_params(client, run_id, {k: v for k, v in record.params.items() if k not in found.data.params})
-    held = _push_metrics(client, record, found)
-    if record.inputs:
-        log_inputs(client, run_id, record.inputs)
-    _push_artifacts(client, record, run_id)
-    _set_status(client, record, found)
-    return Told(found.info.experiment_id, held)
-
-
-def _push_metrics(client: MlflowClient, record: Record, found: Run) -> dict[tuple[str, int], float]:
-    histories = (client.get_metric_history(found.info.run_id, key) for key in found.data.metrics)
-    held = {(point.key, point.step): point.value for history in histories for point in history}
-    new: dict[tuple[str, int], tuple[str, float, int, int]] = {}
-    for step, at, values in record.points():
-        new |= {(k, step): (k, v, at, step) for k, v in values.items() if (k, step) not in held}
-    log_metrics(client, found.info.run_id, new.values())
-    return held | {key: value for key, (_, value, _, _) in new.items()}
-
-
-def _push_artifacts(client: MlflowClient, record: Record, run_id: str) -> None:
-    """Those of its files that are there."""
-    for path, folder in record.artifacts:
-        file = record.path.parent / path if record.path else Path(path)
-        if file.is_file():
-            client.log_artifact(run_id, str(file), folder)
+def set_tags(client: MlflowClient, run_id: str, tags: dict[str, str]) -> None:
+    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in shown_tags(tags).items()])
 
 
 def log_metrics(client: MlflowClient, run_id: str, points: Iterable[tuple[str, float, int, int]]) -> None:
     """Points (name, value, ms since 1970, step), in few calls."""
-    metrics = [Metric(name, float(value), at, step) for name, value, at, step in points]
+    metrics = [Metric(key(name), float(value), at, step) for name, value, at, step in points]
     for start in range(0, len(metrics), BATCH):
         client.log_batch(run_id, metrics=metrics[start : start + BATCH])
 
 
-def _set_status(client: MlflowClient, record: Record, found: Run) -> None:
+def set_status(client: MlflowClient, record: Record, found: Run) -> None:
     if found.info.status == record.status:
         return
     if record.status == RunStatus.to_string(RunStatus.RUNNING):
@@ -271,16 +156,153 @@ def _set_status(client: MlflowClient, record: Record, found: Run) -> None:
         client.set_terminated(found.info.run_id, record.status, record.ended)
 
 
-def _tags(values: dict[str, str]) -> list[RunTag]:
-    return [RunTag(key, value) for key, value in values.items()]
+def connect() -> MlflowClient:
+    """A client whose store exists: processes that create one sqlite database at once would break it."""
+    uri = _address()
+    if not uri.startswith(("http", "databricks", "uc")):
+        from mlflow.store.db import utils
+
+        utils.MAX_RETRY_COUNT = (
+            3  # of a database that is away: MLflow itself waits minutes, and prints a page each time
+        )
+    file = (make_url(uri).database if uri.startswith("sqlite:") else None) or ":memory:"
+    local = file != ":memory:"
+    if local and not Path(file).absolute().parent.is_dir():
+        raise FileNotFoundError(f"unable to open {file}: there is no folder {Path(file).absolute().parent}")
+    with FileLock(f"{file}.lock", timeout=LOCK_SECONDS) if local else nullcontext():
+        client = MlflowClient()  # makes the database, or brings it up to date
+        client.search_experiments(max_results=1)
+        return client
+
+
+@contextmanager
+def usable() -> Iterator[None]:
+    """For the length of a `with` block, failures of MLflow are errors with what repairs them."""
+    try:
+        yield
+    except Unusable:
+        raise
+    except AWAY as error:
+        raise UserError(
+            f"MLflow store {store_name()} cannot be used: {reason(error)}\n{repair(error, commands.command('sync'))}, "
+            "or name another store with MLFLOW_TRACKING_URI (sqlite:///mlflow.db keeps it in a file here), or work "
+            f"without it: {commands.option('offline', True)}."
+        ) from error
+
+
+def connected() -> MlflowClient:
+    """Raises UserError where MLflow cannot be reached, or lacks what the environment names."""
+    with usable():
+        client = connect()
+        if run_id := os.environ.get("MLFLOW_RUN_ID"):
+            _check_stage("run", "MLFLOW_RUN_ID", run_id, lambda: client.get_run(run_id).info.lifecycle_stage)
+        experiment_id(client)
+        return client
+
+
+def _check_stage(kind: str, variable: str, name: str, stage: Callable[[], str]) -> None:
+    """Raises Unusable where a run or experiment that the environment names is not there."""
+    try:
+        deleted = stage() != LifecycleStage.ACTIVE
+    except MlflowException as error:
+        if not refused(error):
+            raise
+        raise Unusable(
+            f"{variable}={printable(name)}: no such {kind} in {store_name()}. Unset {variable}, or name the store that "
+            "has it with MLFLOW_TRACKING_URI."
+        ) from error
+    if deleted:
+        raise Unusable(
+            f"{variable}={printable(name)}: this {kind} was deleted. Unset {variable}, or restore it: "
+            f"{_restore(kind, name)}"
+        )
+
+
+def _restore(kind: str, name: str) -> str:
+    return commands.of_mlflow(f"{kind}s", "restore", f"--{kind}-id", name)
+
+
+def experiment_id(client: MlflowClient) -> str:
+    """The named experiment, else EXPERIMENT, which is made where it does not exist.
+
+    Raises:
+        Unusable: it was deleted, or cannot be.
+    """
+    given = os.environ.get("MLFLOW_EXPERIMENT_ID")
+    if given and given != DEFAULT_EXPERIMENT_ID:
+        variable = "MLFLOW_EXPERIMENT_ID"
+        _check_stage("experiment", variable, given, lambda: client.get_experiment(given).lifecycle_stage)
+        return given
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+    for attempt in range(2):
+        if found := client.get_experiment_by_name(name):
+            if found.lifecycle_stage == LifecycleStage.ACTIVE:
+                return found.experiment_id
+            raise Unusable(
+                f"The MLflow experiment {name!r} in {store_name()} was deleted. Restore it: "
+                f"{_restore('experiment', found.experiment_id)} (or name another one with MLFLOW_EXPERIMENT_NAME)."
+            )
+        try:
+            return client.create_experiment(name, tags=EXPERIMENT_TAGS)
+        except MlflowException as error:  # another process was faster, or an answer was lost
+            if attempt or error.error_code == INVALID:
+                raise Unusable(f"MLFLOW_EXPERIMENT_NAME={name!r} cannot be made: {reason(error)}") from error
+    raise AssertionError("the second attempt returns or raises")
+
+
+def project_run(client: MlflowClient) -> Run | None:
+    """The run that `mlflow run` made for this process; it is given out once."""
+    run_id = os.environ.get("MLFLOW_RUN_ID")
+    run = client.get_run(run_id) if run_id else None
+    os.environ.pop("MLFLOW_RUN_ID", None)
+    return run
+
+
+def active_run(client: MlflowClient, run_id: str) -> Run | None:
+    """None where it was deleted, or is not in this store."""
+    try:
+        found = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != MISSING:
+            raise
+        return None
+    return found if found.info.lifecycle_stage == LifecycleStage.ACTIVE else None
+
+
+def create_run(client: MlflowClient, record: Record, experiment_id: str, tags: dict[str, str]) -> Run:
+    """A run with the uid of its record."""
+    marked = shown_tags(resolve_tags({UID: record.uid}) | tags)
+    return client.create_run(experiment_id, start_time=record.begun, tags=marked, run_name=escaped(record.name))
+
+
+def gone(client: MlflowClient, run_id: str | None, experiment_id: str | None) -> list[str]:
+    """The command that restores what was deleted: the experiment, with its runs, or the run alone."""
+    with usable():
+        if experiment_id and client.get_experiment(experiment_id).lifecycle_stage != LifecycleStage.ACTIVE:
+            return [_restore("experiment", experiment_id)]
+        if run_id and client.get_run(run_id).info.lifecycle_stage != LifecycleStage.ACTIVE:
+            return [_restore("run", run_id)]
+    return []
 
 
 def finished_training_runs() -> list[Run]:
-    """Every FINISHED training run of the experiment, newest first."""
+    """Every FINISHED training run of the experiment, newest first; none that was made twice by mistake."""
     client = connected()
-    return mlflow.search_runs(
-        [_experiment_id(client)],
-        filter_string="attributes.status = 'FINISHED' and tags.`datadiet.kind` = 'train'",
-        order_by=["attributes.start_time DESC"],
-        output_format="list",
-    )
+    with usable():
+        found = mlflow.search_runs(
+            [experiment_id(client)],
+            filter_string="attributes.status = 'FINISHED' and tags.`datadiet.kind` = 'train'",
+            order_by=["attributes.start_time DESC"],
+            output_format="list",
+        )
+    return [run for run in found if DOUBLE not in run.data.tags]
+
+
+def copies(runs: list[Run]) -> set[str]:
+    """Ids of runs that have the tags of another one: of several with one uid, all but the oldest.
+
+    Args:
+        runs: Newest first.
+    """
+    oldest = {run.data.tags.get(UID): run.info.run_id for run in runs}
+    return {r.info.run_id for r in runs if UID in r.data.tags and oldest[r.data.tags[UID]] != r.info.run_id}

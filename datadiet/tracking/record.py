@@ -18,7 +18,9 @@ from typing import Any, ClassVar, Self
 
 from datadiet.config import LOCATION_FIELDS
 from datadiet.errors import UserError
+from datadiet.printable import masked
 from datadiet.storage.files import read_lines
+from datadiet.storage.layout import check_place
 from datadiet.storage.records import MirrorRecord, Summary
 from datadiet.storage.runs import lock_run
 
@@ -47,6 +49,7 @@ class Record(MirrorRecord):
     begun: int = field(default_factory=lambda: now())  # ms since 1970
     ended: int | None = None
     synced: bool = False  # MLflow has all of it
+    lost: bool = False  # its MLflow run was deleted while it was written
     inputs: list[dict[str, Any]] = field(default_factory=list)
     artifacts: list[list[Any]] = field(default_factory=list)  # [path, folder in MLflow]
     metrics: list[list[Any]] = field(default_factory=list)  # [step, ms, {name: value}], without those of metrics.jsonl
@@ -64,7 +67,7 @@ class Record(MirrorRecord):
             record.status in STATES
             and all(isinstance(v, str) for v in record.tags.values())
             and all(isinstance(i.get("name"), str) for i in record.inputs)
-            and all(len(a) == 2 and isinstance(a[0], str) for a in record.artifacts)
+            and all(list(map(type, a)) in ([str, str], [str, NoneType]) for a in record.artifacts)
             and all(map(_is_point, record.metrics))
         )
         if not whole:
@@ -87,6 +90,23 @@ class Record(MirrorRecord):
         for line in read_lines(reports, last) if reports else ():
             values = {name: value for name, value in line.items() if name != "step"}
             yield line["step"], self.moment(values), values
+
+    def files(self) -> Iterator[tuple[Path, str | None]]:
+        """Its artifacts that are there, with their folder in MLflow.
+
+        Raises:
+            UserError: one does not lie in the folder of the record, or is a link that leaves it.
+        """
+        home = self.path.parent if self.path else None
+        for path, folder in self.artifacts:
+            file = home / path if home else Path(path)
+            if home and (".." in Path(path).parts or not _lies_in(file, home)):
+                raise UserError(
+                    f"{self.path}: its artifact {path!r} does not lie in {home}, and is not given away. Expected a "
+                    "file of the run itself; such a record was changed, or a link was put in its place."
+                )
+            if file.is_file():
+                yield file, folder
 
     def moment(self, values: dict[str, float]) -> int:
         """ms since 1970 of a report: the same whenever it is told, so that MLflow takes it once."""
@@ -112,7 +132,7 @@ class Record(MirrorRecord):
 
     def end(self, status: str, error: str | None = None, diverged: bool = False) -> None:
         """Note how it ended."""
-        self.status, self.error, self.diverged, self.ended = status, error, diverged, now()
+        self.status, self.error, self.diverged, self.ended = status, error and masked(error), diverged, now()
         self.synced = False
         self.save()
 
@@ -125,6 +145,13 @@ class Record(MirrorRecord):
             self.end("KILLED", "Its process ended without a word.")
 
 
+def _lies_in(file: Path, home: Path) -> bool:
+    try:
+        return file.resolve().is_relative_to(home.resolve())
+    except (OSError, RuntimeError, ValueError):  # links in a circle, a name that no file has
+        return False
+
+
 def now() -> int:
     """Milliseconds since 1970."""
     return int(time.time() * 1000)
@@ -135,13 +162,19 @@ def as_json(values: dict[str, Any]) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v if isinstance(v, PLAIN) else str(v) for k, v in values.items()}
 
 
-def load(path: Path) -> Record:
+def load(path: Path, name: str | None = None) -> Record:
     """A record that was saved.
 
+    Args:
+        name: Path of the file below exps, where that is known.
     Raises:
         UserError: missing or damaged.
+        Misplaced: it was made for another place.
     """
-    return Record.read(path)
+    record = Record.read(path)
+    if name is not None:
+        check_place(path, f"{record.name}{'/' if path.name == NAME else '.'}{NAME}", name)
+    return record
 
 
 def _is_point(value: Any) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -12,44 +11,14 @@ from typing import Any
 
 from datadiet import commands
 from datadiet.errors import Diverged, Interrupted, UserError
+from datadiet.printable import printable
 from datadiet.tracking import mlflow_store
+from datadiet.tracking.failures import reason, repair
+from datadiet.tracking.link import Link
 from datadiet.tracking.mlflow_store import AWAY
+from datadiet.tracking.push import Home, close_doubles, find, point_launcher, push
 from datadiet.tracking.record import Record, as_json, begin, load, now
 from datadiet.training.loop import is_timing
-
-RETRY_SECONDS = 30.0  # between two attempts to reach a store that went away
-
-
-@dataclass
-class Link:
-    """Whether MLflow is there. A call to a dead server costs seconds, so after one none is made for a while."""
-
-    offline: bool = False  # never call it
-    say: Callable[[str], Any] = print
-    retry_at: float = 0.0
-    lost: bool = False  # it went away at least once
-    _client: Any = None
-
-    @property
-    def client(self) -> Any:
-        """An MlflowClient."""
-        if self._client is None:
-            self._client = mlflow_store.connect()
-        return self._client
-
-    def lose(self, error: Exception) -> None:
-        """Note that a call failed; said once."""
-        if not self.lost:
-            self.say(
-                f"Warning: MLflow ({mlflow_store.store_name()}) is away ({_first_line(error)}). The work goes on; what "
-                f"it lacks stays in exps/, and `{commands.command('sync')}` brings it there."
-            )
-        self.lost, self.retry_at = True, time.monotonic() + RETRY_SECONDS
-
-    @property
-    def open(self) -> bool:
-        """Whether a call is worth an attempt."""
-        return not self.offline and time.monotonic() >= self.retry_at
 
 
 @dataclass
@@ -63,6 +32,7 @@ class TrackedRun:
     parent: TrackedRun | None = None
     behind: bool = True  # MLflow lacks something that the record has
     fresh: bool = False  # MLflow cannot have heard of it
+    closed: bool = False  # MLflow refuses it: no more attempts
     earlier: dict[tuple[str, int], float] = field(default_factory=dict)  # as `held`, that the mirror had at first
     ended: bool = False
 
@@ -77,7 +47,7 @@ class TrackedRun:
         Args:
             mirrored: They are in the run's metrics.jsonl already.
         """
-        values = {k: float(v) for k, v in metrics.items()}
+        values = {mlflow_store.key(k): float(v) for k, v in metrics.items()}
         at = self.record.moment(values) if mirrored else now()
         if not mirrored:
             values |= {k: v for k, v in self.timings(step).items() if k in values}
@@ -128,7 +98,7 @@ class TrackedRun:
         if self.record.tags.get(key) != value:
             self.record.tags[key] = value
             self.record.save()
-        self._tell(lambda client: client.set_tag(str(self.id), key, value))
+        self._tell(lambda client: mlflow_store.set_tags(client, str(self.id), {key: value}))
 
     def end(self, status: str, error: BaseException | None = None) -> None:
         """Note the end in the mirror, then in MLflow; of several, the first counts.
@@ -142,7 +112,7 @@ class TrackedRun:
         text = None if error is None else str(error) or type(error).__name__
         with suppress(UserError) if error else nullcontext():  # the folder may be what failed
             self.record.end(status, text, isinstance(error, Diverged))
-        if self.link.offline or not (self.link.open or self.parent is None):
+        if self.closed or self.link.offline or not (self.link.open or self.parent is None):
             return
         if self.behind:
             self.catch_up()
@@ -155,7 +125,7 @@ class TrackedRun:
 
     def _tell(self, call: Callable[[Any], Any]) -> None:
         """Tell MLflow what the record says already; where MLflow is away, that is left to a later moment."""
-        if not self.link.open:
+        if self.closed or not self.link.open:
             self.behind = True
         elif self.behind:
             self.catch_up()
@@ -163,26 +133,36 @@ class TrackedRun:
             try:
                 call(self.link.client)
             except AWAY as error:
-                mlflow_store.reraise_mistakes(error)
-                self.behind = True
-                self.link.lose(error)
+                self._lose(error)
 
-    def catch_up(self) -> None:
-        """Bring all that the record says to MLflow, if it can be reached."""
+    def catch_up(self, begins: bool = False) -> None:
+        """Bring all that the record says to MLflow, if it can be reached.
+
+        Args:
+            begins: This process has not told it anything yet, so that a run that was deleted is made anew.
+        """
+        parent, fresh, self.fresh = self.parent, self.fresh, False
+        home = Home(
+            parent and parent.id, parent and parent.experiment_id, adopts=parent is None, fresh=fresh, replaces=begins,
+            say=self.link.say,
+        )  # fmt: skip
         try:
-            told = mlflow_store.push(
-                self.link.client, self.record, fresh=self.fresh, say=self.link.say,
-                parent_id=self.parent and self.parent.id, experiment_id=self.parent and self.parent.experiment_id,
-            )  # fmt: skip
-            self.experiment_id, self.held = told.experiment_id, told.held
-            self.behind = self.fresh = False
+            told = push(self.link.client, self.record, home)
+            self.experiment_id, self.held, self.behind = told.experiment_id, told.held, False
         except AWAY as error:
-            mlflow_store.reraise_mistakes(error)
-            self.link.lose(error)
+            self._lose(error)
 
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:200]
+    def _lose(self, error: Exception) -> None:
+        """What MLflow did not take is left to a later moment; where it would never take it, to `sync`."""
+        self.behind = True
+        if not mlflow_store.refused(error):
+            return self.link.lose(error)
+        self.closed = True
+        with suppress(UserError):
+            self.record.lost = self.link.refuse(
+                self.record, self.experiment_id or (self.parent and self.parent.experiment_id), error
+            )
+            self.record.save()
 
 
 def check_store(offline: bool = False) -> None:
@@ -228,24 +208,23 @@ def track_run(
     """
     named = {f"datadiet.{k}": v for k, v in {"kind": kind, "exp": exp, "path": name, **tags}.items()}
     told = as_json({f"cfg.{k}": v for k, v in params.items()})
-    new = Record(
-        mirror, kind, name, told, named | {"mlflow.note.content": note}, parent=parent.record.uid if parent else None
-    )
+    named["mlflow.note.content"] = note
+    new = Record(mirror, kind, name, told, named, parent=parent.record.uid if parent else None)
+    if parent is None:
+        check_store(offline)
     with new.lock():
-        run = _begun(new, parent, parent.link if parent else Link(offline, say))
+        run = _begun(new, parent, parent.link if parent else Link(offline, lambda text: say(printable(text))))
         with _ended(run):
             yield run
 
 
 def _begun(new: Record, parent: TrackedRun | None, link: Link) -> TrackedRun:
     """A run that this process writes: `new`, or the one that an earlier process left unfinished in its place."""
-    if parent is None:
-        check_store(link.offline)
     record = begin(new)
     run = TrackedRun(record, link, parent=parent, fresh=record is new)
     run.earlier = {(k, step): value for step, _, values in record.points() for k, value in values.items()}
     if link.open:
-        run.catch_up()
+        run.catch_up(begins=True)
     return run
 
 
@@ -280,25 +259,37 @@ def bring(record: Record, parent: Record | None, say: Callable[[str], Any]) -> b
     Raises:
         UserError: MLflow cannot be reached, or refuses.
     """
+    list(record.files())
     client = mlflow_store.connected()
     try:
-        found = mlflow_store.find(client, record)
-        names = {name for _, _, values in record.points() for name in values}
-        if (
-            record.synced
-            and found
-            and found.info.status == record.status
-            and names <= found.data.metrics.keys()
-            and record.tags.items() <= found.data.tags.items()
-        ):
-            return False
-        mlflow_store.push(client, record, parent_id=parent.id if parent else None, say=say)
+        found = find(client, record)
+        doubles = close_doubles(client, record, found, say) if found else 0
+        if found and record.synced and _has_all(found, record, parent):
+            return doubles > 0
+        if found and record.lost and found.info.run_id == record.id:
+            say(f"{record.name}: MLflow run {record.id} was restored, and is told the rest")
+        push(client, record, Home(parent.id if parent else None, say=say))
     except AWAY as error:
-        raise UserError(f"MLflow ({mlflow_store.store_name()}) does not take {record.name}: {error}") from error
+        raise UserError(
+            f"MLflow ({mlflow_store.store_name()}) does not take {record.name}: {reason(error)}\n"
+            f"{repair(error, commands.command('sync'))}."
+        ) from error
+    record.lost = False
     if not record.synced:
         record.synced = True
         record.save()
     return True
+
+
+def _has_all(found: Any, record: Record, parent: Record | None) -> bool:
+    """Whether a run that was told everything still has it."""
+    names = {name for _, _, values in record.points() for name in values}
+    tags = record.tags | ({"mlflow.parentRunId": parent.id} if parent and parent.id else {})
+    return (
+        found.info.status == record.status
+        and names <= found.data.metrics.keys()
+        and mlflow_store.shown_tags(tags).items() <= found.data.tags.items()
+    )
 
 
 def settle(mirror: Path, parent: TrackedRun | None = None, offline: bool = False) -> None:
@@ -321,4 +312,4 @@ def settle(mirror: Path, parent: TrackedRun | None = None, offline: bool = False
         link.lose(error)
         return
     if parent is None and record.id:
-        mlflow_store.point_launcher(link.client, record.name, record.id)
+        point_launcher(link.client, record.name, record.id)

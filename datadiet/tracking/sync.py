@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from datadiet import commands
-from datadiet.errors import Busy, UserError
+from datadiet.errors import Busy, Misplaced, UserError
 from datadiet.storage.layout import ExperimentLayout
 from datadiet.storage.runs import lock_run
 from datadiet.tracking import mlflow_store, record
@@ -37,7 +37,7 @@ def sync_mirror(layout: ExperimentLayout, exp: str | None, say: Callable[[str], 
         root, of_exp = commands.option("root", "FOLDER"), commands.option("exp", "EXP")
         raise UserError(f"{folder}: no such folder; expected the runs of a root ({root}) or of an exp ({of_exp}).")
     check_store()
-    records, failed = _load_all(folder)
+    records, failed = _load_all(folder, layout, say)
     by_uid = {one.uid: one for one in records}
     counts: Counter[str] = Counter()
     for one in sorted(records, key=lambda r: r.kind != "study"):
@@ -51,12 +51,14 @@ def sync_mirror(layout: ExperimentLayout, exp: str | None, say: Callable[[str], 
         raise UserError("\n".join([f"{len(failed)} could not be told to MLflow:", *failed]))
 
 
-def _load_all(folder: Path) -> tuple[list[Record], list[str]]:
-    """The records below a folder, and what is wrong with those that are damaged."""
+def _load_all(folder: Path, layout: ExperimentLayout, say: Callable[[str], Any]) -> tuple[list[Record], list[str]]:
+    """The records below a folder, and what is wrong with those that are damaged; copies are passed over."""
     records, failed = [], []
     for path in record_files(folder):
         try:
-            records.append(record.load(path))
+            records.append(record.load(path, layout.name(path)))
+        except Misplaced as error:
+            say(f"Passed over: {error}")
         except UserError as error:
             failed.append(str(error))
     return records, failed

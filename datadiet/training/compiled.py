@@ -1,9 +1,11 @@
-"""Compiled programs, and the seconds that compiling and running them takes."""
+"""Compiled programs, and the seconds that compiling and running them takes; both can be left before they end."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from types import MappingProxyType
@@ -12,6 +14,51 @@ from typing import Any
 import jax
 import jax.monitoring
 import jax.numpy as jnp
+
+from datadiet.errors import Interrupted
+
+POLL_SECONDS = 0.1  # between two looks at whether to stop
+_calls: list[threading.Thread] = []  # of `unless`
+
+
+def never() -> bool:
+    """What stops nothing."""
+    return False
+
+
+def unless(stopping: Callable[[], bool], call: Callable, *arguments: Any) -> Any:
+    """What a call returns that may take minutes without coming back to Python, as compiling does.
+
+    Args:
+        stopping: Where it says yes, the call is left alone, in a thread of its own.
+    Raises:
+        Interrupted: it was left.
+    """
+    if stopping is never:
+        return call(*arguments)
+    result: Future = Future()
+    left = Interrupted("Stopped before it was done.")
+    if stopping():
+        raise left
+
+    def work() -> None:
+        try:
+            result.set_result(call(*arguments))
+        except BaseException as error:
+            result.set_exception(error)
+
+    _calls[:] = [thread for thread in _calls if thread.is_alive()]
+    _calls.append(threading.Thread(target=work, daemon=True, name="datadiet-call"))
+    _calls[-1].start()
+    while not wait([result], POLL_SECONDS).done:
+        if stopping():
+            raise left
+    return result.result()
+
+
+def is_any_left() -> bool:
+    """Whether a call that was left is still at work: then Python cannot end in its usual way."""
+    return any(thread.is_alive() for thread in _calls)
 
 
 class Clock:
@@ -63,16 +110,20 @@ def compile_seconds() -> Iterator[list[float]]:
 
 def compiled(
     clocks: Sequence[Clock], function: Callable, static: tuple, arguments: tuple, donate: tuple[int, ...] = (),
-    calls: tuple[Callable, ...] = (),
+    calls: tuple[Callable, ...] = (), stopping: Callable[[], bool] = never,
 ):  # fmt: skip
     """A compiled function, from memory where a run before has compiled it; compiling is timed apart.
 
     Args:
         calls: Functions that it finds by name: where another has one of their names, it is compiled anew.
+        stopping: Where it says yes, compiling is left.
+    Raises:
+        Interrupted: it was left.
     """
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.asarray(x).dtype), arguments)
     leaves, treedef = jax.tree.flatten(shapes)
-    return timed(clocks, "compile", _compiled, function, static, (tuple(leaves), treedef), donate, calls)
+    given = (function, static, (tuple(leaves), treedef), donate, calls)
+    return timed(clocks, "compile", unless, stopping, _compiled, *given)
 
 
 @lru_cache(maxsize=8)

@@ -20,11 +20,11 @@ import numpy as np
 
 from datadiet.config import FIELDS, ResolvedConfig, logged_steps, options_for, saved_steps
 from datadiet.data.batches import batch_ids
-from datadiet.errors import Diverged
+from datadiet.errors import Diverged, Interrupted
 from datadiet.models.conv import on_cpu
 from datadiet.models.networks import Network
 from datadiet.scores import trajectory
-from datadiet.training.compiled import Clock, compiled, timed
+from datadiet.training.compiled import Clock, compiled, never, timed
 from datadiet.training.state import DeviceData, TrainState, learning_rate
 from datadiet.training.step import _evaluate, _run_chunk, _run_chunks
 
@@ -61,6 +61,7 @@ class Report(NamedTuple):
     save: bool  # whether a checkpoint was asked for at this step
     seconds: dict[str, float]  # spent so far, by name; see Clock
     error: Diverged | None = None  # why this is the run's last report, though its training is not done
+    correct: jax.Array | None = None  # bool [M], of the test examples; None where the step is a checkpoint only
 
     def kept(self) -> Report:
         """The same with a copy of the state."""
@@ -85,7 +86,7 @@ def fit(
     config: ResolvedConfig,
     state: TrainState,
     progress: Callable[[int], Any] = lambda steps: None,
-    stopping: Callable[[], bool] = lambda: False,
+    stopping: Callable[[], bool] = never,
     earlier: Mapping[str, float] = MappingProxyType({}),
 ) -> Iterator[Report]:
     """Train one run; `fit_runs` and `Entrant` say how.
@@ -105,7 +106,7 @@ def fit_runs(
     test: DeviceData,
     entrants: Sequence[Entrant],
     progress: Callable[[int], Any] = lambda steps: None,
-    stopping: Callable[[], bool] = lambda: False,
+    stopping: Callable[[], bool] = never,
 ) -> Iterator[tuple[int, Report]]:
     """Train runs at the same time, from their states to num_steps. None of them depends on the others.
 
@@ -119,7 +120,7 @@ def fit_runs(
         entrants: The runs: all at the same step, with equally many examples, alike in all options but seeds.
         progress: Called with the number of steps just done.
         stopping: Asked after every chunk of steps; where it says yes, a last report of each run that is to be
-            saved comes at once and training ends.
+            saved comes at once and training ends. Asked while programs are compiled too; then nothing is reported.
     Yields:
         Position of a run, and its report, at each logging and checkpoint step, and at step 0 when beginning there.
         A run whose loss is no longer finite has an `error` in its last report, and the others go on.
@@ -130,7 +131,11 @@ def fit_runs(
     keys = tuple(jax.random.key(run.config.train_seed) for run in entrants)
     states = tuple(run.state for run in entrants)
     ids = np.zeros((len(entrants), CHUNK_STEPS, batch_size), np.int32)
-    advance, evaluate = _programs(clocks, network, config, (keys, train, states, ids), test)
+    answers: dict[int, jax.Array] = {}  # of the latest evaluation
+    try:
+        advance, evaluate = _programs(clocks, network, config, (keys, train, states, ids), test, stopping)
+    except Interrupted:
+        return
     members = [_member(run.kept, len(train.labels)) for run in entrants]
     saves, logs = frozenset(saved_steps(config)), frozenset(logged_steps(config))
 
@@ -139,10 +144,11 @@ def fit_runs(
             found = metrics.get(run, {})
             error = found if isinstance(found, Diverged) else None
             told = {} if isinstance(found, Diverged) else found
-            yield run, Report(step, states[run], told, save and error is None, clocks[run].elapsed(), error)
+            correct = answers[run] if told else None
+            yield run, Report(step, states[run], told, save and error is None, clocks[run].elapsed(), error, correct)
 
     def measure(run: int) -> dict[str, float] | Diverged:
-        test_values = timed([clocks[run]], "eval", evaluate, states[run].variables, test)
+        test_values, answers[run] = timed([clocks[run]], "eval", evaluate, states[run].variables, test)
         try:
             return _metrics(config, states[run], test_values, members[run]) | clocks[run].metrics(step, batch_size)
         except Diverged as error:
@@ -154,7 +160,7 @@ def fit_runs(
     for stop in sorted(t for t in saves | logs if t > began):
         while step < stop and not (step > began and stopping()):
             pace = training / max(1, step - began)
-            count = min(stop - step, CHUNK_STEPS, max(1, int(CHUNK_SECONDS / max(pace, 1e-9))))
+            count = min(stop - step, CHUNK_STEPS, max(1, int(CHUNK_SECONDS / pace)) if pace else 1)
             for rows, run in zip(ids, entrants):
                 rows[:count] = batch_ids(run.kept, batch_size, run.config.train_seed, step + 1, count)
             start = time.perf_counter()
@@ -189,21 +195,27 @@ def program_config(config: ResolvedConfig) -> ResolvedConfig:
     return replace(config, **same, registered=tuple(item for item in config.registered if item[0] in own))
 
 
-def _programs(clocks: Sequence[Clock], network: Network, config: ResolvedConfig, inputs: tuple, test: DeviceData):
+def _programs(
+    clocks: Sequence[Clock], network: Network, config: ResolvedConfig, inputs: tuple, test: DeviceData,
+    stopping: Callable[[], bool],
+):  # fmt: skip
     """The compiled loop over a chunk of steps of all runs, (states, ids, count) -> states, and the evaluation of one.
 
     Args:
         inputs: keys, train, states and ids, as `_run_chunks` takes them.
+    Raises:
+        Interrupted: `stopping` said yes before they were compiled.
     """
     static = (network, program_config(config))
     keys, train, states, ids = inputs
     updates = tuple(trajectory.TRAJECTORIES[name].update for name in states[0].trajectory)
     eval_static = (network, min(config.test_batch_size, len(test.labels)))
-    evaluate = compiled(clocks, _evaluate, eval_static, (states[0].variables, test))
+    evaluate = compiled(clocks, _evaluate, eval_static, (states[0].variables, test), stopping=stopping)
     if len(states) > 1 and not on_cpu():
-        chunks = compiled(clocks, _run_chunks, static, (*inputs, np.int32(0)), (2,), updates)
+        chunks = compiled(clocks, _run_chunks, static, (*inputs, np.int32(0)), (2,), updates, stopping)
         return lambda states, ids, count: chunks(keys, train, states, ids, count), evaluate
-    chunk = compiled(clocks, _run_chunk, static, (keys[0], train, states[0], ids[0], np.int32(0)), (2,), updates)
+    given = (keys[0], train, states[0], ids[0], np.int32(0))
+    chunk = compiled(clocks, _run_chunk, static, given, (2,), updates, stopping)
 
     def advance(states: tuple[TrainState, ...], ids: np.ndarray, count: np.integer) -> tuple[TrainState, ...]:
         def one(run: int) -> TrainState:

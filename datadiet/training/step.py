@@ -56,21 +56,30 @@ def _run_chunks(network, config, keys, train, states, ids, num_steps):
     return tuple(jax.tree.map(lambda leaf: leaf[run], stacked) for run in range(len(states)))  # noqa: B023
 
 
-def _evaluate(network: Network, batch_size: int, variables: Variables, split: DeviceData) -> jax.Array:
-    """float32 [2 + C]: mean loss and accuracy over the whole split, then the accuracy in each class (NaN where the
-    split has none of it); the last batch is filled and masked."""
+def _evaluate(
+    network: Network, batch_size: int, variables: Variables, split: DeviceData
+) -> tuple[jax.Array, jax.Array]:
+    """Over the whole split, whose last batch is filled and masked.
+
+    Returns:
+        float32 [2 + C]: mean loss and accuracy, then the accuracy in each class (NaN where the split has none of it).
+        bool [M]: whether each example is classified rightly.
+    """
     count = len(split.labels)
     num_classes = jax.eval_shape(network.apply, variables, split.batch(split.images[:1])).shape[-1]
 
-    def body(i, sums):
+    def body(i, carry):
+        sums, answers = carry
         index = i * batch_size + jnp.arange(batch_size)
         ids, counted = jnp.minimum(index, count - 1), index < count
         logits, labels = network.apply(variables, split.batch(split.images[ids])), split.labels[ids]
         correct = logits.argmax(-1) == labels
         values = jnp.stack([cross_entropy(logits, labels), correct])
         per_class = jax.nn.one_hot(labels, num_classes, axis=0) * correct
-        return sums + jnp.where(counted, jnp.concatenate([values, per_class]), 0).sum(1)
+        sums += jnp.where(counted, jnp.concatenate([values, per_class]), 0).sum(1)
+        return sums, answers.at[ids].set(correct)  # the filling repeats the last example
 
-    sums = jax.lax.fori_loop(0, -(-count // batch_size), body, jnp.zeros(2 + num_classes))
+    start = jnp.zeros(2 + num_classes), jnp.zeros(count, bool)
+    sums, answers = jax.lax.fori_loop(0, -(-count // batch_size), body, start)
     sizes = jnp.bincount(split.labels, length=num_classes)
-    return sums / jnp.concatenate([jnp.full(2, count), sizes])
+    return sums / jnp.concatenate([jnp.full(2, count), sizes]), answers

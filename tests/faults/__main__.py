@@ -74,7 +74,8 @@ def _with_server(scenes: Any, stage: Any, many: Callable[[int], int]) -> Iterato
 @click.option("--part", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Of all faults.  [default: 1]")
 @click.option(
     "--only",
-    help="Comma-separated, of: training, saving, others, changes, damage, disk, sync, store, server.  [default: all]",
+    help="Comma-separated, of: training, saving, others, changes, damage, places, gone, disk, sync, deleted, store, "
+    "server.  [default: all]",
 )
 @click.option("--output", type=click.Path(path_type=Path), help="File for the table.  [default: results.md here]")
 @click.option("--keep", is_flag=True, help="Keep the folder in which it was done.")
@@ -84,7 +85,7 @@ def main(seed: int | None, part: float, only: str | None, output: Path | None, k
     os.environ["DATADIET_CACHE"] = str(base / "cache")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(base / "xla")
     os.environ["JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    from . import scenes
+    from . import deletions, places, scenes
 
     seed = random.SystemRandom().randrange(10**6) if seed is None else seed
     print(f"seed {seed}, in {base}", flush=True)
@@ -100,8 +101,11 @@ def main(seed: int | None, part: float, only: str | None, output: Path | None, k
         "others": lambda: (scenes.kill_other(stage, c, many(n)) for c, n in OTHERS.items()),
         "changes": lambda: _at_changes(scenes, stage, many),
         "damage": lambda: scenes.corrupt_all(stage, many(200), many(40)),
+        "places": lambda: places.misplaced(stage, many(80)),
+        "gone": lambda: [places.taken_away(stage, many(8), what) for what in ("exps", scenes.RUN)],
         "disk": lambda: [scenes.full_disks(stage, many(6)), scenes.read_only_folders(stage, many(4))],
         "sync": lambda: [scenes.kill_sync(stage, many(6))],
+        "deleted": lambda: [deletions.deleted_run(stage, many(4), restored) for restored in (True, False)],
         "store": lambda: [scenes.together(stage, f"sqlite:///{base}/eight.db", many(8), "one sqlite store")],
         "server": lambda: _with_server(scenes, stage, many),
     }

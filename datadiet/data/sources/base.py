@@ -20,19 +20,6 @@ def prepare_command(name: str, data_dir: Path | str | None) -> str:
     return f"`{commands.command('prepare_data', dataset=name, data_dir=data_dir or None)}`"
 
 
-def data_root() -> Path:
-    """Where data is looked for where nobody says where it is.
-
-    Raises:
-        UserError: there is no home folder to find it by.
-    """
-    try:
-        return DATA_ROOT.expanduser()
-    except RuntimeError as error:
-        wanted = commands.option("data_dir", "FOLDER")
-        raise UserError(f"{DATA_ROOT}: {error} Say where the data is with {wanted}.") from None
-
-
 def integer_labels(name: str, which: str, values: np.ndarray) -> np.ndarray:
     """Labels as int32 [N] from integers [N] or [N, 1].
 

@@ -15,11 +15,12 @@ import numpy as np
 
 from datadiet import commands
 from datadiet.data.dataset import Splits
-from datadiet.data.sources.base import data_root, integer_labels, prepare_command
+from datadiet.data.sources.base import DATA_ROOT, integer_labels, prepare_command
 from datadiet.data.sources.images import read_images
 from datadiet.data.sources.published import ARCHIVES, verify
 from datadiet.data.sources.walk import walk
 from datadiet.errors import UserError
+from datadiet.home import expanded
 from datadiet.intake import check_npy, size_of
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -42,7 +43,7 @@ class Place(NamedTuple):
 
 def folder_of(data_dir: Path | None) -> Path:
     """Where a fetched archive is placed."""
-    return data_dir.expanduser() if data_dir else data_root() / "cinic10"
+    return expanded(data_dir or DATA_ROOT / "cinic10")
 
 
 def _array_files(folder: Path) -> list[Path]:

@@ -13,9 +13,10 @@ import numpy as np
 
 from datadiet import commands
 from datadiet.data.dataset import Splits
-from datadiet.data.sources.base import data_root, prepare_command
+from datadiet.data.sources.base import DATA_ROOT, prepare_command
 from datadiet.data.sources.published import IDX_FILES, verify_content
 from datadiet.errors import UserError
+from datadiet.home import expanded
 from datadiet.intake import check_size, size_of
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
@@ -39,7 +40,7 @@ def load_digits(data_dir: Path | None) -> Splits:
 
 def idx_folder(data_dir: Path | None) -> Path:
     """Where fetched idx files of Fashion-MNIST are placed and looked for."""
-    return data_dir or data_root() / "downloads" / "manual" / "fashion_mnist"
+    return data_dir or expanded(DATA_ROOT / "downloads" / "manual" / "fashion_mnist")
 
 
 def fashion_mnist_files(data_dir: Path | None) -> list[Path]:

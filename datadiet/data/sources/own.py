@@ -15,7 +15,7 @@ from datadiet.data.sources.base import integer_labels
 from datadiet.data.sources.walk import walk
 from datadiet.errors import UserError
 from datadiet.intake import check_npy
-from datadiet.names import from_bytes, visible
+from datadiet.printable import from_bytes, visible
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"})
 TEST_FOLDERS = ("test", "val", "valid", "validation")  # the first that exists is the test set
@@ -141,6 +141,7 @@ def _arrays(path: str, data_dir: Path | None, keys: tuple[str, ...]) -> dict[str
 def _array(what: str, archive: NpzFile, key: str) -> np.ndarray:
     """One array, after a look at its header."""
     packed = archive.zip
+    assert packed is not None  # until it is closed
     member = packed.getinfo(f"{key}.npy" if f"{key}.npy" in packed.namelist() else key)
     with packed.open(member) as file:
         check_npy(what, file, member.file_size, member.compress_size)

@@ -18,12 +18,13 @@ import numpy as np
 
 from datadiet import commands
 from datadiet.data.dataset import Splits
-from datadiet.data.sources.base import data_root, prepare_command
+from datadiet.data.sources.base import DATA_ROOT, prepare_command
 from datadiet.data.sources.images import read_images
 from datadiet.data.sources.published import CONTENTS, verify_content
 from datadiet.errors import UserError
+from datadiet.home import expanded
 from datadiet.intake import check_size, read_bytes, size_of
-from datadiet.names import from_bytes
+from datadiet.printable import from_bytes
 
 MOST = 10**9  # examples in a split
 INFO = 2**24  # bytes of dataset_info.json
@@ -35,7 +36,7 @@ TEST_SPLITS = ("test", "validation")
 
 def root(data_dir: Path | None) -> Path:
     """The TFDS data_dir."""
-    return data_dir.expanduser() if data_dir else data_root()
+    return expanded(data_dir or DATA_ROOT)
 
 
 def find(tfds_name: str, name: str, data_dir: Path | None) -> Path:

@@ -1,0 +1,139 @@
+"""How often a decision is wrong, simulated: `python -m benchmarks.decision [--quick]`.
+
+A network is right about a test example where a latent normal margin is positive: how easy the example is, how easy it
+is after this way to train, how good this run came out as a whole, and chance. Full data has an accuracy of 95 %, a
+subset exactly the margin less, so every "not worse" is false. The table goes to benchmarks/results/decision.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from scipy import optimize, stats
+from tqdm import tqdm
+
+from datadiet.report import statistics as st
+from datadiet.report.comparison import FULL, compare, decide
+
+ACCURACY, MARGIN = 0.95, 0.005
+EXAMPLE, OWN = 1.5, 0.6  # standard deviations of how easy an example is, for all and for one way to train
+SPREAD = math.sqrt(1 + EXAMPLE**2 + OWN**2)
+KINDS = ("normal", "skewed", "correlated")  # how the shifts of runs are distributed
+RUNS, SIZES = (1, 2, 3, 5, 10), {359: 4000, 1000: 2000, 10_000: 600}  # test examples: replicates
+SHIFTS = (0.0, 0.1, 0.3)  # standard deviation of the accuracy of a run as a whole, percentage points
+FRACTIONS = (0.9, 0.7, 0.5, 0.3)
+_QUANTILES = (np.arange(1000) + 0.5) / 1000
+
+
+def _shift(kind: str, random: np.random.Generator, runs: int) -> np.ndarray:
+    """Of mean 0 and variance 1: as a skewed one a few runs come out much worse."""
+    return (2 - random.gamma(2, size=runs)) / math.sqrt(2) if kind == "skewed" else random.standard_normal(runs)
+
+
+@cache
+def _threshold(kind: str, scale: float, accuracy: float) -> float:
+    """What the margin is on average, for an accuracy over all runs and examples."""
+    q = (2 - stats.gamma(2).ppf(_QUANTILES)) / math.sqrt(2) if kind == "skewed" else stats.norm.ppf(_QUANTILES)
+
+    def lack(x: float) -> float:
+        return float(stats.norm.cdf((x + scale * q) / SPREAD).mean()) - accuracy
+
+    return float(optimize.brentq(lack, -20, 20))
+
+
+def study(
+    random: np.random.Generator, kind: str, points: float, runs: int, examples: int, subsets: int
+) -> list[np.ndarray]:
+    """bool [S, M] of full data and then of every subset; runs at equal positions share half of their shift where
+    they are correlated."""
+    scale = points / 100 * SPREAD / stats.norm.pdf(stats.norm.ppf(ACCURACY))
+    easy, common = EXAMPLE * random.standard_normal(examples, np.float32), _shift(kind, random, runs)
+    share = math.sqrt(0.5) if kind == "correlated" else 0.0
+    found = []
+    for accuracy in (ACCURACY, *[ACCURACY - MARGIN] * subsets):
+        shift = scale * (share * common + math.sqrt(1 - share**2) * _shift(kind, random, runs))
+        own = easy + OWN * random.standard_normal(examples, np.float32) + np.float32(_threshold(kind, scale, accuracy))
+        chance = random.standard_normal((runs, examples), np.float32)
+        found.append(chance < own + shift[:, None].astype(np.float32))
+    return found
+
+
+def coverage(kind: str, points: float, runs: int, examples: int, replicates: int) -> float:
+    """How often the 95 % interval holds the true difference, 0 to 1."""
+    random = np.random.default_rng([KINDS.index(kind), runs, examples])
+    hits = 0
+    for _ in range(replicates):
+        full, one = study(random, kind, points, runs, examples, 1)
+        found = compare(one, full, MARGIN)
+        hits += found.low <= -MARGIN <= found.high
+    return hits / replicates
+
+
+def false_headlines(
+    kind: str, points: float, runs: int, examples: int, arms: int, replicates: int
+) -> tuple[float, float]:
+    """How often something may be dropped though every subset truly loses the margin: by `decide`, and by intervals over
+    runs alone, uncorrected, which was the rule before."""
+    random = np.random.default_rng([KINDS.index(kind), runs, examples, arms])
+    new = old = 0
+    for _ in range(replicates):
+        full, *subsets = study(random, kind, points, runs, examples, arms * len(FRACTIONS))
+        keys = [(f"arm {arm}", fraction) for arm in range(arms) for fraction in FRACTIONS]
+        cells = dict(zip(keys, subsets))
+        new += decide({(FULL, 1.0): full, **cells}, MARGIN).kept_fraction < 1
+        largest = [cells[f"arm {arm}", FRACTIONS[0]] for arm in range(arms)]
+        old += any(st.paired(one.mean(1), full.mean(1)).low > -MARGIN for one in largest)
+    return new / replicates, old / replicates
+
+
+def tables(quick: bool) -> Iterator[str]:
+    """Lines of Markdown."""
+    yield f"Accuracy {ACCURACY:.0%}, margin and true loss {100 * MARGIN:g} points. A shift is the standard deviation of"
+    yield "the accuracy of a run as a whole, in points; of two runs at equal positions half of it is shared where they"
+    yield "are correlated."
+    yield ""
+    yield "## Coverage of 95 % intervals, %"
+    yield ""
+    yield f"| runs' shifts | points | test examples | replicates | {' | '.join(f'{n} runs' for n in RUNS)} |"
+    yield "|---|--:|--:|--:|" + "--:|" * len(RUNS)
+    for kind, points, (examples, count) in _cases(KINDS, SHIFTS, SIZES.items()):
+        count = count // 20 if quick else count
+        found = [coverage(kind, points, runs, examples, count) for runs in RUNS]
+        yield f"| {kind} | {points} | {examples:,} | {count:,} | {' | '.join(f'{100 * x:.1f}' for x in found)} |"
+    yield ""
+    yield "## False headlines, %: `decide` / intervals over runs alone, uncorrected (the rule before)"
+    yield ""
+    counts = (2, 5, 10, 30)
+    yield f"| runs' shifts | points | test examples | arms | replicates | {' | '.join(f'{n} runs' for n in counts)} |"
+    yield "|---|--:|--:|--:|--:|" + "--:|" * len(counts)
+    for kind, points, examples, arms in _cases(KINDS, SHIFTS[1:2], (359, 1000), (4, 11)):
+        count = 20 if quick else 1000 if arms == 4 else 400
+        found = [false_headlines(kind, points, runs, examples, arms, count) for runs in counts]
+        cells = " | ".join(f"{100 * new:.1f} / {100 * old:.1f}" for new, old in found)
+        yield f"| {kind} | {points} | {examples:,} | {arms} | {count:,} | {cells} |"
+
+
+def _cases(*lists: Iterable) -> Iterator[tuple]:
+    return iter(tqdm(list(itertools.product(*lists)), leave=False, disable=None))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few replicates; nothing is written")
+    options = parser.parse_args()
+    lines = ["# How often a decision is wrong, simulated", "", "`python -m benchmarks.decision`", ""]
+    for line in tables(options.quick):
+        print(line, flush=True)
+        lines.append(line)
+    if not options.quick:
+        (Path(__file__).parent / "results" / "decision.md").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
