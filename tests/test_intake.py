@@ -150,11 +150,11 @@ def test_an_array_that_unpacks_to_more_than_its_file_explains_is_refused(tmp_pat
 
 
 def test_what_is_allowed_is_read(tmp_path, monkeypatch):
-    name = npz(tmp_path / "a.npz", npy((20, 10, 5000, 3)), repeat=3)
-    monkeypatch.setattr(intake, "SMALL", 2**20)
-    refused(lambda: load_dataset(name), ALLOW)
+    name = npz(tmp_path / "a.npz", npy((20, 2), "|u1", bytes(40)))
+    monkeypatch.setenv("DATADIET_MAX_GB", "0.00000001")
+    refused(lambda: load_dataset(name), "x_train: 40 bytes when read, .*expected at most 10 bytes")
     monkeypatch.setenv("DATADIET_MAX_GB", "0.1")
-    refused(lambda: load_dataset(name), r"train examples of shape \(10, 5000, 3\) but test examples")  # so it is read
+    assert load_dataset(name).image_shape == (2,)
 
 
 def test_more_than_the_machine_has_is_refused(tmp_path, monkeypatch):
@@ -175,7 +175,7 @@ def test_an_idx_file_is_unpacked_no_further_than_it_says(tmp_path):
     packed = zlib.compressobj(wbits=31)
     (tmp_path / "b.gz").write_bytes(
         packed.compress(struct.pack(">HBBI", 0, 8, 1, 3))
-        + b"".join(packed.compress(bytes(10**6)) for _ in range(600))
+        + b"".join(packed.compress(bytes(10**6)) for _ in range(60))
         + packed.flush()
     )
     refused(lambda: read_idx(tmp_path / "b.gz"), r"more bytes of data where its header says \(3,\)")
@@ -184,20 +184,19 @@ def test_an_idx_file_is_unpacked_no_further_than_it_says(tmp_path):
 # --- parquet ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("repeated", [True, False])
-@pytest.mark.parametrize("nested", [True, False])
-def test_parquet_that_unpacks_to_gigabytes_is_refused(tmp_path, repeated, nested):
-    cell, count = bytes(5_000_000), 40
+@pytest.mark.parametrize(("repeated", "nested"), [(True, True), (True, False), (False, True)])
+def test_parquet_that_unpacks_to_much_more_is_refused(tmp_path, repeated, nested):
+    cell = bytes(5_000_000)
     kind = pa.struct([("bytes", pa.binary())]) if nested else pa.binary()
-    part = pa.table({"image": pa.array([{"bytes": cell} if nested else cell] * count, kind), "label": [0, 1] * 20})
+    part = pa.table({"image": pa.array([{"bytes": cell} if nested else cell] * 20, kind), "label": [0, 1] * 10})
     for split in ("train", "test"):
         with pq.ParquetWriter(
             tmp_path / f"{split}.parquet", part.schema, compression="zstd", use_dictionary=repeated,
             dictionary_pagesize_limit=10**9,
         ) as file:  # fmt: skip
-            for _ in range(25):  # 5 GB
+            for _ in range(5):  # 500 MB
                 file.write_table(part)
-    assert (tmp_path / "train.parquet").stat().st_size < 200_000
+    assert (tmp_path / "train.parquet").stat().st_size < 50_000
     told = rf"train\.parquet: .* when read, out of [\d.]+ kB; expected at most 67\.1 MB\. .*{ALLOW}"
     del part
     refused(lambda: load_dataset(f"parquet:{tmp_path}"), told)
@@ -297,7 +296,7 @@ ALIASES = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         ("exp: !!set {a, b}", "line 1 has tag"),
         ("score_runs: " + "1" * 100_000, "a value of 100000 characters; expected at most 3000"),
         ("x: " + "1" * 10**6, "1 MB; expected at most 131 kB"),
-        ("score_steps: [" + "1," * 60_000 + "]", "has 60000 values; expected at most 1000"),
+        ("score_steps: [" + "1," * 20_000 + "]", "has 20000 values; expected at most 1000"),
         ("lr: 0.1\nlr: 0.2", "lr is there twice"),
         ("? [a]\n: 1", "a list where a name should stand"),
         ("exp: a\n---\nexp: b", "expected a single document"),

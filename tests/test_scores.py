@@ -192,3 +192,13 @@ def test_the_standard_error_is_that_of_the_mean():
     rows = np.array([[1, np.nan, np.nan], [2, 5, np.nan], [6, 7, 4]])
     expected = [np.sqrt(7) / np.sqrt(3), np.sqrt(2) / np.sqrt(2), np.nan]
     np.testing.assert_allclose(standard_error(rows), expected)
+
+
+def test_pixels_that_are_not_normalised_are_refused_or_said(golden):
+    raw = (np.abs(golden.images) * 50).astype(np.uint8)
+    with pytest.raises(UserError, match=r"images are uint8 \[\d+, 32, 32, 3\]; expected normalised float32"):
+        compute_scores("input_norm", golden.network, golden.variables, raw, golden.labels)
+    with pytest.raises(UserError, match="images are int32"):
+        compute_scores("input_norm", golden.network, golden.variables, raw.astype(np.int32), golden.labels)
+    with pytest.warns(UserWarning, match=r"images are from 0 to \d+; expected normalised float32"):
+        compute_scores("input_norm", golden.network, golden.variables, raw.astype(np.float32), golden.labels)
