@@ -21,8 +21,8 @@ HOUSE = {
     ],
     "data": [
         "dataset", "batches", "cache", "sources.base", "sources.published", "sources.walk", "sources.images",
-        "sources.embedded", "sources.own", "sources.parquet", "sources.cinic10", "sources.tfds_folder", "registry",
-        "align", "download", "tfds_builders", "prepare",
+        "sources.embedded", "sources.arrays", "sources.own", "sources.parquet", "sources.cinic10",
+        "sources.tfds_folder", "registry", "align", "download", "tfds_builders", "prepare",
     ],
     "models": ["conv", "networks", "registry"],
     "scores": ["logits", "forgetting", "trajectory", "gradients", "checkpoint", "combine"],

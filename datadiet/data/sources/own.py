@@ -5,13 +5,14 @@ from __future__ import annotations
 import warnings
 import zipfile
 import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.lib.npyio import NpzFile
 
 from datadiet.data.dataset import Splits
-from datadiet.data.sources.base import integer_labels
+from datadiet.data.sources.arrays import as_examples, as_labels, find_names
 from datadiet.data.sources.walk import walk
 from datadiet.errors import UserError
 from datadiet.intake import check_npy
@@ -19,7 +20,6 @@ from datadiet.printable import from_bytes, visible
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"})
 TEST_FOLDERS = ("test", "val", "valid", "validation")  # the first that exists is the test set
-NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 
 def resolve_path(path: str, data_dir: Path | None) -> Path:
@@ -113,24 +113,18 @@ def npz_files(path: str, data_dir: Path | None) -> list[Path]:
     """The npz file itself."""
     file = resolve_path(path, data_dir)
     if not file.is_file():
-        raise UserError(f"npz:{path}: no file {file}; expected an npz file with {', '.join(NPZ_KEYS)}.")
+        raise UserError(f"npz:{path}: no file {file}; expected an npz file with x_train, y_train, x_test, y_test.")
     return [file]
 
 
-def _arrays(path: str, data_dir: Path | None, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Arrays of the file by name; the optional `ids_train` where it is asked for and there."""
+def _arrays(path: str, data_dir: Path | None, wanted: Callable[[list[str]], Sequence[str]]) -> list[np.ndarray]:
+    """Arrays of the file by what `wanted` names of those that there are."""
     file = npz_files(path, data_dir)[0]
     try:
         if not zipfile.is_zipfile(file):  # which np.load would read as something else
             raise zipfile.BadZipFile("it is no zip file")
         with np.load(file, allow_pickle=False) as archive:
-            missing = [key for key in NPZ_KEYS if key not in archive]
-            if missing:
-                raise UserError(
-                    f"npz:{path}: no {missing[0]} in {file}, which has {', '.join(archive.files)}; expected "
-                    f"{', '.join(NPZ_KEYS)}: np.savez({file.name!r}, x_train=…, y_train=…, x_test=…, y_test=…)."
-                )
-            return {key: _array(f"npz:{path}: {key}", archive, key) for key in keys if key in archive}
+            return [_array(f"npz:{path}: {key}", archive, key) for key in wanted(archive.files)]
     except (
         ValueError, OSError, EOFError, TypeError, AttributeError, NotImplementedError, RuntimeError, MemoryError,
         SyntaxError, zipfile.BadZipFile, zlib.error,
@@ -157,31 +151,29 @@ def _ids(values: np.ndarray) -> np.ndarray:
 
 def count_npz(path: str, data_dir: Path | None) -> int:
     """N, from the training labels alone."""
-    return len(_arrays(path, data_dir, ("y_train",))["y_train"])
-
-
-def _examples(name: str, which: str, values: np.ndarray) -> np.ndarray:
-    """uint8 [N, H, W, D] as it is, uint8 [N, H, W] as grey images, [N, D] of any number as float32."""
-    if values.ndim == 2 and (np.issubdtype(values.dtype, np.integer) or np.issubdtype(values.dtype, np.floating)):
-        with np.errstate(over="ignore"):  # beyond float32: infinite, and refused as such
-            return values.astype(np.float32)
-    if values.dtype == np.uint8 and values.ndim in (3, 4):
-        return values if values.ndim == 4 else values[..., None]
-    raise UserError(
-        f"{name}: {which} is {values.dtype} {list(values.shape)}; expected images uint8 [N, H, W] or [N, H, W, D] "
-        "(from floats in 0..1: (255 * x).round().astype('uint8')), or vectors [N, D]."
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what there is to say is said when they are loaded
+        return len(_arrays(path, data_dir, lambda there: find_names(f"npz:{path}", there)[1:2])[0])
 
 
 def load_npz(path: str, data_dir: Path | None) -> Splits:
-    """x_train, y_train, x_test, y_test (the layout of Keras) and, optionally, ids_train, in file order.
+    """Training and test examples and their labels, called as in keras (x_train), scikit-learn (X_train) or MedMNIST
+    (train_images), and, optionally, ids_train; in file order. See `as_examples` and `as_labels`.
 
     Raises:
         UserError: an array is missing or of another form than images or vectors with labels.
     """
     name = f"npz:{path}"
-    arrays = _arrays(path, data_dir, (*NPZ_KEYS, "ids_train"))
-    x_train, x_test = (_examples(name, key, arrays[key]) for key in ("x_train", "x_test"))
-    y_train, y_test = (integer_labels(name, key, arrays[key]) for key in ("y_train", "y_test"))
-    ids = arrays.get("ids_train", np.array([f"train_{i:06d}" for i in range(len(x_train))]))
-    return Splits(x_train, y_train, x_test, y_test, _ids(ids))
+    names: list[str] = []
+
+    def wanted(there: list[str]) -> list[str]:
+        names[:] = [*find_names(name, there), *(key for key in ("ids_train",) if key in there)]
+        return names
+
+    found = _arrays(path, data_dir, wanted)
+    arrays = dict(zip(names, found, strict=True))
+    x, y, x_other, y_other, *ids = names
+    x_train, x_test = as_examples(name, {x: arrays[x], x_other: arrays[x_other]})
+    (y_train, y_test), class_names = as_labels(name, {y: arrays[y], y_other: arrays[y_other]})
+    given = arrays[ids[0]] if ids else np.array([f"train_{i:06d}" for i in range(len(x_train))])
+    return Splits(x_train, y_train, x_test, y_test, _ids(given), class_names)

@@ -1,0 +1,173 @@
+"""Arrays as people have them: what has one meaning is read, and said where it is changed; the rest is refused."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+
+import numpy as np
+
+from datadiet.errors import UserError
+from datadiet.printable import from_bytes, visible
+
+_CHANNELS = (1, 3)
+# How the arrays of a split are called: in keras, in scikit-learn's examples, in MedMNIST, and otherwise.
+_EXAMPLES = ("x_{0}", "X_{0}", "{0}_images", "{0}_x", "{0}_X")
+_LABELS = ("y_{0}", "Y_{0}", "{0}_labels", "{0}_y", "{0}_Y")
+_TESTS = ("test", "val", "valid", "validation")  # the first that there is
+
+
+def find_names(name: str, there: Iterable[str]) -> tuple[str, str, str, str]:
+    """Names of the training examples, their labels, the test examples and theirs.
+
+    Args:
+        name: Of the data, for errors.
+        there: Names of all arrays.
+    Raises:
+        UserError: they are not there, or are there twice.
+    """
+    names = list(there)
+
+    def pair(split: str) -> list[str]:
+        wanted = ([form.format(split) for form in forms] for forms in (_EXAMPLES, _LABELS))
+        found = [[key for key in forms if key in names] for forms in wanted]
+        if twice := next((same for same in found if len(same) > 1), None):
+            raise UserError(f"{name}: {' and '.join(twice)} may both be meant; expected one of them.")
+        return [same[0] for same in found if same]
+
+    train = pair("train")
+    tests = [(split, both) for split in _TESTS if (both := pair(split))]
+    whole = [(split, both) for split, both in tests if len(both) == 2]
+    if len(train) < 2 or not whole:
+        raise UserError(
+            f"{name}: it has {', '.join(names) or 'no array'}; expected x_train, y_train, x_test, y_test (or X_…, or "
+            "train_images, train_labels, …): np.savez('FILE.npz', x_train=…, y_train=…, x_test=…, y_test=…)."
+        )
+    (split, test), others = whole[0], [split for split, _ in whole[1:]]
+    if others or split != "test":
+        unused = f"; {', '.join(others)} is not used" if others else ""
+        warnings.warn(f"{name}: {split} is the test set{unused}.", stacklevel=2)
+    return train[0], train[1], test[0], test[1]
+
+
+# --- examples -----------------------------------------------------------------------------------
+
+
+def as_examples(name: str, given: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Images as uint8 [N, H, W, D] or vectors as float32 [N, D].
+
+    Images may be [N, H, W]; have their channels first, where that cannot be meant otherwise; and be numbers of any
+    type from 0 to 255, or floats from 0 to 1, as both of the arrays are.
+
+    Args:
+        given: Of the training and of the test set, by name.
+    Raises:
+        UserError: another shape, or numbers outside these ranges.
+    """
+    if all(values.ndim == 2 and values.dtype.kind in "biuf" for values in given.values()):
+        with np.errstate(over="ignore"):  # beyond float32: infinite, and refused as such
+            return [values.astype(np.float32) for values in given.values()]
+    for key, values in given.items():
+        if values.ndim not in (3, 4) or values.dtype.kind not in "biuf":
+            raise UserError(
+                f"{name}: {key} is {values.dtype} {list(values.shape)}; expected images [N, H, W] or [N, H, W, D], or "
+                "vectors [N, D]."
+            )
+    factor = _scale(name, given)
+    found = [_as_bytes(values, factor) for values in given.values()]
+    found = [values if values.ndim == 4 else values[..., None] for values in found]
+    if all(values.shape[1] in _CHANNELS and values.shape[3] not in (*_CHANNELS, 4) for values in found):
+        shape = list(found[0].shape)
+        warnings.warn(f"{name}: {shape} has its channels first; they are put last.", stacklevel=2)
+        found = [np.ascontiguousarray(np.moveaxis(values, 1, 3)) for values in found]
+    return found
+
+
+def _scale(name: str, given: dict[str, np.ndarray]) -> int:
+    """By what images are multiplied to be 0 to 255: 1, or 255."""
+    low = min((values.min() for values in given.values() if values.size), default=0)
+    high = max((values.max() for values in given.values() if values.size), default=0)
+    kinds = {values.dtype.kind for values in given.values()}
+    if not (low >= 0 and high <= 255):  # NaN is neither
+        raise UserError(
+            f"{name}: {' and '.join(given)} range from {low} to {high}; expected images from 0 to 255, or from 0 to 1. "
+            "Normalised images are not: give them as they were before that."
+        )
+    if kinds == {"b"} or (kinds == {"f"} and high <= 1):
+        warnings.warn(f"{name}: images from 0 to 1 are read as 0 to 255.", stacklevel=3)
+        return 255
+    whole = all(v.dtype.kind != "f" or (v == np.round(v)).all() for v in given.values())
+    if not whole:
+        warnings.warn(f"{name}: images from {low:g} to {high:g} are rounded to whole numbers.", stacklevel=3)
+    return 1
+
+
+def _as_bytes(values: np.ndarray, factor: int) -> np.ndarray:
+    if values.dtype == np.uint8 and factor == 1:
+        return values
+    return np.round(values.astype(np.float32) * factor).astype(np.uint8)
+
+
+# --- labels -------------------------------------------------------------------------------------
+
+
+def as_labels(name: str, given: dict[str, np.ndarray]) -> tuple[list[np.ndarray], tuple[str, ...]]:
+    """Labels as int32 [N] from 0 to C-1, and the names of the classes, () where they are these numbers.
+
+    Labels may be [N, 1], one-hot rows [N, C], texts (in sorted order), true or false, or whole numbers of any type;
+    numbers with gaps are renumbered, which is said.
+
+    Args:
+        given: Of the training and of the test set, by name.
+    Raises:
+        UserError: none of these, below 0, or a class only in the test set.
+    """
+    train, test = (_plain(name, key, values) for key, values in given.items())
+    if (train.dtype.kind == "U") != (test.dtype.kind == "U"):
+        raise UserError(f"{name}: {' and '.join(given)} labels are {train.dtype} and {test.dtype}; expected one type.")
+    classes = np.unique(train)
+    numbered = train.dtype.kind != "U"
+    known = np.array_equal(classes, np.arange(len(classes))) and set(test.tolist()) <= set(classes.tolist())
+    if numbered and (known or len(classes) == 1):  # of one class nothing can be learned, which is told later
+        return [train.astype(np.int32), test.astype(np.int32)], ()
+    if numbered and classes.size and classes[0] < 0:
+        shown = ", ".join(map(str, classes[:8]))
+        raise UserError(
+            f"{name}: training labels {shown}; expected 0 to C-1. Where {classes[0]} stands for no label, leave these "
+            "examples out."
+        )
+    if unknown := sorted(set(test.tolist()) - set(classes.tolist())):
+        shown = ", ".join(map(str, classes[:8].tolist()))
+        raise UserError(
+            f"{name}: label {unknown[0]} is present only in the test split; the training labels are {shown}"
+            f"{' …' if len(classes) > 8 else ''}."
+        )
+    if numbered:
+        shown = ", ".join(map(str, classes[:8])) + (" …" if len(classes) > 8 else "")
+        warnings.warn(f"{name}: labels {shown} are renumbered 0 to {len(classes) - 1}.", stacklevel=2)
+    found = [np.searchsorted(classes, values).astype(np.int32) for values in (train, test)]
+    return found, tuple(str(one) for one in classes)
+
+
+def _plain(name: str, key: str, values: np.ndarray) -> np.ndarray:
+    """Integers or texts [N]."""
+    labels = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
+    if labels.ndim == 2 and labels.dtype.kind in "biuf" and _is_one_hot(labels):
+        return labels.argmax(axis=1)
+    if labels.ndim == 1:
+        if labels.dtype.kind == "b":
+            return labels.astype(np.int64)
+        if labels.dtype.kind in "iu":
+            return labels
+        if labels.dtype.kind == "f" and ((labels == np.round(labels)) & (np.abs(labels) < 2**31)).all():
+            return labels.astype(np.int64)
+        if labels.dtype.kind in "SU":
+            return np.array([from_bytes(v) if isinstance(v, bytes) else visible(v) for v in labels.tolist()], dtype=str)
+    raise UserError(
+        f"{name}: {key} labels are {values.dtype} {list(values.shape)}; expected one class for each example: whole "
+        "numbers [N] or [N, 1], texts [N], or one-hot rows [N, C]."
+    )
+
+
+def _is_one_hot(rows: np.ndarray) -> bool:
+    return rows.shape[1] > 1 and bool(np.isin(rows, (0, 1)).all() and (rows.sum(axis=1) == 1).all())
