@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from archives import accept, accept_content, add, cinic_images, flip, idx_bytes, png, write_idx
-from PIL import Image
+from PIL import ExifTags, Image
 
 from datadiet.data.batches import normalize
 from datadiet.data.prepare import prepare
@@ -266,10 +266,14 @@ def test_grey_folders_stay_grey(tmp_path):
     ("change", "message"),
     [
         (lambda f: {k: v for k, v in f.items() if k.startswith("train")}, "no test split: expected .*test/CLASS/IMAGE"),
-        (lambda f: {k: v for k, v in f.items() if k.startswith("val")}, "no folder .*train"),
+        (lambda f: {k: v for k, v in f.items() if k.startswith("val")}, "no folder .*train.*; got val"),
+        (lambda f: f | {"Train/zebra/9.png": png(images(5, 7, 3))}, "Train, train, val may each be meant"),
         (lambda f: {k: v for k, v in f.items() if "zebra" in k}, "every training example has label 0"),
         (lambda f: f | {"val/cow/1.png": png(images(5, 7, 3))}, "class cow is present only in the test split"),
-        (lambda f: f | {"val/zebra/1.png": png(images(5, 8, 3))}, r"zebra/1.png: 8 x 5 pixels, but .*: 7 x 5.*mogrify"),
+        (
+            lambda f: f | {"val/zebra/1.png": png(images(5, 8, 3))},
+            r"zebra/1.png: 8 x 5 pixels, but .*: 7 x 5.*images of one size",
+        ),
         (lambda f: f | {"train/zebra/9.png": b"text"}, "9.png: cannot be read as an image"),
         (lambda f: f | {"train/zebra/9.png": png(images(5, 7, 3))[:60]}, "9.png: cannot be read as an image"),
         (lambda f: f | {"train/zebra/9.png": png(np.ones((5, 7), np.uint16))}, "mode I.*expected 8 bits per channel"),
@@ -280,6 +284,59 @@ def test_folders_that_cannot_be_learned_from_are_refused(tmp_path, change, messa
     write_tree(tmp_path, change(folder_images()))
     with pytest.raises(UserError, match=message):
         load_dataset(f"folder:{tmp_path}")
+
+
+@pytest.mark.parametrize(("train", "test"), [("Train", "Test"), ("training", "testing"), ("TRAINING", "eval")])
+def test_splits_are_found_by_their_usual_names(tmp_path, train, test):
+    write_tree(
+        tmp_path, {f"{train if k[0] == 't' else test}{k[k.index('/') :]}": v for k, v in folder_images().items()}
+    )
+    assert load_dataset(f"folder:{tmp_path}").num_examples == 18
+
+
+def test_images_are_known_by_how_they_begin_where_their_suffix_says_nothing(tmp_path):
+    files = {k.replace("0.png", "0.jfif").replace("1.png", "1"): v for k, v in folder_images().items()}
+    write_tree(tmp_path, files | {"train/zebra/notes.txt": png(images(5, 7, 3)), "train/zebra/list": b"text"})
+    with pytest.warns(UserWarning, match="2 files are no images of a class"):
+        assert load_dataset(f"folder:{tmp_path}").num_examples == 18
+
+
+def rotated(pixels):
+    """A JPEG as a phone writes it: to be turned a quarter clockwise."""
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=100, subsampling=0, exif=exif)
+    return buffer.getvalue()
+
+
+def test_photographs_are_turned_and_it_is_said(tmp_path):
+    half = np.zeros((8, 16, 3), np.uint8)
+    half[:, 8:] = 255  # right, which is down when it is turned
+    for split in ("train", "test"):
+        write_tree(tmp_path, {f"{split}/{label}/{i}.jpg": rotated(half) for label in "ab" for i in range(2)})
+    with pytest.warns(UserWarning, match="8 of 8 images are turned as their EXIF data says"):
+        found = load_dataset(f"folder:{tmp_path}").train_images
+    assert found.shape == (4, 16, 8, 3)
+    assert found[:, :6].max() < 30
+    assert found[:, 10:].min() > 225
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_is_white_and_it_is_said(tmp_path, mode):
+    rgba = np.zeros((4, 4, 4), np.uint8)
+    rgba[1:3, 1:3, 3] = 255  # a black square, and nothing around it
+    image, buffer = Image.fromarray(rgba), io.BytesIO()
+    if mode == "P":
+        image = Image.fromarray(rgba[..., 3] // 255, "P")
+        image.putpalette([9, 9, 9, 0, 0, 0])
+        image.info["transparency"] = 0
+    image.convert(mode).save(buffer, "PNG", **({"transparency": 0} if mode == "P" else {}))
+    for split in ("train", "test"):
+        write_tree(tmp_path, {f"{split}/{label}/0.png": buffer.getvalue() for label in "ab"})
+    with pytest.warns(UserWarning, match="4 of 4 images are put on white where transparent"):
+        found = load_dataset(f"folder:{tmp_path}").train_images
+    assert found.shape[-1] == (1 if mode == "LA" else 3)
+    np.testing.assert_array_equal(found[0, ..., 0], 255 - rgba[..., 3])
 
 
 def test_what_is_left_aside_in_a_folder_is_said(tmp_path):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from datadiet.errors import UserError
 from datadiet.intake import check_memory, check_size, size_of
@@ -16,6 +16,9 @@ from datadiet.intake import check_memory, check_size, size_of
 FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")  # no other decoder is asked, whatever the bytes
 EXPLAINED = 2000  # bytes of pixels that a byte of a file may stand for; a blank PNG has half of that
 SMALL = 2**24  # bytes of pixels that any file may have
+SIGNATURES = (  # how files of FORMATS begin
+    b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*", *(b"P%d" % i for i in range(1, 7)),
+)  # fmt: skip
 GREY = ("1", "L", "LA")
 DEEP = ("I", "F")  # and I;16…: more than 8 bits per channel, which uint8 cannot hold
 BROKEN = (
@@ -67,13 +70,17 @@ def read_images(names: Sequence[str], given: Callable[[int], Path | bytes], *, c
     Args:
         names: What to call each image in an error; its length is N.
         given: File of image i, or what is in it.
-        colour: D = 3 even if all are grey. Transparency is dropped.
+        colour: D = 3 even if all are grey. Images are turned as their EXIF data says, and transparent parts are white;
+            both are said.
     Raises:
         UserError: an unreadable image, images of different sizes, or more of them than memory takes.
     """
-    images = np.empty((0,), np.uint8)
+    images, turned, pasted = np.empty((0,), np.uint8), 0, 0
     for i, name in enumerate(names):
         image = decode(given(i), name)
+        turned += image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        image, transparent = on_white(ImageOps.exif_transpose(image))
+        pasted += transparent
         grey = image.mode in GREY and not colour
         if i == 0:
             size = image.size
@@ -81,11 +88,37 @@ def read_images(names: Sequence[str], given: Callable[[int], Path | bytes], *, c
         if image.size != size:
             raise UserError(
                 f"{name}: {image.width} x {image.height} pixels, but {names[0]}: {size[0]} x {size[1]}; expected "
-                "images of one size: resize them beforehand (with ImageMagick: mogrify -resize '32x32!' FILES)."
+                "images of one size: give copies of them that are."
             )
         if not grey and images.shape[-1] == 1:
             grey_ones, images = images, _room(len(names), size, 3)
             images[:i] = grey_ones[:i]
         mode = "L" if images.shape[-1] == 1 else "RGB"
         images[i] = np.asarray(image if image.mode == mode else image.convert(mode)).reshape(images.shape[1:])
+    for count, what in ((turned, "are turned as their EXIF data says"), (pasted, "are put on white where transparent")):
+        if count:
+            warnings.warn(f"{count} of {len(names)} images {what}.", stacklevel=3)
     return images
+
+
+def on_white(image: Image.Image) -> tuple[Image.Image, bool]:
+    """An image without its transparency, behind which it is white, and whether any of it was transparent."""
+    if "A" not in image.getbands() and "transparency" not in image.info:
+        return image, False
+    whole = image.convert("LA" if image.mode in GREY else "RGBA")
+    alpha = whole.getchannel("A")
+    plain = whole.convert("L" if whole.mode == "LA" else "RGB")
+    if alpha.getextrema()[0] == 255:  # nothing of it is transparent
+        return plain, False
+    white = Image.new(plain.mode, plain.size, "white")
+    white.paste(plain, mask=alpha)
+    return white, True
+
+
+def looks_like_one(path: str) -> bool:
+    """Whether a file begins as one of FORMATS does."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(8).startswith(SIGNATURES)
+    except OSError:  # which is told when it is read
+        return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 import zipfile
 import zlib
@@ -18,8 +19,10 @@ from datadiet.errors import UserError
 from datadiet.intake import check_npy
 from datadiet.printable import from_bytes, visible
 
+OTHERS = frozenset({".txt", ".csv", ".json", ".xml", ".md", ".py", ".html", ".db", ".ini", ".zip", ".gz", ".tar"})
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"})
-TEST_FOLDERS = ("test", "val", "valid", "validation")  # the first that exists is the test set
+TRAIN_FOLDERS = ("train", "training")
+TEST_FOLDERS = ("test", "testing", "val", "valid", "validation", "eval")  # the first that exists is the test set
 
 
 def resolve_path(path: str, data_dir: Path | None) -> Path:
@@ -31,17 +34,23 @@ def resolve_path(path: str, data_dir: Path | None) -> Path:
 
 
 def _split_folders(path: str, data_dir: Path | None) -> tuple[Path, Path]:
+    """Of the training and of the test set, whatever the case of their names."""
     root = resolve_path(path, data_dir)
-    layout = f"expected {root}/train/CLASS/IMAGE and {root}/test/CLASS/IMAGE (or val, valid, validation)"
-    if not (root / "train").is_dir():
-        raise UserError(f"folder:{path}: no folder {root / 'train'}; {layout}.")
-    tests = [root / name for name in TEST_FOLDERS if (root / name).is_dir()]
+    there = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name[0] != ".") if root.is_dir() else []
+    layout = f"expected {root}/train/CLASS/IMAGE and {root}/test/CLASS/IMAGE (or {', '.join(TEST_FOLDERS[1:])})"
+    got = f"got {', '.join(there[:10]) or 'no folder'}{' …' if len(there) > 10 else ''}"
+    trains, tests = ([name for wanted in names for name in there if name.lower() == wanted]
+                     for names in (TRAIN_FOLDERS, TEST_FOLDERS))  # fmt: skip
+    if not trains:
+        raise UserError(f"folder:{path}: no folder {root / 'train'}; {layout}; {got}.")
     if not tests:
-        raise UserError(f"folder:{path}: no test split: {layout}.")
+        raise UserError(f"folder:{path}: no test split: {layout}; {got}.")
+    if len(trains) > 1 or tests[0].lower() in [name.lower() for name in tests[1:]]:
+        raise UserError(f"folder:{path}: {', '.join(trains + tests)} may each be meant; {layout}, each once.")
     if len(tests) > 1:
-        others = ", ".join(folder.name for folder in tests[1:])
-        warnings.warn(f"folder:{path}: {tests[0].name} is the test set; {others} is not used.", stacklevel=2)
-    return root / "train", tests[0]
+        others = ", ".join(tests[1:])
+        warnings.warn(f"folder:{path}: {tests[0]} is the test set; {others} is not used.", stacklevel=2)
+    return root / trains[0], root / tests[0]
 
 
 def _image_files(path: str, folders: tuple[Path, Path]) -> list[list[str]]:
@@ -50,7 +59,7 @@ def _image_files(path: str, folders: tuple[Path, Path]) -> list[list[str]]:
 
 
 def _images(name: str, folder: Path, listed: list[str]) -> list[str]:
-    found = [path for path in listed if "/" in path and path[path.rfind(".") :].lower() in SUFFIXES]
+    found = [path for path in listed if "/" in path and _is_image(folder, path)]
     if len(found) < len(listed):
         first = min(set(listed).difference(found))
         left = len(listed) - len(found)
@@ -60,6 +69,14 @@ def _images(name: str, folder: Path, listed: list[str]) -> list[str]:
     if empty:
         raise UserError(f"{name}: no image in {folder / min(empty)}; add images or remove the folder.")
     return found
+
+
+def _is_image(folder: Path, path: str) -> bool:
+    """By its suffix; where that tells nothing, by how it begins."""
+    from datadiet.data.sources.images import looks_like_one
+
+    suffix = os.path.splitext(path)[1].lower()
+    return suffix in SUFFIXES or (suffix not in OTHERS and looks_like_one(f"{folder}/{path}"))
 
 
 def folder_files(path: str, data_dir: Path | None) -> list[str]:
