@@ -569,6 +569,30 @@ def test_parquet_of_cifar100_has_fine_labels(tmp_path):
     assert load_dataset(f"parquet:{tmp_path}").num_classes == 3
 
 
+@pytest.mark.parametrize("kind", ["texts", "a dictionary", "truth values", "numbers with a gap", "the only ClassLabel"])
+def test_labels_of_parquet_are_read_by_their_meaning(tmp_path, kind):
+    """Whatever other columns of integers there are."""
+    texts, hours = ["owl", "cat", "owl", "cat"], {"hour": pa.array([3, 1, 2, 0])}
+    columns = {
+        "texts": {"label": texts},
+        "a dictionary": {"label": pa.array(texts).dictionary_encode()},
+        "truth values": {"label": [t == "owl" for t in texts]},
+        "numbers with a gap": {"label": [3 * (t == "owl") for t in texts]},
+    }
+    for split in ("train", "test"):
+        file = tmp_path / f"{split}.parquet"
+        if kind in columns:
+            cells = [png(images(4, 6, 3)) for _ in texts]
+            pq.write_table(pa.table({"image": cells, **hours, **columns[kind]}), file)
+        else:
+            write_parquet(file, 4, label="animal", names=("cat", "owl"), start=1, **hours)
+    with saying("labels 0, 3 are renumbered 0 to 1" if "gap" in kind else None):
+        dataset = load_dataset(f"parquet:{tmp_path}")
+    assert dataset.train_labels.tolist() == [1, 0, 1, 0]
+    named = {"truth values": (), "numbers with a gap": ("0", "3")}
+    assert dataset.class_names == named.get(kind, ("cat", "owl"))
+
+
 def test_parquet_that_cannot_be_learned_from_is_refused(tmp_path):
     def refused(message):
         with pytest.raises(UserError, match=message):
@@ -581,8 +605,17 @@ def test_parquet_that_cannot_be_learned_from_is_refused(tmp_path):
     write_parquet(tmp_path / "rest.parquet", 6)
     refused("rest.parquet names no split")
     (tmp_path / "rest.parquet").unlink()
-    write_parquet(train, 6, label="a", b=pa.array([0] * 6))
-    refused(r"columns image .*, a \(int64\), b \(int64\); expected one image column .* integers called label")
+    pq.write_table(pa.table({"image": [png(images(4, 6, 3))] * 6, "hour": [0, 1, 2] * 2}), train)
+    refused(r"columns image \(binary\), hour \(int64\); expected one image column .* called label or labels")
+    pq.write_table(pa.table({"image": [png(images(4, 6, 3))] * 6, "label": [[0, 1]] * 6, "hour": [0, 1, 2] * 2}), train)
+    refused(r"label \(list.*\), hour \(int64\); expected")
+    write_parquet(train, 6, names=("y", "x", "z"))
+    refused("class 0 is 'y' in train.parquet and 'x' in test.parquet; expected the same classes in the same order")
+    for name in ("clean", "noisy"):
+        write_parquet(tmp_path / name / "train.parquet", 6)
+    refused("has several data sets, in ., clean, noisy; name the folder of one of them")
+    for name in ("clean", "noisy"):
+        shutil.rmtree(tmp_path / name)
     nothing = pa.array([{"bytes": None}] * 6, pa.struct([("bytes", pa.binary())]))
     pq.write_table(pa.table({"image": nothing, "label": [0, 1, 2] * 2}), train)
     refused("6 rows without image bytes")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datadiet.data.dataset import Splits
-from datadiet.data.sources.base import integer_labels
+from datadiet.data.sources.arrays import as_labels
 from datadiet.data.sources.images import read_images
 from datadiet.data.sources.own import resolve_path
 from datadiet.data.sources.walk import walk
@@ -24,7 +25,7 @@ SPLIT = re.compile(r"(?<![a-z])(train|test|validation|valid|val)(?![a-z])")
 ROWS = 1000  # read at once
 AT_ONCE = 2**25  # bytes that they may take
 SMALL = 2**26  # bytes that any file may take; encoded images hardly shrink
-LABEL_NAMES = ("label", "labels", "fine_label")  # the first of these, else the only column of integers
+LABEL_NAMES = ("label", "labels", "fine_label")  # the first of these, else the only ClassLabel; never another column
 
 
 def split_files(path: str, data_dir: Path | None) -> tuple[list[Path], list[Path]]:
@@ -37,12 +38,17 @@ def split_files(path: str, data_dir: Path | None) -> tuple[list[Path], list[Path
     if not root.is_dir():
         raise UserError(f"parquet:{path}: no folder {root}; expected one with train-*.parquet and test-*.parquet.")
     found: dict[str, list[Path]] = {}
+    configurations: set[str] = set()
     for name in (name for name in walk(f"parquet:{path}", root)[0] if name.endswith(".parquet")):
         file, parts = root / name, name.split("/")
         words = [match.group(1) for part in reversed(parts) if (match := SPLIT.search(part.lower()))]
         if not words:
             raise UserError(f"parquet:{path}: {file} names no split; expected train, test or validation in its name.")
+        configurations.add("/".join(part for part in parts[:-1] if not SPLIT.fullmatch(part.lower())) or ".")
         found.setdefault("test" if words[0] == "test" else words[0][:3], []).append(file)
+    if len(configurations) > 1:
+        several = ", ".join(sorted(configurations))
+        raise UserError(f"parquet:{path}: {root} has several data sets, in {several}; name the folder of one of them.")
     train, test = found.get("tra", []), found.get("test", found.get("val", []))
     if not train or not test:
         raise UserError(
@@ -80,15 +86,22 @@ def _columns(name: str, schema: pa.Schema) -> tuple[str, str]:
         return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
     images = [field.name for field in schema if is_image(field.type)]
-    integers = [field.name for field in schema if pa.types.is_integer(field.type)]
-    label = next((name for name in LABEL_NAMES if name in integers), integers[0] if len(integers) == 1 else None)
-    if len(images) != 1 or label is None:
+    classes = [field.name for field in schema if _class_names(schema, field.name)]
+    label = next((name for name in LABEL_NAMES if name in schema.names), classes[0] if len(classes) == 1 else None)
+    if len(images) != 1 or label is None or not _is_label(schema.field(label).type):
         columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
         raise UserError(
-            f"{name}: columns {columns}; expected one image column (struct of bytes and path, or binary) and one of "
-            f"integers called {' or '.join(LABEL_NAMES)}: rename or drop the others."
+            f"{name}: columns {columns}; expected one image column (struct of bytes and path, or binary) and one "
+            f"called {' or '.join(LABEL_NAMES)}, of whole numbers, texts or truth values: rename or drop the others."
         )
     return images[0], label
+
+
+def _is_label(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    types = pa.types
+    fitting = (types.is_integer, types.is_boolean, types.is_floating, types.is_string, types.is_large_string)
+    return any(fits(kind) for fits in fitting)
 
 
 def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...]:
@@ -119,8 +132,17 @@ def _rows_of(name: str, image: str, label: str, file: Path) -> list[tuple[list[A
             check_size(f"{name}: {file}", taken, stored, small=SMALL)
             if table[label].null_count:
                 raise UserError(f"{name}: {table[label].null_count} rows without a label in {file}; drop these rows.")
-            found.append((table[image].to_pylist(), table[label].to_numpy()))
+            found.append((table[image].to_pylist(), _plain(table[label])))
     return found
+
+
+def _plain(column: pa.ChunkedArray) -> np.ndarray:
+    """Labels [N] as NumPy has them, texts as texts."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    values = column.cast(kind)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return np.array(values.to_pylist(), dtype=str)
+    return np.array(values.to_pylist()) if pa.types.is_boolean(kind) else values.to_numpy()
 
 
 def _columns_of(group: Any, names: tuple[str, ...]) -> list[Any]:
@@ -155,7 +177,7 @@ def _rows(name: str, files: list[Path]) -> tuple[list[bytes], list[str | None], 
     if missing:
         raise UserError(f"{name}: {len(missing)} rows without image bytes (the first: {missing[0]}); embed the images.")
     joined = np.concatenate(labels) if labels else np.empty(0, np.int32)
-    return encoded, paths, integer_labels(name, files[0].name, joined), class_names
+    return encoded, paths, joined, class_names
 
 
 def load_parquet(path: str, data_dir: Path | None) -> Splits:
@@ -167,7 +189,17 @@ def load_parquet(path: str, data_dir: Path | None) -> Splits:
     name = f"parquet:{path}"
     train_files, test_files = split_files(path, data_dir)
     encoded, paths, train_labels, class_names = _rows(name, train_files)
-    test_encoded, _, test_labels, _ = _rows(name, test_files)
+    test_encoded, _, test_labels, test_names = _rows(name, test_files)
+    if class_names and test_names and class_names != test_names:
+        pairs = zip_longest(class_names, test_names, fillvalue="none")
+        number, (one, other) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
+        raise UserError(
+            f"{name}: class {number} is {one!r} in {train_files[0].name} and {other!r} in {test_files[0].name}; "
+            "expected the same classes in the same order."
+        )
+    (train_labels, test_labels), found = as_labels(name, {"train": train_labels, "test": test_labels})
+    if found:  # texts, or the numbers there were
+        class_names = tuple(class_names[int(c)] for c in found) if _number(found, class_names) else found
     n = len(encoded)
     named = all(paths) and len(set(paths)) == n
     ids = np.array(paths if named else [f"train_{i:06d}" for i in range(n)])
@@ -175,3 +207,8 @@ def load_parquet(path: str, data_dir: Path | None) -> Splits:
     cells = encoded + test_encoded
     images = read_images(names, cells.__getitem__)
     return Splits(images[:n], train_labels, images[n:], test_labels, ids, class_names)
+
+
+def _number(found: tuple[str, ...], class_names: tuple[str, ...]) -> bool:
+    """Whether labels that were found are numbers of classes that have names."""
+    return all(label.isdecimal() and int(label) < len(class_names) for label in found)
