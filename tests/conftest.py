@@ -84,12 +84,17 @@ def drawn_variables(network, seed: int = 0) -> dict:
 def _optimised(wanted: bool) -> Iterator[None]:
     import jax
 
+    from datadiet.training.compiled import _compiled
+
+    def choose(hastily: bool) -> None:
+        for clear in (jax.clear_caches, _compiled.cache_clear):  # a program in there does not know how it was compiled
+            clear()
+        jax.config.update("jax_disable_most_optimizations", hastily)
+
     before = jax.config.read("jax_disable_most_optimizations")
-    jax.clear_caches()  # a program in there does not know how it was compiled
-    jax.config.update("jax_disable_most_optimizations", not wanted)
+    choose(not wanted)
     yield
-    jax.config.update("jax_disable_most_optimizations", before)
-    jax.clear_caches()
+    choose(before)
 
 
 @pytest.fixture(scope="module")

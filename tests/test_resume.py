@@ -79,7 +79,7 @@ def check_equal(base: Path, root: Path, whole: str) -> None:
     """The same run as the one left alone, in the mirror; the same in MLflow as in the mirror, each point once."""
     one, other = content_of_whole(folder(base / whole)), content(folder(root))
     assert one.keys() == other.keys()
-    assert [name for name in one if one[name] != other[name]] == []
+    assert {name: (one[name], other[name]) for name in one if one[name] != other[name]} == {}
     lines = reports(folder(root))
     seconds = [line["time/train_seconds"] for line in lines]
     assert seconds == sorted(seconds), "an earlier part counts"

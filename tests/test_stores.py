@@ -33,6 +33,7 @@ def as_before(monkeypatch) -> Iterator[None]:
     for name in VARIABLES:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
+    monkeypatch.setattr(mlflow_store, "_given", {})
     yield
     mlflow.set_tracking_uri(None)
 
