@@ -80,6 +80,20 @@ def drawn_variables(network, seed: int = 0) -> dict:
     return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(network.init, jax.random.key(0)))
 
 
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch) -> None:
+    """A cache of built datasets for one test."""
+    monkeypatch.setenv("DATADIET_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def npz(tmp_path) -> Path:
+    """A file of arrays."""
+    from archives import write_npz
+
+    return write_npz(tmp_path / "mine.npz", seed=0)
+
+
 @contextlib.contextmanager
 def _optimised(wanted: bool) -> Iterator[None]:
     import jax

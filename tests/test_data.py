@@ -16,21 +16,7 @@ from datadiet.errors import UserError
 RANDOM = np.random.RandomState(0)
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("DATADIET_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def npz(tmp_path):
-    return write_npz(tmp_path / "mine.npz", seed=0)
-
-
-def write_npz(path, seed):
-    random = np.random.RandomState(seed)
-    x = random.randint(0, 256, (30, 6, 5, 3)).astype(np.uint8)
-    np.savez(path, x_train=x[:20], y_train=np.arange(20) % 4, x_test=x[20:], y_test=np.arange(10) % 4)
-    return path
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 # --- what a dataset is ----------------------------------------------------------------------------

@@ -92,9 +92,9 @@ class Decision:
         if cell is full:
             return Line(cell, accuracy, None, None, None)
         random = self.study.cell(RANDOM, cell.size) if cell.arm != RANDOM else None
-        minus_random = self._estimate(cell, random) if random else None
-        verdict = self.verdicts.of(cell.arm, cell.fraction)
-        return Line(cell, accuracy, minus_random, self._estimate(cell, full), verdict)
+        minus_random = _estimate(cell, random, self._compared(cell, random)) if random else None
+        minus_full = _estimate(cell, full, self.verdicts.comparisons[cell.arm, cell.fraction])
+        return Line(cell, accuracy, minus_random, minus_full, self.verdicts.of(cell.arm, cell.fraction))
 
     @cached_property
     def verdicts(self) -> Verdicts:
@@ -108,11 +108,6 @@ class Decision:
             return compare(one.correct, other.correct, self.margin / 100)
         # Of 2 examples nothing follows: the size of the test set may not be known either.
         return compare_accuracies(one.accuracies, other.accuracies, self.study.num_test or 2, self.margin / 100)
-
-    def _estimate(self, one: CellResult, other: CellResult) -> Estimate:
-        """The difference with its interval for new runs and new test examples."""
-        found, over_runs = self._compared(one, other), st.paired(one.accuracies, other.accuracies)
-        return over_runs._replace(low=found.low, high=found.high)
 
     @cached_property
     def best(self) -> Line | None:
@@ -209,6 +204,11 @@ class Decision:
         pays = None if equal or math.isnan(spent) else st.break_even(spent, saving)
         return Cost(train, scoring, cell.select_seconds, st.estimate(full.train_seconds),
                     st.estimate(cell.train_seconds), saving, pays)  # fmt: skip
+
+
+def _estimate(one: CellResult, other: CellResult, compared: Comparison) -> Estimate:
+    """Their difference with its interval for new runs and new test examples."""
+    return st.paired(one.accuracies, other.accuracies)._replace(low=compared.low, high=compared.high)
 
 
 def noise_audit(study: Study) -> list[dict[str, float | int | str]]:

@@ -127,7 +127,8 @@ def as_labels(name: str, given: dict[str, np.ndarray]) -> tuple[list[np.ndarray]
         raise UserError(f"{name}: {' and '.join(given)} labels are {train.dtype} and {test.dtype}; expected one type.")
     classes = np.unique(train)
     numbered = train.dtype.kind != "U"
-    known = np.array_equal(classes, np.arange(len(classes))) and set(test.tolist()) <= set(classes.tolist())
+    unknown = np.setdiff1d(test, classes)
+    known = np.array_equal(classes, np.arange(len(classes))) and not unknown.size
     if numbered and (known or len(classes) == 1):  # of one class nothing can be learned, which is told later
         return [train.astype(np.int32), test.astype(np.int32)], ()
     if numbered and classes.size and classes[0] < 0:
@@ -136,7 +137,7 @@ def as_labels(name: str, given: dict[str, np.ndarray]) -> tuple[list[np.ndarray]
             f"{name}: training labels {shown}; expected 0 to C-1. Where {classes[0]} stands for no label, leave these "
             "examples out."
         )
-    if unknown := sorted(set(test.tolist()) - set(classes.tolist())):
+    if unknown.size:
         shown = ", ".join(map(str, classes[:8].tolist()))
         raise UserError(
             f"{name}: label {unknown[0]} is present only in the test split; the training labels are {shown}"
@@ -162,11 +163,16 @@ def _plain(name: str, key: str, values: np.ndarray) -> np.ndarray:
         if labels.dtype.kind == "f" and ((labels == np.round(labels)) & (np.abs(labels) < 2**31)).all():
             return labels.astype(np.int64)
         if labels.dtype.kind in "SU":
-            return np.array([from_bytes(v) if isinstance(v, bytes) else visible(v) for v in labels.tolist()], dtype=str)
+            return texts(labels)
     raise UserError(
         f"{name}: {key} labels are {values.dtype} {list(values.shape)}; expected one class for each example: whole "
         "numbers [N] or [N, 1], texts [N], or one-hot rows [N, C]."
     )
+
+
+def texts(values: np.ndarray) -> np.ndarray:
+    """Texts or bytes [N] as texts that all can show; see `visible`."""
+    return np.array([from_bytes(v) if isinstance(v, bytes) else visible(v) for v in values.tolist()], dtype=str)
 
 
 def _is_one_hot(rows: np.ndarray) -> bool:

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 
 from datadiet.data.dataset import Splits
-from datadiet.data.sources.arrays import as_examples, as_labels, find_names
+from datadiet.data.sources.arrays import as_examples, as_labels, find_names, texts
 from datadiet.data.sources.walk import walk
 from datadiet.errors import UserError
 from datadiet.intake import check_npy
-from datadiet.printable import from_bytes, visible
+from datadiet.printable import visible
 
 OTHERS = frozenset({".txt", ".csv", ".json", ".xml", ".md", ".py", ".html", ".db", ".ini", ".zip", ".gz", ".tar"})
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"})
@@ -161,9 +161,7 @@ def _array(what: str, archive: NpzFile, key: str) -> np.ndarray:
 
 def _ids(values: np.ndarray) -> np.ndarray:
     """Names of examples as text."""
-    if values.dtype.kind in "SU":
-        return np.array([from_bytes(v) if isinstance(v, bytes) else visible(v) for v in values.tolist()])
-    return values.astype(str)
+    return texts(values) if values.dtype.kind in "SU" else values.astype(str)
 
 
 def count_npz(path: str, data_dir: Path | None) -> int:
