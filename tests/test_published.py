@@ -18,9 +18,7 @@ from datadiet.errors import UserError
 HEADER_TIMES = (1504176606, 1504176606, 1504176627, 1504176627)  # 2017-08-31, in the headers of the published files
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("DATADIET_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture

@@ -24,9 +24,7 @@ from datadiet.errors import UserError
 RANDOM = np.random.RandomState(0)
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("DATADIET_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def images(*shape):
