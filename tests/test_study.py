@@ -109,7 +109,8 @@ def test_a_study_compares_any_selectors(tmp_path):
         "selectors": "ccs:cutoff=0.2,moderate,keep_max:balance=equal,offset",
         "offset": 30,
         "score_types": "aum",
-    } | {"eval_runs": 1}
+        "eval_runs": 1,
+    }
     datadiet("study", tmp_path, workers=1, exp="s", score_steps=44, **OPTIONS | TINY | given)
     described = read_json(tmp_path / "exps/s/study.json")
     assert described["plan"]["offset"] == 30
