@@ -75,7 +75,7 @@ def test_arms_that_choose_anew_have_the_steps_of_the_others():
         (("rs2", "rs2:replacement=false"), "rs2 and rs2:replacement=false are the same"),
         (("rs2:balance=equal",), "got 'balance=equal', expected option=value with one of replacement"),
         (("rs2:replacement=maybe",), "got 'replacement=maybe', expected one of type bool"),
-        (("infobatch:full_from=2",), "full_from=2.0: expected a number from 0 to 1"),
+        (("infobatch:full_from=2",), "full_from=2.0: expected a finite number from 0 to 1"),
     ],
 )
 def test_arms_that_cannot_be_are_refused(selectors, message):

@@ -10,11 +10,12 @@ import numpy as np
 from datadiet.report import statistics as st
 from datadiet.report.evidence import CellResult, Study
 from datadiet.report.statistics import Estimate
-from datadiet.selectors.selection import needs_labels
+from datadiet.selectors.selection import SELECTORS, needs_labels
+from datadiet.storage.records import Summary
 
 
 class Spent(NamedTuple):
-    """Seconds of a whole study, its jobs one after the other, without compilation; NaN where they were not recorded."""
+    """Seconds of a whole study, its jobs one after the other, compilation included; NaN where they were not recorded."""
 
     scored: float  # to train the networks that are scored, to their end
     score: float  # to score them
@@ -62,10 +63,17 @@ class Cost(NamedTuple):
         return not math.isnan(self.total) and not math.isnan(self.saving.mean)
 
 
+def _seconds(summary: Summary) -> float:
+    """Of a run, all that it took; of one of an earlier version, training and evaluation."""
+    return summary.seconds if summary.total_seconds is None else summary.total_seconds
+
+
 def spent(study: Study) -> Spent:
     """What a study took: who decides for the first time pays for all of it."""
     paths = [path for cell in study.cells for path in cell.paths]
-    trained, judged = (sum(study.finished(path).seconds for path in some) for some in (study.record.score_runs, paths))
+    trained, judged = (
+        sum(_seconds(study.finished(path)) for path in some) for some in (study.record.score_runs, paths)
+    )
     scoring = sum(score.score_seconds for score in study.scores)
     return Spent(trained, scoring, judged, sum(cell.select_seconds * len(cell.paths) for cell in study.cells))
 
@@ -100,8 +108,8 @@ def saved(study: Study, cell: CellResult) -> Saved:
     """What a training on a subset does without; an arm that takes other examples in each epoch needs all of them."""
     config, dataset = study.run(cell.paths[0]).config, study.dataset
     examples = study.full.size - cell.size if cell.drops else 0
-    labelled = cell.type or config.features_run or config.like or not cell.drops
-    labels = not labelled and not needs_labels(cell.selector, config.balance)
+    looks = cell.type or config.features_run or config.like or not cell.drops or cell.selector not in SELECTORS
+    labels = not looks and not needs_labels(cell.selector, config.balance)
     size = None if dataset is None else dataset.train_images.nbytes
     part = None if size is None else size * examples // study.full.size
     return Saved(examples, part, size, labels, study.config.num_steps - config.num_steps)

@@ -98,7 +98,7 @@ def _undropped(decision: Decision) -> list[str]:
     if not arms:
         return []
     drop = "drops" if len(arms) == 1 else "drop"
-    told = f"{' and '.join(arms)} {drop} nothing: each epoch takes other examples of all."
+    told = f"{', '.join(arms)} {drop} nothing: each epoch takes other examples of all."
     if decision.study.record.budget == "iterations":
         return [f"{told} With budget=iterations that takes as many steps as all of the data, and saves none."]
     found = []
@@ -109,6 +109,6 @@ def _undropped(decision: Decision) -> list[str]:
         line = next(line for line in lines if (line.cell.arm, line.cell.fraction) == (arm, fraction))
         saving = decision.cost(line).saving
         assert line.minus_full is not None
-        lost = points(line.minus_full)
-        found.append(f"{arm} does with {kept(fraction)} of the steps, {lost}, saving {seconds(saving.mean)} a training")
+        less = f"saving {seconds(saving.mean)} a training" if saving.low > 0 else "no training being surely shorter"
+        found.append(f"{arm} does with {kept(fraction)} of the steps, {points(line.minus_full)}, {less}")
     return [f"{told} {'; '.join(found)}."]
