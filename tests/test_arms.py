@@ -140,6 +140,26 @@ def test_what_each_arm_costs_is_an_entry(done):
     assert study["total"] == pytest.approx(sum(study[part] for part in ("scored", "score", "judged", "select")))
 
 
+def test_a_training_can_be_like_a_file_of_kept_examples(done, tmp_path):
+    short = {"dataset": "digits", "model": "mlp", "width": 16, "num_steps": 2, "augment": "false", "offline": "true"}
+    kept = done / "s/keep_max.l2_error.6/size_719/run_1/kept.csv"
+    datadiet("random_subset", tmp_path, size=719, like=kept, **short)
+    folder = tmp_path / "exps/random_subset/size_719.like/run_0"
+    summary = read_json(folder / "summary.json")
+    assert summary["scored_by"] == "random (like l2_error)"
+    assert summary["kept_per_class"] == read_json(kept.with_name("summary.json"))["kept_per_class"]
+    for more, message in (
+        ({"like": "no.csv"}, "like=no.csv: no such file; expected a file of kept examples (kept.csv)"),
+        ({"like": kept, "size": 700}, "size=700: like keeps 719 examples, and says how many of each class"),
+        ({"like": kept, "balance": "equal"}, "balance=equal: like keeps 719 examples"),
+    ):
+        refused = datadiet("random_subset", tmp_path, 2, **{"size": 719, "run": 1} | short | more)
+        assert message in " ".join(refused.stderr.split())
+    refused = datadiet("subset", tmp_path, 2, selector="moderate", size=719, like=kept, **short)
+    assert "is used by selector=random only" in " ".join(refused.stderr.split())
+    assert [path.name for path in (tmp_path / "exps/random_subset").rglob("args.json")] == ["args.json"]
+
+
 # --- what is concluded ------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from datadiet.storage.records import Summary
 
 
 class Spent(NamedTuple):
-    """Seconds of a whole study, its jobs one after the other, compilation included; NaN where they were not recorded."""
+    """Seconds of a whole study, one job after the other, compiling trainings included; NaN where not recorded."""
 
     scored: float  # to train the networks that are scored, to their end
     score: float  # to score them

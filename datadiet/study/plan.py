@@ -34,7 +34,7 @@ class Plan:
     selectors: tuple[str, ...] = option(
         ("keep_max",),
         "Ways to choose examples, comma-separated: selectors, each by every score that it needs, with options of their "
-        "own where wanted, as in ccs:cutoff=0.3:strata=20.",
+        "own where wanted, as in ccs:cutoff=0.3:strata=20; random:like=ARM keeps as many of each class as ARM.",
     )
     fractions: tuple[float, ...] = option(
         (0.9, 0.7, 0.5, 0.3),
