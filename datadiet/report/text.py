@@ -8,14 +8,26 @@ import numpy as np
 
 from datadiet.report.comparison import ALPHA, CANNOT, NOT_DECIDED
 from datadiet.report.decision import ClassWarning, Decision, Line
+from datadiet.report.evidence import CellResult
 from datadiet.report.price import price as price
 from datadiet.report.statistics import Estimate
-from datadiet.report.words import kept, percent, points, what
+from datadiet.report.words import kept, percent, points
 from datadiet.report.words import seconds as seconds
 from datadiet.selectors.options import RANDOM
+from datadiet.selectors.selection import SELECTORS
 
 COLLAPSE = 0.03  # loss of accuracy of one run that a mean must not hide
 RELIABLE = 0.7  # split-half reliability below which a ranking is mostly the runs' own
+
+
+def what(cell: CellResult) -> str:
+    """Which examples a subset keeps."""
+    score = f"{cell.type} score (step {cell.step:,})" if cell.type else ""
+    known = SELECTORS.get(cell.selector)
+    if known and known.words:
+        told = known.words.format(count=f"{cell.size:,}", score=score)
+        return f"{told} ({cell.arm})" if cell.selector == RANDOM != cell.arm else told
+    return f"the {cell.size:,} examples chosen by {cell.selector}" + (f" from the {score}" if score else "")
 
 
 def table(decision: Decision) -> str:

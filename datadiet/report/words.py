@@ -1,13 +1,10 @@
-"""Numbers and subsets in words."""
+"""Numbers in words."""
 
 from __future__ import annotations
 
 import math
 
-from datadiet.report.evidence import CellResult
 from datadiet.report.statistics import Estimate
-from datadiet.selectors.options import RANDOM
-from datadiet.selectors.selection import SELECTORS
 
 
 def percent(value: float, digits: int = 2) -> str:
@@ -46,13 +43,3 @@ def points(difference: Estimate) -> str:
     if difference.known:
         return f"{text} (95 % interval {100 * difference.low:+.2f} to {100 * difference.high:+.2f})"
     return f"{text} (no interval: {'one run' if difference.n < 2 else 'all pairs differ by the same'})"
-
-
-def what(cell: CellResult) -> str:
-    """Which examples a subset keeps."""
-    score = f"{cell.type} score (step {cell.step:,})" if cell.type else ""
-    known = SELECTORS.get(cell.selector)
-    if known and known.words:
-        told = known.words.format(count=f"{cell.size:,}", score=score)
-        return f"{told} ({cell.arm})" if cell.selector == RANDOM != cell.arm else told
-    return f"the {cell.size:,} examples chosen by {cell.selector}" + (f" from the {score}" if score else "")
