@@ -125,6 +125,9 @@ class TrainConfig:
     manifest: str | None = option(
         None, "File of kept examples (kept.csv) to train on (selector manifest).", auto="none"
     )
+    like: str | None = option(
+        None, "File of kept examples (kept.csv): as many of each class are drawn (selector random).", auto="none"
+    )
     registered: tuple[tuple[str, Any], ...] = field(
         default=(), metadata={"help": "Options that entries of registries bring, by name; see `registered_options`."}
     )

@@ -22,7 +22,7 @@ from datadiet.printable import printable
 from datadiet.runs.context import Context, Output, Tracker
 from datadiet.runs.signals import EXIT_CODE
 from datadiet.scores import trajectory
-from datadiet.selectors.options import FEATURE_FIELDS, option_names
+from datadiet.selectors.options import FEATURE_FIELDS, LIKE, option_names
 from datadiet.storage.layout import ExperimentLayout
 
 
@@ -147,7 +147,7 @@ def training_options(without: tuple[str, ...] = (), **defaults: Any) -> Callable
     from datadiet.models.registry import MODELS
 
     known = {"dataset": known_datasets(), "model": tuple(MODELS)}
-    own = ("selector", "size", "scores", "manifest", *option_names(), *FEATURE_FIELDS)  # of entry points
+    own = ("selector", "size", "scores", "manifest", LIKE, *option_names(), *FEATURE_FIELDS)  # of entry points
     names = [name for name in dict.fromkeys([*FIELDS, *trajectory.option_names()]) if name not in (*own, *without)]
 
     def decorate(command: Callable) -> Callable:

@@ -26,16 +26,16 @@ HOUSE = {
     ],
     "models": ["conv", "networks", "registry"],
     "scores": ["logits", "forgetting", "trajectory", "gradients", "checkpoint", "combine"],
-    "selectors": ["coresets", "selection", "options", "window_search"],
-    "training": ["device", "compiled", "state", "step", "loop"],
+    "selectors": ["coresets", "epochs", "selection", "options", "window_search"],
+    "training": ["device", "energy", "compiled", "schedule", "state", "step", "loop"],
     "storage": [
         "files", "tables", "records", "layout", "score_files", "answers", "leaves", "checkpoints", "manifests", "runs",
     ],
     "tracking": ["record", "failures", "mlflow_store", "push", "link", "run", "sync"],
     "runs": ["background", "signals", "context", "inputs", "task", "resume", "folders", "train", "score", "select"],
     "report": [
-        "statistics", "comparison", "evidence", "decision", "text", "figures", "pictures", "kept_sets", "page",
-        "results_table",
+        "statistics", "comparison", "evidence", "cost", "decision", "words", "price", "text", "figures", "pictures",
+        "kept_sets", "page", "results_table",
     ],
     "study": ["plan_file", "plan", "spec", "engine", "local_engine", "ray_engine", "engines", "scheduler", "study"],
 }  # fmt: skip

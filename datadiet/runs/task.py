@@ -18,6 +18,7 @@ from datadiet.data.registry import load_dataset
 from datadiet.errors import UserError
 from datadiet.models.registry import input_shape
 from datadiet.runs.inputs import choose, scored_by
+from datadiet.selectors.selection import chooses_anew
 from datadiet.storage.files import write_text
 from datadiet.storage.layout import ExperimentLayout
 from datadiet.storage.manifests import manifest_text
@@ -41,6 +42,11 @@ class Task:
     select_seconds: float  # that choosing them took, reading the scores included
     inputs: dict[str, str]  # kept.csv for a subset, random_labels.csv where labels were randomised
     continues: bool = False  # its folder holds a part of it
+
+    @property
+    def num_kept(self) -> int:
+        """Examples of an epoch: all that it trains on, unless each epoch chooses among them."""
+        return self.config.size or len(self.kept)
 
     @property
     def member(self) -> np.ndarray:
@@ -81,7 +87,7 @@ def prepare_task(
     kept, values, score_type = choose(config, published, labels, say)
     select_seconds = time.perf_counter() - start
     inputs = {}
-    if config.selector != "all":
+    if config.selector != "all" and not chooses_anew(config.selector):
         inputs["kept.csv"] = manifest_text(dataset, kept, values)
     if config.random_label_fraction:
         rows = ((dataset.example_ids[i], i, dataset.train_labels[i], labels[i]) for i in touched)

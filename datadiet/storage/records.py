@@ -228,6 +228,7 @@ class Summary(MirrorRecord):
     eval_seconds: float | None = None
     compile_seconds: float | None = None
     total_seconds: float | None = None
+    joules: float | None = None  # of the GPUs while it trained; None: nothing told it, or the run was continued
     fingerprint: str | None = None
     num_test: int | None = None  # M, test examples
     test_correct_sha256: str | None = None  # of test_correct.npy; None: of a run of before
