@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from datadiet.data.reading import remark
 from datadiet.errors import UserError
 from datadiet.intake import check_memory, check_size, size_of
 
@@ -97,7 +98,7 @@ def read_images(names: Sequence[str], given: Callable[[int], Path | bytes], *, c
         images[i] = np.asarray(image if image.mode == mode else image.convert(mode)).reshape(images.shape[1:])
     for count, what in ((turned, "are turned as their EXIF data says"), (pasted, "are put on white where transparent")):
         if count:
-            warnings.warn(f"{count} of {len(names)} images {what}.", stacklevel=3)
+            remark(f"{count} of {len(names)} images {what}.")
     return images
 
 
