@@ -170,7 +170,16 @@ def _read(name: str, entry: Source, data_dir: str | Path | None, reading: Readin
         raise UserError(f"{name}: test_split={reading.test_split}; it has the splits train and test.")
     if reading.labels is not None:
         raise UserError(f"{name}: labels={reading.labels}: labels of one's own are not read yet.")
-    return entry.load(*_asked(entry, data_dir, reading))
+    splits = entry.load(*_asked(entry, data_dir, reading))
+    return _resized(name, splits, reading) if reading.shape else splits
+
+
+def _resized(name: str, splits: Splits, reading: Reading) -> Splits:
+    """Images of the size that is asked for, those that have it as they are."""
+    from datadiet.data.sources.images import resize  # here, because --help needs no Pillow
+
+    train, test = (resize(name, images, reading) for images in (splits.train_images, splits.test_images))
+    return splits._replace(train_images=train, test_images=test)
 
 
 @contextmanager
@@ -232,7 +241,7 @@ def _load(name: str, data_dir: str | Path | None, reading: Reading) -> Dataset:
     if entry.files is None:
         return build_dataset(name, data_dir, reading)
     files = partial(entry.files, *_asked(entry, data_dir, reading))
-    how = "".join(f"{name}={value}\n" for name, value in reading.given().items())
+    how = "".join(f"{option}={value}\n" for option, value in reading.given().items())
     return Dataset(name, **cache.through(name, files, partial(_record, name, data_dir, reading), how))
 
 

@@ -306,7 +306,7 @@ def _train(
 def log_inputs(task: Task, tracked: TrackedRun) -> None:
     """What is trained on, to MLflow; saying it again changes nothing."""
     config, dataset = task.config, task.dataset
-    notes = {"data.notes": "\n".join(dataset.notes)} if dataset.notes else {}
+    notes = {"data.notes": " ".join(dataset.notes)} if dataset.notes else {}
     tracked.log_params({"data.num_examples": dataset.num_examples, "data.num_kept": len(task.kept), **notes})
     digest = dataset.fingerprint if config.selector == "all" else dataset.subset_digest(task.kept)
     tracked.log_input(dataset.name, digest, "training", num_rows=len(task.kept), kept_by=task.kept_by)
