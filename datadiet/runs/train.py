@@ -12,7 +12,7 @@ import numpy as np
 from datadiet import commands
 from datadiet import config as options
 from datadiet.config import ResolvedConfig, TrainConfig
-from datadiet.data.registry import count_examples
+from datadiet.data.registry import count_of, tell_notes
 from datadiet.errors import Interrupted, UserError
 from datadiet.models.networks import Network
 from datadiet.models.registry import build_model, gains_together
@@ -97,7 +97,7 @@ def train_runs(
     """
     if len(set(runs)) < len(runs):
         raise UserError(f"runs={','.join(map(str, runs))}: expected each run once.")
-    count = count_examples(config.dataset, config.data_dir)
+    count = count_of(config)
     return train_resolved([resolve_config(replace(config, run=run), count) for run in runs], exp, context, choice)
 
 
@@ -115,6 +115,8 @@ def train_resolved(
         check_device(say)
     tracker.check()
     loaded = load_data(configs[0])
+    if tracker.parent is None:  # a study has told them
+        tell_notes(loaded[0])
     for config in configs if output.resume else ():
         check_found(output.layout.run(exp, config), config, loaded[1].fingerprint)
     ended: dict[str, Summary | UserError] = {}
@@ -311,7 +313,8 @@ def _train(
 def log_inputs(task: Task, tracked: TrackedRun) -> None:
     """What is trained on, to MLflow; saying it again changes nothing."""
     config, dataset = task.config, task.dataset
-    tracked.log_params({"data.num_examples": dataset.num_examples, "data.num_kept": task.num_kept})
+    notes = {"data.notes": " ".join(dataset.notes)} if dataset.notes else {}
+    tracked.log_params({"data.num_examples": dataset.num_examples, "data.num_kept": task.num_kept, **notes})
     digest = dataset.fingerprint if "kept.csv" not in task.inputs else dataset.subset_digest(task.kept)
     tracked.log_input(dataset.name, digest, "training", num_rows=len(task.kept), kept_by=task.kept_by)
     if config.random_label_fraction:
