@@ -21,6 +21,10 @@ VARIABLE = "DATADIET_MAX_GB"  # what one file may take when it is read, in place
 SMALL = 2**28  # bytes of memory that any file may take
 TIMES = 100  # bytes that each byte of a larger one may take; arrays seldom reach 10
 TEXT = 2**30  # bytes of a file of JSON or text
+CGROUPS = (  # limit of a container's memory, and what is taken of it
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
 
 
 # --- files ------------------------------------------------------------------------------------
@@ -115,10 +119,29 @@ def check_npy(what: str, file: IO[bytes], held: int, stored: int) -> None:
 def memory() -> int:
     """Bytes of memory that this process may use: of the machine, or of its container."""
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+    for path, _ in CGROUPS:
         with suppress(OSError, ValueError):  # not there, or 'max'
             limits.append(int(Path(path).read_text()))
     return min(limits)
+
+
+def free_memory() -> int:
+    """Bytes of it that are free now, as the machine, its container and the limits of this process say."""
+    free = [memory()]
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]))
+    for limit, used in CGROUPS:
+        with suppress(OSError, ValueError):
+            free.append(int(Path(limit).read_text()) - int(Path(used).read_text()))
+    with suppress(OSError, ValueError, IndexError, ImportError):
+        import resource  # not everywhere
+
+        pages = Path("/proc/self/statm").read_text().split()
+        for kind, used in ((resource.RLIMIT_AS, pages[0]), (resource.RLIMIT_DATA, pages[5])):
+            if (most := resource.getrlimit(kind)[0]) != resource.RLIM_INFINITY:
+                free.append(most - int(used) * os.sysconf("SC_PAGE_SIZE"))
+    return max(0, min(free))
 
 
 def _chosen() -> int | None:

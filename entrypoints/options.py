@@ -20,6 +20,7 @@ from datadiet.data.reading import NAMES as READING
 from datadiet.errors import Interrupted, UserError
 from datadiet.option import Option, check_text
 from datadiet.printable import printable
+from datadiet.runs.context import DATA_ON as PLACES
 from datadiet.runs.context import Context, Output, Tracker
 from datadiet.runs.signals import EXIT_CODE
 from datadiet.scores import trajectory
@@ -191,6 +192,12 @@ RESUME = click.option(
     "one as it is.  [default: false]",
 )
 
+DATA_ON = click.option(
+    "--data_on", type=click.Choice(PLACES), default="auto", help="Where images lie while networks train: on the "
+    "device, or on disk, from where they are read meanwhile; auto: on the device where they take at most half of what "
+    "is free there. No result depends on it.  [default: auto]",
+)  # fmt: skip
+
 
 def place_options(command: Callable) -> Callable:
     """root, exp, overwrite and offline."""
@@ -252,8 +259,9 @@ def _caller(ctx: click.Context) -> commands.Caller:
 
 
 def make_context(
-    root: Path, overwrite: bool = False, names_selector: bool = False, resume: bool = False, offline: bool = False
-) -> Context:
+    root: Path, overwrite: bool = False, names_selector: bool = False, resume: bool = False, offline: bool = False,
+    data_on: str = "auto",
+) -> Context:  # fmt: skip
     """Where the current command writes and how it reports; see `ExperimentLayout` for names_selector.
 
     Raises:
@@ -271,7 +279,7 @@ def make_context(
             f"{commands.option('root', '/FOLDER')}"
         )
     tracker = Tracker(root, typed_command(ctx), reporter.say, offline=offline)
-    return Context(output, reporter, tracker)
+    return Context(output, reporter, tracker, data_on)
 
 
 def make_config(values: dict[str, Any], **fixed: Any) -> TrainConfig:

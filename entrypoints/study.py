@@ -19,6 +19,7 @@ from datadiet.study.plan_file import read_plan
 from datadiet.study.study import run_study
 
 from .options import (
+    DATA_ON,
     Location,
     Optional,
     Repairable,
@@ -67,11 +68,14 @@ PLAN = click.option(
 )
 
 
-def _run(root: Path, exp: str | None, overwrite: bool, offline: bool, plan: Path | None, **values: Any) -> None:
+def _run(
+    root: Path, exp: str | None, overwrite: bool, offline: bool, plan: Path | None, data_on: str, **values: Any
+) -> None:  # fmt: skip
     chosen = Plan(**{name: values.pop(name) for name in PLAN_FIELDS})
     name = exp or click.get_current_context().info_name
     engine = EngineOptions(**{name: values.pop(name) for name in ENGINE_FIELDS})
-    run_study(make_config(values), str(name), make_context(root, overwrite, offline=offline), chosen, engine)
+    context = make_context(root, overwrite, offline=offline, data_on=data_on)
+    run_study(make_config(values), str(name), context, chosen, engine)
 
 
 def _study(**values: Any) -> None:
@@ -105,7 +109,7 @@ def _command(name: str, run: Callable, training: dict[str, Any], **defaults: Any
     ]
     of_features = config_option("features_step", None)
     trained = training_options(without=("run",), **training)
-    return make_command(name, run, PLAN, *selector_options(), of_features, *own, trained, place_options)
+    return make_command(name, run, PLAN, *selector_options(), of_features, *own, trained, DATA_ON, place_options)
 
 
 def study() -> click.Command:

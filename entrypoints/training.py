@@ -15,6 +15,7 @@ from datadiet.selectors.options import FEATURE_FIELDS, LIKE, MANIFEST
 from datadiet.selectors.selection import SELECTORS
 
 from .options import (
+    DATA_ON,
     RESUME,
     RUNS,
     SCORE_EXP,
@@ -92,13 +93,15 @@ def _training_command(name: str, selector: str | None, *own_options: Any) -> cli
         offline: bool,
         resume: bool,
         runs: tuple[int, ...] | None,
+        data_on: str,
         **values: Any,
     ) -> None:
         config = make_config(values) if selector is None else make_config(values, selector=selector)
-        context = make_context(root, overwrite, names_selector=selector is None, offline=offline, resume=resume)
+        named = {"names_selector": selector is None, "offline": offline, "resume": resume, "data_on": data_on}
+        context = make_context(root, overwrite, **named)
         train_runs(config, runs or [config.run], exp or name, context, score_choice(values))
 
-    options = (*own_options, training_options(), RUNS, RESUME, place_options)
+    options = (*own_options, training_options(), RUNS, RESUME, DATA_ON, place_options)
     return make_command(name, run, *options, help=TEXTS[name] + STOPPING)
 
 

@@ -27,7 +27,7 @@ HOUSE = {
     "models": ["conv", "networks", "registry"],
     "scores": ["logits", "forgetting", "trajectory", "gradients", "checkpoint", "combine"],
     "selectors": ["coresets", "epochs", "selection", "options", "window_search"],
-    "training": ["device", "energy", "compiled", "schedule", "state", "step", "loop"],
+    "training": ["device", "energy", "compiled", "schedule", "state", "feed", "placing", "step", "loop"],
     "storage": [
         "files", "tables", "records", "layout", "score_files", "answers", "leaves", "checkpoints", "manifests", "runs",
     ],

@@ -22,10 +22,10 @@ from datadiet.models.networks import Network
 from datadiet.models.registry import build_model, input_shape
 from datadiet.scores.trajectory import TRAJECTORIES
 from datadiet.train_config import ResolvedConfig
-from datadiet.training.compiled import Clock, _compiled, compiled
-from datadiet.training.loop import NOT_PROGRAM, fit
+from datadiet.training.compiled import Clock, _compiled, never
+from datadiet.training.loop import NOT_PROGRAM, _evaluation, fit
 from datadiet.training.state import initial_state, learning_rate, on_device, optimizer
-from datadiet.training.step import _evaluate, train_step
+from datadiet.training.step import train_step
 
 
 @pytest.fixture(scope="module")
@@ -161,9 +161,7 @@ def test_evaluation_counts_every_example_once(digits, batch_size):
     network, _, test_split, config, state = setup(digits, test_batch_size=batch_size)
     network_logits = network.apply(state.variables, test_split.batch(test_split.images))
     expected = float((network_logits.argmax(-1) == test_split.labels).mean())
-    size = min(batch_size, len(test_split.labels))
-    evaluate = compiled([Clock()], _evaluate, (network, size), (state.variables, test_split))
-    values, answers = evaluate(state.variables, test_split)
+    values, answers = _evaluation([Clock()], network, batch_size, state.variables, test_split, never)(state.variables)
     _, accuracy, *per_class = map(float, values)
     assert accuracy == pytest.approx(expected, abs=1e-6)
     correct, labels = np.asarray(network_logits.argmax(-1) == test_split.labels), np.asarray(test_split.labels)
@@ -237,8 +235,8 @@ class Scaled(ResolvedConfig):
 def test_an_option_that_is_added_takes_effect(digits, monkeypatch):
     """In the second training of a process too: the program of the first is not taken for it."""
 
-    def scaled_step(network, config, key, train, state, ids):
-        done = train_step(network, config, key, train, state, ids)
+    def scaled_step(network, config, *arguments):
+        done = train_step(network, config, *arguments)
         return done._replace(params=jax.tree.map(lambda leaf: config.scale * leaf, done.params))
 
     monkeypatch.setattr("datadiet.training.step.train_step", scaled_step)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +19,41 @@ PAD = 4  # pixels reflected at each border before a random crop
 USUAL = 20  # normalised pixels seldom reach 3, those of 0 to 255 nearly always more
 
 
+class Fitted:
+    """Images zero-padded (centred) and their channels repeated when they are taken: never all of them, unless all are
+    asked for. As an array [N, H, W, D] of NumPy, as far as it goes.
+
+    Args:
+        images: [N, H', W', D'].
+        shape: (H, W, D).
+    """
+
+    def __init__(self, images: np.ndarray, shape: tuple[int, ...]) -> None:
+        self.base, self.dtype, self.shape = images, images.dtype, (len(images), *shape)
+        got = images.shape[1:]
+        self._margins = [((want - have) // 2, -((have - want) // 2)) for have, want in zip(got[:2], shape[:2])]
+        self._repeats = shape[2] // got[2]
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    def __getitem__(self, which: slice | np.ndarray) -> np.ndarray:
+        return np.repeat(np.pad(self.base[which], [(0, 0), *self._margins, (0, 0)]), self._repeats, axis=-1)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
+
+
 def fit_images(dataset: Dataset, shape: tuple[int, ...]) -> Dataset:
-    """The same dataset with images zero-padded (centred) and channels repeated to `shape`."""
+    """The same dataset with images zero-padded (centred) and channels repeated to `shape`, when they are taken."""
     if tuple(shape) == dataset.image_shape:
         return dataset
     got = dataset.image_shape
@@ -27,10 +62,9 @@ def fit_images(dataset: Dataset, shape: tuple[int, ...]) -> Dataset:
         raise UserError(
             f"{dataset.name}: images of {got[2]} channels cannot be repeated to the {shape[2]} the model takes."
         )
-    margins = [(0, 0)] + [((want - have) // 2, -((have - want) // 2)) for have, want in zip(got[:2], shape[:2])]
 
     def fit(images: np.ndarray) -> np.ndarray:
-        return np.repeat(np.pad(images, [*margins, (0, 0)]), repeats, axis=-1)
+        return cast(np.ndarray, Fitted(images, tuple(shape)))
 
     return replace(
         dataset,

@@ -15,6 +15,8 @@ from datadiet.errors import UserError
 from datadiet.storage.layout import ExperimentLayout
 from datadiet.tracking.run import TrackedRun, check_store, track_run
 
+DATA_ON = ("auto", "device", "disk")
+
 
 @dataclass(frozen=True)
 class Output:
@@ -75,8 +77,9 @@ class Tracker:
 
 @dataclass(frozen=True)
 class Context:
-    """All three, for work that needs them; its parts are handed no more than they use."""
+    """All three, and where images lie, for work that needs them; its parts are handed no more than they use."""
 
     output: Output
     reporter: Reporter
     tracker: Tracker
+    data_on: str = "auto"  # where images lie while networks train: one of DATA_ON

@@ -38,7 +38,8 @@ from datadiet.training.compiled import unless
 from datadiet.training.device import check_device
 from datadiet.training.energy import Meter
 from datadiet.training.loop import Entrant, Report, class_metric, fit_runs
-from datadiet.training.state import DeviceData, initial_state, on_device
+from datadiet.training.placing import place
+from datadiet.training.state import DeviceData, initial_state
 
 AT_ONCE = 16  # runs that are begun together, or as many as there are processors
 
@@ -172,7 +173,7 @@ def _train_all(tasks: Sequence[Task], context: Context, stopping: Callable[[], b
         return {}
     config, dataset = tasks[0].config, tasks[0].dataset
     network = build_model(config.model, dataset.num_classes, dataset.image_shape, config.width, config.compute_dtype)
-    splits = on_device(dataset, "train", tasks[0].labels), on_device(dataset, "test")
+    splits = place(dataset, tasks[0].labels, context.data_on, context.reporter.say)
     ended: dict[str, Summary | UserError] = {}
     for group in _groups(tasks, network, context.reporter.say):
         ended |= _train(group, network, splits, context, stopping)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from datadiet.data.batches import expect_normalised
+from datadiet.data.batches import Fitted, expect_normalised
 from datadiet.errors import UserError
 from datadiet.models.conv import on_cpu
 from datadiet.models.networks import Network, Variables
@@ -105,10 +105,10 @@ def _as_given(images: jax.Array) -> jax.Array:
 
 
 def _rows(array: np.ndarray | jax.Array, first: int, size: int) -> np.ndarray | jax.Array:
-    """Rows of an array where it lies: a view in the memory of a CPU, one compiled slice on a device."""
+    """Rows of an array where it lies: a view in the memory of a CPU or of a file, one compiled slice on a device."""
     if isinstance(array, jax.Array) and not on_cpu():
         return jax.lax.dynamic_slice_in_dim(array, first, size)
-    return np.asarray(array)[first : first + size]
+    return (array if isinstance(array, np.ndarray | Fitted) else np.asarray(array))[first : first + size]
 
 
 @lru_cache(maxsize=8)

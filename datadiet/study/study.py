@@ -80,9 +80,8 @@ def run_study(config: TrainConfig, exp: str, context: Context, plan: Plan, engin
         tracked.log_input(dataset.name, dataset.fingerprint, "study", num_rows=dataset.num_examples)
         if dataset.notes:
             tracked.log_params({"data.notes": " ".join(dataset.notes)})
-        inner = Context(
-            replace(output, resume=not output.overwrite), context.reporter, replace(context.tracker, parent=tracked)
-        )
+        output, tracker = replace(output, resume=not output.overwrite), replace(context.tracker, parent=tracked)
+        inner = replace(context, output=output, tracker=tracker)
         run_jobs(spec.jobs, begin_engine(engine, inner, len(left)), context.reporter, exp, context.tracker.command)
         if stopping():
             raise Interrupted(f"Stopped before the report; all {len(spec.jobs)} jobs are done. {again}")

@@ -115,15 +115,21 @@ def compiled(
     """A compiled function, from memory where a run before has compiled it; compiling is timed apart.
 
     Args:
+        arguments: Those that it is called with first, or their shapes.
         calls: Functions that it finds by name: where another has one of their names, it is compiled anew.
         stopping: Where it says yes, compiling is left.
     Raises:
         Interrupted: it was left.
     """
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.asarray(x).dtype), arguments)
+    shapes = jax.tree.map(_shape, arguments)
     leaves, treedef = jax.tree.flatten(shapes)
     given = (function, static, (tuple(leaves), treedef), donate, calls)
     return timed(clocks, "compile", unless, stopping, _compiled, *given)
+
+
+def _shape(x: Any) -> jax.ShapeDtypeStruct:
+    given = isinstance(x, jax.ShapeDtypeStruct)
+    return x if given else jax.ShapeDtypeStruct(jnp.shape(x), jnp.asarray(x).dtype)
 
 
 @lru_cache(maxsize=8)

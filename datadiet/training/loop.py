@@ -21,16 +21,15 @@ import numpy as np
 from datadiet.config import FIELDS, ResolvedConfig, logged_steps, options_for, saved_steps
 from datadiet.errors import Diverged, Interrupted
 from datadiet.models.conv import on_cpu
-from datadiet.models.networks import Network
+from datadiet.models.networks import Network, Variables
 from datadiet.scores import trajectory
 from datadiet.training.compiled import Clock, compiled, never, timed
+from datadiet.training.feed import CHUNK_STEPS, Batches, Feed, Sweep
 from datadiet.training.schedule import Schedule
 from datadiet.training.state import DeviceData, TrainState, learning_rate
-from datadiet.training.step import _evaluate, _run_chunk, _run_chunks
+from datadiet.training.step import _evaluate, _run_chunk, _run_chunks, means, nothing_found
 
-CHUNK_STEPS = 128  # at most so many steps per call of the device
-
-CHUNK_SECONDS = 0.5  # and about so long, so that progress shows and an interrupt is heard
+CHUNK_SECONDS = 0.5  # a call of the device takes about so long, so that progress shows and an interrupt is heard
 
 
 # The options that do not shape the compiled program, which runs share that differ in nothing else: data, seeds, which
@@ -117,7 +116,7 @@ def fit_runs(
 
     Args:
         network: What is trained.
-        train, test: The full splits; train's labels are the ones trained on.
+        train, test: The full splits, on the device or on disk; train's labels are the ones trained on.
         entrants: The runs: all at the same step, with equally many examples, alike in all options but seeds.
         progress: Called with the number of steps just done.
         stopping: Asked after every chunk of steps; where it says yes, a last report of each run that is to be
@@ -132,10 +131,10 @@ def fit_runs(
     batch_size = schedules[0].batch_size
     keys = tuple(jax.random.key(run.config.train_seed) for run in entrants)
     states = tuple(run.state for run in entrants)
-    ids = np.zeros((len(entrants), CHUNK_STEPS, batch_size), np.int32)
+    feed = Feed(train, schedules, config.num_steps)
     answers: dict[int, jax.Array] = {}  # of the latest evaluation
     try:
-        advance, evaluate = _programs(clocks, network, config, (keys, train, states, ids), test, stopping)
+        advance, evaluate = _programs(clocks, network, config, (keys, feed.like(), states), test, stopping)
     except Interrupted:
         return
     members = [_member(run.kept, len(train.labels)) for run in entrants]
@@ -150,7 +149,7 @@ def fit_runs(
             yield run, Report(step, states[run], told, save and error is None, clocks[run].elapsed(), error, correct)
 
     def measure(run: int) -> dict[str, float] | Diverged:
-        test_values, answers[run] = timed([clocks[run]], "eval", evaluate, states[run].variables, test)
+        test_values, answers[run] = timed([clocks[run]], "eval", evaluate, states[run].variables)
         try:
             return _metrics(config, states[run], test_values, members[run]) | clocks[run].metrics(step, batch_size)
         except Diverged as error:
@@ -164,13 +163,12 @@ def fit_runs(
             pace = training / max(1, step - began)
             count = min(stop - step, CHUNK_STEPS, max(1, int(CHUNK_SECONDS / pace)) if pace else 1)
             states, count = _begin(schedules, states, step, count)
-            for rows, schedule in zip(ids, schedules):
-                rows[:count] = schedule.ids(step, count)
             start = time.perf_counter()
-            states = timed(clocks, "train", advance, states, ids, np.int32(count))
+            batches = timed(clocks, "train", feed.batches, step, count)
+            states = timed(clocks, "train", advance, states, batches)
             training += time.perf_counter() - start
-            step += count
-            progress(count)
+            step += batches.count
+            progress(batches.count)
         if step < stop:
             yield from reports(step, {}, True)
             return
@@ -211,27 +209,28 @@ def _programs(
     clocks: Sequence[Clock], network: Network, config: ResolvedConfig, inputs: tuple, test: DeviceData,
     stopping: Callable[[], bool],
 ):  # fmt: skip
-    """The compiled loop over a chunk of steps of all runs, (states, ids, count) -> states, and the evaluation of one.
+    """The compiled loop over a chunk of steps of all runs, (states, batches) -> states, and the evaluation of one.
 
     Args:
-        inputs: keys, train, states and ids, as `_run_chunks` takes them.
+        inputs: keys, batches and states, as they are given first.
     Raises:
         Interrupted: `stopping` said yes before they were compiled.
     """
     static = (network, program_config(config))
-    keys, train, states, ids = inputs
+    keys, (train, ids, rows, _), states = inputs
     updates = tuple(trajectory.TRAJECTORIES[name].update for name in states[0].trajectory)
-    eval_static = (network, min(config.test_batch_size, len(test.labels)))
-    evaluate = compiled(clocks, _evaluate, eval_static, (states[0].variables, test), stopping=stopping)
+    evaluate = _evaluation(clocks, network, config.test_batch_size, states[0].variables, test, stopping)
     if len(states) > 1 and not on_cpu():
-        chunks = compiled(clocks, _run_chunks, static, (*inputs, np.int32(0)), (2,), updates, stopping)
-        return lambda states, ids, count: chunks(keys, train, states, ids, count), evaluate
-    given = (keys[0], train, states[0], ids[0], np.int32(0))
+        given = (keys, train, states, ids, rows, np.int32(0))
+        chunks = compiled(clocks, _run_chunks, static, given, (2,), updates, stopping)
+        return lambda states, at: chunks(keys, at.split, states, at.ids, at.rows, np.int32(at.count)), evaluate
+    given = (keys[0], train, states[0], ids[0], rows[0], np.int32(0))
     chunk = compiled(clocks, _run_chunk, static, given, (2,), updates, stopping)
 
-    def advance(states: tuple[TrainState, ...], ids: np.ndarray, count: np.integer) -> tuple[TrainState, ...]:
+    def advance(states: tuple[TrainState, ...], at: Batches) -> tuple[TrainState, ...]:
         def one(run: int) -> TrainState:
-            return jax.block_until_ready(chunk(keys[run], train, states[run], ids[run], count))
+            given = (keys[run], at.split, states[run], at.ids[run], at.rows[run], np.int32(at.count))
+            return jax.block_until_ready(chunk(*given))
 
         if len(states) == 1:
             return (one(0),)
@@ -241,7 +240,32 @@ def _programs(
     return advance, evaluate
 
 
-def _metrics(config: ResolvedConfig, state: TrainState, test_values: jax.Array, member: np.ndarray) -> dict[str, float]:
+def _evaluation(
+    clocks: Sequence[Clock], network: Network, batch_size: int, variables: Variables, test: DeviceData,
+    stopping: Callable[[], bool],
+) -> Callable[[Variables], tuple[np.ndarray, jax.Array]]:  # fmt: skip
+    """Compiled: variables -> `means` of the test set, and whether each example is classified rightly, bool [M].
+
+    Raises:
+        Interrupted: `stopping` said yes before it was compiled.
+    """
+    size = min(batch_size, len(test.labels))
+    sweep, nothing = Sweep(test, size), nothing_found(network, len(test.labels))
+    given = (variables, sweep.like(), np.int32(0), nothing)
+    program = compiled(clocks, _evaluate, (network, size), given, stopping=stopping)
+
+    def evaluate(variables: Variables) -> tuple[np.ndarray, jax.Array]:
+        found = nothing
+        for first, part in sweep.parts():
+            found = program(variables, part, first, found)
+        return means(found[0], test.labels), found[1]
+
+    return evaluate
+
+
+def _metrics(
+    config: ResolvedConfig, state: TrainState, test_values: np.ndarray, member: np.ndarray
+) -> dict[str, float]:
     """Metrics of a report, all but the timings.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -34,9 +35,9 @@ class TrainState(NamedTuple):
 
 
 class DeviceData(NamedTuple):
-    """A split on the device."""
+    """A split on the device; its images may stay on disk, as an array of NumPy, of which `feed` brings parts there."""
 
-    images: jax.Array  # uint8 [N, H, W, D]
+    images: jax.Array | np.ndarray  # uint8 [N, H, W, D]
     labels: jax.Array  # int32 [N]
     mean: jax.Array  # float32 [D]
     std: jax.Array  # float32 [D]
@@ -50,7 +51,14 @@ def on_device(dataset: Dataset, split: str, labels: np.ndarray | None = None) ->
     """A split ('train' or 'test') on the default device, with other labels where given."""
     images = getattr(dataset, f"{split}_images")
     labels = np.asarray(getattr(dataset, f"{split}_labels") if labels is None else labels, np.int32)
-    return DeviceData(*map(jnp.asarray, (images, labels, dataset.mean, dataset.std)))
+    return DeviceData(*map(jnp.asarray, (np.asarray(images), labels, dataset.mean, dataset.std)))
+
+
+def on_disk(dataset: Dataset, split: str, labels: np.ndarray | None = None) -> DeviceData:
+    """The same without its images, which stay where they are."""
+    images = getattr(dataset, f"{split}_images")
+    few = replace(dataset, **{f"{split}_images": images[:1]})
+    return on_device(few, split, labels)._replace(images=images)
 
 
 def learning_rate(config: ResolvedConfig, step: jax.typing.ArrayLike) -> jax.Array:

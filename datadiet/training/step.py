@@ -6,6 +6,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from datadiet.config import ResolvedConfig, parameters_for
@@ -21,11 +22,17 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def train_step(
-    network: Network, config: ResolvedConfig, key: jax.Array, train: DeviceData, state: TrainState, ids: jax.Array
-) -> TrainState:
-    """One optimizer step on the examples `ids` [B]; its metrics are those of the batch before the update."""
+    network: Network, config: ResolvedConfig, key: jax.Array, train: DeviceData, state: TrainState, ids: jax.Array,
+    rows: jax.Array | None = None,
+) -> TrainState:  # fmt: skip
+    """One optimizer step on the examples `ids` [B]; its metrics are those of the batch before the update.
+
+    Args:
+        rows: Where train.images has their images, int32 [B]; None: all are there, in order.
+    """
     key = jax.random.fold_in(key, state.step + 1)
-    images = train.batch(augment(key, train.images, ids) if config.augment else train.images[ids])
+    rows = ids if rows is None else rows
+    images = train.batch(augment(key, train.images, rows) if config.augment else train.images[rows])
     labels = train.labels[ids]
 
     carried = state.losses
@@ -48,45 +55,58 @@ def train_step(
     return TrainState(state.step + 1, params, batch_stats, opt_state, sums, gathered, carried)
 
 
-def _run_chunk(network, config, key, train, state, ids, num_steps):
-    """The first `num_steps` rows of ids [CHUNK_STEPS, B]; a dynamic count, so one program serves all."""
+def _run_chunk(network, config, key, train, state, ids, rows, num_steps):
+    """The first `num_steps` of ids and rows [CHUNK_STEPS, B]; a dynamic count, so one program serves all."""
     return jax.lax.fori_loop(
-        0, num_steps, lambda i, state: train_step(network, config, key, train, state, ids[i]), state
+        0, num_steps, lambda i, state: train_step(network, config, key, train, state, ids[i], rows[i]), state
     )
 
 
-def _run_chunks(network, config, keys, train, states, ids, num_steps):
-    """`_run_chunk` of R runs side by side: keys and states are tuples of R, ids [R, CHUNK_STEPS, B]."""
+def _run_chunks(network, config, keys, train, states, ids, rows, num_steps):
+    """`_run_chunk` of R runs side by side: keys and states are tuples of R, ids and rows [R, CHUNK_STEPS, B]."""
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
     one = partial(_run_chunk, network, config)
-    stacked = jax.vmap(one, (0, None, 0, 0, None))(jnp.stack(keys), train, stacked, ids, num_steps)
+    stacked = jax.vmap(one, (0, None, 0, 0, 0, None))(jnp.stack(keys), train, stacked, ids, rows, num_steps)
     return tuple(jax.tree.map(lambda leaf: leaf[run], stacked) for run in range(len(states)))  # noqa: B023
 
 
 def _evaluate(
-    network: Network, batch_size: int, variables: Variables, split: DeviceData
-) -> tuple[jax.Array, jax.Array]:
-    """Over the whole split, whose last batch is filled and masked.
+    network: Network, batch_size: int, variables: Variables, part: DeviceData, first: jax.Array,
+    found: tuple[jax.Array, jax.Array],
+) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+    """Over a part of a split, from example `first` on; the last batch of the split is filled and masked.
 
+    Args:
+        part: The split, with the images of the part alone: whole batches of them, or all that there are.
+        found: What the parts before gave; `nothing_found` for the first.
     Returns:
-        float32 [2 + C]: mean loss and accuracy, then the accuracy in each class (NaN where the split has none of it).
-        bool [M]: whether each example is classified rightly.
+        float32 [2 + C]: sums of loss and rightness, then of rightness in each class.
+        bool [M]: whether each example is classified rightly, as far as it was seen.
     """
-    count = len(split.labels)
-    num_classes = jax.eval_shape(network.apply, variables, split.batch(split.images[:1])).shape[-1]
+    count, num_classes = len(part.labels), len(found[0]) - 2
 
     def body(i, carry):
         sums, answers = carry
-        index = i * batch_size + jnp.arange(batch_size)
+        index = first + i * batch_size + jnp.arange(batch_size)
         ids, counted = jnp.minimum(index, count - 1), index < count
-        logits, labels = network.apply(variables, split.batch(split.images[ids])), split.labels[ids]
+        logits, labels = network.apply(variables, part.batch(part.images[ids - first])), part.labels[ids]
         correct = logits.argmax(-1) == labels
         values = jnp.stack([cross_entropy(logits, labels), correct])
         per_class = jax.nn.one_hot(labels, num_classes, axis=0) * correct
         sums += jnp.where(counted, jnp.concatenate([values, per_class]), 0).sum(1)
         return sums, answers.at[ids].set(correct)  # the filling repeats the last example
 
-    start = jnp.zeros(2 + num_classes), jnp.zeros(count, bool)
-    sums, answers = jax.lax.fori_loop(0, -(-count // batch_size), body, start)
-    sizes = jnp.bincount(split.labels, length=num_classes)
-    return sums / jnp.concatenate([jnp.full(2, count), sizes]), answers
+    batches = -(-jnp.minimum(len(part.images), count - first) // batch_size)
+    return jax.lax.fori_loop(0, batches, body, found)
+
+
+def nothing_found(network: Network, count: int) -> tuple[jax.Array, jax.Array]:
+    """What `_evaluate` begins with for a split of `count` examples."""
+    return jnp.zeros(2 + network.num_classes), jnp.zeros(count, bool)
+
+
+def means(sums: jax.Array, labels: jax.Array) -> np.ndarray:
+    """Mean loss and accuracy of a split, then the accuracy in each class (NaN where it has none), float32 [2 + C]."""
+    sizes = np.bincount(np.asarray(labels), minlength=len(sums) - 2)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(sums) / np.concatenate([np.full(2, len(labels)), sizes]).astype(np.float32)

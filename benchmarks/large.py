@@ -1,0 +1,205 @@
+"""Data on disk beside data on the device, and under a limit of memory: `python -m benchmarks.large [--quick]`.
+
+The time is that of the same steps, evaluations included, alternately from disk and from the device, where both fit:
+with a small network, whose steps are the hardest to keep up with, and with a convolutional one. Then a process whose
+data segment is limited (RLIMIT_DATA; the system's cache of files, which it takes back at will, is not in it) trains and
+scores on arrays that are twice as large as the limit. The tables go to benchmarks/results/large.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+RESULT = Path(__file__).parent / "results" / "large.md"
+SHAPE = (32, 32, 3)
+LIMIT = 2**30 + 2**29  # bytes
+TEST = 2048
+
+
+def write(folder: Path, name: str, count: int, seed: int) -> None:
+    """Images uint8 [count, 32, 32, 3] of noise in a file, piece by piece."""
+    path = folder / f"{name}.npy"
+    random = np.random.default_rng(seed)
+    made = np.lib.format.open_memmap(path, "w+", np.uint8, (count, *SHAPE))
+    for first in range(0, count, 2**14):
+        made[first : first + 2**14] = random.integers(0, 256, made[first : first + 2**14].shape, np.uint8)
+    made.flush()
+
+
+def dataset_in(folder: Path, count: int):
+    """A dataset of noise, in files."""
+    write(folder, "train", count, 0)
+    write(folder, "test", TEST, 1)
+    return dataset_from(folder)
+
+
+def train(dataset, place, model: str, width: int, steps: int, batch_size: int) -> tuple[float, list[np.ndarray]]:
+    """Seconds of steps and evaluations, compiling and the first filling apart, and the parameters at the end."""
+    import jax
+
+    from datadiet import config as options
+    from datadiet.models.registry import build_model
+    from datadiet.training.loop import fit
+    from datadiet.training.state import initial_state
+
+    given = options.TrainConfig(
+        dataset="digits", model=model, width=width, num_steps=steps, log_steps=steps // 4, augment=len(model) > 3,
+        train_batch_size=batch_size, trajectory=("forget",), save_steps=steps,
+    )  # fmt: skip
+    config = options.resolve(given, dataset.num_examples)
+    network = build_model(model, 10, SHAPE, width)
+    splits = place(dataset, "train"), place(dataset, "test")
+    state = initial_state(network, config, dataset.num_examples)
+    ids = np.arange(dataset.num_examples, dtype=np.int32)
+    *_, last = fit(network, *splits, ids, config, state)
+    return last.seconds["train"] + last.seconds["eval"], [np.array(leaf) for leaf in jax.tree.leaves(last.state.params)]
+
+
+def compare(folder: Path, quick: bool) -> list[str]:
+    """Rows of the table of times."""
+    from datadiet.training.state import on_device, on_disk
+
+    rows = []
+    count = 20_000 if quick else 100_000
+    dataset = dataset_in(folder, count)
+    for model, width, steps, batch_size in (("mlp", 128, 2000, 128), ("simple_cnn_0", 8, 60, 128)):
+        steps = steps // 10 if quick else steps
+        seconds: dict[str, list[float]] = {"device": [], "disk": []}
+        for turn in range(3 if quick else 6):
+            found = {}
+            for name, place in (("device", on_device), ("disk", on_disk)):
+                spent, found[name] = train(dataset, place, model, width, steps, batch_size)
+                if turn:  # the first compiles, and fills the cache of files
+                    seconds[name].append(spent)
+            assert all(map(np.array_equal, found["device"], found["disk"])), "not the same bytes"
+        ratios = [disk / device for disk, device in zip(seconds["disk"], seconds["device"])]
+        device, disk = (statistics.median(seconds[name]) for name in ("device", "disk"))
+        rows.append(
+            f"| {model}, width {width}, batch {batch_size}, {steps} steps | {device:.2f} | "
+            f"{disk:.2f} | {statistics.median(ratios):.2f} ({min(ratios):.2f}–"
+            f"{max(ratios):.2f}) | same |"
+        )
+        print(rows[-1], flush=True)
+    return rows
+
+
+def memory() -> dict[str, int]:
+    """Kilobytes of this process, by name in /proc/self/status."""
+    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
+    return {line[0].rstrip(":"): int(line[1]) for line in lines if line[-1] == "kB"}
+
+
+def limited(folder: Path, steps: int) -> None:
+    """In a process of its own: train and score under the limit, and say so in a row."""
+    resource.setrlimit(resource.RLIMIT_DATA, (LIMIT, LIMIT))
+    import jax
+
+    from datadiet.data.batches import Normalizer
+    from datadiet.models.registry import build_model
+    from datadiet.scores.checkpoint import compute_many
+    from datadiet.training.placing import place
+    from datadiet.training.state import on_disk
+
+    dataset = dataset_from(folder)
+    size, said = dataset.train_images.nbytes, []
+    split, _ = place(dataset, dataset.train_labels, "auto", said.append)
+    assert said, "it was taken for small enough"
+    assert not isinstance(split.images, jax.Array)
+    try:
+        np.array(dataset.train_images)
+        raise AssertionError("the limit does not limit")
+    except MemoryError:
+        pass
+    seconds, _ = train(dataset, on_disk, "mlp", 128, steps, 128)
+    start = time.perf_counter()
+    network = build_model("mlp", 10, SHAPE, 128)
+    given = (network, network.init(jax.random.key(0)), dataset.train_images, dataset.train_labels)
+    scores = compute_many(["l2_error"], *given, prepare=Normalizer.of(dataset))["l2_error"]
+    scoring = time.perf_counter() - start
+    found = memory()
+    print(
+        f"| {size / 1e9:.2f} GB, {len(scores):,} examples | {LIMIT / 1e9:.2f} GB | {found['VmData'] / 1e6:.2f} GB | "
+        f"{found['RssAnon'] / 1e6:.2f} GB | {steps} steps: {seconds:.1f} | {scoring:.1f} |"
+    )
+
+
+def dataset_from(folder: Path):
+    """What the parent has written."""
+    from datadiet.data.dataset import Dataset
+
+    images = [np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in ("train", "test")]
+    labels = [np.random.default_rng(2).integers(0, 10, len(split)).astype(np.int32) for split in images]
+    constants = np.full(3, 0.5, np.float32), np.full(3, 0.29, np.float32)
+    ids = np.arange(len(images[0])).astype(str)
+    return Dataset("noise", images[0], labels[0], images[1], labels[1], ids, 10, *constants, "0" * 64)
+
+
+def under_limit(folder: Path, quick: bool) -> str:
+    """One row of the table of memory, by a child."""
+    count = 2 * LIMIT // int(np.prod(SHAPE)) + 1
+    write(folder, "train", count, 0)
+    write(folder, "test", TEST, 1)
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.large",
+        "--limited",
+        str(folder),
+        "--steps",
+        "200" if quick else "2000",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    row = done.stdout.strip().splitlines()[-1]
+    print(row, flush=True)
+    return row
+
+
+def main() -> None:
+    """Measure, and write the tables unless it is --quick."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer steps; writes nothing")
+    parser.add_argument("--limited", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--steps", type=int, default=2000, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help="where data is written meanwhile; 3 GB")
+    given = parser.parse_args()
+    if given.limited:
+        limited(given.limited, given.steps)
+        return
+    with tempfile.TemporaryDirectory(dir=given.folder) as folder:
+        times = compare(Path(folder), given.quick)
+        row = under_limit(Path(folder), given.quick)
+    if not given.quick:
+        RESULT.write_text(TABLE.format(times="\n".join(times), row=row, cores=os.cpu_count()))
+
+
+TABLE = """# Data on disk
+
+By `python -m benchmarks.large`, on a CPU of {cores} cores. Seconds are those of steps and evaluations, compiling apart;
+medians of five turns, in each of which both ran.
+
+| 100,000 images of 32x32x3 | on the device, s | from disk, s | ratio: median (least–most) | parameters at the end |
+|---|---|---|---|---|
+{times}
+
+Under a limit of the data segment (RLIMIT_DATA) of half of the images, which are in files:
+
+| images | limit | data segment at the end | resident and not of files | training, s | scoring all, s |
+|---|---|---|---|---|---|
+{row}
+"""
+
+
+if __name__ == "__main__":
+    main()
