@@ -16,9 +16,16 @@ import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from datadiet.data.dataset import Dataset
 
 RESULT = Path(__file__).parent / "results" / "large.md"
 SHAPE = (32, 32, 3)
@@ -36,7 +43,7 @@ def write(folder: Path, name: str, count: int, seed: int) -> None:
     made.flush()
 
 
-def dataset_in(folder: Path, count: int):
+def dataset_in(folder: Path, count: int) -> Dataset:
     """A dataset of noise, in files."""
     write(folder, "train", count, 0)
     write(folder, "test", TEST, 1)
@@ -93,6 +100,107 @@ def compare(folder: Path, quick: bool) -> list[str]:
     return rows
 
 
+def loaders(folder: Path, quick: bool) -> list[str]:
+    """Rows of the table of loaders: the same batches by each of those that are installed."""
+    from datadiet.data.batches import batch_ids
+
+    dataset = dataset_from(folder)
+    steps = 64 if quick else 640
+    ids = batch_ids(np.arange(dataset.num_examples, dtype=np.int32), 128, 0, 1, steps)
+    candidates = {"feed (threads over the memory map)": partial(by_feed, dataset, steps)}
+    with suppress(ImportError):
+        import grain
+
+        candidates["Grain over the memory map, by example"] = partial(by_grain, grain, dataset.train_images, ids, 128)
+        candidates["Grain over the memory map, by batch"] = partial(by_grain, grain, dataset.train_images, ids, None)
+    with suppress(ImportError):
+        from array_record.python import array_record_module as module
+
+        write_records(module, folder / "train.array_record", dataset.train_images)
+        candidates["ArrayRecord, by batch"] = partial(by_records, module, folder / "train.array_record", ids)
+    sums = {name: read() for name, read in candidates.items()}
+    assert len(set(sums.values())) == 1, sums
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(2 if quick else 5):
+        for name, read in candidates.items():
+            start = time.perf_counter()
+            read()
+            seconds[name].append(time.perf_counter() - start)
+    rows = [f"| {name} | {1000 * statistics.median(spent) / steps:.2f} |" for name, spent in seconds.items()]
+    print(*rows, sep="\n", flush=True)
+    return rows
+
+
+def by_feed(dataset: Dataset, steps: int) -> int:
+    """Sum of one pixel of all that is read, as by every loader."""
+    from datadiet import config as options
+    from datadiet.training.feed import Feed
+    from datadiet.training.schedule import Schedule
+    from datadiet.training.state import on_disk
+
+    given = options.TrainConfig(dataset="digits", num_steps=steps, train_batch_size=128, train_seed=0)
+    config = options.resolve(given, dataset.num_examples)
+    kept = np.arange(dataset.num_examples, dtype=np.int32)
+    feed, step, total = Feed(on_disk(dataset, "train"), [Schedule(config, kept)], steps), 0, 0
+    while step < steps:
+        batches = feed.batches(step, steps - step)
+        total += int(np.asarray(batches.split.images)[batches.rows[0, : batches.count].ravel(), 0, 0, 0].sum(dtype=int))
+        step += batches.count
+    return total
+
+
+def by_grain(grain: Any, images: np.ndarray, ids: np.ndarray, batch_size: int | None) -> int:
+    flat = ids.ravel() if batch_size else ids
+
+    class Source:
+        def __len__(self) -> int:
+            return len(flat)
+
+        def __getitem__(self, i: int) -> np.ndarray:
+            return images[flat[i]]
+
+    found = grain.MapDataset.source(Source())
+    found = found.batch(batch_size) if batch_size else found
+    return sum(int(batch[:, 0, 0, 0].sum(dtype=int)) for batch in found.to_iter_dataset())
+
+
+def write_records(module: Any, path: Path, images: np.ndarray) -> None:
+    writer = module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+    for image in images:
+        writer.write(image.tobytes())
+    writer.close()
+
+
+def by_records(module: Any, path: Path, ids: np.ndarray) -> int:
+    reader = module.ArrayRecordReader(str(path))
+    total = 0
+    for batch in ids:
+        images = np.frombuffer(b"".join(reader.read(batch.tolist())), np.uint8).reshape(len(batch), *SHAPE)
+        total += int(images[:, 0, 0, 0].sum(dtype=int))
+    return total
+
+
+def selectors(quick: bool) -> list[str]:
+    """Rows of the table of selectors, at a million examples with 64 features."""
+    from datadiet.selectors.selection import select
+
+    count = 20_000 if quick else 1_000_000
+    random = np.random.default_rng(0)
+    given = {"labels": random.integers(0, 100, count).astype(np.int32),
+             "features": random.standard_normal((count, 64), np.float32)}  # fmt: skip
+    values, rows = random.random(count, np.float32), []
+    half = count // 2
+    for name, size in (("random", half), ("keep_max", half), ("ccs", half), ("moderate", half), ("k_center", 100)):
+        tracemalloc.start()
+        start = time.perf_counter()
+        select(name, values, size=size, **given)
+        spent, (_, peak) = time.perf_counter() - start, tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        rows.append(f"| {name} | {size:,} of {count:,} | {peak / 1e6:.0f} MB | {peak / count:.0f} | {spent:.1f} |")
+        print(rows[-1], flush=True)
+    return rows
+
+
 def memory() -> dict[str, int]:
     """Kilobytes of this process, by name in /proc/self/status."""
     lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
@@ -133,7 +241,7 @@ def limited(folder: Path, steps: int) -> None:
     )
 
 
-def dataset_from(folder: Path):
+def dataset_from(folder: Path) -> Dataset:
     """What the parent has written."""
     from datadiet.data.dataset import Dataset
 
@@ -179,9 +287,13 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         times = compare(Path(folder), given.quick)
+        loaded = loaders(Path(folder), given.quick)
         row = under_limit(Path(folder), given.quick)
+    chosen = selectors(given.quick)
     if not given.quick:
-        RESULT.write_text(TABLE.format(times="\n".join(times), row=row, cores=os.cpu_count()))
+        RESULT.write_text(
+            TABLE.format(times="\n".join(times), row=row, loaders="\n".join(loaded), cores=os.cpu_count())
+        )
 
 
 TABLE = """# Data on disk
@@ -193,11 +305,23 @@ medians of five turns, in each of which both ran.
 |---|---|---|---|---|
 {times}
 
+The same batches of 128 by each loader, in a cache of files that holds all of them, without a network:
+
+| loader | ms per batch |
+|---|---|
+{loaders}
+
 Under a limit of the data segment (RLIMIT_DATA) of half of the images, which are in files:
 
 | images | limit | data segment at the end | resident and not of files | training, s | scoring all, s |
 |---|---|---|---|---|---|
 {row}
+
+What selectors take beside the scores, labels and features [N, 64] that they are given (tracemalloc, which slows them):
+
+| selector | keeps | at most | bytes per example | s |
+|---|---|---|---|---|
+{chosen}
 """
 
 

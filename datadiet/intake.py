@@ -144,6 +144,11 @@ def free_memory() -> int:
     return max(0, min(free))
 
 
+def is_limited() -> bool:
+    """Whether the environment says how much memory may be taken."""
+    return _chosen() is not None
+
+
 def _chosen() -> int | None:
     """Bytes that the environment variable allows; None where it is not set."""
     text = os.environ.get(VARIABLE, "").strip()

@@ -3,12 +3,14 @@
 import io
 import json
 import os
+import shutil
 import signal
 import struct
 import time
 import tracemalloc
 import zipfile
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -158,7 +160,9 @@ def test_what_is_allowed_is_read(tmp_path, monkeypatch):
 
 
 def test_more_than_the_machine_has_is_refused(tmp_path, monkeypatch):
+    """Neither memory nor the disk, where images are put else."""
     monkeypatch.setattr(intake, "memory", lambda: 10**6)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**6))
     for split in ("train", "test"):
         for label in "ab":
             (tmp_path / split / label).mkdir(parents=True)

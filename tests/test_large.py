@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import resource
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from conftest import datadiet
+from PIL import Image
 
 from datadiet import config as options
+from datadiet import intake
 from datadiet.data.batches import Normalizer, fit_images, randomize_labels
-from datadiet.data.registry import load_dataset
+from datadiet.data.registry import build_dataset, load_dataset
+from datadiet.errors import UserError
 from datadiet.models.registry import build_model, input_shape
 from datadiet.scores.checkpoint import compute_features, compute_many
-from datadiet.training import feed
-from datadiet.training.feed import Feed, Sweep
+from datadiet.training import feed, placing
+from datadiet.training.feed import Feed, Sweep, is_stored
 from datadiet.training.loop import Entrant, fit_runs
 from datadiet.training.schedule import Schedule
 from datadiet.training.state import initial_state, on_device, on_disk
@@ -81,10 +88,10 @@ def test_several_runs_at_once_from_disk_give_the_same_bytes(small_parts):
 def test_a_run_goes_on_from_disk_where_it_was_left_on_the_device(small_parts):
     """In the middle of an epoch, and of a part."""
     whole = trained(on_device)[0]
-    step, state, *_ = whole[1]
-    assert step == 25
+    at = [step for step, *_ in whole].index(25)
+    state = whole[at][1]
     rest = trained(on_disk, states=[jax.tree.map(jax.numpy.asarray, state)])[0]
-    assert same([report[:2] for report in rest], [report[:2] for report in whole[2:]])
+    assert same([report[:2] for report in rest], [report[:2] for report in whole[at + 1 :]])
 
 
 def test_every_step_gets_the_images_of_its_ids(small_parts, tmp_path):
@@ -137,3 +144,76 @@ def test_images_are_padded_for_a_network_when_they_are_taken(tmp_path):
         lambda images: compute_features(network, variables, images, **given),
     ):
         assert same(function(fitted.train_images), function(whole))
+
+
+def test_images_that_memory_has_no_room_for_are_read_into_a_file(tmp_path, own_cache, monkeypatch):
+    """Piece by piece; the dataset is the same to the last bit, and no file is left but those of the cache."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", 8), ("test", 3)):
+        for i in range(count):
+            folder = tmp_path / "photos" / split / "ab"[i % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(random.integers(0, 256, (40, 50, 3), np.uint8)).save(folder / f"{i}.png")
+    name = f"folder:{tmp_path / 'photos'}"
+    expected = build_dataset(name)
+    monkeypatch.setattr(intake, "memory", lambda: 10_000)
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "empty", partial(refuse_images, np.empty))
+        built = build_dataset(name)
+        stored = load_dataset(name)
+    assert isinstance(built.train_images.base, np.ndarray), "mapped"
+    for found in (built, stored):
+        assert found.fingerprint == expected.fingerprint
+        np.testing.assert_array_equal(found.test_images, expected.test_images)
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.is_file() and path.suffix != ".lock"]
+    monkeypatch.setenv("DATADIET_MAX_GB", "0.00001")
+    with pytest.raises(UserError, match="8 images of 50 x 40 pixels: 48 kB of memory; there are 10 kB"):
+        build_dataset(name)
+
+
+def refuse_images(empty, shape, *given, **named):
+    assert np.ndim(shape) == 0 or len(shape) < 4, "images in memory"
+    return empty(shape, *given, **named)
+
+
+@pytest.mark.parametrize(
+    ("data_on", "free", "stored"),
+    [
+        ("auto", 10**6, ()), ("auto", 180_000, ("train",)), ("auto", 10_000, ("train", "test")),
+        ("disk", 10**9, ("train", "test")), ("device", 10, ()),
+    ],
+)  # fmt: skip
+def test_size_and_what_is_free_decide_where_images_lie_and_that_is_said(monkeypatch, data_on, free, stored):
+    """digits: 92 kB of training images and 23 kB of test images."""
+    monkeypatch.setattr(placing, "free_bytes", lambda: free)
+    dataset, said = load_dataset("digits"), []
+    splits = dict(zip(("train", "test"), placing.place(dataset, dataset.train_labels, data_on, said.append)))
+    assert {name for name, split in splits.items() if is_stored(split)} == set(stored)
+    assert len(said) == len(stored)
+    for split in stored:
+        assert any(f"of {split} images stay on disk" in line for line in said)
+
+
+def test_what_is_free_is_within_every_limit(monkeypatch):
+    assert 0 < intake.free_memory() <= intake.memory()
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    used = 4096 * int(Path("/proc/self/statm").read_text().split()[5])
+    resource.setrlimit(resource.RLIMIT_DATA, (used + 2**28, hard))
+    try:
+        assert intake.free_memory() <= 2**28 + 2**24
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def test_a_command_trains_from_disk_and_says_so(tmp_path):
+    """With the files of one that does not, and goes on with what the other began."""
+    given = {"dataset": "digits", "model": "mlp", "width": 8, "num_steps": 22, "augment": "false", "offline": "true"}
+    for place in ("disk", "device"):
+        done = datadiet("full_data", tmp_path, **given, data_on=place, exp=place)
+        assert ("train images stay on disk" in done.output) == (place == "disk")
+    first, second = ({path.relative_to(root): path.read_bytes() for path in root.rglob("*.npy")}
+                     for root in (tmp_path / "exps" / "disk", tmp_path / "exps" / "device"))  # fmt: skip
+    assert first
+    assert first == second
+    datadiet("full_data", tmp_path, **given, data_on="device", exp="disk", resume="true")
+    assert "data_on" not in (tmp_path / "exps" / "disk" / "run_0" / "args.json").read_text(), "no part of what a run is"

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
+import tempfile
 import warnings
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -75,6 +78,26 @@ def save(path: Path, values: dict[str, Any]) -> None:
     for file in temporary.iterdir():
         file.chmod(0o600)
     os.rename(temporary, path)
+
+
+def room(what: str, shape: tuple[int, ...]) -> np.ndarray:
+    """An array uint8 to be filled: in memory where it takes at most half of what is free, else in a file beside the
+    cache, which has no name and goes with the array.
+
+    Args:
+        what: Name for the error.
+    Raises:
+        UserError: neither memory nor the disk has room for it, or it is more than is allowed.
+    """
+    needed = math.prod(shape)
+    if needed > intake.free_memory() // 2 and not intake.is_limited():
+        with suppress(OSError):  # there is no such folder, or it cannot be written
+            folder = intake.private_folder(root(), ours=not os.environ.get(CACHE))
+            if 2 * needed < shutil.disk_usage(folder).free:  # what is built is written once more, as an entry
+                with tempfile.TemporaryFile(dir=folder) as file:
+                    return np.asarray(np.memmap(file, np.uint8, "w+", shape=shape))
+    intake.check_memory(what, needed)
+    return np.empty(shape, np.uint8)
 
 
 def read(path: Path) -> dict[str, Any] | None:

@@ -16,10 +16,11 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
+from datadiet.data.cache import room
 from datadiet.data.reading import AS_IT_IS, Reading, remark
 from datadiet.data.sources.base import Obstacles
 from datadiet.errors import UserError
-from datadiet.intake import check_memory, check_size, size_of
+from datadiet.intake import check_size, size_of
 from datadiet.printable import printable, visible
 
 FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")  # no other decoder is asked, whatever the bytes
@@ -86,9 +87,8 @@ def _check_pixels(name: str, image: Image.Image, stored: int) -> None:
 
 
 def _room(count: int, size: tuple[int, int], channels: int) -> np.ndarray:
-    """An array for so many images of a size (width, height); refused where memory takes no more."""
-    check_memory(f"{count} images of {size[0]} x {size[1]} pixels", count * size[0] * size[1] * channels)
-    return np.empty((count, size[1], size[0], channels), np.uint8)
+    """An array for so many images of a size (width, height); refused where neither memory nor disk takes so many."""
+    return room(f"{count} images of {size[0]} x {size[1]} pixels", (count, size[1], size[0], channels))
 
 
 class Seen(NamedTuple):
