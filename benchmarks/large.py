@@ -291,9 +291,8 @@ def main() -> None:
         row = under_limit(Path(folder), given.quick)
     chosen = selectors(given.quick)
     if not given.quick:
-        RESULT.write_text(
-            TABLE.format(times="\n".join(times), row=row, loaders="\n".join(loaded), cores=os.cpu_count())
-        )
+        tables = {"times": times, "loaders": loaded, "row": [row], "chosen": chosen}
+        RESULT.write_text(TABLE.format(cores=os.cpu_count(), **{name: "\n".join(t) for name, t in tables.items()}))
 
 
 TABLE = """# Data on disk
