@@ -2,8 +2,9 @@
 
 The time is that of the same steps, evaluations included, alternately from disk and from the device, where both fit:
 with a small network, whose steps are the hardest to keep up with, and with a convolutional one. Then a process whose
-data segment is limited (RLIMIT_DATA; the system's cache of files, which it takes back at will, is not in it) trains and
-scores on arrays that are twice as large as the limit. The tables go to benchmarks/results/large.md.
+data segment is limited (RLIMIT_DATA) trains and scores on arrays that are twice as large as the limit; where a control
+group can be made (Linux, as root), the same limit holds for it and what the system caches of its files together. The
+tables go to benchmarks/results/large.md.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import sys
 import tempfile
 import time
 import tracemalloc
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -207,8 +209,10 @@ def memory() -> dict[str, int]:
     return {line[0].rstrip(":"): int(line[1]) for line in lines if line[-1] == "kB"}
 
 
-def limited(folder: Path, steps: int) -> None:
+def limited(folder: Path, steps: int, group: Path | None) -> None:
     """In a process of its own: train and score under the limit, and say so in a row."""
+    if group is not None:
+        (group / "cgroup.procs").write_text(str(os.getpid()))
     resource.setrlimit(resource.RLIMIT_DATA, (LIMIT, LIMIT))
     import jax
 
@@ -237,7 +241,7 @@ def limited(folder: Path, steps: int) -> None:
     found = memory()
     print(
         f"| {size / 1e9:.2f} GB, {len(scores):,} examples | {LIMIT / 1e9:.2f} GB | {found['VmData'] / 1e6:.2f} GB | "
-        f"{found['RssAnon'] / 1e6:.2f} GB | {steps} steps: {seconds:.1f} | {scoring:.1f} |"
+        f"{found['RssAnon'] / 1e6:.2f} GB | {most(group)} | {steps} steps: {seconds:.1f} | {scoring:.1f} |"
     )
 
 
@@ -252,21 +256,48 @@ def dataset_from(folder: Path) -> Dataset:
     return Dataset("noise", images[0], labels[0], images[1], labels[1], ids, 10, *constants, "0" * 64)
 
 
+GROUPS = Path("/sys/fs/cgroup/memory")
+
+
+@contextmanager
+def group_of_limit() -> Iterator[Path | None]:
+    """A control group whose processes take at most LIMIT, files that are cached for them included; None where none can
+    be made."""
+    group = GROUPS / f"datadiet-large-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / "memory.limit_in_bytes").write_text(str(LIMIT))
+    except OSError:
+        yield None
+        return
+    try:
+        yield group
+    finally:
+        group.rmdir()
+
+
+def most(group: Path | None) -> str:
+    """The most that a group has taken."""
+    return f"{int((group / 'memory.max_usage_in_bytes').read_text()) / 1e9:.2f} GB" if group else "not limited"
+
+
+def forget(path: Path) -> None:
+    """What the system has cached of a file: it is read from disk again."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def under_limit(folder: Path, quick: bool) -> str:
     """One row of the table of memory, by a child."""
     count = 2 * LIMIT // int(np.prod(SHAPE)) + 1
     write(folder, "train", count, 0)
     write(folder, "test", TEST, 1)
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.large",
-        "--limited",
-        str(folder),
-        "--steps",
-        "200" if quick else "2000",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    forget(folder / "train.npy")
+    command = [sys.executable, "-m", "benchmarks.large", f"--limited={folder}", f"--steps={200 if quick else 2000}"]
+    with group_of_limit() as group:
+        command += [f"--group={group}"] if group else []
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)
     row = done.stdout.strip().splitlines()[-1]
@@ -279,11 +310,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer steps; writes nothing")
     parser.add_argument("--limited", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--group", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--steps", type=int, default=2000, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help="where data is written meanwhile; 3 GB")
     given = parser.parse_args()
     if given.limited:
-        limited(given.limited, given.steps)
+        limited(given.limited, given.steps, given.group)
         return
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         times = compare(Path(folder), given.quick)
@@ -310,10 +342,11 @@ The same batches of 128 by each loader, in a cache of files that holds all of th
 |---|---|
 {loaders}
 
-Under a limit of the data segment (RLIMIT_DATA) of half of the images, which are in files:
+Under a limit of half of the images, which are in a file of which nothing is cached at the start. The limit holds for
+the data segment (RLIMIT_DATA) and for a control group, in which what is cached of files counts too:
 
-| images | limit | data segment at the end | resident and not of files | training, s | scoring all, s |
-|---|---|---|---|---|---|
+| images | limit | data segment | resident, not of files | most in the group, files too | training, s | scoring, s |
+|---|---|---|---|---|---|---|
 {row}
 
 What selectors take beside the scores, labels and features [N, 64] that they are given (tracemalloc, which slows them):
