@@ -24,7 +24,8 @@ VALID: dict[str, dict[str, Any]] = {name: dict(QUICK) for name in TRAINED}  # wh
 VALID |= {name: {**QUICK, "size": 9} for name in ("random_subset", "keep_max", "offset_subset")}
 VALID |= {"subset": {**QUICK, "selector": "keep_max", "size": 9}, "prepare_data": {"dataset": "digits"}}
 VALID |= {"select": {"dataset": "digits", "selector": "keep_max", "size": 9}}
-FREE = {"archive", "ray_address", "score_type", "manifest", "features_run", "scores"}  # any text, as far as is known
+# Any text, as far as is known.
+FREE = {"archive", "ray_address", "score_type", "manifest", "features_run", "scores", "like"}
 
 NOT_WHOLE = st.sampled_from(["x", "1.5", "nan", "inf", "1e3", "0x10", "--", "1 2", "½", "\x00", "9" * 5000]) | st.text(
     st.characters(categories=["L", "P", "S"]), min_size=1

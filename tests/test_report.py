@@ -24,6 +24,7 @@ from PIL import Image
 from datadiet.data.registry import load_dataset
 from datadiet.errors import UserError
 from datadiet.report import kept_sets
+from datadiet.report.cost import spent
 from datadiet.report.decision import Decision, noise_audit
 from datadiet.report.evidence import read_study
 from datadiet.report.page import html, read_decision, write_report
@@ -230,13 +231,37 @@ def test_with_equal_steps_the_diet_never_pays_in_time(tmp_path):
     assert cost.score == pytest.approx(studies.SCORE_RUNS * studies.SCORE_SECONDS)
     assert cost.pays_after is None
     assert "It never pays in training time" in words(decision)
-    assert "would pay after 3 of them" in words(decision)  # 9.01 s at 0.2 * 20 s each
+    assert "is measured by budget=epochs, not here" in words(decision), "nothing is projected"
 
 
 def test_with_equal_epochs_it_pays_after_as_many_trainings_as_are_said(tmp_path):
     decision = decide(tmp_path, budget="epochs")
-    assert decision.cost(decision.shown).pays_after == 3
-    assert "the diet pays after 3 trainings" in words(decision)
+    cost, whole = decision.cost(decision.shown), spent(decision.study)
+    assert cost.pays_after == 3
+    assert whole.scored == studies.SCORE_RUNS * studies.TRAIN_SECONDS
+    assert whole.judged > 5 * studies.TRAIN_SECONDS
+    assert cost.study_pays_after == math.ceil(whole.total / cost.saving.mean) > 60
+    text = words(decision)
+    assert f"the diet pays after 3 trainings, the whole study after {cost.study_pays_after} trainings" in text
+    assert "Who decides this for the first time pays for the whole study, 5 min: 80 s for 4 networks that are" in text
+    assert price(decision)[0].startswith("Choosing, 9 s in all")
+
+
+def test_labels_are_saved_by_a_random_choice_alone(tmp_path):
+    text = words(decide(tmp_path))
+    assert "What is saved: 288 examples to store and to load (18.4 kB of 92 kB). Labels are not saved" in text
+    losses = {"keep_max l2_error": (0.001, 0.08), "random": (0.0005, 0.05)}
+    text = words(decide(tmp_path / "b", losses))
+    assert "288 examples to store and to load" in text
+    assert "the labels of the others are saved too" in text
+
+
+def test_energy_is_told_where_every_run_has_it(tmp_path):
+    exps = studies.write_study(tmp_path, GOOD)
+    assert "kJ" not in words(read_decision(exps, "demo"))
+    for path in exps.rglob("summary.json"):
+        studies.rewrite(path, joules=2500.0 if "full_data" in path.parts else 1500.0)
+    assert "It takes 1.5 kJ of the GPUs, 2.5 kJ on all of the data." in words(read_decision(exps, "demo"))
 
 
 def test_the_noise_audit_finds_the_changed_labels(noisy):

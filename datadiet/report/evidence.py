@@ -17,16 +17,17 @@ from datadiet import commands
 from datadiet.config import ResolvedConfig
 from datadiet.data.batches import randomize_labels
 from datadiet.data.dataset import CHUNK, Dataset
-from datadiet.data.registry import load_dataset
+from datadiet.data.registry import dataset_of
 from datadiet.errors import UserError
 from datadiet.scores.checkpoint import training_score_names
+from datadiet.selectors.options import LIKE, RANDOM
+from datadiet.selectors.selection import chooses_anew
 from datadiet.storage.answers import read_answers
 from datadiet.storage.layout import score_file
 from datadiet.storage.records import CellRecord, MeanRecord, ScoreRecord, StudyRecord, Summary
 from datadiet.storage.runs import StoredRun, open_run
 from datadiet.storage.score_files import load_scores
 
-RANDOM = "random"  # the arm that every other is compared with
 Loaded = tuple[np.ndarray, ScoreRecord | None]  # scores and the record beside them
 
 
@@ -46,6 +47,11 @@ class CellResult(NamedTuple):
     kept_per_class: np.ndarray  # float [C], mean over runs
     train_seconds: np.ndarray  # float [n], without compilation and evaluation; these and the others: NaN, not recorded
     select_seconds: float  # mean over runs
+
+    @property
+    def drops(self) -> bool:
+        """Whether it keeps a subset; else each epoch takes another one of all examples."""
+        return not chooses_anew(self.selector)
 
 
 class Score(NamedTuple):
@@ -111,14 +117,14 @@ class Study:
             self._runs[path] = open_run(self.exps / path, path)
         return self._runs[path]
 
-    def _finished(self, path: str) -> Summary:
-        """Raises UserError where a run is not finished."""
+    def finished(self, path: str) -> Summary:
+        """Summary of a run; raises UserError where it is not finished."""
         if (summary := self.run(path).summary) is None:
             raise UserError(f"{self.exps / path} is not finished; the same study command continues it.")
         return summary
 
     def _cell(self, record: CellRecord) -> CellResult:
-        found = [self._finished(path) for path in record.runs]
+        found = [self.finished(path) for path in record.runs]
         nothing = [None] * self.run(record.runs[0]).data.num_classes  # of runs made before these were recorded
         last = [self.run(path).reports[-1] for path in record.runs]
         return CellResult(
@@ -144,11 +150,16 @@ class Study:
     @property
     def num_test(self) -> int | None:
         """M; None where neither the runs nor the data tell."""
-        told = self._finished(self.full.paths[0]).num_test
+        told = self.finished(self.full.paths[0]).num_test
         return told or (len(self.dataset.test_labels) if self.dataset else None)
 
     def cell(self, arm: str, size: int) -> CellResult | None:
         return next((cell for cell in self.cells if (cell.arm, cell.size) == (arm, size)), None)
+
+    def like(self, cell: CellResult) -> CellResult | None:
+        """The cell whose numbers of each class a random one takes over."""
+        arm = cell.arm.removeprefix(f"{RANDOM} {LIKE} ")
+        return self.cell(arm, cell.size) if arm != cell.arm else None
 
     @property
     def full(self) -> CellResult:
@@ -212,7 +223,7 @@ class Study:
     @cached_property
     def _found(self) -> tuple[Dataset | None, str]:
         try:
-            dataset = load_dataset(self.config.dataset, self.config.data_dir)
+            dataset = dataset_of(self.config)
         except UserError as error:
             return None, str(error)
         if dataset.fingerprint != self.record.fingerprint:

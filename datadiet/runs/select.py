@@ -5,14 +5,17 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from datadiet import commands
 from datadiet import config as options
 from datadiet.config import TrainConfig
 from datadiet.data.batches import randomize_labels
-from datadiet.data.registry import count_examples, load_dataset
+from datadiet.data.registry import count_of, dataset_of, tell_notes
+from datadiet.errors import UserError
 from datadiet.runs.context import Context
 from datadiet.runs.inputs import ScoreChoice, choose, find_sources, resolve_config, scored_by
 from datadiet.runs.score import check_replaceable
-from datadiet.selectors.options import FEATURE_FIELDS, option_names
+from datadiet.selectors.options import FEATURE_FIELDS, LIKE, option_names
+from datadiet.selectors.selection import chooses_anew
 from datadiet.storage.manifests import write_manifest
 from datadiet.storage.records import KeptRecord
 from datadiet.tracking import record
@@ -20,8 +23,17 @@ from datadiet.training.device import check_device
 
 RECORDED = (  # beside the options of selectors
     "selector", "size", "scores", *FEATURE_FIELDS, "random_subset_seed", "random_label_fraction", "random_label_seed",
-    "run",
+    "run", LIKE,
 )  # fmt: skip
+
+
+def _check_keeps(config: TrainConfig) -> None:
+    """Raises UserError where a selector chooses anew in each epoch of a training."""
+    if chooses_anew(config.selector):
+        raise UserError(
+            f"selector={config.selector} keeps no subset: each epoch of a training takes another one. Train with it: "
+            f"`{commands.command('subset', selector=config.selector, size=config.size)}`"
+        )
 
 
 def select_run(config: TrainConfig, exp: str, context: Context, choice: ScoreChoice) -> Path:
@@ -38,13 +50,15 @@ def select_run(config: TrainConfig, exp: str, context: Context, choice: ScoreCho
         UserError: anything the caller can repair, or another selection in the way.
     """
     layout = context.output.layout
-    resolved = resolve_config(config, count_examples(config.dataset, config.data_dir))
+    _check_keeps(config)
+    resolved = resolve_config(config, count_of(config))
     config = find_sources(layout, resolved, choice)
     path = layout.run(exp, config) / "kept.csv"
     if config.features_run is not None:
         check_device(context.reporter.say)
     context.tracker.check()
-    dataset = load_dataset(config.dataset, config.data_dir)
+    dataset = dataset_of(config)
+    tell_notes(dataset)
     recorded = {name: value for name, value in options.as_dict(config).items() if name in {*RECORDED, *option_names()}}
     facts = {**recorded, "fingerprint": dataset.fingerprint}
     check_replaceable(path, facts, context.output.overwrite, KeptRecord.read)

@@ -14,10 +14,11 @@ from datadiet import commands
 from datadiet.config import ResolvedConfig
 from datadiet.data.batches import fit_images, randomize_labels
 from datadiet.data.dataset import Dataset
-from datadiet.data.registry import load_dataset
+from datadiet.data.registry import dataset_of
 from datadiet.errors import UserError
 from datadiet.models.registry import input_shape
 from datadiet.runs.inputs import choose, scored_by
+from datadiet.selectors.selection import chooses_anew
 from datadiet.storage.files import write_text
 from datadiet.storage.layout import ExperimentLayout
 from datadiet.storage.manifests import manifest_text
@@ -43,6 +44,11 @@ class Task:
     continues: bool = False  # its folder holds a part of it
 
     @property
+    def num_kept(self) -> int:
+        """Examples of an epoch: all that it trains on, unless each epoch chooses among them."""
+        return self.config.size or len(self.kept)
+
+    @property
     def member(self) -> np.ndarray:
         """bool [N]: trained on."""
         member = np.zeros(self.dataset.num_examples, bool)
@@ -56,7 +62,7 @@ def load_data(config: ResolvedConfig) -> tuple[Dataset, Dataset]:
     Raises:
         UserError: the data cannot be had, or cannot be trained on as asked.
     """
-    published = load_dataset(config.dataset, config.data_dir)
+    published = dataset_of(config)
     dataset = fit_images(published, input_shape(config.model, published.image_shape))
     if config.augment and len(dataset.image_shape) != 3:
         repair = commands.option("augment", False)
@@ -81,7 +87,7 @@ def prepare_task(
     kept, values, score_type = choose(config, published, labels, say)
     select_seconds = time.perf_counter() - start
     inputs = {}
-    if config.selector != "all":
+    if config.selector != "all" and not chooses_anew(config.selector):
         inputs["kept.csv"] = manifest_text(dataset, kept, values)
     if config.random_label_fraction:
         rows = ((dataset.example_ids[i], i, dataset.train_labels[i], labels[i]) for i in touched)
@@ -96,7 +102,7 @@ def write_inputs(task: Task) -> None:
     dataset, path = task.dataset, task.run_dir / "args.json"
     facts = DataFacts(
         dataset.fingerprint, dataset.num_classes, list(dataset.image_shape), dataset.num_examples,
-        dataset.mean.tolist(), dataset.std.tolist(),
+        dataset.mean.tolist(), dataset.std.tolist(), list(dataset.notes), list(dataset.skipped),
     )  # fmt: skip
     if not path.exists():
         hashes = {name: sha256(text.encode()).hexdigest() for name, text in task.inputs.items()}

@@ -143,6 +143,8 @@ class DataFacts:
     num_examples: int | None = None  # N of the full training set
     mean: list[float] | None = None  # [D], for normalisation
     std: list[float] | None = None
+    notes: list[str] = field(default_factory=list)  # what was decided or found when it was read
+    skipped: list[str] = field(default_factory=list)  # images that were left out
 
     def check(self) -> None:
         """Raises UserError, naming it, for what no data has."""
@@ -228,6 +230,7 @@ class Summary(MirrorRecord):
     eval_seconds: float | None = None
     compile_seconds: float | None = None
     total_seconds: float | None = None
+    joules: float | None = None  # of the GPUs while it trained; None: nothing told it, or the run was continued
     fingerprint: str | None = None
     num_test: int | None = None  # M, test examples
     test_correct_sha256: str | None = None  # of test_correct.npy; None: of a run of before
