@@ -8,6 +8,7 @@ from pathlib import Path
 from datadiet import config as options
 from datadiet.config import TrainConfig
 from datadiet.data.batches import randomize_labels
+from datadiet.data.reading import Reading
 from datadiet.data.registry import count_of, dataset_of, tell_notes
 from datadiet.runs.context import Context
 from datadiet.runs.inputs import ScoreChoice, choose, find_sources, resolve_config, scored_by
@@ -47,6 +48,7 @@ def select_run(config: TrainConfig, exp: str, context: Context, choice: ScoreCho
     dataset = dataset_of(config)
     tell_notes(dataset)
     recorded = {name: value for name, value in options.as_dict(config).items() if name in {*RECORDED, *option_names()}}
+    recorded |= Reading.of(config).given()
     facts = {**recorded, "fingerprint": dataset.fingerprint}
     check_replaceable(path, facts, context.output.overwrite, KeptRecord.read)
     labels, _ = randomize_labels(dataset.train_labels, config.random_label_fraction, config.random_label_seed)
