@@ -117,7 +117,7 @@ def test_sizes_are_told_where_none_is_asked_for(tmp_path):
     message = refused(name)
     assert "images of 6 sizes; expected images of one size:" in message
     assert f"7 x 5 pixels: 4 ({tmp_path}/train/a/5.png …)" in message
-    assert message.endswith("Add --image_size 5.")
+    assert message.endswith("Add --image_size 24.")
     for advice in ("mogrify", "convert", "copies", "remove"):
         assert advice not in message
 
@@ -335,6 +335,10 @@ def test_bad_images_are_left_out_and_recorded(tmp_path):
     for path in (tmp_path / "train/b").iterdir():
         path.write_bytes(b"")
     assert "no image of class b is left to train on" in refused(name, skip_bad=True)
+    for path in tmp_path.rglob("*.png"):
+        path.write_bytes(b"")
+    assert "48 of 48 images cannot be read" in (message := refused(name, skip_bad=True))
+    assert "skip_bad" not in message
 
 
 def test_bad_rows_are_left_out(tmp_path):
@@ -356,7 +360,7 @@ def test_all_that_stands_in_the_way_is_named_at_once(tmp_path):
     assert "4 things stand in the way:" in message
     for part in ("no test split", "no image in", "1 of 13 images cannot be read", "images of 6 sizes"):
         assert part in message
-    assert message.endswith("Add --test_fraction 0.2 --skip_bad true --image_size 5.")
+    assert message.endswith("Add --test_fraction 0.2 --skip_bad true --image_size 24.")
     with pytest.raises(UserError, match="4 things stand in the way"), warnings.catch_warnings(action="ignore"):
         count_examples(f"folder:{folder}")
     shutil.rmtree(folder / "c")
