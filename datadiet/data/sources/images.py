@@ -104,14 +104,16 @@ class Seen(NamedTuple):
 def look(given: Path | bytes, name: str, reading: Reading) -> Seen:
     """An image as it is seen: turned as its EXIF data says, on white where it is transparent, of the size that is
     asked for. Raises UserError as `decode` does."""
-    image = _decode(given, name)
     try:
+        image = _decode(given, name)
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
         image, transparent = on_white(ImageOps.exif_transpose(image))
         mode = "L" if image.mode in GREY else "RGB"
         plain = image if image.mode == mode else image.convert(mode)
         return Seen(np.asarray(fitted(plain, reading)), image.size, turned, transparent)
-    except Exception as error:  # whatever damage beside the pixels leads to
+    except UserError:
+        raise
+    except Exception as error:  # whatever else damage leads Pillow to
         raise UserError(f"{name}: cannot be read as an image ({error})") from error
 
 
