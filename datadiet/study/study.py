@@ -64,8 +64,7 @@ def run_study(config: TrainConfig, exp: str, context: Context, plan: Plan, engin
         )
     output, folder = context.output, context.output.layout.experiment(exp)
     spec = compile_study(plan, config, exp, output.layout, count_of(config))
-    dataset = check(spec, output)
-    described = spec.record(dataset)
+    described = spec.record(dataset := check(spec, output))
     left = [job for job in spec.jobs if output.overwrite or not _is_finished(output, job)]
     if left:
         check_device(engine, context.reporter.say)
