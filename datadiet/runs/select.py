@@ -9,6 +9,7 @@ from datadiet import commands
 from datadiet import config as options
 from datadiet.config import TrainConfig
 from datadiet.data.batches import randomize_labels
+from datadiet.data.reading import Reading
 from datadiet.data.registry import count_of, dataset_of, tell_notes
 from datadiet.errors import UserError
 from datadiet.runs.context import Context
@@ -59,7 +60,8 @@ def select_run(config: TrainConfig, exp: str, context: Context, choice: ScoreCho
     context.tracker.check()
     dataset = dataset_of(config)
     tell_notes(dataset)
-    recorded = {name: value for name, value in options.as_dict(config).items() if name in {*RECORDED, *option_names()}}
+    chosen = {*RECORDED, *option_names(), *Reading.of(config).given()}
+    recorded = {name: value for name, value in options.as_dict(config).items() if name in chosen}
     facts = {**recorded, "fingerprint": dataset.fingerprint}
     check_replaceable(path, facts, context.output.overwrite, KeptRecord.read)
     labels, _ = randomize_labels(dataset.train_labels, config.random_label_fraction, config.random_label_seed)

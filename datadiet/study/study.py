@@ -17,7 +17,7 @@ from datadiet.report.text import headline, table
 from datadiet.runs import resume
 from datadiet.runs.context import Context, Output
 from datadiet.runs.signals import listen
-from datadiet.runs.task import load_data
+from datadiet.runs.task import load_data, noted
 from datadiet.storage.files import write_text
 from datadiet.study.engine import EngineOptions
 from datadiet.study.engines import begin_engine, check_device, check_engine
@@ -37,6 +37,7 @@ def check(spec: StudySpec, output: Output) -> Dataset:
         UserError: with what differs.
     """
     published, _ = load_data(spec.config)
+    tell_notes(published)
     for job in spec.jobs:
         run_dir = output.layout.exps / job.name
         if isinstance(job, TrainJob) and not output.overwrite and (run_dir / "args.json").exists():
@@ -63,9 +64,7 @@ def run_study(config: TrainConfig, exp: str, context: Context, plan: Plan, engin
         )
     output, folder = context.output, context.output.layout.experiment(exp)
     spec = compile_study(plan, config, exp, output.layout, count_of(config))
-    dataset = check(spec, output)
-    tell_notes(dataset)
-    described = spec.record(dataset)
+    described = spec.record(dataset := check(spec, output))
     left = [job for job in spec.jobs if output.overwrite or not _is_finished(output, job)]
     if left:
         check_device(engine, context.reporter.say)
@@ -78,8 +77,7 @@ def run_study(config: TrainConfig, exp: str, context: Context, plan: Plan, engin
     ):
         described.write(folder / "study.json")
         tracked.log_input(dataset.name, dataset.fingerprint, "study", num_rows=dataset.num_examples)
-        if dataset.notes:
-            tracked.log_params({"data.notes": " ".join(dataset.notes)})
+        tracked.log_params(noted(dataset))
         inner = Context(
             replace(output, resume=not output.overwrite), context.reporter, replace(context.tracker, parent=tracked)
         )
