@@ -8,10 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from datadiet.data import cache
-from datadiet.data.dataset import Dataset, Splits, check_splits, fingerprint, pixel_statistics, vector_statistics
+from datadiet.data.dataset import Dataset, Splits, Statistics, assembled
 from datadiet.errors import UserError
 
 
@@ -21,7 +19,7 @@ class Source(NamedTuple):
     load: Callable[[Path | None], Splits]
     num_classes: int | None  # None: found from the labels
     num_examples: Callable[[Path | None], int]  # of the training set, found without loading it
-    statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # None: computed
+    statistics: Statistics | None = None  # None: computed
     files: Callable[[Path | None], Sequence[str | Path]] | None = None  # that the content depends on; None: no cache
 
 
@@ -118,17 +116,10 @@ def count_examples(name: str, data_dir: str | Path | None = None) -> int:
 def build_dataset(name: str, data_dir: str | Path | None = None) -> Dataset:
     """A dataset read from its source, past the cache, and checked."""
     entry = find_source(name)
-    splits = entry.load(data_folder(data_dir))
-    num_classes = check_splits(name, splits)
-    if entry.num_classes not in (None, num_classes):
-        raise UserError(f"{name}: its training labels are of {num_classes} classes; expected {entry.num_classes}.")
-    if entry.statistics:
-        mean, std = (np.asarray(values, np.float32) for values in entry.statistics)
-    else:
-        statistics = pixel_statistics if splits.train_images.dtype == np.uint8 else vector_statistics
-        mean, std = statistics(splits.train_images)
-    digest = fingerprint(splits.example_ids, splits.train_labels, splits.train_images)
-    return Dataset(name, *splits[:5], num_classes, mean, std, digest, splits.class_names)
+    dataset = assembled(name, entry.load(data_folder(data_dir)), entry.statistics)
+    if entry.num_classes not in (None, found := dataset.num_classes):
+        raise UserError(f"{name}: its training labels are of {found} classes; expected {entry.num_classes}.")
+    return dataset
 
 
 def load_dataset(name: str, data_dir: str | Path | None = None) -> Dataset:

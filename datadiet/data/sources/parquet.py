@@ -77,8 +77,15 @@ def count_parquet(path: str, data_dir: Path | None) -> int:
     return sum(_opened(f"parquet:{path}", file, pq.read_metadata).num_rows for file in train)
 
 
-def _columns(name: str, schema: pa.Schema) -> tuple[str, str]:
-    """Names of the image and of the label column."""
+def find_columns(name: str, schema: pa.Schema, classes: list[str], *, lists: bool = False) -> tuple[str, str]:
+    """Names of the image and of the label column.
+
+    Args:
+        classes: Columns of labels whose classes have names.
+        lists: Where no column has encoded images, one of lists of numbers is taken for them.
+    Raises:
+        UserError: there is not one of each.
+    """
 
     def is_image(kind: pa.DataType) -> bool:
         if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
@@ -86,7 +93,8 @@ def _columns(name: str, schema: pa.Schema) -> tuple[str, str]:
         return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
     images = [field.name for field in schema if is_image(field.type)]
-    classes = [field.name for field in schema if _class_names(schema, field.name)]
+    if lists and not images:
+        images = [field.name for field in schema if _is_list(field.type)]
     label = next((name for name in LABEL_NAMES if name in schema.names), classes[0] if len(classes) == 1 else None)
     if len(images) != 1 or label is None or not _is_label(schema.field(label).type):
         columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
@@ -95,6 +103,11 @@ def _columns(name: str, schema: pa.Schema) -> tuple[str, str]:
             f"called {' or '.join(LABEL_NAMES)}, of whole numbers, texts or truth values: rename or drop the others."
         )
     return images[0], label
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    kind = getattr(kind, "storage_type", kind)  # of an extension, as datasets makes one of arrays
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
 def _is_label(kind: pa.DataType) -> bool:
@@ -132,11 +145,11 @@ def _rows_of(name: str, image: str, label: str, file: Path) -> list[tuple[list[A
             check_size(f"{name}: {file}", taken, stored, small=SMALL)
             if table[label].null_count:
                 raise UserError(f"{name}: {table[label].null_count} rows without a label in {file}; drop these rows.")
-            found.append((table[image].to_pylist(), _plain(table[label])))
+            found.append((table[image].to_pylist(), plain_labels(table[label])))
     return found
 
 
-def _plain(column: pa.ChunkedArray) -> np.ndarray:
+def plain_labels(column: pa.ChunkedArray) -> np.ndarray:
     """Labels [N] as NumPy has them, texts as texts."""
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     values = column.cast(kind)
@@ -167,7 +180,7 @@ def _rows(name: str, files: list[Path]) -> tuple[list[bytes], list[str | None], 
     class_names: tuple[str, ...] = ()
     for file in files:
         schema = _opened(name, file, pq.read_schema)
-        image, label = _columns(name, schema)
+        image, label = find_columns(name, schema, [one for one in schema.names if _class_names(schema, one)])
         class_names = _class_names(schema, label)
         for cells, found in _opened(name, file, partial(_rows_of, name, image, label)):
             encoded += [cell["bytes"] if isinstance(cell, dict) else cell for cell in cells]
