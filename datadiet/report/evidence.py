@@ -17,7 +17,7 @@ from datadiet import commands
 from datadiet.config import ResolvedConfig
 from datadiet.data.batches import randomize_labels
 from datadiet.data.dataset import CHUNK, Dataset
-from datadiet.data.registry import load_dataset
+from datadiet.data.registry import dataset_of
 from datadiet.errors import UserError
 from datadiet.scores.checkpoint import training_score_names
 from datadiet.storage.answers import read_answers
@@ -212,7 +212,7 @@ class Study:
     @cached_property
     def _found(self) -> tuple[Dataset | None, str]:
         try:
-            dataset = load_dataset(self.config.dataset, self.config.data_dir)
+            dataset = dataset_of(self.config)
         except UserError as error:
             return None, str(error)
         if dataset.fingerprint != self.record.fingerprint:
