@@ -41,6 +41,8 @@ def validate(config: TrainConfig) -> None:
         raise refuse(
             "test_fraction", config.test_fraction, f"no such where test_split={config.test_split} names a test set"
         )
+    if config.labels is not None and config.random_label_fraction:
+        raise refuse("labels", config.labels, f"no such where random_label_fraction={config.random_label_fraction}")
     if config.num_steps is not None:
         early = min(config.early_step, config.num_steps)
         _check_number_of("save_steps", config.num_steps, config.save_steps, MAX_CHECKPOINTS, "checkpoints")

@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image, ImageOps
 
 from datadiet.data.dataset import CHUNK, Dataset, Splits, assembled
+from datadiet.data.reading import Reading
 from datadiet.data.sources.arrays import as_examples, as_labels
+from datadiet.data.sources.base import Obstacles
+from datadiet.data.sources.images import GREY, fitted, on_white, read_images, resize
 from datadiet.errors import UserError
 
 IMAGES = ("image", "images", "img", "pixel_values", "x", "input", "inputs", "data")
@@ -32,7 +36,7 @@ class Part(NamedTuple):
 
 def dataset_from(
     train: Any, test: Any, *, name: str = "objects", ids: Sequence[str] | None = None,
-    class_names: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None, image_size: int | str | None = None,
 ) -> Dataset:  # fmt: skip
     """A dataset of what a program has in memory, in its own order; the same ids and fingerprint as of the same arrays
     in an npz file.
@@ -45,16 +49,20 @@ def dataset_from(
         name: Of the data, for messages and records.
         ids: N names of the training examples; None: train_000000, …
         class_names: C names; None: of a feature or an attribute `classes`, where there is one.
+        image_size: As for `load_dataset`.
     Returns:
         Images uint8 [N, H, W, D] or vectors float32 [N, D]; labels int32 [N].
     Raises:
         UserError: something else, images of several sizes, normalised or random ones, labels of no clear meaning.
     """
-    parts = {which: _part(f"{name}, {which}", given) for which, given in (("train", train), ("test", test))}
+    reading = Reading.asked(image_size)
+    parts = {which: _part(f"{name}, {which}", given, reading) for which, given in (("train", train), ("test", test))}
     images, test_images = as_examples(name, {which: part.images for which, part in parts.items()})
     (labels, test_labels), found = as_labels(name, {which: part.labels for which, part in parts.items()})
     if images.ndim == test_images.ndim == 4 and {images.shape[3], test_images.shape[3]} == {1, 3}:
         images, test_images = (np.repeat(one, 3 // one.shape[3], axis=3) for one in (images, test_images))
+    if reading.shape:
+        images, test_images = (resize(name, one, reading) for one in (images, test_images))
     given_names = tuple(map(str, class_names or ())) or _names(name, parts)
     names = _class_names(name, given_names, found, 1 + int(labels.max(initial=-1)))
     example_ids = np.array([f"train_{i:06d}" for i in range(len(images))] if ids is None else [str(one) for one in ids])
@@ -83,7 +91,7 @@ def _class_names(name: str, given: tuple[str, ...], found: tuple[str, ...], coun
     return given
 
 
-def _part(what: str, given: Any) -> Part:
+def _part(what: str, given: Any, reading: Reading) -> Part:
     """Images and labels of one split.
 
     Raises:
@@ -94,12 +102,12 @@ def _part(what: str, given: Any) -> Part:
     if isinstance(given, tuple) and len(given) == 2:
         return Part(_array(f"{what}: images", given[0]), _array(f"{what}: labels", given[1]))
     if hasattr(given, "with_format") and hasattr(given, "features"):
-        return _of_hugging_face(what, given)
+        return _of_hugging_face(what, given, reading)
     if isinstance(given, Mapping):
         raise UserError(f"{what}: got splits or columns {', '.join(map(str, given))}; expected one split: {EXPECTED}.")
     if not (hasattr(given, "__getitem__") and hasattr(given, "__len__")):
         raise UserError(f"{what}: got {type(given).__name__}, which has no length or no items; expected {EXPECTED}.")
-    return _of_items(what, given)
+    return _of_items(what, given, reading)
 
 
 def _array(what: str, values: Any) -> np.ndarray:
@@ -116,9 +124,8 @@ def _array(what: str, values: Any) -> np.ndarray:
 # --- datasets.Dataset -------------------------------------------------------------------------
 
 
-def _of_hugging_face(what: str, given: Any) -> Part:
+def _of_hugging_face(what: str, given: Any, reading: Reading) -> Part:
     """Its stored cells, undecoded, by way of Arrow; as `parquet:` reads them."""
-    from datadiet.data.sources.images import read_images
     from datadiet.data.sources.parquet import find_columns, plain_labels
 
     if not hasattr(given, "__len__"):
@@ -139,8 +146,10 @@ def _of_hugging_face(what: str, given: Any) -> Part:
     if not all(isinstance(cell, bytes | dict) for cell in cells):
         return Part(_array(f"{what}: {image}", cells), found, names[label])
     encoded = [_cell(what, i, cell) for i, cell in enumerate(cells)]
-    images = read_images([f"{what} row {i}" for i in range(len(encoded))], encoded.__getitem__)
-    return Part(images, found, names[label])
+    obstacles = Obstacles(what)
+    images = read_images(obstacles, [f"row {i}" for i in range(len(encoded))], encoded.__getitem__, reading)
+    obstacles.check()
+    return Part(images.pixels, found, names[label])
 
 
 def _cell(what: str, row: int, cell: Any) -> bytes | Path:
@@ -154,14 +163,14 @@ def _cell(what: str, row: int, cell: Any) -> bytes | Path:
 # --- sequences of items -----------------------------------------------------------------------
 
 
-def _of_items(what: str, given: Any) -> Part:
+def _of_items(what: str, given: Any, reading: Reading) -> Part:
     count = len(given)
     if not count:
         raise UserError(f"{what}: it is empty; expected examples.")
-    pairs = [_pair(what, i, given[i]) for i in range(count)]
+    pairs = [_pair(what, i, given[i], reading) for i in range(count)]
     images = [image for image, _ in pairs]
     for i in sorted({0, count // 2, count - 1}):
-        if not np.array_equal(images[i], _pair(what, i, given[i])[0]):
+        if not np.array_equal(images[i], _pair(what, i, given[i], reading)[0]):
             raise UserError(
                 f"{what}: item {i} is another image at every look; expected one without random transforms: they are "
                 "done while training (augment=true)."
@@ -171,12 +180,14 @@ def _of_items(what: str, given: Any) -> Part:
     sizes = {image.shape: i for i, image in reversed(list(enumerate(images)))}
     if len(sizes) > 1:
         told = ", ".join(f"{list(shape)} (the first: item {i})" for shape, i in sorted(sizes.items())[:8])
-        raise UserError(f"{what}: images of {len(sizes)} shapes, {told}; expected one: give a transform that resizes.")
+        raise UserError(
+            f"{what}: images of {len(sizes)} shapes, {told}; expected one: give image_size=N, or a transform."
+        )
     labels = _array(f"{what}: labels", [label.tolist() for _, label in pairs])
     return Part(np.stack(images), labels, _classes_of(given))
 
 
-def _pair(what: str, i: int, item: Any) -> tuple[np.ndarray, np.ndarray]:
+def _pair(what: str, i: int, item: Any, reading: Reading) -> tuple[np.ndarray, np.ndarray]:
     """Image and label of an item."""
     if isinstance(item, Mapping):
         keys = [next((name for name in known if name in item), None) for known in (IMAGES, LABELS)]
@@ -188,18 +199,14 @@ def _pair(what: str, i: int, item: Any) -> tuple[np.ndarray, np.ndarray]:
         got += f" with {', '.join(map(str, item))}" if isinstance(item, Mapping) else ""
         raise UserError(f"{what}: item {i} is {got}; expected (image, label), or a dictionary with image and label.")
     image, label = found
-    whole = _pixels(image) if hasattr(image, "getbands") else _array(f"{what}: item {i}", image)
+    whole = _pixels(image, reading) if hasattr(image, "getbands") else _array(f"{what}: item {i}", image)
     return whole, _array(f"{what}: label {i}", label)
 
 
-def _pixels(image: Any) -> np.ndarray:
+def _pixels(image: Image.Image, reading: Reading) -> np.ndarray:
     """A PIL image, upright and on white; [H, W] where it is grey, else [H, W, 3]."""
-    from PIL import ImageOps
-
-    from datadiet.data.sources.images import GREY, on_white
-
     shown, _ = on_white(ImageOps.exif_transpose(image))
-    return np.asarray(shown.convert("L" if shown.mode in GREY else "RGB"))
+    return np.asarray(fitted(shown.convert("L" if shown.mode in GREY else "RGB"), reading))
 
 
 def _classes_of(given: Any) -> tuple[str, ...]:

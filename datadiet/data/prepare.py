@@ -18,8 +18,9 @@ from datadiet import commands
 from datadiet.data.dataset import Dataset
 from datadiet.data.download import ARCHIVES, Archive, by_hand, obtain, place, reachable
 from datadiet.data.registry import data_folder, find_source, load_dataset
-from datadiet.data.sources import cinic10, embedded, tfds_folder
+from datadiet.data.sources import cifar, cinic10, embedded, tfds_folder
 from datadiet.data.sources.base import prepare_command
+from datadiet.data.sources.published import CIFAR_PICKLES
 from datadiet.errors import UserError
 
 LEFTOVER_SECONDS = 3600.0
@@ -148,7 +149,8 @@ def _prepare_tfds(tfds_name: str, name: str, data_dir: Path | None, given: Path 
     root = tfds_folder.root(data_dir)
     with _locked(root, tfds_name):
         _remove_leftovers(root / tfds_name)
-        if not _exists(tfds_folder.find, tfds_name, name, data_dir):
+        look = (cifar.find, name) if name in CIFAR_PICKLES else (tfds_folder.find, tfds_name, name)
+        if not _exists(*look, data_dir):
             _run_builder(tfds_name, name, data_dir, given, may_download)
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from datadiet.data import cache
 from datadiet.data.dataset import Dataset, Splits, Statistics, assembled
+from datadiet.data.labels import given_labels
 from datadiet.data.reading import AS_IT_IS, Reading, Remark
 from datadiet.errors import UserError
 from datadiet.train_config import TrainConfig
@@ -38,19 +39,24 @@ def lazily(module: str, function: str, *first: str) -> Callable[..., Any]:
     return call
 
 
-def _tfds(statistics: Any, num_classes: int | None, tfds_name: str, name: str) -> Source:
+def _tfds(tfds_name: str) -> Source:
     load_, count, files = (
-        lazily("tfds_folder", function, tfds_name, name)
+        lazily("tfds_folder", function, tfds_name, f"tfds/{tfds_name}")
         for function in ("load_prepared", "count_prepared", "prepared_files")
     )
-    return Source(load_, num_classes, count, statistics, files)
+    return Source(load_, None, count, None, files)
 
 
-def _own(kind: str, module: str, path: str) -> Source:
+def _cifar(num_classes: int, name: str) -> Source:
+    load_, count, files = (lazily("cifar", function, name) for function in ("load", "count", "files"))
+    return Source(load_, num_classes, count, CIFAR_STATISTICS, files)
+
+
+def _own(kind: str, module: str, path: str, *, reads: bool = False) -> Source:
     load_, count, files = (
         lazily(module, function, path) for function in (f"load_{kind}", f"count_{kind}", f"{kind}_files")
     )
-    return Source(load_, None, count, None, files)
+    return Source(load_, None, count, None, files, reads)
 
 
 # Means and standard deviations as in the original, which takes CIFAR-10's for CIFAR-100 too.
@@ -66,8 +72,8 @@ DATASETS: dict[str, Source] = {
         lazily("embedded", "load_fashion_mnist"), 10, lazily("embedded", "count_fashion_mnist"),
         None, lazily("embedded", "fashion_mnist_files"),
     ),
-    "cifar10": _tfds(CIFAR_STATISTICS, 10, "cifar10", "cifar10"),
-    "cifar100": _tfds(CIFAR_STATISTICS, 100, "cifar100", "cifar100"),
+    "cifar10": _cifar(10, "cifar10"),
+    "cifar100": _cifar(100, "cifar100"),
     "cinic10": Source(
         lazily("cinic10", "load"), 10, lazily("cinic10", "count"), CINIC_STATISTICS, lazily("cinic10", "files")
     ),
@@ -76,10 +82,12 @@ DATASETS: dict[str, Source] = {
 
 # What may stand before a name or a path of the user's own.
 PREFIXES: dict[str, Callable[[str], Source]] = {
-    "tfds/": lambda name: _tfds(None, None, name, f"tfds/{name}"),
+    "tfds/": _tfds,
     "folder:": partial(_own, "folder", "own"),
     "npz:": partial(_own, "npz", "own"),
     "parquet:": partial(_own, "parquet", "parquet"),
+    "csv:": partial(_own, "csv", "csv_file", reads=True),
+    "idx:": partial(_own, "idx", "idx", reads=True),
 }
 
 
@@ -127,6 +135,7 @@ def count_of(config: TrainConfig) -> int:
 
 
 def _count(name: str, data_dir: str | Path | None, reading: Reading) -> int:
+    reading = replace(reading, labels=None)  # which there are as many of
     if reading.given():
         return _load(name, data_dir, reading).num_examples
     entry = find_source(name)
@@ -160,8 +169,6 @@ def _read(name: str, entry: Source, data_dir: str | Path | None, reading: Readin
         raise UserError(f"{name}: test_fraction={reading.test_fraction}, but it has a test set of its own.")
     if not entry.reads and reading.test_split not in (None, "test"):
         raise UserError(f"{name}: test_split={reading.test_split}; it has the splits train and test.")
-    if reading.labels is not None:
-        raise UserError(f"{name}: labels={reading.labels}: labels of one's own are not read yet.")
     splits = entry.load(*_asked(entry, data_dir, reading))
     return _resized(name, splits, reading) if reading.shape else splits
 
@@ -207,18 +214,20 @@ def load_dataset(
         test_fraction: Fraction of each class that is the test set, where there is none, in 0..1, both excluded. By a
             hash of the examples' ids: more examples do not move the others.
         test_split: Which of the splits there are is the test set; None: test, else a labelled validation set.
-        labels: csv file (example_id,label) to train on instead of the data's own labels.
+        labels: csv file (example_id,label): the training labels are these instead of the data's own. The fingerprint
+            stays, the test labels too.
         skip_bad: Leave out images that cannot be read.
     Raises:
         UserError: unknown name, missing or damaged files (with the command that repairs it),
             or data that cannot be learned from, with all that stands in the way.
     """
     options = {"test_fraction": test_fraction, "test_split": test_split, "labels": labels, "skip_bad": skip_bad}
-    return _telling(_load(name, data_dir, Reading.asked(image_size, **options)))
+    dataset = _telling(_load(name, data_dir, Reading.asked(image_size, **options)))
+    return dataset if labels is None else replace(dataset, train_labels=given_labels(labels, dataset))
 
 
 def dataset_of(config: TrainConfig) -> Dataset:
-    """The dataset that a config names, read as it says; see `load_dataset`."""
+    """The dataset that a config names, read as it says, with its own labels; see `load_dataset`."""
     return _telling(_load(config.dataset, config.data_dir, Reading.of(config)))
 
 
@@ -229,7 +238,8 @@ def _telling(dataset: Dataset) -> Dataset:
 
 
 def _load(name: str, data_dir: str | Path | None, reading: Reading) -> Dataset:
-    entry = find_source(name)
+    """With the labels of its own."""
+    entry, reading = find_source(name), replace(reading, labels=None)
     if entry.files is None:
         return build_dataset(name, data_dir, reading)
     files = partial(entry.files, *_asked(entry, data_dir, reading))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
+from hashlib import sha256
 from pathlib import Path
 
 from datadiet import config as options
 from datadiet.config import TrainConfig
-from datadiet.data.batches import randomize_labels
 from datadiet.data.registry import count_of, dataset_of
 from datadiet.runs.context import Context
 from datadiet.runs.inputs import ScoreChoice, choose, find_sources, resolve_config, scored_by
+from datadiet.runs.labels import labels_for
 from datadiet.runs.score import check_replaceable
 from datadiet.selectors.options import FEATURE_FIELDS, option_names
 from datadiet.storage.manifests import write_manifest
@@ -20,7 +21,7 @@ from datadiet.training.device import check_device
 
 RECORDED = (  # beside the options of selectors
     "selector", "size", "scores", *FEATURE_FIELDS, "random_subset_seed", "random_label_fraction", "random_label_seed",
-    "run",
+    "labels", "run",
 )  # fmt: skip
 
 
@@ -46,9 +47,11 @@ def select_run(config: TrainConfig, exp: str, context: Context, choice: ScoreCho
     context.tracker.check()
     dataset = dataset_of(config)
     recorded = {name: value for name, value in options.as_dict(config).items() if name in {*RECORDED, *option_names()}}
+    labels = labels_for(config, dataset).labels
+    if config.labels is not None:
+        recorded["labels_sha256"] = sha256(labels.tobytes()).hexdigest()
     facts = {**recorded, "fingerprint": dataset.fingerprint}
     check_replaceable(path, facts, context.output.overwrite, KeptRecord.read)
-    labels, _ = randomize_labels(dataset.train_labels, config.random_label_fraction, config.random_label_seed)
     start = time.perf_counter()
     kept, values, score_type = choose(config, dataset, labels, context.reporter.say)
     seconds = time.perf_counter() - start

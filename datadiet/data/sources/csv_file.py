@@ -5,21 +5,24 @@ from __future__ import annotations
 import os
 import re
 import stat
-import unicodedata
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 
 from datadiet.data.dataset import Splits
+from datadiet.data.reading import Reading, remark
 from datadiet.data.sources.arrays import as_labels
+from datadiet.data.sources.base import Obstacles
 from datadiet.data.sources.delimited import Table, candidates, named, plain, read_table, windows
-from datadiet.data.sources.own import TEST_FOLDERS, TRAIN_FOLDERS, resolve_path
+from datadiet.data.sources.own import resolve_path
+from datadiet.data.sources.splits import TEST, TRAIN, choose, divide, spelled_alike
+from datadiet.data.sources.splits import named as split_names
 from datadiet.errors import UserError
-from datadiet.printable import visible
+from datadiet.printable import original, visible
 
 LABELS = (
     "label", "labels", "class", "classes", "classname", "classlabel", "labelname", "classid", "labelid", "category",
@@ -34,6 +37,8 @@ ROLES = {
     "split": ("split", "set", "subset", "partition", "dataset"),
     "kept": ("kept",),
 }  # fmt: skip
+ALL = "all rows"
+USUAL = "train, and test or val"
 _ANSWERS = {"true": True, "1": True, "": True, "false": False, "0": False}  # in a column `kept`
 _WHOLE = re.compile(r"-?(0|[1-9]\d*)(\.0*)?")
 
@@ -41,33 +46,30 @@ _WHOLE = re.compile(r"-?(0|[1-9]\d*)(\.0*)?")
 class Listing(NamedTuple):
     """What a csv file lists, in its order."""
 
+    folder: str  # that paths are taken from
     ids: list[str]  # paths from the file's folder on, with '/'
     files: list[str]
     labels: list[str]  # '' where there is none
-    names: dict[str, str]  # of classes by label, where another column tells them
-    splits: list[str]  # as they are written there; [] without such a column
+    names: dict[str, str]  # of classes by their number, where another column tells them
+    splits: list[str]  # in lower case; [] without such a column
+    lines: list[int]  # of the file, from 1
 
 
-def read_listing(path: str, data_dir: Path | None) -> Listing:
+def read_listing(obstacles: Obstacles, path: str, data_dir: Path | None) -> Listing:
     """All rows of a csv file.
 
     Raises:
-        UserError: it is no such file; or it names every kind of obstacle at once.
+        UserError: it cannot be read as one, or a column is missing.
     """
     name, file = f"csv:{path}", resolve_path(path, data_dir)
     table = _kept(name, read_table(name, file, ROLES, ("path", "label")))
-    obstacles: list[str] = []
-    cells = _column(table, "path", obstacles)
-    labels, names = _labels(name, table, obstacles)
-    splits = [windows(split.strip()) for split in _column(table, "split", obstacles)]
-    found = [_find(str(file.parent), cell) for cell in cells]
-    listing = Listing([visible(one) for one, _ in found], [path for _, path in found], labels, names, splits)
-    obstacles += _gaps(table, cells, listing) + _absent(cells, listing) + _repeated(listing)
+    labels, names = _labels(obstacles, table)
+    splits = [windows(split.strip().lower()) for split in _column(obstacles, table, "split")]
+    found = [_find(str(file.parent), cell) for cell in _column(obstacles, table, "path")]
     if not table.rows:
-        obstacles.append("it has no rows below its header")
-    if obstacles:
-        raise UserError("\n- ".join([f"{name}: {file} cannot be used as it is:", *obstacles]))
-    return listing
+        obstacles.add(f"{file} has no rows below its header")
+    ids, files = [visible(one) for one, _ in found], [path for _, path in found]
+    return Listing(str(file.parent), ids, files, labels, names, splits, table.lines)
 
 
 # --- columns ----------------------------------------------------------------------------------
@@ -83,35 +85,38 @@ def _kept(name: str, table: Table) -> Table:
         line, cell = table.lines[answers.index(None)], table.column(column)[answers.index(None)]
         raise UserError(f"{name}: kept={cell!r} in line {line}; expected true, false, 1 or 0.")
     if out := answers.count(False):
-        warnings.warn(f"{name}: {out} rows that are not kept are left out.", stacklevel=3)
+        remark(f"{name}: {out} rows that are not kept are left out.")
     pairs = [pair for pair, kept in zip(zip(table.rows, table.lines), answers) if kept]
     return Table(table.header, [row for row, _ in pairs], [line for _, line in pairs])
 
 
-def _column(table: Table, role: str, obstacles: list[str]) -> list[str]:
+def _column(obstacles: Obstacles, table: Table, role: str) -> list[str]:
     """Cells of the column that a role has; [] where there is none."""
     found = candidates(table.header, ROLES[role])
     if len(found) > 1:
-        obstacles.append(f"{' and '.join(found)} may each be the {role}: expected one of them, or one called {role}")
+        obstacles.add(f"{' and '.join(found)} may each be the {role}; expected one of them, or one called {role}")
     return table.column(found[0]) if found else []
 
 
-def _labels(name: str, table: Table, obstacles: list[str]) -> tuple[list[str], dict[str, str]]:
+def _labels(obstacles: Obstacles, table: Table) -> tuple[list[str], dict[str, str]]:
     """Labels, and names of classes by label. Columns that tell the same classes are one: numbers, and their names."""
-    columns = {one: [windows(cell.strip()) for cell in table.column(one)] for one in table.header if plain(one) in LABELS}
+    columns = {
+        one: [windows(cell.strip()) for cell in table.column(one)] for one in table.header if plain(one) in LABELS
+    }
     first = next((one for one in columns if plain(one) == LABELS[0]), next(iter(columns)))
     others = [one for one in columns if one != first]
     same = [one for one in others if _same_classes(columns[first], columns[one])]
     unlike = [one for one in others if one not in same]
     if unlike and plain(first) != LABELS[0]:
-        obstacles.append(f"{' and '.join([first, *unlike])} may each be the label: expected one of them, or one called "
-                         "label")  # fmt: skip
+        obstacles.add(f"{named([first, *unlike])} may each be the label; expected one of them, or one called label")
     elif unlike:
-        warnings.warn(f"{name}: {first} is the label; {named(unlike)} is not used.", stacklevel=3)
-    numbers = [one for one in (first, *same) if all(map(_WHOLE.fullmatch, columns[one]))]
+        remark(f"{obstacles.name}: {first} is the label; {named(unlike)} is not used.")
+    numbers = [one for one in (first, *same) if all(map(_WHOLE.fullmatch, filter(None, columns[one])))]
     texts = [one for one in (first, *same) if one not in numbers]
     if numbers and texts:
-        return columns[numbers[0]], dict(zip(columns[numbers[0]], columns[texts[0]]))
+        pairs = [pair for pair in zip(columns[numbers[0]], columns[texts[0]]) if all(pair)]
+        found = _values([number for number, _ in pairs])
+        return columns[numbers[0]], {str(number): text for number, (_, text) in zip(found.tolist(), pairs)}
     return columns[first], {}
 
 
@@ -125,112 +130,134 @@ def _same_classes(one: Sequence[str], other: Sequence[str]) -> bool:
 def _find(folder: str, cell: str) -> tuple[str, str]:
     """The path of an image from the folder of the csv file on, and its file; there or not.
 
-    A path may be written on Windows, in another form of Unicode or in another encoding than the names of the files.
+    A path may be written on Windows, in another form of Unicode or in another encoding than the names of the files, or
+    as our own tables write it.
     """
-    text = windows(cell)
-    forms = [text, *([unicodedata.normalize(form, text) for form in ("NFC", "NFD")] if not text.isascii() else [])]
-    tries = dict.fromkeys([cell, cell.strip(), *forms, *(one.replace("\\", "/") for one in forms)])
-    for path in tries if cell.strip() else ():
+    text = windows(cell.strip())
+    forms = [text, *([normalize(form, text) for form in ("NFC", "NFD")] if not text.isascii() else [])]
+    tries = dict.fromkeys([cell, cell.strip(), original(text), *forms, *(one.replace("\\", "/") for one in forms)])
+    for path in tries if text else ():
         file = os.path.normpath(os.path.join(folder, path))
         if os.path.exists(file):
             return file.removeprefix(f"{folder.rstrip('/')}/"), file
     return text, os.path.join(folder, text)
 
 
-def _gaps(table: Table, cells: list[str], listing: Listing) -> list[str]:
-    """Rows without a path, or without a label where others of their split have one."""
-    splits = listing.splits or [""] * len(cells)
-    labelled = {split for split, label in zip(splits, listing.labels) if label}
-    gaps = {
-        "path": [line for line, cell in zip(table.lines, cells) if not cell.strip()],
-        "label": [
-            line for line, label, split in zip(table.lines, listing.labels, splits)
-            if not label and (split in labelled or not listing.splits)
-        ],
-        "split": [line for line, split in zip(table.lines, splits) if not split and listing.splits],
-    }  # fmt: skip
-    return [f"{len(at)} rows without a {what}, in lines {named(list(map(str, at)))}" for what, at in gaps.items() if at]
+def _check_rows(obstacles: Obstacles, listing: Listing, rows: list[int]) -> list[int]:
+    """Those of some rows whose images can be read; of the others it is told why not."""
+    for what, cells in (("path", listing.ids), ("label", listing.labels)):
+        if lines := [str(listing.lines[i]) for i in rows if not cells[i]]:
+            obstacles.add(f"{len(lines)} rows without a {what}, in lines {named(lines)}")
+    _check_repeated(obstacles, listing, rows)
+    states = {i: _state(listing.files[i]) for i in rows if listing.ids[i]}
+    for state, what in (("absent", "files are not there"), ("odd", "paths are no regular files")):
+        if found := [listing.ids[i] for i, one in states.items() if one == state]:
+            where = f"paths are taken from {listing.folder}"
+            obstacles.add(f"{len(found)} of {len(rows)} {what}: {named(found)} ({where})")
+    return [i for i, state in states.items() if state == "file"]
 
 
-def _absent(cells: list[str], listing: Listing) -> list[str]:
-    absent, odd = [], []
-    for cell, file in zip(cells, listing.files):
-        try:
-            regular = stat.S_ISREG(os.stat(file).st_mode)
-        except (OSError, ValueError):
-            absent += [cell] if cell.strip() else []
+def _state(file: str) -> str:
+    try:
+        return "file" if stat.S_ISREG(os.stat(file).st_mode) else "odd"
+    except (OSError, ValueError):
+        return "absent"
+
+
+def _check_repeated(obstacles: Obstacles, listing: Listing, rows: list[int]) -> None:
+    """Images that are listed several times: with several labels, in several splits, or just so."""
+    times = Counter(listing.files[i] for i in rows if listing.ids[i])
+    told: dict[str, list[int]] = {}
+    for i in rows:
+        if times[listing.files[i]] > 1:
+            told.setdefault(listing.files[i], []).append(i)
+    several, mixed, twice = [], [], []
+    for at in told.values():
+        labels = sorted({listing.labels[i] for i in at})
+        splits = {listing.splits[i] for i in at} if listing.splits else {""}
+        if len(labels) > 1:
+            several.append(f"{listing.ids[at[0]]} ({', '.join(labels)})")
         else:
-            odd += [] if regular or not cell.strip() else [cell]
-    told = f"paths are taken from its folder, {os.path.dirname(listing.files[0])}" if listing.files and absent else ""
-    kinds = ((absent, "files are not there"), (odd, "paths are no regular files"))
-    return [
-        f"{len(found)} of {len(cells)} {what}: {named(found)}{f' ({told})' if found is absent else ''}"
-        for found, what in kinds if found
-    ]  # fmt: skip
-
-
-def _repeated(listing: Listing) -> list[str]:
-    """Files that are listed several times: with several labels, in several splits, or just so."""
-    again = {file for file, times in Counter(listing.files).items() if times > 1}
-    told: dict[str, set[tuple[str, str]]] = {}
-    shown: dict[str, str] = {}
-    splits = listing.splits or [""] * len(listing.files)
-    for one, file, label, split in zip(listing.ids, listing.files, listing.labels, splits):
-        if file in again and one:
-            told.setdefault(file, set()).add((label, split))
-            shown[file] = one
-    labels = {file: sorted({label for label, _ in pairs}) for file, pairs in told.items()}
-    several = [f"{shown[file]} ({', '.join(found)})" for file, found in labels.items() if len(found) > 1]
-    mixed = [shown[file] for file, pairs in told.items() if len(labels[file]) == 1 and len(pairs) > 1]
-    twice = [shown[file] for file, pairs in told.items() if len(pairs) == 1]
+            (mixed if len(splits) > 1 else twice).append(listing.ids[at[0]])
     kinds = ((several, "have several labels"), (mixed, "are in several splits"), (twice, "are listed several times"))
-    return [f"{len(found)} images {what}: {named(found)}; expected one row each" for found, what in kinds if found]
+    for found, what in kinds:
+        if found:
+            obstacles.add(f"{len(found)} images {what}: {named(found)}; expected one row for each")
 
 
 # --- csv:PATH ---------------------------------------------------------------------------------
 
 
-def _split_rows(path: str, listing: Listing) -> tuple[list[int], list[int]]:
-    """Rows of the training and of the test set."""
-    name, words = f"csv:{path}", [split.lower() for split in listing.splits]
-    labelled = {word for word, label in zip(words, listing.labels) if label}
-    train = next((word for word in TRAIN_FOLDERS if word in labelled), None)
-    tests = [word for word in TEST_FOLDERS if word in labelled]
-    if train is None or not tests:
-        raise UserError(f"{name}: splits {named(sorted(set(words)))}")
-    rows = {split: [i for i, word in enumerate(words) if word == split] for split in (train, tests[0])}
-    return rows[train], rows[tests[0]]
+def _split_rows(obstacles: Obstacles, listing: Listing, reading: Reading) -> tuple[list[int], list[int]]:
+    """Rows of the training and of the test set; none of the latter, where a fraction of the former is it."""
+    everything = [*range(len(listing.files))]
+    if not listing.splits:
+        choose(obstacles, {ALL: True}, reading, f"expected a column split ({USUAL})", train=ALL)
+        return everything, []
+    labelled = {split for split, label in zip(listing.splits, listing.labels) if label}
+    there = {split: split in labelled for split in dict.fromkeys(listing.splits) if split}
+    if gaps := [str(listing.lines[i]) for i in everything if not listing.splits[i]]:
+        obstacles.add(f"{len(gaps)} rows without a split, in lines {named(gaps)}")
+    train, test = choose(obstacles, there, reading, f"expected rows of split {USUAL}")
+    if train is None and not split_names(there, TRAIN):
+        obstacles.add(f"no rows of split train; got {named(list(there))}")
+    unused = [split for split in there if split not in (train, test) and not split_names([split], TEST)]
+    if train and unused:
+        remark(f"{obstacles.name}: rows of split {named(unused)} are not used.")
+    return [i for i in everything if listing.splits[i] == train], [i for i in everything if listing.splits[i] == test]
 
 
-def csv_files(path: str, data_dir: Path | None) -> list[str | Path]:
-    """The csv file and every image that it lists."""
-    return [resolve_path(path, data_dir), *read_listing(path, data_dir).files]
+def csv_files(path: str, data_dir: Path | None, reading: Reading) -> list[str | Path]:
+    """The csv file and every image that it lists, those that there are."""
+    listing = read_listing(Obstacles(f"csv:{path}"), path, data_dir)
+    return [resolve_path(path, data_dir), *(file for file in listing.files if _state(file) == "file")]
 
 
-def count_csv(path: str, data_dir: Path | None) -> int:
+def count_csv(path: str, data_dir: Path | None, reading: Reading) -> int:
     """N, from the rows."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what there is to say is said when they are loaded
-        return len(_split_rows(path, read_listing(path, data_dir))[0])
+    obstacles = Obstacles(f"csv:{path}")
+    rows = _split_rows(obstacles, read_listing(obstacles, path, data_dir), reading)[0]
+    obstacles.check()
+    return len(rows)
 
 
-def load_csv(path: str, data_dir: Path | None) -> Splits:
+def load_csv(path: str, data_dir: Path | None, reading: Reading) -> Splits:
     """Images that a csv file lists, in its order; ids are their paths.
 
     Raises:
-        UserError: see `read_listing`; no test split, an unreadable image, images of different sizes.
+        UserError: it names all that stands in the way at once.
     """
     from datadiet.data.sources.images import read_images
 
-    listing = read_listing(path, data_dir)
-    train, test = _split_rows(path, listing)
-    rows, n = train + test, len(train)
-    files = [listing.files[i] for i in rows]
-    labels = _values([listing.labels[i] for i in rows])
-    (train_labels, test_labels), found = as_labels(f"csv:{path}", {"train": labels[:n], "test": labels[n:]})
-    images = read_images(files, lambda i: Path(files[i]))
-    ids = np.array([listing.ids[i] for i in train])
-    return Splits(images[:n], train_labels, images[n:], test_labels, ids, found)
+    obstacles = Obstacles(f"csv:{path}")
+    listing = read_listing(obstacles, path, data_dir)
+    train, test = _split_rows(obstacles, listing, reading)
+    rows = _check_rows(obstacles, listing, train + test)
+    images = read_images(obstacles, [listing.files[i] for i in rows], lambda i: Path(listing.files[rows[i]]), reading)
+    obstacles.check()
+    rows = [rows[i] for i in images.good]
+    ids, labels = np.array([listing.ids[i] for i in rows]), _values([listing.labels[i] for i in rows])
+    if labels.dtype.kind == "U":
+        alike = spelled_alike(obstacles.name, labels.tolist(), ())
+        labels = np.array([alike[label] for label in labels.tolist()], dtype=str)
+    tested = np.isin(rows, test)
+    if not test:
+        assert reading.test_fraction is not None  # else there is an obstacle
+        tested = divide(obstacles.name, ids, labels, reading.test_fraction)
+    given = {"train": labels[~tested], "test": labels[tested]}
+    (train_labels, test_labels), found = as_labels(obstacles.name, given)
+    return Splits(
+        images.pixels[~tested], train_labels, images.pixels[tested], test_labels, ids[~tested],
+        _class_names(listing, found, train_labels), ids[tested], images.skipped,
+    )  # fmt: skip
+
+
+def _class_names(listing: Listing, found: tuple[str, ...], labels: np.ndarray) -> tuple[str, ...]:
+    """Names by number, where another column tells them."""
+    numbers = found or tuple(map(str, range(1 + int(labels.max(initial=-1)))))
+    if not all(number in listing.names for number in numbers):
+        return tuple(map(visible, found))
+    return tuple(visible(listing.names[number]) for number in numbers)
 
 
 def _values(labels: list[str]) -> np.ndarray:

@@ -7,11 +7,11 @@ import csv
 import io
 import os
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from datadiet.data.reading import remark
 from datadiet.errors import UserError
 from datadiet.intake import read_bytes
 from datadiet.printable import printable
@@ -99,7 +99,7 @@ def _decoded(name: str, path: Path, content: bytes) -> str:
     try:
         return content.decode()
     except UnicodeDecodeError:
-        warnings.warn(f"{name}: {path} is not UTF-8; it is read as Windows-1252.", stacklevel=3)
+        remark(f"{name}: {path} is not UTF-8; it is read as Windows-1252.")
         return content.decode(errors="surrogateescape")
 
 
@@ -117,7 +117,7 @@ def _letter(byte: bytes) -> str:
         return byte.decode("latin-1")
 
 
-def _reader(text: str, delimiter: str):  # noqa: ANN202 - the type of csv's reader has no name
+def _reader(text: str, delimiter: str):
     return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
 
 

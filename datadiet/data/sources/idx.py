@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from datadiet.data.dataset import Splits
+from datadiet.data.reading import Reading
 from datadiet.data.sources.arrays import as_labels
+from datadiet.data.sources.base import Obstacles
 from datadiet.data.sources.embedded import idx_shape, read_idx
 from datadiet.data.sources.own import resolve_path
+from datadiet.data.sources.splits import choose, divide
 from datadiet.data.sources.walk import walk
 from datadiet.errors import UserError
 from datadiet.intake import read_text
@@ -47,7 +52,8 @@ def find(path: str, data_dir: Path | None) -> Found:
         folder, prefix = folder.parent, folder.name
     if not folder.is_dir():
         raise UserError(f"idx:{path}: no folder {folder}; expected one with {USUAL}, each plain or .gz.")
-    there = [one for one in _all(path, folder) if not prefix or one.prefix.lower() == prefix.lower()]
+    files = sorted(os.listdir(folder)) if prefix else walk(f"idx:{path}", folder)[0]
+    there = [one for one in _all(path, folder, files) if one.prefix.lower() == (prefix or one.prefix).lower()]
     there = [one for one in there if one.folder == folder] or there
     if len(there) == 1:
         return there[0]
@@ -59,36 +65,37 @@ def find(path: str, data_dir: Path | None) -> Found:
     raise UserError(f"idx:{path}: no idx files in {folder}; expected {wanted}, each plain or .gz; got {got}.")
 
 
-def _all(path: str, folder: Path) -> list[Found]:
-    """Every data set below a folder; a plain file counts before the packed one beside it."""
+def _all(path: str, folder: Path, files: Sequence[str]) -> list[Found]:
+    """Every data set among files below a folder; a plain file counts before the packed one beside it."""
     found: dict[tuple[Path, str], Found] = {}
-    for file in sorted(walk(f"idx:{path}", folder)[0], key=lambda file: (file.endswith(".gz"), file)):
+    for file in sorted(files, key=lambda file: (file.endswith(".gz"), file)):
         whole = folder / file
         if match := _FILE.fullmatch(whole.name):
             prefix, split, what = match[1], match[2].lower(), match[3].lower()
             one = found.setdefault((whole.parent, prefix), Found(whole.parent, prefix, {}))
-            taken = one.files.setdefault(("train" if split == "train" else "test", what), whole)
+            taken = one.files.setdefault(("test" if split == "t10k" else split, what), whole)
             if taken.name.removesuffix(".gz") != whole.name.removesuffix(".gz"):
                 raise UserError(f"idx:{path}: {taken} and {whole} may both be meant; expected one of them.")
     return sorted(found.values(), key=lambda one: (one.folder, one.prefix))
 
 
-def _four(path: str, data_dir: Path | None) -> list[Path]:
-    """Training images and labels, test images and labels."""
-    found = find(path, data_dir)
-    keys = [(split, what) for split in ("train", "test") for what in ("images", "labels")]
-    if missing := [" ".join(key) for key in keys if key not in found.files]:
-        have = ", ".join(sorted(file.name for file in found.files.values()))
-        raise UserError(
-            f"idx:{path}: {found.folder} has {have}, but no {' and no '.join(missing)}; expected {USUAL} (or "
-            "NAME-train-images-idx3-ubyte, NAME-test-images-idx3-ubyte, …), each plain or .gz."
-        )
-    return [found.files[key] for key in keys]
+def _of_splits(obstacles: Obstacles, path: str, found: Found, reading: Reading) -> tuple[list[Path], list[Path]]:
+    """Images and labels of the training and of the test set; none of the latter, where a fraction of the former is."""
+    there = dict.fromkeys(split for split, what in found.files if what == "images")
+    labelled = {split: (split, "labels") in found.files for split in there}
+    have = ", ".join(sorted(file.name for file in found.files.values()))
+    expected = f"expected {USUAL} (or NAME-train-images-idx3-ubyte, NAME-test-images-idx3-ubyte, …), each plain or .gz"
+    if missing := [one for one in ("images", "labels") if ("train", one) not in found.files]:
+        obstacles.add(f"{found.folder} has {have}, but no train {' and no train '.join(missing)}; {expected}")
+    test = choose(obstacles, labelled, reading, f"{expected}; {found.folder} has {have}")[1]
+    obstacles.check()
+    train, tested = ([found.files[split, what] for what in ("images", "labels")] if split else []
+                     for split in ("train", test))  # fmt: skip
+    return train, tested
 
 
-def _mapping_file(path: str, data_dir: Path | None) -> Path | None:
+def _mapping_file(found: Found) -> Path | None:
     """EMNIST's table of labels and characters, where there is one."""
-    found = find(path, data_dir)
     file = found.folder / f"{found.prefix}-mapping.txt"
     return file if found.prefix and file.is_file() else None
 
@@ -102,36 +109,59 @@ def _characters(name: str, file: Path) -> dict[int, str]:
         raise UserError(f"{name}: {file} cannot be read as labels and their characters ({error}).") from error
 
 
-def idx_files(path: str, data_dir: Path | None) -> list[Path]:
-    """The four files: training images, training labels, test images, test labels; and EMNIST's table of characters."""
-    mapping = _mapping_file(path, data_dir)
-    return [*_four(path, data_dir), *([mapping] if mapping else [])]
+def idx_files(path: str, data_dir: Path | None, reading: Reading) -> list[Path]:
+    """The files of training and test set: images, labels; and EMNIST's table of characters."""
+    found = find(path, data_dir)
+    mapping = _mapping_file(found)
+    train, test = _of_splits(Obstacles(f"idx:{path}"), path, found, reading)
+    return [*train, *test, *([mapping] if mapping else [])]
 
 
-def count_idx(path: str, data_dir: Path | None) -> int:
+def count_idx(path: str, data_dir: Path | None, reading: Reading) -> int:
     """N, from the header of the training labels."""
-    shape = idx_shape(_four(path, data_dir)[1])
+    (_, labels), _ = _of_splits(Obstacles(f"idx:{path}"), path, find(path, data_dir), reading)
+    shape = idx_shape(labels)
     return shape[0] if shape else 0
 
 
-def load_idx(path: str, data_dir: Path | None) -> Splits:
-    """Images [N, H, W] and labels [N] of four idx files, in file order and named by it, as fashion_mnist's are.
+def load_idx(path: str, data_dir: Path | None, reading: Reading) -> Splits:
+    """Images [N, H, W] and labels [N] of idx files, in file order and named by it, as fashion_mnist's are.
 
     Raises:
         UserError: a file is missing or damaged, or the files are of other shapes.
     """
-    name, files = f"idx:{path}", _four(path, data_dir)
-    arrays = [read_idx(file) for file in files]
-    for file, array, ranks in zip(files, arrays, ((3, 4), (1,), (3, 4), (1,))):
-        if array.ndim not in ranks:
-            wanted = "images [N, H, W]" if 3 in ranks else "labels [N]"
-            raise UserError(f"{name}: {file} has an array {list(array.shape)}; expected {wanted}.")
-    train, train_labels, test, test_labels = arrays
-    (train_labels, test_labels), names = as_labels(name, {"train": train_labels, "test": test_labels})
-    train, test = (array if array.ndim == 4 else array[..., None] for array in (train, test))
-    if mapping := _mapping_file(path, data_dir):
+    name, found = f"idx:{path}", find(path, data_dir)
+    train, test = _of_splits(Obstacles(name), path, found, reading)
+    images, labels = _read(name, *train)
+    ids = np.array([f"train_{i:05d}" for i in range(len(labels))])
+    if test:
+        test_images, test_labels = _read(name, *test)
+        test_ids = np.array([f"test_{i:05d}" for i in range(len(test_labels))])
+    else:
+        tested = _divided(name, images, labels, ids, reading)
+        images, labels, ids, test_images, test_labels, test_ids = (
+            of[which] for which in (~tested, tested) for of in (images, labels, ids)
+        )
+    (train_labels, test_labels), names = as_labels(name, {"train": labels, "test": test_labels})
+    if mapping := _mapping_file(found):
         characters = _characters(name, mapping)
-        labels = [int(label) for label in names] or range(int(train_labels.max(initial=-1)) + 1)
-        names = tuple(characters.get(label, str(label)) for label in labels)
-    ids = np.array([f"train_{i:05d}" for i in range(len(train))])
-    return Splits(train, train_labels, test, test_labels, ids, names)
+        numbers = [int(one) for one in names] or range(int(train_labels.max(initial=-1)) + 1)
+        names = tuple(characters.get(number, str(number)) for number in numbers)
+    return Splits(images, train_labels, test_images, test_labels, ids, names, test_ids)
+
+
+def _divided(name: str, images: np.ndarray, labels: np.ndarray, ids: np.ndarray, reading: Reading) -> np.ndarray:
+    """Which examples are the test set, bool [N]."""
+    assert reading.test_fraction is not None  # else there is an obstacle
+    if len(images) != len(labels):
+        raise UserError(f"{name}: {len(images)} train examples but {len(labels)} labels; expected equal lengths.")
+    return divide(name, ids, labels, reading.test_fraction)
+
+
+def _read(name: str, *files: Path) -> list[np.ndarray]:
+    """Images uint8 [N, H, W, D] and labels uint8 [N]."""
+    images, labels = (read_idx(file) for file in files)
+    for file, array, ranks, wanted in zip(files, (images, labels), ((3, 4), (1,)), ("images [N, H, W]", "labels [N]")):
+        if array.ndim not in ranks:
+            raise UserError(f"{name}: {file} has an array {list(array.shape)}; expected {wanted}.")
+    return [images if images.ndim == 4 else images[..., None], labels]
