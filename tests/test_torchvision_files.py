@@ -129,6 +129,9 @@ def text(value):
     return b"T" + struct.pack("<I", len(value)) + value
 
 
+MADE = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n"
+
+
 def array(rows):
     """An array of bytes as Python 2's NumPy pickles it."""
     count, width = rows.shape
@@ -140,7 +143,7 @@ def array(rows):
         + text(b"|")
         + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
     )
-    made = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + text(b"b") + b"\x87R"
+    made = MADE + b"K\x00\x85" + text(b"b") + b"\x87R"
     return made + b"(K\x01" + shape + kind + b"\x89" + text(rows.tobytes()) + b"tb"
 
 
@@ -258,8 +261,7 @@ class Attack:
         (pickle.dumps({"data": Attack(np.ndarray, (10**12,))}, 2), "not callable"),
         (pickle.dumps({"data": Attack(np.dtype, "O")}, 2), "an array of 'O'"),
         (pickle.dumps({"data": np.load}, 2), "load"),
-        (b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nJ\xff\xff\xff\x7f\x85" + text(b"b") + b"\x87R.",
-         r"an array of \(2147483647,\)"),
+        (b"\x80\x02" + MADE + b"J\xff\xff\xff\x7f\x85" + text(b"b") + b"\x87R.", r"an array of \(2147483647,\)"),
         (b"not a pickle", "cannot be read as a file of CIFAR"),
         (b"", "cannot be read as a file of CIFAR"),
         (b"\x80\x02]q\x00.", "cannot be read as a file of CIFAR"),

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 from datadiet.data import cache
 from datadiet.data.dataset import Dataset, Splits, Statistics, assembled
-from datadiet.data.labels import given_labels
 from datadiet.data.reading import AS_IT_IS, Reading, Remark
 from datadiet.errors import UserError
 from datadiet.train_config import TrainConfig
@@ -223,7 +222,11 @@ def load_dataset(
     """
     options = {"test_fraction": test_fraction, "test_split": test_split, "labels": labels, "skip_bad": skip_bad}
     dataset = _telling(_load(name, data_dir, Reading.asked(image_size, **options)))
-    return dataset if labels is None else replace(dataset, train_labels=given_labels(labels, dataset))
+    if labels is None:
+        return dataset
+    from datadiet.data.labels import given_labels  # here, because --help needs no reader of tables
+
+    return replace(dataset, train_labels=given_labels(labels, dataset))
 
 
 def dataset_of(config: TrainConfig) -> Dataset:

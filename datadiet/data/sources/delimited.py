@@ -62,7 +62,7 @@ def read_table(name: str, path: Path, roles: Roles, needed: Sequence[str]) -> Ta
         text = _decoded(name, path, read_bytes(path))
     except OSError as error:
         raise UserError(f"{name}: {path} cannot be read ({error.strerror}); expected a csv file.") from error
-    first = text.split("\n", 1)[0].strip().strip('"').lower()
+    first = text.split("\n", 1)[0].rstrip("\r").strip('"').lower()
     skipped = int(bool(re.fullmatch(r"sep=.", first)))  # what spreadsheets write before the header
     found = {}
     for delimiter in DELIMITERS:
