@@ -266,6 +266,7 @@ class Attack:
         (b"", "cannot be read as a file of CIFAR"),
         (b"\x80\x02]q\x00.", "cannot be read as a file of CIFAR"),
     ],
+    ids=["folder", "eval", "large array", "objects", "function", "large shape", "text", "empty", "list"],
 )  # fmt: skip
 def test_nothing_is_built_that_a_pickle_asks_for(torchs, monkeypatch, tmp_path, content, told):
     """Even where the digest were right."""

@@ -65,7 +65,8 @@ def files(name: str, data_dir: Path | None) -> list[Path]:
     place = find(name, data_dir)
     if place is None:
         return tfds_folder.prepared_files(name, name, data_dir)
-    return [place.path] if place.packed else [place.path / file for file in CIFAR_PICKLES[name].digests]
+    found = [place.path] if place.packed else [place.path / file for file in CIFAR_PICKLES[name].digests]
+    return [file for file in found if file.is_file()]  # what is missing is told when it is read
 
 
 def count(name: str, data_dir: Path | None) -> int:
