@@ -87,6 +87,15 @@ def test_usual_encodings_delimiters_names_and_paths_give_the_same_data(tmp_path,
     assert dataset.train_labels.tolist() == [0, 1] * 4
 
 
+def test_a_list_without_a_header_is_read_where_it_begins_with_a_file(tmp_path):
+    with pytest.warns(UserWarning, match="has no header; its columns are read as path, label, split"):
+        dataset = load_dataset(listed(tmp_path, lines(ROWS)))
+    assert dataset.example_ids.tolist() == [row[0] for row in ROWS if row[2] == "train"]
+    name = listed(tmp_path, lines([*ROWS, ("gone.png", "ca", "")]))
+    with pytest.raises(UserError, match="rows without a split, in lines 17"):
+        quietly(name)
+
+
 def test_labels_are_texts_unless_all_are_whole_numbers(tmp_path):
     rows = [(path, {"ca": "NA", "do": 'a "b", c'}[label], split) for path, label, split in ROWS]
     quoted = "".join('{},"{}",{}\n'.format(a, b.replace('"', '""'), c) for a, b, c in rows)

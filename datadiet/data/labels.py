@@ -75,12 +75,12 @@ def _numbers(table: Table, dataset: Dataset, obstacles: list[str]) -> list[int]:
     by_number = {spelled: c for c in range(dataset.num_classes) for spelled in (str(c), f"{c}.0")}
     columns = [one for one in table.header if plain(one) in ROLES["label"]]
     columns.sort(key=lambda one: (plain(one) not in NAMES, plain(one) != ROLES["label"][0]))
-    readings = []
+    readings: list[list[int]] = []
     for column in columns:
         cells = [_spelled(cell, by_name) for cell in table.column(column)]
         found = [[known.get(cell) for cell in cells] for known in (by_name, by_number)]
-        whole = [numbers for numbers in found if None not in numbers]
-        if whole and plain(column) in NAMES and whole[0] is found[0]:
+        whole = [[c for c in numbers if c is not None] for numbers in found if None not in numbers]
+        if None not in found[0] and plain(column) in NAMES:
             return whole[0]
         readings += whole
     if not readings:

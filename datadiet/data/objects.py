@@ -6,6 +6,7 @@ They are known by what they can do, so that neither library is imported.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from datadiet.data.dataset import CHUNK, Dataset, Splits, assembled
+from datadiet.data.doubts import tell_doubts
 from datadiet.data.reading import Reading
+from datadiet.data.registry import noting, tell_notes
 from datadiet.data.sources.arrays import as_examples, as_labels
 from datadiet.data.sources.base import Obstacles
 from datadiet.data.sources.images import GREY, fitted, on_white, read_images, resize
@@ -56,17 +59,29 @@ def dataset_from(
         UserError: something else, images of several sizes, normalised or random ones, labels of no clear meaning.
     """
     reading = Reading.asked(image_size)
-    parts = {which: _part(f"{name}, {which}", given, reading) for which, given in (("train", train), ("test", test))}
+    with noting() as notes:
+        splits = _splits(name, (train, test), reading, ids, tuple(map(str, class_names or ())))
+        dataset = assembled(name, splits)
+        tell_doubts(name, splits)
+    dataset = replace(dataset, notes=tuple(notes))
+    tell_notes(dataset, stacklevel=3)
+    return dataset
+
+
+def _splits(
+    name: str, given: tuple[Any, Any], reading: Reading, ids: Sequence[str] | None, class_names: tuple[str, ...]
+) -> Splits:
+    """Arrays of training and test set, and names."""
+    parts = {which: _part(f"{name}, {which}", one, reading) for which, one in zip(("train", "test"), given)}
     images, test_images = as_examples(name, {which: part.images for which, part in parts.items()})
     (labels, test_labels), found = as_labels(name, {which: part.labels for which, part in parts.items()})
     if images.ndim == test_images.ndim == 4 and {images.shape[3], test_images.shape[3]} == {1, 3}:
         images, test_images = (np.repeat(one, 3 // one.shape[3], axis=3) for one in (images, test_images))
     if reading.shape:
         images, test_images = (resize(name, one, reading) for one in (images, test_images))
-    given_names = tuple(map(str, class_names or ())) or _names(name, parts)
-    names = _class_names(name, given_names, found, 1 + int(labels.max(initial=-1)))
+    names = _class_names(name, class_names or _names(name, parts), found, 1 + int(labels.max(initial=-1)))
     example_ids = np.array([f"train_{i:06d}" for i in range(len(images))] if ids is None else [str(one) for one in ids])
-    return assembled(name, Splits(images, labels, test_images, test_labels, example_ids, names))
+    return Splits(images, labels, test_images, test_labels, example_ids, names)
 
 
 def _names(name: str, parts: Mapping[str, Part]) -> tuple[str, ...]:
@@ -155,9 +170,11 @@ def _of_hugging_face(what: str, given: Any, reading: Reading) -> Part:
 def _cell(what: str, row: int, cell: Any) -> bytes | Path:
     """What is in an image's file, or the file."""
     content, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
-    if content is None and not path:
+    if content is not None:
+        return content
+    if not path:
         raise UserError(f"{what}: row {row} has no image; leave it out.")
-    return Path(path) if content is None else content
+    return Path(path)
 
 
 # --- sequences of items -----------------------------------------------------------------------

@@ -17,7 +17,9 @@ from filelock import FileLock
 from datadiet import commands
 from datadiet.data.dataset import Dataset
 from datadiet.data.download import ARCHIVES, Archive, by_hand, obtain, place, reachable
-from datadiet.data.registry import data_folder, find_source, load_dataset
+from datadiet.data.labels import given_labels
+from datadiet.data.reading import Reading
+from datadiet.data.registry import data_folder, find_source, read_dataset, tell_notes
 from datadiet.data.sources import cifar, cinic10, embedded, tfds_folder
 from datadiet.data.sources.base import prepare_command
 from datadiet.data.sources.published import CIFAR_PICKLES
@@ -149,8 +151,10 @@ def _prepare_tfds(tfds_name: str, name: str, data_dir: Path | None, given: Path 
     root = tfds_folder.root(data_dir)
     with _locked(root, tfds_name):
         _remove_leftovers(root / tfds_name)
-        look = (cifar.find, name) if name in CIFAR_PICKLES else (tfds_folder.find, tfds_name, name)
-        if not _exists(*look, data_dir):
+        either = name in CIFAR_PICKLES  # which may be as torchvision has it
+        if not (
+            _exists(cifar.find, name, data_dir) if either else _exists(tfds_folder.find, tfds_name, name, data_dir)
+        ):
             _run_builder(tfds_name, name, data_dir, given, may_download)
 
 
@@ -210,4 +214,8 @@ def prepare(
         _prepare_fashion_mnist(folder, given, download)
     elif given is not None:
         raise UserError(f"{name}: takes no archive; run {prepare_command(name, folder)} without it.")
-    return load_dataset(name, data_dir, **reading)
+    dataset = read_dataset(name, data_dir, asked := Reading.asked(**reading))
+    tell_notes(dataset, stacklevel=3)
+    if asked.labels is not None:
+        given_labels(asked.labels, dataset)  # which are checked here, and read by each training
+    return dataset

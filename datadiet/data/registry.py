@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 
 from datadiet.data import cache
 from datadiet.data.dataset import Dataset, Splits, Statistics, assembled
+from datadiet.data.doubts import tell_doubts
 from datadiet.data.reading import AS_IT_IS, Reading, Remark
 from datadiet.errors import UserError
+from datadiet.printable import printable
 from datadiet.train_config import TrainConfig
 
 
@@ -43,7 +45,7 @@ def _tfds(tfds_name: str) -> Source:
         lazily("tfds_folder", function, tfds_name, f"tfds/{tfds_name}")
         for function in ("load_prepared", "count_prepared", "prepared_files")
     )
-    return Source(load_, None, count, None, files)
+    return Source(load_, None, count, None, files, reads=True)
 
 
 def _cifar(num_classes: int, name: str) -> Source:
@@ -51,11 +53,11 @@ def _cifar(num_classes: int, name: str) -> Source:
     return Source(load_, num_classes, count, CIFAR_STATISTICS, files)
 
 
-def _own(kind: str, module: str, path: str, *, reads: bool = False) -> Source:
+def _own(kind: str, module: str, path: str) -> Source:
     load_, count, files = (
         lazily(module, function, path) for function in (f"load_{kind}", f"count_{kind}", f"{kind}_files")
     )
-    return Source(load_, None, count, None, files, reads)
+    return Source(load_, None, count, None, files, reads=True)
 
 
 # Means and standard deviations as in the original, which takes CIFAR-10's for CIFAR-100 too.
@@ -85,8 +87,8 @@ PREFIXES: dict[str, Callable[[str], Source]] = {
     "folder:": partial(_own, "folder", "own"),
     "npz:": partial(_own, "npz", "own"),
     "parquet:": partial(_own, "parquet", "parquet"),
-    "csv:": partial(_own, "csv", "csv_file", reads=True),
-    "idx:": partial(_own, "idx", "idx", reads=True),
+    "csv:": partial(_own, "csv", "csv_file"),
+    "idx:": partial(_own, "idx", "idx"),
 }
 
 
@@ -136,13 +138,18 @@ def count_of(config: TrainConfig) -> int:
 def _count(name: str, data_dir: str | Path | None, reading: Reading) -> int:
     reading = replace(reading, labels=None)  # which there are as many of
     if reading.given():
-        return _load(name, data_dir, reading).num_examples
-    entry = find_source(name)
+        return read_dataset(name, data_dir, reading).num_examples
+    return _listing(name, find_source(name).num_examples, data_dir, reading)
+
+
+def _listing(name: str, function: Callable[..., Any], data_dir: str | Path | None, reading: Reading) -> Any:
+    """What a function of a source gives that looks at no content. What there is to say is said when it is loaded; where
+    it cannot be, all that stands in the way is named, not the first of it."""
     try:
-        with _noting():  # what there is to say is said when it is loaded
-            return entry.num_examples(*_asked(entry, data_dir, reading))
+        with warnings.catch_warnings(action="ignore", category=Remark):
+            return function(*_asked(find_source(name), data_dir, reading))
     except UserError:
-        build_dataset(name, data_dir)  # names all that stands in the way, not the first of it
+        build_dataset(name, data_dir, reading)
         raise
 
 
@@ -154,9 +161,11 @@ def _asked(entry: Source, data_dir: str | Path | None, reading: Reading) -> tupl
 def build_dataset(name: str, data_dir: str | Path | None = None, reading: Reading = AS_IT_IS) -> Dataset:
     """A dataset read from its source, past the cache, and checked; what there is to say is in its notes."""
     entry = find_source(name)
-    with _noting() as notes:
+    with noting() as notes:
         known = None if reading.shape else entry.statistics
-        dataset = assembled(name, _read(name, entry, data_dir, reading), known)
+        splits = _read(name, entry, data_dir, reading)
+        dataset = assembled(name, splits, known)
+        tell_doubts(name, splits)
     if entry.num_classes not in (None, found := dataset.num_classes):
         raise UserError(f"{name}: its training labels are of {found} classes; expected {entry.num_classes}.")
     return replace(dataset, notes=tuple(notes))
@@ -181,17 +190,20 @@ def _resized(name: str, splits: Splits, reading: Reading) -> Splits:
 
 
 @contextmanager
-def _noting() -> Iterator[list[str]]:
-    """The remarks of a `with` block, in a list, each once; other warnings are given after it."""
+def noting() -> Iterator[list[str]]:
+    """The remarks of a `with` block, in a list, each once after it; other warnings are given."""
     notes: list[str] = []
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", Remark)
-        yield notes
-    for warning in caught:
-        if not issubclass(warning.category, Remark):
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-        elif str(warning.message) not in notes:
-            notes.append(str(warning.message))
+    remarks = True
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", Remark)
+            yield notes
+        remarks = False
+        notes += dict.fromkeys(printable(w.message) for w in caught if issubclass(w.category, Remark))
+    finally:  # where data is refused, what is said of it is said now
+        for warning in caught:
+            if remarks or not issubclass(warning.category, Remark):
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def load_dataset(
@@ -221,7 +233,8 @@ def load_dataset(
             or data that cannot be learned from, with all that stands in the way.
     """
     options = {"test_fraction": test_fraction, "test_split": test_split, "labels": labels, "skip_bad": skip_bad}
-    dataset = _telling(_load(name, data_dir, Reading.asked(image_size, **options)))
+    dataset = read_dataset(name, data_dir, Reading.asked(image_size, **options))
+    tell_notes(dataset, stacklevel=3)
     if labels is None:
         return dataset
     from datadiet.data.labels import given_labels  # here, because --help needs no reader of tables
@@ -230,22 +243,23 @@ def load_dataset(
 
 
 def dataset_of(config: TrainConfig) -> Dataset:
-    """The dataset that a config names, read as it says, with its own labels; see `load_dataset`."""
-    return _telling(_load(config.dataset, config.data_dir, Reading.of(config)))
+    """The dataset that a config names, read as it says, with its own labels; see `load_dataset`. Its notes are not
+    told."""
+    return read_dataset(config.dataset, config.data_dir, Reading.of(config))
 
 
-def _telling(dataset: Dataset) -> Dataset:
+def tell_notes(dataset: Dataset, stacklevel: int = 2) -> None:
+    """Warn of what was decided when a dataset was read, and what is doubtful: once for a piece of work."""
     for note in dataset.notes:
-        warnings.warn(note, Remark, stacklevel=1)  # from here, so that a process tells it once
-    return dataset
+        warnings.warn(note, Remark, stacklevel=stacklevel)
 
 
-def _load(name: str, data_dir: str | Path | None, reading: Reading) -> Dataset:
-    """With the labels of its own."""
-    entry, reading = find_source(name), replace(reading, labels=None)
-    if entry.files is None:
+def read_dataset(name: str, data_dir: str | Path | None, reading: Reading) -> Dataset:
+    """`load_dataset`, with the labels of its own; its notes are not told."""
+    reading = replace(reading, labels=None)
+    if (source_files := find_source(name).files) is None:
         return build_dataset(name, data_dir, reading)
-    files = partial(entry.files, *_asked(entry, data_dir, reading))
+    files = partial(_listing, name, source_files, data_dir, reading)
     how = "".join(f"{option}={value}\n" for option, value in reading.given().items())
     return Dataset(name, **cache.through(name, files, partial(_record, name, data_dir, reading), how))
 

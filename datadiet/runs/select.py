@@ -8,7 +8,7 @@ from pathlib import Path
 
 from datadiet import config as options
 from datadiet.config import TrainConfig
-from datadiet.data.registry import count_of, dataset_of
+from datadiet.data.registry import count_of, dataset_of, tell_notes
 from datadiet.runs.context import Context
 from datadiet.runs.inputs import ScoreChoice, choose, find_sources, resolve_config, scored_by
 from datadiet.runs.labels import labels_for
@@ -46,6 +46,7 @@ def select_run(config: TrainConfig, exp: str, context: Context, choice: ScoreCho
         check_device(context.reporter.say)
     context.tracker.check()
     dataset = dataset_of(config)
+    tell_notes(dataset)
     recorded = {name: value for name, value in options.as_dict(config).items() if name in {*RECORDED, *option_names()}}
     labels = labels_for(config, dataset).labels
     if config.labels is not None:

@@ -18,6 +18,7 @@ import numpy as np
 
 from datadiet import commands
 from datadiet.data.dataset import Splits
+from datadiet.data.reading import AS_IT_IS
 from datadiet.data.sources import tfds_folder
 from datadiet.data.sources.base import prepare_command
 from datadiet.data.sources.published import CIFAR_PICKLES, CifarPickles, verify
@@ -64,7 +65,7 @@ def files(name: str, data_dir: Path | None) -> list[Path]:
     """Every file that the content depends on."""
     place = find(name, data_dir)
     if place is None:
-        return tfds_folder.prepared_files(name, name, data_dir)
+        return tfds_folder.prepared_files(name, name, data_dir, AS_IT_IS)
     found = [place.path] if place.packed else [place.path / file for file in CIFAR_PICKLES[name].digests]
     return [file for file in found if file.is_file()]  # what is missing is told when it is read
 
@@ -82,7 +83,7 @@ def load(name: str, data_dir: Path | None) -> Splits:
     """
     place = find(name, data_dir)
     if place is None:
-        return tfds_folder.load_prepared(name, name, data_dir)
+        return tfds_folder.load_prepared(name, name, data_dir, AS_IT_IS)
     known = CIFAR_PICKLES[name]
     contents = _members(place.path, known) if place.packed else _files(place.path, known)
     told = {file: _unpickled(place.path, file, content) for file, content in contents.items()}
@@ -91,9 +92,9 @@ def load(name: str, data_dir: Path | None) -> Splits:
     counts, expected = (len(train), len(test)), tfds_folder.COUNTS[name]
     if counts != expected:
         raise UserError(f"{name}: {place.path} has {counts[0]} + {counts[1]} examples; expected {expected}.")
-    ids = np.array([f"train_{i:05d}" for i in range(len(train))])
+    ids, test_ids = (np.array([f"{split}_{i:05d}" for i in range(n)]) for split, n in zip(("train", "test"), counts))
     names = tuple(_text(one) for one in told[known.meta][known.class_names])
-    return Splits(train, train_labels, test, test_labels, ids, names)
+    return Splits(train, train_labels, test, test_labels, ids, names, test_ids)
 
 
 def _members(path: Path, known: CifarPickles) -> dict[str, bytes]:

@@ -19,7 +19,7 @@ from datadiet.data.sources.arrays import as_labels
 from datadiet.data.sources.base import Obstacles
 from datadiet.data.sources.delimited import Table, candidates, named, plain, read_table, windows
 from datadiet.data.sources.own import resolve_path
-from datadiet.data.sources.splits import TEST, TRAIN, choose, divide, spelled_alike
+from datadiet.data.sources.splits import TEST, TRAIN, choose, divide, parted, spelled_alike
 from datadiet.data.sources.splits import named as split_names
 from datadiet.errors import UserError
 from datadiet.printable import original, visible
@@ -194,7 +194,7 @@ def _split_rows(obstacles: Obstacles, listing: Listing, reading: Reading) -> tup
     if not listing.splits:
         choose(obstacles, {ALL: True}, reading, f"expected a column split ({USUAL})", train=ALL)
         return everything, []
-    labelled = {split for split, label in zip(listing.splits, listing.labels) if label}
+    labelled = {split for split, label in zip(listing.splits, listing.labels) if label not in ("", "-1")}
     there = {split: split in labelled for split in dict.fromkeys(listing.splits) if split}
     if gaps := [str(listing.lines[i]) for i in everything if not listing.splits[i]]:
         obstacles.add(f"{len(gaps)} rows without a split, in lines {named(gaps)}")
@@ -235,21 +235,17 @@ def load_csv(path: str, data_dir: Path | None, reading: Reading) -> Splits:
     rows = _check_rows(obstacles, listing, train + test)
     images = read_images(obstacles, [listing.files[i] for i in rows], lambda i: Path(listing.files[rows[i]]), reading)
     obstacles.check()
-    rows = [rows[i] for i in images.good]
     ids, labels = np.array([listing.ids[i] for i in rows]), _values([listing.labels[i] for i in rows])
     if labels.dtype.kind == "U":
         alike = spelled_alike(obstacles.name, labels.tolist(), ())
         labels = np.array([alike[label] for label in labels.tolist()], dtype=str)
-    tested = np.isin(rows, test)
-    if not test:
-        assert reading.test_fraction is not None  # else there is an obstacle
+    n = len(train)
+    found, names = as_labels(obstacles.name, {"train": labels[:n], "test": labels[n:]})
+    names = _class_names(listing, names, found[0])
+    ids, labels, tested = (array[images.good] for array in (ids, np.concatenate(found), np.arange(len(rows)) >= n))
+    if not test and reading.test_fraction is not None:
         tested = divide(obstacles.name, ids, labels, reading.test_fraction)
-    given = {"train": labels[~tested], "test": labels[tested]}
-    (train_labels, test_labels), found = as_labels(obstacles.name, given)
-    return Splits(
-        images.pixels[~tested], train_labels, images.pixels[tested], test_labels, ids[~tested],
-        _class_names(listing, found, train_labels), ids[tested], images.skipped,
-    )  # fmt: skip
+    return parted(obstacles.name, images.pixels, labels, ids, tested, names, images.skipped)
 
 
 def _class_names(listing: Listing, found: tuple[str, ...], labels: np.ndarray) -> tuple[str, ...]:

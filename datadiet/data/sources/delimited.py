@@ -21,6 +21,7 @@ MARKS = {  # before the text; UTF-32's begins as one of UTF-16's does
     codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
 }  # fmt: skip
 DELIMITERS = (",", ";", "\t", "|")
+BEGIN = 2**20  # characters that have the first line
 SHOWN = 10  # things of a kind that a message names
 
 Roles = Mapping[str, Sequence[str]]  # what a column is for, and how it is called, as `plain` spells it
@@ -64,21 +65,30 @@ def read_table(name: str, path: Path, roles: Roles, needed: Sequence[str]) -> Ta
         raise UserError(f"{name}: {path} cannot be read ({error.strerror}); expected a csv file.") from error
     first = text.split("\n", 1)[0].rstrip("\r").strip('"').lower()
     skipped = int(bool(re.fullmatch(r"sep=.", first)))  # what spreadsheets write before the header
-    found = {}
-    for delimiter in DELIMITERS:
-        header = _header(text, delimiter, skipped)
-        found[delimiter] = sum(1 for role in roles if candidates(header, roles[role])), len(header)
-    best = max(found, key=lambda delimiter: found[delimiter])
-    header = _header(text, best, skipped)
-    missing = [role for role in needed if not candidates(header, roles[role])]
-    if missing:
-        told = "; ".join(f"{role} (or {', '.join(roles[role][1:])})" for role in roles)
+    headers = {delimiter: _header(text[:BEGIN], delimiter, skipped) for delimiter in DELIMITERS}
+    known = {
+        delimiter: sum(1 for role in roles if candidates(header, roles[role])) for delimiter, header in headers.items()
+    }
+    best = max(headers, key=lambda delimiter: (known[delimiter], len(headers[delimiter])))
+    header = headers[best]
+    if not known[best] and not skipped and "path" in roles and _lists_files(path, header):
+        columns = list(roles)[: len(header)]
+        remark(f"{name}: {path} has no header; its columns are read as {', '.join(columns)}.")
+        table = _rows(name, path, f"{best.join(columns)}\n{text}", best, 0)
+        return table._replace(lines=[line - 1 for line in table.lines])
+    if missing := [role for role in needed if not candidates(header, roles[role])]:
+        told = "; ".join(f"{role} (or {', '.join(roles[role][1:5])}, …)" for role in needed)
         raise UserError(
             f"{name}: {path} has no column {' and no column '.join(missing)}. Its first line is "
             f"{named([cell or '(nothing)' for cell in header]) or 'empty'}; expected a header with {told}, in a copy "
             "of it, say."
         )
     return _rows(name, path, text, best, skipped)
+
+
+def _lists_files(path: Path, row: Sequence[str]) -> bool:
+    """Whether a first line is no header, but of a file: its path, its label and perhaps its split."""
+    return 2 <= len(row) <= 3 and bool(row[0]) and os.path.isfile(path.parent / row[0])
 
 
 def candidates(header: Sequence[str], called: Sequence[str]) -> list[str]:

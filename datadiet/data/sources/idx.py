@@ -16,7 +16,7 @@ from datadiet.data.sources.arrays import as_labels
 from datadiet.data.sources.base import Obstacles
 from datadiet.data.sources.embedded import idx_shape, read_idx
 from datadiet.data.sources.own import resolve_path
-from datadiet.data.sources.splits import choose, divide
+from datadiet.data.sources.splits import choose, divide, parted
 from datadiet.data.sources.walk import walk
 from datadiet.errors import UserError
 from datadiet.intake import read_text
@@ -61,8 +61,13 @@ def find(path: str, data_dir: Path | None) -> Found:
         choices = ", ".join(f"idx:{one.name}" for one in there)
         raise UserError(f"idx:{path}: there are {len(there)} data sets; expected one of {choices}.")
     got = ", ".join(sorted(entry.name for entry in folder.iterdir())[:10]) or "nothing"
-    wanted = f"files of {prefix} ({prefix}-train-images-idx3-ubyte, …)" if prefix else USUAL
-    raise UserError(f"idx:{path}: no idx files in {folder}; expected {wanted}, each plain or .gz; got {got}.")
+    there_is = (
+        f"neither a folder {folder / prefix} nor idx files of {prefix} in {folder}"
+        if prefix
+        else (f"no idx file in {folder}")
+    )
+    wanted = f"{prefix}-train-images-idx3-ubyte, …" if prefix else USUAL
+    raise UserError(f"idx:{path}: there is {there_is}; expected {wanted}, each plain or .gz; got {got}.")
 
 
 def _all(path: str, folder: Path, files: Sequence[str]) -> list[Found]:
@@ -136,26 +141,18 @@ def load_idx(path: str, data_dir: Path | None, reading: Reading) -> Splits:
     ids = np.array([f"train_{i:05d}" for i in range(len(labels))])
     if test:
         test_images, test_labels = _read(name, *test)
-        test_ids = np.array([f"test_{i:05d}" for i in range(len(test_labels))])
     else:
-        tested = _divided(name, images, labels, ids, reading)
-        images, labels, ids, test_images, test_labels, test_ids = (
-            of[which] for which in (~tested, tested) for of in (images, labels, ids)
-        )
+        test_images, test_labels = images[:0], labels[:0]
     (train_labels, test_labels), names = as_labels(name, {"train": labels, "test": test_labels})
     if mapping := _mapping_file(found):
         characters = _characters(name, mapping)
         numbers = [int(one) for one in names] or range(int(train_labels.max(initial=-1)) + 1)
         names = tuple(characters.get(number, str(number)) for number in numbers)
+    if not test and reading.test_fraction is not None:
+        tested = divide(name, ids, train_labels, reading.test_fraction)
+        return parted(name, images, train_labels, ids, tested, names)
+    test_ids = np.array([f"test_{i:05d}" for i in range(len(test_labels))])
     return Splits(images, train_labels, test_images, test_labels, ids, names, test_ids)
-
-
-def _divided(name: str, images: np.ndarray, labels: np.ndarray, ids: np.ndarray, reading: Reading) -> np.ndarray:
-    """Which examples are the test set, bool [N]."""
-    assert reading.test_fraction is not None  # else there is an obstacle
-    if len(images) != len(labels):
-        raise UserError(f"{name}: {len(images)} train examples but {len(labels)} labels; expected equal lengths.")
-    return divide(name, ids, labels, reading.test_fraction)
 
 
 def _read(name: str, *files: Path) -> list[np.ndarray]:
@@ -164,4 +161,8 @@ def _read(name: str, *files: Path) -> list[np.ndarray]:
     for file, array, ranks, wanted in zip(files, (images, labels), ((3, 4), (1,)), ("images [N, H, W]", "labels [N]")):
         if array.ndim not in ranks:
             raise UserError(f"{name}: {file} has an array {list(array.shape)}; expected {wanted}.")
+    if len(images) != len(labels):
+        raise UserError(
+            f"{name}: {len(images)} images in {files[0]}, but {len(labels)} labels in {files[1]}; expected as many."
+        )
     return [images if images.ndim == 4 else images[..., None], labels]
