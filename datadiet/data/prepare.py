@@ -9,6 +9,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -151,10 +152,8 @@ def _prepare_tfds(tfds_name: str, name: str, data_dir: Path | None, given: Path 
     root = tfds_folder.root(data_dir)
     with _locked(root, tfds_name):
         _remove_leftovers(root / tfds_name)
-        either = name in CIFAR_PICKLES  # which may be as torchvision has it
-        if not (
-            _exists(cifar.find, name, data_dir) if either else _exists(tfds_folder.find, tfds_name, name, data_dir)
-        ):
+        ready = partial(cifar.find, name) if name in CIFAR_PICKLES else partial(tfds_folder.find, tfds_name, name)
+        if not _exists(ready, data_dir):
             _run_builder(tfds_name, name, data_dir, given, may_download)
 
 

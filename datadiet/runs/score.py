@@ -226,8 +226,7 @@ def mean_run(
     runs, first = _load_runs(layout, paths)
     provenance = {
         "type": kind, "step": step, "runs": list(range(n_runs)), "source": source_exp,
-        "random_labels": first.random_labels, **({} if combine == "mean" else {"combine": combine}),
-        **({"given_labels": first.given_labels} if first.given_labels else {}),
+        "random_labels": first.random_labels, **_beyond(first, combine),
     }  # fmt: skip
     check_replaceable(target, provenance, output.overwrite)
     values = COMBINATIONS[combine](runs)
@@ -238,6 +237,12 @@ def mean_run(
     beside = {"runs": runs.astype(np.float32), "stderr": standard_error(runs)}
     seconds = {"total": time.perf_counter() - start}
     return _write(Scored("mean_score", target, values, identity, provenance, seconds, beside), exp, context)
+
+
+def _beyond(first: ScoreRecord, combine: str) -> dict[str, str]:
+    """What records say only where it is not as usual."""
+    given = {"given_labels": first.given_labels} if first.given_labels else {}
+    return given if combine == "mean" else {**given, "combine": combine}
 
 
 def _check_mean(kind: str, n_runs: int, combine: str) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import time
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from datadiet import config as options
 from datadiet.config import TrainConfig
@@ -23,6 +26,13 @@ RECORDED = (  # beside the options of selectors
     "selector", "size", "scores", *FEATURE_FIELDS, "random_subset_seed", "random_label_fraction", "random_label_seed",
     "labels", "run",
 )  # fmt: skip
+
+
+def _recorded(config: TrainConfig, labels: np.ndarray) -> dict[str, Any]:
+    """What a choice is told by: options, and a hash of labels that were given."""
+    recorded = {name: value for name, value in options.as_dict(config).items() if name in {*RECORDED, *option_names()}}
+    given = {"labels_sha256": sha256(labels.tobytes()).hexdigest()} if config.labels is not None else {}
+    return recorded | given
 
 
 def select_run(config: TrainConfig, exp: str, context: Context, choice: ScoreChoice) -> Path:
@@ -47,10 +57,8 @@ def select_run(config: TrainConfig, exp: str, context: Context, choice: ScoreCho
     context.tracker.check()
     dataset = dataset_of(config)
     tell_notes(dataset)
-    recorded = {name: value for name, value in options.as_dict(config).items() if name in {*RECORDED, *option_names()}}
     labels = labels_for(config, dataset).labels
-    if config.labels is not None:
-        recorded["labels_sha256"] = sha256(labels.tobytes()).hexdigest()
+    recorded = _recorded(config, labels)
     facts = {**recorded, "fingerprint": dataset.fingerprint}
     check_replaceable(path, facts, context.output.overwrite, KeptRecord.read)
     start = time.perf_counter()
