@@ -21,6 +21,7 @@ from datadiet.data.registry import count_examples, load_dataset
 from datadiet.data.sources.splits import divide
 from datadiet.errors import UserError
 from datadiet.storage.files import SEAL
+from datadiet.tracking.record import Record, as_json
 from datadiet.train_config import FIELDS
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -450,6 +451,18 @@ def test_arguments_of_before_are_read(tmp_path, hasty_once):
     file.write_text(json.dumps(older))
     run = dd.open_run(file.parent)
     assert (run.config.image_size, run.config.skip_bad, run.data.notes) == (None, False, [])
+
+
+def test_a_run_of_before_is_the_same_run():
+    """Its record in MLflow goes on, although it has no params of these options."""
+    now = {f"cfg.{name}": option.default for name, option in FIELDS.items()}
+    before = {name: value for name, value in as_json(now).items() if name.removeprefix("cfg.") not in NAMES}
+
+    def made(params):
+        return Record(path=None, kind="train", name="e/run_0", params=as_json(params), tags={})
+
+    assert made(before).same_run(made(now))
+    assert not made(before).same_run(made(now | {"cfg.image_size": "8"}))
 
 
 def test_a_plan_tells_how_data_is_read(tmp_path):

@@ -11,6 +11,7 @@ import numpy as np
 
 from datadiet import config as options
 from datadiet.config import TrainConfig
+from datadiet.data.reading import Reading
 from datadiet.data.registry import count_of, dataset_of, tell_notes
 from datadiet.runs.context import Context
 from datadiet.runs.inputs import ScoreChoice, choose, find_sources, resolve_config, scored_by
@@ -24,15 +25,15 @@ from datadiet.training.device import check_device
 
 RECORDED = (  # beside the options of selectors
     "selector", "size", "scores", *FEATURE_FIELDS, "random_subset_seed", "random_label_fraction", "random_label_seed",
-    "labels", "run",
+    "run",
 )  # fmt: skip
 
 
 def _recorded(config: TrainConfig, labels: np.ndarray) -> dict[str, Any]:
-    """What a choice is told by: options, and a hash of labels that were given."""
+    """What a choice is told by: options, how the data was read, and a hash of labels that were given."""
     recorded = {name: value for name, value in options.as_dict(config).items() if name in {*RECORDED, *option_names()}}
     given = {"labels_sha256": sha256(labels.tobytes()).hexdigest()} if config.labels is not None else {}
-    return recorded | given
+    return recorded | Reading.of(config).given() | given
 
 
 def select_run(config: TrainConfig, exp: str, context: Context, choice: ScoreChoice) -> Path:
