@@ -31,9 +31,10 @@ RECORDED = (  # beside the options of selectors
 
 def _recorded(config: TrainConfig, labels: np.ndarray) -> dict[str, Any]:
     """What a choice is told by: options, how the data was read, and a hash of labels that were given."""
-    recorded = {name: value for name, value in options.as_dict(config).items() if name in {*RECORDED, *option_names()}}
+    chosen = {*RECORDED, *option_names(), *Reading.of(config).given()}
+    recorded = {name: value for name, value in options.as_dict(config).items() if name in chosen}
     given = {"labels_sha256": sha256(labels.tobytes()).hexdigest()} if config.labels is not None else {}
-    return recorded | Reading.of(config).given() | given
+    return recorded | given
 
 
 def select_run(config: TrainConfig, exp: str, context: Context, choice: ScoreChoice) -> Path:
@@ -50,8 +51,7 @@ def select_run(config: TrainConfig, exp: str, context: Context, choice: ScoreCho
         UserError: anything the caller can repair, or another selection in the way.
     """
     layout = context.output.layout
-    resolved = resolve_config(config, count_of(config))
-    config = find_sources(layout, resolved, choice)
+    config = find_sources(layout, resolve_config(config, count_of(config)), choice)
     path = layout.run(exp, config) / "kept.csv"
     if config.features_run is not None:
         check_device(context.reporter.say)

@@ -64,6 +64,11 @@ def load_data(config: ResolvedConfig) -> tuple[Dataset, Dataset]:
     return published, dataset
 
 
+def noted(dataset: Dataset) -> dict[str, str]:
+    """What was decided when the data was read, as a param for MLflow."""
+    return {"data.notes": " ".join(dataset.notes)} if dataset.notes else {}
+
+
 def prepare_task(
     config: ResolvedConfig, exp: str, layout: ExperimentLayout, loaded: tuple[Dataset, Dataset],
     say: Callable[[str], None],

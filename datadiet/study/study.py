@@ -18,7 +18,7 @@ from datadiet.runs import resume
 from datadiet.runs.context import Context, Output
 from datadiet.runs.labels import labels_for
 from datadiet.runs.signals import listen
-from datadiet.runs.task import load_data
+from datadiet.runs.task import load_data, noted
 from datadiet.storage.files import write_text
 from datadiet.study.engine import EngineOptions
 from datadiet.study.engines import begin_engine, check_device, check_engine
@@ -38,6 +38,7 @@ def check(spec: StudySpec, output: Output) -> Dataset:
         UserError: with what differs.
     """
     published, _ = load_data(spec.config)
+    tell_notes(published)
     inputs = labels_for(spec.config, published).inputs
     for job in spec.jobs:
         run_dir = output.layout.exps / job.name
@@ -65,9 +66,7 @@ def run_study(config: TrainConfig, exp: str, context: Context, plan: Plan, engin
         )
     output, folder = context.output, context.output.layout.experiment(exp)
     spec = compile_study(plan, config, exp, output.layout, count_of(config))
-    dataset = check(spec, output)
-    tell_notes(dataset)
-    described = spec.record(dataset)
+    described = spec.record(dataset := check(spec, output))
     left = [job for job in spec.jobs if output.overwrite or not _is_finished(output, job)]
     if left:
         check_device(engine, context.reporter.say)
@@ -80,8 +79,7 @@ def run_study(config: TrainConfig, exp: str, context: Context, plan: Plan, engin
     ):
         described.write(folder / "study.json")
         tracked.log_input(dataset.name, dataset.fingerprint, "study", num_rows=dataset.num_examples)
-        if dataset.notes:
-            tracked.log_params({"data.notes": " ".join(dataset.notes)})
+        tracked.log_params(noted(dataset))
         inner = Context(
             replace(output, resume=not output.overwrite), context.reporter, replace(context.tracker, parent=tracked)
         )
