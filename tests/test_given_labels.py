@@ -159,6 +159,8 @@ def test_a_changed_file_of_labels_is_noticed(tmp_path, folder, own, swapped):
     datadiet("select", tmp_path, **chosen)
     table(path, own, swapped)
     assert "holds other scores (labels_sha256" in datadiet("select", tmp_path, 2, **chosen).output
+    told = datadiet("select", tmp_path, 2, **{**chosen, "labels": "auto"}).output
+    assert f"labels: {path} there, None asked for" in told
 
 
 def test_the_audit_tells_which_scores_find_the_labels_that_are_not_the_datas_own(tmp_path, folder, own, swapped):

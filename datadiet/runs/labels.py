@@ -65,10 +65,10 @@ def labels_of(run: StoredRun, dataset: Dataset) -> np.ndarray:
     return labels
 
 
-def given_digest(run: StoredRun) -> dict[str, str]:
-    """What the records of its scores say of given labels: the hash of their table; {} where there are none."""
+def given_digest(run: StoredRun) -> str | None:
+    """What the records of its scores say of given labels: the hash of their table; None where there are none."""
     made_as = run.arguments.made_as
-    return {"given_labels": made_as.inputs[GIVEN]} if made_as and GIVEN in made_as.inputs else {}
+    return made_as.inputs.get(GIVEN) if made_as else None
 
 
 def _state(path: str) -> tuple[int, ...]:

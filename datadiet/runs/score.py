@@ -32,6 +32,7 @@ from datadiet.tracking.run import settle
 from datadiet.training.compiled import compile_seconds, unless
 from datadiet.training.device import check_device
 
+LABELS = ("random_labels", "given_labels")  # what a record says of labels that are not the data's own
 QUANTILES = (5, 25, 50, 75, 95)  # per cent
 
 
@@ -154,7 +155,7 @@ def score_run(
     labels_from = {"fraction": config.random_label_fraction, "seed": config.random_label_seed}
     provenance = {
         "type": kind, "step": step, "runs": [run], "source": layout.name(stored.path),
-        "random_labels": labels_from if config.random_label_fraction else None, **given_digest(stored),
+        "random_labels": labels_from if config.random_label_fraction else None, "given_labels": given_digest(stored),
     }  # fmt: skip
     check_replaceable(path, provenance, output.overwrite)
     if output.resume and _made_before(layout, path, provenance, stored.data.fingerprint):
@@ -226,7 +227,7 @@ def mean_run(
     runs, first = _load_runs(layout, paths)
     provenance = {
         "type": kind, "step": step, "runs": list(range(n_runs)), "source": source_exp,
-        "random_labels": first.random_labels, **_beyond(first, combine),
+        **{name: getattr(first, name) for name in LABELS}, **({} if combine == "mean" else {"combine": combine}),
     }  # fmt: skip
     check_replaceable(target, provenance, output.overwrite)
     values = COMBINATIONS[combine](runs)
@@ -237,12 +238,6 @@ def mean_run(
     beside = {"runs": runs.astype(np.float32), "stderr": standard_error(runs)}
     seconds = {"total": time.perf_counter() - start}
     return _write(Scored("mean_score", target, values, identity, provenance, seconds, beside), exp, context)
-
-
-def _beyond(first: ScoreRecord, combine: str) -> dict[str, str]:
-    """What records say only where it is not as usual."""
-    given = {"given_labels": first.given_labels} if first.given_labels else {}
-    return given if combine == "mean" else {**given, "combine": combine}
 
 
 def _check_mean(kind: str, n_runs: int, combine: str) -> None:

@@ -25,7 +25,7 @@ from datadiet.training.device import check_device
 
 RECORDED = (  # beside the options of selectors
     "selector", "size", "scores", *FEATURE_FIELDS, "random_subset_seed", "random_label_fraction", "random_label_seed",
-    "run",
+    "labels", "run",
 )  # fmt: skip
 
 
