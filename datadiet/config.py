@@ -37,6 +37,8 @@ def validate(config: TrainConfig) -> None:
     check_values(config)
     for name, value in config.registered:
         find_option(name).check(value)
+    if config.labels is not None and config.random_label_fraction:
+        raise refuse("labels", config.labels, f"no such where random_label_fraction={config.random_label_fraction}")
     if config.num_steps is not None:
         early = min(config.early_step, config.num_steps)
         _check_number_of("save_steps", config.num_steps, config.save_steps, MAX_CHECKPOINTS, "checkpoints")

@@ -55,6 +55,22 @@ def _as_it_is(found: re.Match[str]) -> bool:
     return character != "\\" and not UNSEEN.match(character)
 
 
+# --- cells of tables --------------------------------------------------------------------------
+
+_FORMULA = re.compile("'*[=+@-]")  # what a spreadsheet evaluates, and what would be taken for its disguise
+
+
+def harmless(text: str) -> str:
+    """Text of users as a cell: on one line, and behind a ' where a spreadsheet would take it for a formula."""
+    cell = escaped(text)
+    return f"'{cell}" if _FORMULA.match(cell) else cell
+
+
+def original(cell: str) -> str:
+    """The inverse of `harmless`."""
+    return unescaped(cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell)
+
+
 # --- names of files --------------------------------------------------------------------------
 
 # Bytes that are not UTF-8 reach Python as half characters (U+DC80 to U+DCFF). A backslash is only touched where it

@@ -22,7 +22,8 @@ HOUSE = {
     "data": [
         "dataset", "reading", "doubts", "batches", "cache", "sources.base", "sources.published", "sources.splits",
         "sources.walk", "sources.images", "sources.embedded", "sources.arrays", "sources.own", "sources.parquet",
-        "sources.cinic10", "sources.tfds_folder", "registry", "align", "download", "tfds_builders", "prepare",
+        "sources.delimited", "sources.csv_file", "sources.idx", "sources.cinic10", "sources.tfds_folder",
+        "sources.cifar", "labels", "registry", "objects", "align", "download", "tfds_builders", "prepare",
     ],
     "models": ["conv", "networks", "registry"],
     "scores": ["logits", "forgetting", "trajectory", "gradients", "checkpoint", "combine"],
@@ -32,7 +33,9 @@ HOUSE = {
         "files", "tables", "records", "layout", "score_files", "answers", "leaves", "checkpoints", "manifests", "runs",
     ],
     "tracking": ["record", "failures", "mlflow_store", "push", "link", "run", "sync"],
-    "runs": ["background", "signals", "context", "inputs", "task", "resume", "folders", "train", "score", "select"],
+    "runs": [
+        "background", "signals", "context", "inputs", "labels", "task", "resume", "folders", "train", "score", "select",
+    ],
     "report": [
         "statistics", "comparison", "evidence", "cost", "decision", "words", "price", "text", "figures", "pictures",
         "kept_sets", "page", "results_table",

@@ -319,6 +319,8 @@ def log_inputs(task: Task, tracked: TrackedRun) -> None:
     if config.random_label_fraction:
         changed = int((task.labels != dataset.train_labels).sum())
         tracked.log_metrics({"random_labels/touched": len(task.touched), "random_labels/changed": changed})
+    if config.labels is not None:
+        tracked.log_metrics({"given_labels/changed": len(task.touched)})
 
 
 def summarize(task: Task, tracked: TrackedRun, last: dict[str, float]) -> Summary:

@@ -16,6 +16,7 @@ from datadiet.report.results_table import of_study, to_csv
 from datadiet.report.text import headline, table
 from datadiet.runs import resume
 from datadiet.runs.context import Context, Output
+from datadiet.runs.labels import labels_for
 from datadiet.runs.signals import listen
 from datadiet.runs.task import load_data, noted
 from datadiet.storage.files import write_text
@@ -38,10 +39,11 @@ def check(spec: StudySpec, output: Output) -> Dataset:
     """
     published, _ = load_data(spec.config)
     tell_notes(published)
+    inputs = labels_for(spec.config, published).inputs
     for job in spec.jobs:
         run_dir = output.layout.exps / job.name
         if isinstance(job, TrainJob) and not output.overwrite and (run_dir / "args.json").exists():
-            resume.check_same(run_dir, job.config, published.fingerprint, {})
+            resume.check_same(run_dir, job.config, published.fingerprint, inputs)
     return published
 
 

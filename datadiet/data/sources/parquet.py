@@ -84,14 +84,14 @@ def chosen_files(path: str, data_dir: Path | None, reading: Reading, obstacles: 
 
 def _has_labels(name: str, like: Path, files: list[Path]) -> bool:
     """Whether files of a split have labels in the column that a file of the training split has them in."""
-    label = _columns(name, _opened(name, like, pq.read_schema))[1]
+    label = _found_columns(name, _opened(name, like, pq.read_schema))[1]
 
     def look(file: Path) -> bool:
         with pq.ParquetFile(file) as parts:
             if label not in parts.schema_arrow.names:
                 return False
             batches = parts.iter_batches(ROWS, columns=[label])
-            return parts.metadata.num_rows == 0 or any(has_labels(_plain(b[label].drop_null())) for b in batches)
+            return parts.metadata.num_rows == 0 or any(has_labels(plain_labels(b[label].drop_null())) for b in batches)
 
     return any(_opened(name, file, look) for file in files)
 
@@ -115,8 +115,19 @@ def count_parquet(path: str, data_dir: Path | None, reading: Reading) -> int:
     return sum(_opened(f"parquet:{path}", file, pq.read_metadata).num_rows for file in train)
 
 
-def _columns(name: str, schema: pa.Schema) -> tuple[str, str]:
-    """Names of the image and of the label column."""
+def _found_columns(name: str, schema: pa.Schema) -> tuple[str, str]:
+    return find_columns(name, schema, [one for one in schema.names if _class_names(schema, one)])
+
+
+def find_columns(name: str, schema: pa.Schema, classes: list[str], *, lists: bool = False) -> tuple[str, str]:
+    """Names of the image and of the label column.
+
+    Args:
+        classes: Columns of labels whose classes have names.
+        lists: Where no column has encoded images, one of lists of numbers is taken for them.
+    Raises:
+        UserError: there is not one of each.
+    """
 
     def is_image(kind: pa.DataType) -> bool:
         if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
@@ -124,7 +135,8 @@ def _columns(name: str, schema: pa.Schema) -> tuple[str, str]:
         return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
     images = [field.name for field in schema if is_image(field.type)]
-    classes = [field.name for field in schema if _class_names(schema, field.name)]
+    if lists and not images:
+        images = [field.name for field in schema if _is_list(field.type)]
     label = next((name for name in LABEL_NAMES if name in schema.names), classes[0] if len(classes) == 1 else None)
     if len(images) != 1 or label is None or not _is_label(schema.field(label).type):
         columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
@@ -133,6 +145,11 @@ def _columns(name: str, schema: pa.Schema) -> tuple[str, str]:
             f"called {' or '.join(LABEL_NAMES)}, of whole numbers, texts or truth values."
         )
     return images[0], label
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    kind = getattr(kind, "storage_type", kind)  # of an extension, as datasets makes one of arrays
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
 def _is_label(kind: pa.DataType) -> bool:
@@ -170,11 +187,11 @@ def _rows_of(name: str, image: str, label: str, file: Path) -> list[tuple[list[A
             check_size(f"{name}: {file}", taken, stored, small=SMALL)
             if table[label].null_count:
                 raise UserError(f"{name}: {table[label].null_count} rows without a label in {file}; drop these rows.")
-            found.append((table[image].to_pylist(), _plain(table[label])))
+            found.append((table[image].to_pylist(), plain_labels(table[label])))
     return found
 
 
-def _plain(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
+def plain_labels(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
     """Labels [N] as NumPy has them, texts as texts."""
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     values = column.cast(kind)
@@ -213,7 +230,7 @@ def _rows(name: str, files: list[Path]) -> Rows:
     class_names: tuple[str, ...] = ()
     for file in files:
         schema = _opened(name, file, pq.read_schema)
-        image, label = _columns(name, schema)
+        image, label = _found_columns(name, schema)
         class_names = _class_names(schema, label)
         for cells, found in _opened(name, file, partial(_rows_of, name, image, label)):
             encoded += [cell["bytes"] if isinstance(cell, dict) else cell for cell in cells]
