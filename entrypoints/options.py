@@ -17,7 +17,7 @@ from tqdm import tqdm
 from datadiet import commands
 from datadiet.config import FIELDS, MAX_RUNS, TrainConfig, find_option, given_config
 from datadiet.errors import Interrupted, UserError
-from datadiet.option import Option, check_text
+from datadiet.option import Option, amount, check_text
 from datadiet.printable import printable
 from datadiet.runs.context import Context, Output, Tracker
 from datadiet.runs.signals import EXIT_CODE
@@ -35,6 +35,25 @@ class Optional(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return None if value in ("auto", "") else self.kind.convert(value, param, ctx)
+
+
+class Amount(click.ParamType):
+    """A whole number, or a fraction of all there are, as in 900, 0.5 and 50%."""
+
+    name = "amount"
+
+    def __init__(self, option: Option) -> None:
+        self.option = option
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            found = amount(value)
+            self.option.check(found)
+        except (ValueError, UserError):
+            self.fail(f"{self.option.name}={value[:80]}: expected {self.option.expected}.", param, ctx)
+        return found
 
 
 class Listed(click.ParamType):
@@ -101,7 +120,7 @@ TYPES = {  # and what several are called
 def click_type(option: Option) -> click.ParamType:
     """How the command line reads an option; its bounds are checked with all others, by `config.validate`."""
     one, words = TYPES[option.type]
-    kind = Listed(one, words) if option.many else one
+    kind = Amount(option) if option.amount else Listed(one, words) if option.many else one
     return Optional(kind) if option.optional else kind
 
 
