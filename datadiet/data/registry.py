@@ -12,6 +12,7 @@ import numpy as np
 
 from datadiet.data import cache
 from datadiet.data.dataset import Dataset, Splits, check_splits, fingerprint, pixel_statistics, vector_statistics
+from datadiet.data.sources.base import Origins
 from datadiet.errors import UserError
 
 
@@ -23,6 +24,7 @@ class Source(NamedTuple):
     num_examples: Callable[[Path | None], int]  # of the training set, found without loading it
     statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # None: computed
     files: Callable[[Path | None], Sequence[str | Path]] | None = None  # that the content depends on; None: no cache
+    origins: Callable[[Path | None], Origins] | None = None  # None: its examples are no files
 
 
 def lazily(module: str, function: str, *first: str) -> Callable[[Path | None], Any]:
@@ -42,11 +44,12 @@ def _tfds(statistics: Any, num_classes: int | None, tfds_name: str, name: str) -
     return Source(load_, num_classes, count, statistics, files)
 
 
-def _own(kind: str, module: str, path: str) -> Source:
-    load_, count, files = (
-        lazily(module, function, path) for function in (f"load_{kind}", f"count_{kind}", f"{kind}_files")
+def _own(kind: str, module: str, path: str, *, of_files: bool = False) -> Source:
+    load_, count, files, origins = (
+        lazily(module, function, path)
+        for function in (f"load_{kind}", f"count_{kind}", f"{kind}_files", f"{kind}_origins")
     )
-    return Source(load_, None, count, None, files)
+    return Source(load_, None, count, None, files, origins if of_files else None)
 
 
 # Means and standard deviations as in the original, which takes CIFAR-10's for CIFAR-100 too.
@@ -73,7 +76,7 @@ DATASETS: dict[str, Source] = {
 # What may stand before a name or a path of the user's own.
 PREFIXES: dict[str, Callable[[str], Source]] = {
     "tfds/": lambda name: _tfds(None, None, name, f"tfds/{name}"),
-    "folder:": partial(_own, "folder", "own"),
+    "folder:": partial(_own, "folder", "own", of_files=True),
     "npz:": partial(_own, "npz", "own"),
     "parquet:": partial(_own, "parquet", "parquet"),
 }
@@ -113,6 +116,16 @@ def count_examples(name: str, data_dir: str | Path | None = None) -> int:
         UserError: unknown name, or the data is not there (with the command that repairs it).
     """
     return find_source(name).num_examples(data_folder(data_dir))
+
+
+def find_origins(name: str, data_dir: str | Path | None = None) -> Origins:
+    """Where the training examples come from: their split and, where they are files, the folder.
+
+    Raises:
+        UserError: unknown name, or the data is not there.
+    """
+    origins = find_source(name).origins
+    return Origins() if origins is None else origins(data_folder(data_dir))
 
 
 def build_dataset(name: str, data_dir: str | Path | None = None) -> Dataset:

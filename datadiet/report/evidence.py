@@ -17,7 +17,8 @@ from datadiet import commands
 from datadiet.config import ResolvedConfig
 from datadiet.data.batches import randomize_labels
 from datadiet.data.dataset import CHUNK, Dataset
-from datadiet.data.registry import load_dataset
+from datadiet.data.registry import find_origins, load_dataset
+from datadiet.data.sources.base import Origins
 from datadiet.errors import UserError
 from datadiet.scores.checkpoint import training_score_names
 from datadiet.storage.answers import read_answers
@@ -204,6 +205,11 @@ class Study:
     def dataset(self) -> Dataset | None:
         """The data, as published; None where it cannot be had here (`no_dataset` says why)."""
         return self._found[0]
+
+    @cached_property
+    def origins(self) -> Origins:
+        """Where the training examples come from."""
+        return find_origins(self.config.dataset, self.config.data_dir)
 
     @property
     def no_dataset(self) -> str:

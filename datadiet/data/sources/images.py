@@ -122,3 +122,10 @@ def looks_like_one(path: str) -> bool:
             return file.read(8).startswith(SIGNATURES)
     except OSError:  # which is told when it is read
         return True
+
+
+def encoded(image: np.ndarray) -> bytes:
+    """An image, uint8 [H, W, D] of 1 or 3 channels, as PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -14,6 +14,7 @@ from numpy.lib.npyio import NpzFile
 
 from datadiet.data.dataset import Splits
 from datadiet.data.sources.arrays import as_examples, as_labels, find_names, texts
+from datadiet.data.sources.base import Origins
 from datadiet.data.sources.walk import walk
 from datadiet.errors import UserError
 from datadiet.intake import check_npy
@@ -83,6 +84,12 @@ def folder_files(path: str, data_dir: Path | None) -> list[str]:
     """Every image of both splits."""
     folders = _split_folders(path, data_dir)
     return [f"{folder}/{file}" for folder, files in zip(folders, _image_files(path, folders)) for file in files]
+
+
+def folder_origins(path: str, data_dir: Path | None) -> Origins:
+    """The folder of the training images."""
+    train, _ = _split_folders(path, data_dir)
+    return Origins(visible(train.name), resolve_path(path, data_dir), f"{train.name}/")
 
 
 def count_folder(path: str, data_dir: Path | None) -> int:
