@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -34,11 +35,13 @@ class Bounds(NamedTuple):
     above: float | None = None
     below: float | None = None
     choices: tuple[str, ...] | None = None
+    form: str | None = None  # of a text, as a regular expression
 
     def __contains__(self, value: object) -> bool:
         if isinstance(value, str):
-            return self.choices is None or value in self.choices
-        if not isinstance(value, Real):
+            fits = self.form is None or re.fullmatch(self.form, value) is not None
+            return fits and (self.choices is None or value in self.choices)
+        if not isinstance(value, Real) or self.form is not None:
             return False
         value = float(value) if not isinstance(value, int) else value
         return (
@@ -61,7 +64,7 @@ class Bounds(NamedTuple):
 def option(
     default: Any, text: str, *, auto: str | None = None, min: float | None = None, max: float | None = None,
     above: float | None = None, below: float | None = None, choices: Iterable[str] | None = None,
-    noun: str | None = None, kind: Any = None,
+    form: str | None = None, noun: str | None = None, kind: Any = None,
 ) -> Any:  # fmt: skip
     """A field of a dataclass of options, or an option that an entry of a registry brings.
 
@@ -72,12 +75,13 @@ def option(
         min, max: Bounds that are allowed themselves, of each value where there are several.
         above, below: Bounds that are not.
         choices: The texts there are.
+        form: Of a text, as a regular expression; `noun` tells it in words.
         noun: What is expected, for the message that refuses a value: 'a momentum' (below 1), or a unit as in (at
             least 3) 'presentations'.
         kind: The type, as an annotation; only outside a dataclass, where the default does not tell it. `int | float` is
             an amount: a whole number, or a fraction of all there are.
     """
-    bounds = Bounds(min, max, above, below, None if choices is None else tuple(choices))
+    bounds = Bounds(min, max, above, below, None if choices is None else tuple(choices), form)
     return field(default=default, metadata={"help": text, "auto": auto, "bounds": bounds, "noun": noun, "kind": kind})
 
 

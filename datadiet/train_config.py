@@ -36,6 +36,24 @@ class TrainConfig:
 
     dataset: str = option("cifar10", "Training data, by name.")
     data_dir: str | None = option(None, "Folder that holds the data.", auto="where the dataset is usually found")
+    image_size: str | None = option(
+        None,
+        "Size of images in pixels: N (the shorter side, then the centre) or HxW (height and width exactly).",
+        auto="that of the images, which have to be of one",
+        form=r"[1-9]\d{0,4}(x[1-9]\d{0,4})?",
+        noun="N or HxW in pixels, as in 64 or 48x64",
+    )
+    test_fraction: float | None = option(
+        None, "Fraction of each class that is the test set, where the data has none; chosen by the examples' names.",
+        auto="the data's own test set", above=0, below=1, noun="a fraction",
+    )  # fmt: skip
+    test_split: str | None = option(
+        None, "Which of the data's splits is the test set, by name.", auto="test, else a validation set with labels"
+    )
+    labels: str | None = option(
+        None, "File of labels (csv: example_id,label) to train on instead of the data's own.", auto="the data's own"
+    )
+    skip_bad: bool = option(False, "Leave out images that cannot be read; which they are is recorded.")
     model: str = option("resnet18_lowres", "Network, by name.")
     width: int | None = option(None, "Channels (units, for mlp) of the first layer.", auto="the model's own", min=1)
     compute_dtype: str = option(

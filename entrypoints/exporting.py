@@ -12,7 +12,7 @@ from datadiet.data.registry import known_datasets
 from datadiet.report.export import export_kept
 from datadiet.report.kept_files import FORMATS
 
-from .options import OFFLINE, OVERWRITE, ROOT, Location, Optional, config_option, make_command, make_context
+from .options import OFFLINE, OVERWRITE, ROOT, Location, Optional, config_option, make_command, make_context, reading_options
 
 KEPT = click.option("--kept", type=Location(), required=True, help="What is exported: a kept.csv, a kept table of a "
                     "study (exps/EXP/kept/…), or the folder of a run on a subset.")  # fmt: skip
@@ -43,5 +43,5 @@ def export() -> click.Command:
         "--dataset", type=Optional(click.STRING), help=f"Data that it is of. One of: {', '.join(known_datasets())}.  "
         "[default: told beside the kept set]",
     )  # fmt: skip
-    data_dir = config_option("data_dir", None)
-    return make_command("export", _export, KEPT, FORMAT, OUTPUT, COPY, dataset, data_dir, ROOT, OVERWRITE, OFFLINE)
+    data = (dataset, config_option("data_dir", None), *reading_options())
+    return make_command("export", _export, KEPT, FORMAT, OUTPUT, COPY, *data, ROOT, OVERWRITE, OFFLINE)

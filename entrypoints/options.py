@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from datadiet import commands
 from datadiet.config import FIELDS, MAX_RUNS, TrainConfig, find_option, given_config
+from datadiet.data.reading import NAMES as READING
 from datadiet.errors import Interrupted, UserError
 from datadiet.option import Option, amount, check_text
 from datadiet.printable import printable
@@ -155,6 +156,11 @@ def selector_options() -> list[Callable]:
     return [config_option(name, find_option(name).default) for name in option_names()]
 
 
+def reading_options() -> list[Callable]:
+    """How data is read."""
+    return [config_option(name, find_option(name).default) for name in READING]
+
+
 def required_option(name: str, names: tuple[str, ...] = ()) -> Callable:
     option = find_option(name)
     return click.option(f"--{name}", type=click_type(option), required=True, help=option.help + _one_of(names))
@@ -252,7 +258,10 @@ def typed_command(ctx: click.Context) -> str:
 
 
 # Where an option has these values, a command that leaves it out means the same; `main` has other defaults of its own.
-_UNSAID = {name: FIELDS[name].default for name in ("dataset", "model", "data_dir")} | {"root": Path(), "offline": False}
+_UNSAID = {name: FIELDS[name].default for name in ("dataset", "model", "data_dir", *READING)} | {
+    "root": Path(),
+    "offline": False,
+}
 
 
 def _caller(ctx: click.Context) -> commands.Caller:

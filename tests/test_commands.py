@@ -22,6 +22,7 @@ from mlflow.projects.utils import load_project
 
 from datadiet import commands
 from datadiet.commands import MLFLOW, SHARED, Caller
+from datadiet.data.reading import NAMES as READING
 from datadiet.runs.context import Output
 from datadiet.storage.layout import ExperimentLayout
 from entrypoints.__main__ import COMMANDS, LazyGroup
@@ -124,7 +125,7 @@ def test_what_commands_share_is_what_they_take():
     for name, shared in SHARED.items():
         command = group.get_command(click.Context(group), name)
         taken = {str(param.name) for param in command.params}
-        assert taken & {"dataset", "model", "data_dir", "root", "offline"} == set(shared), name
+        assert taken & {"dataset", "model", "data_dir", *READING, "root", "offline"} == set(shared), name
 
 
 def test_shared_options_are_added_where_they_are_taken():

@@ -20,7 +20,7 @@ HOUSE = {
         "train_config", "config",
     ],
     "data": [
-        "dataset", "batches", "cache", "sources.base", "sources.published", "sources.walk", "sources.images",
+        "dataset", "reading", "batches", "cache", "sources.base", "sources.published", "sources.walk", "sources.images",
         "sources.embedded", "sources.arrays", "sources.own", "sources.parquet", "sources.cinic10",
         "sources.tfds_folder", "registry", "align", "download", "tfds_builders", "prepare",
     ],

@@ -29,6 +29,8 @@ class Dataset:
     fingerprint: sha256 (hex) over ids, labels and pixels of the training set *as published*,
         so that it stays the same when images are padded for a network.
     class_names: C names, or () where the source has none.
+    notes: What was decided or found when it was read, in sentences.
+    skipped: Names of images that cannot be read and were left out.
     """
 
     name: str
@@ -42,6 +44,8 @@ class Dataset:
     std: np.ndarray
     fingerprint: str
     class_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
 
     @property
     def num_examples(self) -> int:
@@ -105,6 +109,7 @@ class Splits(NamedTuple):
 
     train_images, test_images: uint8 [N, H, W, D], or float32 [N, D] for vectors.
     train_labels, test_labels: int32 [N]. example_ids: str [N]. class_names: C names, or ().
+    test_ids: str [M], or None where the source has no names for them. skipped: Names of what could not be read.
     """
 
     train_images: np.ndarray
@@ -113,6 +118,8 @@ class Splits(NamedTuple):
     test_labels: np.ndarray
     example_ids: np.ndarray
     class_names: tuple[str, ...] = ()
+    test_ids: np.ndarray | None = None
+    skipped: tuple[str, ...] = ()
 
 
 def check_splits(name: str, splits: Splits) -> int:

@@ -174,8 +174,9 @@ def _prepare_fashion_mnist(data_dir: Path | None, given: Path | None, may_downlo
 
 
 def prepare(
-    name: str, data_dir: str | Path | None = None, archive: str | Path | None = None, download: bool = True
-) -> Dataset:
+    name: str, data_dir: str | Path | None = None, archive: str | Path | None = None, download: bool = True,
+    **reading: Any,
+) -> Dataset:  # fmt: skip
     """Make a dataset ready, so that every later `data.load` finds it and is fast.
 
     What is ready already stays as it is. Any number of processes may do this at once, and what
@@ -187,6 +188,7 @@ def prepare(
         archive: The published file, or a folder that has it (needed where there are several);
             None: looked for in data_dir, then downloaded.
         download: Whether the network may be used.
+        reading: As for `load_dataset`.
     Returns:
         The loaded dataset.
     Raises:
@@ -206,4 +208,4 @@ def prepare(
         _prepare_fashion_mnist(folder, given, download)
     elif given is not None:
         raise UserError(f"{name}: takes no archive; run {prepare_command(name, folder)} without it.")
-    return load_dataset(name, data_dir)
+    return load_dataset(name, data_dir, **reading)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -12,26 +14,29 @@ import numpy as np
 
 from datadiet.data import cache
 from datadiet.data.dataset import Dataset, Splits, check_splits, fingerprint, pixel_statistics, vector_statistics
+from datadiet.data.reading import AS_IT_IS, Reading, Remark
 from datadiet.data.sources.base import Origins
 from datadiet.errors import UserError
+from datadiet.train_config import TrainConfig
 
 
 class Source(NamedTuple):
-    """One entry of DATASETS. Each function takes data_dir."""
+    """One entry of DATASETS. Each function takes data_dir, and after it a `Reading` where `reads` says so."""
 
-    load: Callable[[Path | None], Splits]
+    load: Callable[..., Splits]
     num_classes: int | None  # None: found from the labels
-    num_examples: Callable[[Path | None], int]  # of the training set, found without loading it
+    num_examples: Callable[..., int]  # of the training set, found without loading it
     statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # None: computed
-    files: Callable[[Path | None], Sequence[str | Path]] | None = None  # that the content depends on; None: no cache
-    origins: Callable[[Path | None], Origins] | None = None  # None: its examples are no files
+    files: Callable[..., Sequence[str | Path]] | None = None  # that the content depends on; None: no cache
+    reads: bool = False  # it splits and sizes as a Reading says; of others, images are resized when they are read
+    origins: Callable[..., Origins] | None = None  # None: its examples are no files
 
 
-def lazily(module: str, function: str, *first: str) -> Callable[[Path | None], Any]:
+def lazily(module: str, function: str, *first: str) -> Callable[..., Any]:
     """A function of data.sources that is imported when it is called."""
 
-    def call(data_dir: Path | None) -> Any:
-        return getattr(import_module(f"datadiet.data.sources.{module}"), function)(*first, data_dir)
+    def call(*given: Any) -> Any:
+        return getattr(import_module(f"datadiet.data.sources.{module}"), function)(*first, *given)
 
     return call
 
@@ -49,7 +54,7 @@ def _own(kind: str, module: str, path: str, *, of_files: bool = False) -> Source
         lazily(module, function, path)
         for function in (f"load_{kind}", f"count_{kind}", f"{kind}_files", f"{kind}_origins")
     )
-    return Source(load_, None, count, None, files, origins if of_files else None)
+    return Source(load_, None, count, None, files, origins=origins if of_files else None)
 
 
 # Means and standard deviations as in the original, which takes CIFAR-10's for CIFAR-100 too.
@@ -109,62 +114,155 @@ def data_folder(data_dir: str | Path | None) -> Path | None:
         raise UserError(f"data_dir={data_dir}: expected a folder ({error}).") from None
 
 
-def count_examples(name: str, data_dir: str | Path | None = None) -> int:
-    """Size N of the training set, found without loading it.
+def count_examples(name: str, data_dir: str | Path | None = None, **options: Any) -> int:
+    """Size N of the training set, found without loading it where it is read as it is.
 
+    Args:
+        options: As for `load_dataset`.
     Raises:
-        UserError: unknown name, or the data is not there (with the command that repairs it).
+        UserError: unknown name, or the data is not there (with the command that repairs it), or cannot be read so.
     """
-    return find_source(name).num_examples(data_folder(data_dir))
+    return _count(name, data_dir, Reading.asked(**options))
 
 
-def find_origins(name: str, data_dir: str | Path | None = None) -> Origins:
-    """Where the training examples come from: their split and, where they are files, the folder.
+def origins_of(config: TrainConfig) -> Origins:
+    """Where the training examples that a config names come from.
 
     Raises:
         UserError: unknown name, or the data is not there.
     """
-    origins = find_source(name).origins
-    return Origins() if origins is None else origins(data_folder(data_dir))
+    entry = find_source(config.dataset)
+    if entry.origins is None:
+        return Origins()
+    with _noting():  # what there is to say is said when it is loaded
+        return entry.origins(*_asked(entry, config.data_dir, Reading.of(config)))
 
 
-def build_dataset(name: str, data_dir: str | Path | None = None) -> Dataset:
-    """A dataset read from its source, past the cache, and checked."""
+def count_of(config: TrainConfig) -> int:
+    """The same of what a config names."""
+    return _count(config.dataset, config.data_dir, Reading.of(config))
+
+
+def _count(name: str, data_dir: str | Path | None, reading: Reading) -> int:
+    if reading.given():
+        return _load(name, data_dir, reading).num_examples
     entry = find_source(name)
-    splits = entry.load(data_folder(data_dir))
-    num_classes = check_splits(name, splits)
+    try:
+        with _noting():  # what there is to say is said when it is loaded
+            return entry.num_examples(*_asked(entry, data_dir, reading))
+    except UserError:
+        build_dataset(name, data_dir)  # names all that stands in the way, not the first of it
+        raise
+
+
+def _asked(entry: Source, data_dir: str | Path | None, reading: Reading) -> tuple[Any, ...]:
+    """What the functions of a source take."""
+    return (data_folder(data_dir), reading) if entry.reads else (data_folder(data_dir),)
+
+
+def build_dataset(name: str, data_dir: str | Path | None = None, reading: Reading = AS_IT_IS) -> Dataset:
+    """A dataset read from its source, past the cache, and checked; what there is to say is in its notes."""
+    entry = find_source(name)
+    with _noting() as notes:
+        splits = _read(name, entry, data_dir, reading)
+        num_classes = check_splits(name, splits)
     if entry.num_classes not in (None, num_classes):
         raise UserError(f"{name}: its training labels are of {num_classes} classes; expected {entry.num_classes}.")
-    if entry.statistics:
+    if entry.statistics and not reading.shape:
         mean, std = (np.asarray(values, np.float32) for values in entry.statistics)
     else:
         statistics = pixel_statistics if splits.train_images.dtype == np.uint8 else vector_statistics
         mean, std = statistics(splits.train_images)
     digest = fingerprint(splits.example_ids, splits.train_labels, splits.train_images)
-    return Dataset(name, *splits[:5], num_classes, mean, std, digest, splits.class_names)
+    described = splits.class_names, tuple(notes), splits.skipped
+    return Dataset(name, *splits[:5], num_classes, mean, std, digest, *described)
 
 
-def load_dataset(name: str, data_dir: str | Path | None = None) -> Dataset:
+def _read(name: str, entry: Source, data_dir: str | Path | None, reading: Reading) -> Splits:
+    """What a source has, as a Reading asks for it."""
+    if not entry.reads and reading.test_fraction is not None:
+        raise UserError(f"{name}: test_fraction={reading.test_fraction}, but it has a test set of its own.")
+    if not entry.reads and reading.test_split not in (None, "test"):
+        raise UserError(f"{name}: test_split={reading.test_split}; it has the splits train and test.")
+    if reading.labels is not None:
+        raise UserError(f"{name}: labels={reading.labels}: labels of one's own are not read yet.")
+    splits = entry.load(*_asked(entry, data_dir, reading))
+    return _resized(name, splits, reading) if reading.shape else splits
+
+
+def _resized(name: str, splits: Splits, reading: Reading) -> Splits:
+    """Images of the size that is asked for, those that have it as they are."""
+    from datadiet.data.sources.images import resize  # here, because --help needs no Pillow
+
+    train, test = (resize(name, images, reading) for images in (splits.train_images, splits.test_images))
+    return splits._replace(train_images=train, test_images=test)
+
+
+@contextmanager
+def _noting() -> Iterator[list[str]]:
+    """The remarks of a `with` block, in a list, each once; other warnings are given after it."""
+    notes: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", Remark)
+        yield notes
+    for warning in caught:
+        if not issubclass(warning.category, Remark):
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+        elif str(warning.message) not in notes:
+            notes.append(str(warning.message))
+
+
+def load_dataset(
+    name: str, data_dir: str | Path | None = None, *, image_size: int | str | None = None,
+    test_fraction: float | None = None, test_split: str | None = None, labels: str | None = None,
+    skip_bad: bool = False,
+) -> Dataset:  # fmt: skip
     """A dataset by name, in canonical order. Nothing is downloaded.
 
-    The first load of given files writes a cache; later ones memory-map it.
+    The first load of given files writes a cache; later ones memory-map it. What was decided when it was read, or is
+    doubtful, is in its notes, and warned of.
 
     Args:
         name: One of `known_datasets`.
         data_dir: Folder that holds its files; None: where they are usually found. A relative
             PATH is taken from it.
+        image_size: N, pixels of the shorter side, after which the centre is taken; or 'HxW', height and width exactly;
+            None: that of the images, which have to be of one.
+        test_fraction: Fraction of each class that is the test set, where there is none, in 0..1, both excluded. By a
+            hash of the examples' ids: more examples do not move the others.
+        test_split: Which of the splits there are is the test set; None: test, else a labelled validation set.
+        labels: csv file (example_id,label) to train on instead of the data's own labels.
+        skip_bad: Leave out images that cannot be read.
     Raises:
         UserError: unknown name, missing or damaged files (with the command that repairs it),
-            or data that cannot be learned from.
+            or data that cannot be learned from, with all that stands in the way.
     """
-    files = find_source(name).files
-    if files is None:
-        return build_dataset(name, data_dir)
-    return Dataset(name, **cache.through(name, partial(files, data_folder(data_dir)), partial(_record, name, data_dir)))
+    options = {"test_fraction": test_fraction, "test_split": test_split, "labels": labels, "skip_bad": skip_bad}
+    return _telling(_load(name, data_dir, Reading.asked(image_size, **options)))
 
 
-def _record(name: str, data_dir: str | Path | None) -> dict[str, Any]:
+def dataset_of(config: TrainConfig) -> Dataset:
+    """The dataset that a config names, read as it says; see `load_dataset`."""
+    return _telling(_load(config.dataset, config.data_dir, Reading.of(config)))
+
+
+def _telling(dataset: Dataset) -> Dataset:
+    for note in dataset.notes:
+        warnings.warn(note, Remark, stacklevel=1)  # from here, so that a process tells it once
+    return dataset
+
+
+def _load(name: str, data_dir: str | Path | None, reading: Reading) -> Dataset:
+    entry = find_source(name)
+    if entry.files is None:
+        return build_dataset(name, data_dir, reading)
+    files = partial(entry.files, *_asked(entry, data_dir, reading))
+    how = "".join(f"{option}={value}\n" for option, value in reading.given().items())
+    return Dataset(name, **cache.through(name, files, partial(_record, name, data_dir, reading), how))
+
+
+def _record(name: str, data_dir: str | Path | None, reading: Reading) -> dict[str, Any]:
     """A freshly built dataset as the values that the cache keeps."""
-    record = dict(vars(build_dataset(name, data_dir)))
+    record = dict(vars(build_dataset(name, data_dir, reading)))
     del record["name"]
     return record

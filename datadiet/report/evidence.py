@@ -17,7 +17,7 @@ from datadiet import commands
 from datadiet.config import ResolvedConfig
 from datadiet.data.batches import randomize_labels
 from datadiet.data.dataset import CHUNK, Dataset
-from datadiet.data.registry import find_origins, load_dataset
+from datadiet.data.registry import dataset_of, origins_of
 from datadiet.data.sources.base import Origins
 from datadiet.errors import UserError
 from datadiet.scores.checkpoint import training_score_names
@@ -209,7 +209,7 @@ class Study:
     @cached_property
     def origins(self) -> Origins:
         """Where the training examples come from."""
-        return find_origins(self.config.dataset, self.config.data_dir)
+        return origins_of(self.config)
 
     @property
     def no_dataset(self) -> str:
@@ -218,7 +218,7 @@ class Study:
     @cached_property
     def _found(self) -> tuple[Dataset | None, str]:
         try:
-            dataset = load_dataset(self.config.dataset, self.config.data_dir)
+            dataset = dataset_of(self.config)
         except UserError as error:
             return None, str(error)
         if dataset.fingerprint != self.record.fingerprint:

@@ -14,7 +14,7 @@ import numpy as np
 from datadiet import commands
 from datadiet.config import TrainConfig, from_dict, given_config
 from datadiet.data.batches import randomize_labels
-from datadiet.data.registry import find_origins, load_dataset
+from datadiet.data.registry import dataset_of, origins_of
 from datadiet.data.sources.own import resolve_path
 from datadiet.errors import UserError
 from datadiet.report.kept_files import FOLDERS, FORMATS, KeptSet
@@ -75,7 +75,7 @@ def read_kept(found: Found, config: TrainConfig, copy: bool) -> KeptSet:
     Raises:
         UserError: the data cannot be had, or is not what the examples are of.
     """
-    dataset = load_dataset(config.dataset, config.data_dir)
+    dataset = dataset_of(config)
     if found.fingerprint not in (None, dataset.fingerprint):
         raise UserError(
             f"{found.path} keeps examples of other data than {dataset.name}: its fingerprint is {found.fingerprint}, "
@@ -83,7 +83,7 @@ def read_kept(found: Found, config: TrainConfig, copy: bool) -> KeptSet:
         )
     ids = manifest_ids(found.path, dataset)
     labels, _ = randomize_labels(dataset.train_labels, config.random_label_fraction, config.random_label_seed)
-    origins = find_origins(config.dataset, config.data_dir)
+    origins = origins_of(config)
     table = examples(dataset, origins, ids, labels)
     rows, order = kept_rows(found.path), np.argsort(ids)
     table = table[table["kept"]].reset_index(drop=True)
@@ -197,7 +197,8 @@ def export_kept(
     check_output(output, config, context.output.overwrite)
     context.tracker.check()
     chosen = read_kept(found, config, copy)
-    options = {WRITTEN_AS: written_as, "kept": str(kept), "copy": copy, "data_dir": config.data_dir}
+    reading = Reading.of(config).given()
+    options = {WRITTEN_AS: written_as, "kept": str(kept), "copy": copy, "data_dir": config.data_dir, **reading}
     told = KeptRecord(
         options=options, kept_by=found.kept_by, dataset=chosen.dataset.name, fingerprint=chosen.dataset.fingerprint,
         num_kept=len(chosen.table),

@@ -132,7 +132,7 @@ def _confined(part: str) -> str:
     plain = re.sub(r"^\.", "_", plain) or "_"
     if len(os.fsencode(plain)) <= LONGEST:
         return plain
-    stem, suffix = os.path.splitext(plain)
+    suffix = os.path.splitext(plain)[1]
     digest = hashlib.sha256(os.fsencode(plain)).hexdigest()[:16]
     return f"{digest}{suffix if len(os.fsencode(suffix)) < 20 else ''}"
 

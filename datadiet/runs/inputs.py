@@ -18,7 +18,8 @@ from datadiet.config import ResolvedConfig, TrainConfig
 from datadiet.data import align
 from datadiet.data.batches import Normalizer, fit_images
 from datadiet.data.dataset import Dataset
-from datadiet.data.registry import count_examples, load_dataset
+from datadiet.data.reading import Reading
+from datadiet.data.registry import count_of, load_dataset
 from datadiet.errors import UserError
 from datadiet.models.registry import check_model
 from datadiet.scores import trajectory
@@ -160,11 +161,9 @@ def training_command(
     """
     alike = {}
     if sibling := first_run(layout, exp):
-        alike = as_typed(
-            sibling.config, sibling.data.num_examples or count_examples(sibling.config.dataset, sibling.config.data_dir)
-        )
+        alike = as_typed(sibling.config, sibling.data.num_examples or count_of(sibling.config))
     elif config is not None:
-        alike = as_typed(config, count_examples(config.dataset, config.data_dir))
+        alike = as_typed(config, count_of(config))
     return commands.command("full_data", **{"run": run, "exp": exp, **alike, "root": layout.root, **more})
 
 
@@ -292,12 +291,13 @@ def features(config: TrainConfig, dataset: Dataset) -> np.ndarray:
         raise UserError(f"features_run={path} was trained on other data than {dataset.name}: name a run on that.")
     folder = path / "ckpts" / str(config.features_step)
     made = folder.stat().st_mtime_ns if folder.exists() else 0
-    return _features(path.resolve(), config.features_step, made, config.dataset, config.data_dir)
+    read = (config.dataset, config.data_dir, Reading.of(config))
+    return _features(path.resolve(), config.features_step, made, *read)
 
 
 @lru_cache(maxsize=1)  # the runs of a study share them; they are never written
-def _features(path: Path, step: int, made: int, dataset: str, data_dir: str | None) -> np.ndarray:
+def _features(path: Path, step: int, made: int, dataset: str, data_dir: str | None, reading: Reading) -> np.ndarray:
     stored = open_run(path)
     variables = stored.variables(step)
-    fitted = fit_images(load_dataset(dataset, data_dir), stored.network.image_shape)
+    fitted = fit_images(load_dataset(dataset, data_dir, **reading.given()), stored.network.image_shape)
     return compute_features(stored.network, variables, fitted.train_images, prepare=Normalizer.of(fitted))

@@ -14,7 +14,7 @@ import numpy as np
 from datadiet import commands
 from datadiet import config as options
 from datadiet.data.batches import Normalizer, fit_images, randomize_labels
-from datadiet.data.registry import load_dataset
+from datadiet.data.registry import dataset_of
 from datadiet.errors import Interrupted, UserError
 from datadiet.runs.context import Context
 from datadiet.runs.inputs import gathering, training_command
@@ -167,7 +167,7 @@ def _score(stored: StoredRun, path: Path, provenance: dict[str, Any], batch_size
     """Raises UserError where the data has changed since the run was trained, Interrupted where it was stopped."""
     config, kind = stored.config, provenance["type"]
     variables = stored.variables(provenance["step"])
-    dataset = fit_images(load_dataset(config.dataset, config.data_dir), stored.network.image_shape)
+    dataset = fit_images(dataset_of(config), stored.network.image_shape)
     if dataset.fingerprint != stored.data.fingerprint:
         raise UserError(f"{dataset.name} has changed since {stored.path} was trained on it; train the run again.")
     labels, _ = randomize_labels(dataset.train_labels, config.random_label_fraction, config.random_label_seed)

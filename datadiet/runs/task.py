@@ -14,7 +14,7 @@ from datadiet import commands
 from datadiet.config import ResolvedConfig
 from datadiet.data.batches import fit_images, randomize_labels
 from datadiet.data.dataset import Dataset
-from datadiet.data.registry import load_dataset
+from datadiet.data.registry import dataset_of
 from datadiet.errors import UserError
 from datadiet.models.registry import input_shape
 from datadiet.runs.inputs import choose, scored_by
@@ -56,7 +56,7 @@ def load_data(config: ResolvedConfig) -> tuple[Dataset, Dataset]:
     Raises:
         UserError: the data cannot be had, or cannot be trained on as asked.
     """
-    published = load_dataset(config.dataset, config.data_dir)
+    published = dataset_of(config)
     dataset = fit_images(published, input_shape(config.model, published.image_shape))
     if config.augment and len(dataset.image_shape) != 3:
         repair = commands.option("augment", False)
@@ -96,7 +96,7 @@ def write_inputs(task: Task) -> None:
     dataset, path = task.dataset, task.run_dir / "args.json"
     facts = DataFacts(
         dataset.fingerprint, dataset.num_classes, list(dataset.image_shape), dataset.num_examples,
-        dataset.mean.tolist(), dataset.std.tolist(),
+        dataset.mean.tolist(), dataset.std.tolist(), list(dataset.notes), list(dataset.skipped),
     )  # fmt: skip
     if not path.exists():
         hashes = {name: sha256(text.encode()).hexdigest() for name, text in task.inputs.items()}

@@ -12,7 +12,7 @@ import numpy as np
 from datadiet import commands
 from datadiet import config as options
 from datadiet.config import ResolvedConfig, TrainConfig
-from datadiet.data.registry import count_examples
+from datadiet.data.registry import count_of
 from datadiet.errors import Interrupted, UserError
 from datadiet.models.networks import Network
 from datadiet.models.registry import build_model, gains_together
@@ -96,7 +96,7 @@ def train_runs(
     """
     if len(set(runs)) < len(runs):
         raise UserError(f"runs={','.join(map(str, runs))}: expected each run once.")
-    count = count_examples(config.dataset, config.data_dir)
+    count = count_of(config)
     return train_resolved([resolve_config(replace(config, run=run), count) for run in runs], exp, context, choice)
 
 
@@ -306,7 +306,8 @@ def _train(
 def log_inputs(task: Task, tracked: TrackedRun) -> None:
     """What is trained on, to MLflow; saying it again changes nothing."""
     config, dataset = task.config, task.dataset
-    tracked.log_params({"data.num_examples": dataset.num_examples, "data.num_kept": len(task.kept)})
+    notes = {"data.notes": " ".join(dataset.notes)} if dataset.notes else {}
+    tracked.log_params({"data.num_examples": dataset.num_examples, "data.num_kept": len(task.kept), **notes})
     digest = dataset.fingerprint if config.selector == "all" else dataset.subset_digest(task.kept)
     tracked.log_input(dataset.name, digest, "training", num_rows=len(task.kept), kept_by=task.kept_by)
     if config.random_label_fraction:

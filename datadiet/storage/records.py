@@ -143,6 +143,8 @@ class DataFacts:
     num_examples: int | None = None  # N of the full training set
     mean: list[float] | None = None  # [D], for normalisation
     std: list[float] | None = None
+    notes: list[str] = field(default_factory=list)  # what was decided or found when it was read
+    skipped: list[str] = field(default_factory=list)  # images that were left out
 
     def check(self) -> None:
         """Raises UserError, naming it, for what no data has."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from datadiet.config import TrainConfig
 from datadiet.data.dataset import Dataset
-from datadiet.data.registry import count_examples
+from datadiet.data.registry import count_of
 from datadiet.errors import Interrupted, UserError
 from datadiet.report.decision import Decision
 from datadiet.report.evidence import CellResult
@@ -62,7 +62,7 @@ def run_study(config: TrainConfig, exp: str, context: Context, plan: Plan, engin
             f"{given[0]}={getattr(config, given[0])}: the runs of a study have seeds of their own; expected none given."
         )
     output, folder = context.output, context.output.layout.experiment(exp)
-    spec = compile_study(plan, config, exp, output.layout, count_examples(config.dataset, config.data_dir))
+    spec = compile_study(plan, config, exp, output.layout, count_of(config))
     dataset = check(spec, output)
     described = spec.record(dataset)
     left = [job for job in spec.jobs if output.overwrite or not _is_finished(output, job)]

@@ -36,10 +36,11 @@ CHUNK_SECONDS = 0.5  # and about so long, so that progress shows and an interrup
 # The options that do not shape the compiled program, which runs share that differ in nothing else: data, seeds, which
 # examples are kept, and when is reported. What is not named here does.
 NOT_PROGRAM = frozenset((
-    "dataset", "data_dir", "random_label_fraction", "random_label_seed", "test_batch_size", "run", "model_seed",
-    "train_seed", "random_subset_seed", "budget", "log_steps", "save_steps", "early_step", "early_save_steps",
-    "selector", "size", "offset", "scores", "balance", "cutoff", "strata", "center", "neighbors", "gamma",
-    "features_run", "features_step", "manifest",
+    "dataset", "data_dir", "image_size", "test_fraction", "test_split", "labels", "skip_bad",
+    "random_label_fraction", "random_label_seed", "test_batch_size", "run", "model_seed", "train_seed",
+    "random_subset_seed", "budget", "log_steps", "save_steps", "early_step", "early_save_steps", "selector", "size",
+    "offset", "scores", "balance", "cutoff", "strata", "center", "neighbors", "gamma", "features_run",
+    "features_step", "manifest",
 ))  # fmt: skip
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 
 import numpy as np
 
+from datadiet.data.reading import remark
 from datadiet.errors import UserError
 from datadiet.printable import from_bytes, visible
 
@@ -46,7 +46,7 @@ def find_names(name: str, there: Iterable[str]) -> tuple[str, str, str, str]:
     (split, test), others = whole[0], [split for split, _ in whole[1:]]
     if others or split != "test":
         unused = f"; {', '.join(others)} is not used" if others else ""
-        warnings.warn(f"{name}: {split} is the test set{unused}.", stacklevel=2)
+        remark(f"{name}: {split} is the test set{unused}.")
     return train[0], train[1], test[0], test[1]
 
 
@@ -78,7 +78,7 @@ def as_examples(name: str, given: dict[str, np.ndarray]) -> list[np.ndarray]:
     found = [values if values.ndim == 4 else values[..., None] for values in found]
     if all(values.shape[1] in _CHANNELS and values.shape[3] not in (*_CHANNELS, 4) for values in found):
         shape = list(found[0].shape)
-        warnings.warn(f"{name}: {shape} has its channels first; they are put last.", stacklevel=2)
+        remark(f"{name}: {shape} has its channels first; they are put last.")
         found = [np.ascontiguousarray(np.moveaxis(values, 1, 3)) for values in found]
     return found
 
@@ -94,11 +94,11 @@ def _scale(name: str, given: dict[str, np.ndarray]) -> int:
             "Normalised images are not: give them as they were before that."
         )
     if kinds == {"b"} or (kinds == {"f"} and high <= 1):
-        warnings.warn(f"{name}: images from 0 to 1 are read as 0 to 255.", stacklevel=3)
+        remark(f"{name}: images from 0 to 1 are read as 0 to 255.")
         return 255
     whole = all(v.dtype.kind != "f" or (v == np.round(v)).all() for v in given.values())
     if not whole:
-        warnings.warn(f"{name}: images from {low:g} to {high:g} are rounded to whole numbers.", stacklevel=3)
+        remark(f"{name}: images from {low:g} to {high:g} are rounded to whole numbers.")
     return 1
 
 
@@ -145,7 +145,7 @@ def as_labels(name: str, given: dict[str, np.ndarray]) -> tuple[list[np.ndarray]
         )
     if numbered:
         shown = ", ".join(map(str, classes[:8])) + (" …" if len(classes) > 8 else "")
-        warnings.warn(f"{name}: labels {shown} are renumbered 0 to {len(classes) - 1}.", stacklevel=2)
+        remark(f"{name}: labels {shown} are renumbered 0 to {len(classes) - 1}.")
     found = [np.searchsorted(classes, values).astype(np.int32) for values in (train, test)]
     return found, tuple(str(one) for one in classes)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from datadiet.data.reading import Reading, remark
 from datadiet.errors import UserError
 from datadiet.intake import check_memory, check_size, size_of
 
@@ -19,6 +20,7 @@ SMALL = 2**24  # bytes of pixels that any file may have
 SIGNATURES = (  # how files of FORMATS begin
     b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*", *(b"P%d" % i for i in range(1, 7)),
 )  # fmt: skip
+RESAMPLING = Image.Resampling.BICUBIC
 GREY = ("1", "L", "LA")
 DEEP = ("I", "F")  # and I;16…: more than 8 bits per channel, which uint8 cannot hold
 BROKEN = (
@@ -97,7 +99,7 @@ def read_images(names: Sequence[str], given: Callable[[int], Path | bytes], *, c
         images[i] = np.asarray(image if image.mode == mode else image.convert(mode)).reshape(images.shape[1:])
     for count, what in ((turned, "are turned as their EXIF data says"), (pasted, "are put on white where transparent")):
         if count:
-            warnings.warn(f"{count} of {len(names)} images {what}.", stacklevel=3)
+            remark(f"{count} of {len(names)} images {what}.")
     return images
 
 
@@ -113,6 +115,41 @@ def on_white(image: Image.Image) -> tuple[Image.Image, bool]:
     white = Image.new(plain.mode, plain.size, "white")
     white.paste(plain, mask=alpha)
     return white, True
+
+
+def fitted(image: Image.Image, reading: Reading) -> Image.Image:
+    """An image (of mode L or RGB) of the size that is asked for, resampled once, with antialiasing; where it has that
+    size or none is asked for, as it is."""
+    if reading.shape in (None, (image.height, image.width)):
+        return image
+    height, width = reading.shape
+    if reading.exact:
+        return image.resize((width, height), RESAMPLING)
+    scale = height / min(image.size)
+    whole = max(height, round(image.width * scale)), max(height, round(image.height * scale))
+    left, top = ((side - height) // 2 for side in whole)
+    return image.resize(whole, RESAMPLING).crop((left, top, left + height, top + height))
+
+
+def resize(name: str, images: np.ndarray, reading: Reading) -> np.ndarray:
+    """Images uint8 [N, H, W, D] in the size that is asked for; see `fitted`.
+
+    Raises:
+        UserError: they are vectors, or not grey or coloured.
+    """
+    if images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise UserError(
+            f"{name}: image_size={reading.image_size}, but its examples are {images.dtype} {list(images.shape)}; only "
+            "images of 1 or 3 channels can be resized."
+        )
+    if reading.shape is None or images.shape[1:3] == reading.shape:
+        return images
+    height, width = reading.shape
+    found = _room(len(images), (width, height), images.shape[-1])
+    for i, pixels in enumerate(images):
+        image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+        found[i] = np.asarray(fitted(image, reading)).reshape(found.shape[1:])
+    return found
 
 
 def looks_like_one(path: str) -> bool:

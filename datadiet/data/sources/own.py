@@ -13,6 +13,7 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 
 from datadiet.data.dataset import Splits
+from datadiet.data.reading import remark
 from datadiet.data.sources.arrays import as_examples, as_labels, find_names, texts
 from datadiet.data.sources.base import Origins
 from datadiet.data.sources.walk import walk
@@ -50,7 +51,7 @@ def _split_folders(path: str, data_dir: Path | None) -> tuple[Path, Path]:
         raise UserError(f"folder:{path}: {', '.join(trains + tests)} may each be meant; {layout}, each once.")
     if len(tests) > 1:
         others = ", ".join(tests[1:])
-        warnings.warn(f"folder:{path}: {tests[0]} is the test set; {others} is not used.", stacklevel=2)
+        remark(f"folder:{path}: {tests[0]} is the test set; {others} is not used.")
     return root / trains[0], root / tests[0]
 
 
@@ -64,7 +65,7 @@ def _images(name: str, folder: Path, listed: list[str]) -> list[str]:
     if len(found) < len(listed):
         first = min(set(listed).difference(found))
         left = len(listed) - len(found)
-        warnings.warn(f"{name}: {left} files are no images of a class: {folder / first} …", stacklevel=4)
+        remark(f"{name}: {left} files are no images of a class: {folder / first} …")
     classes = {path[: path.index("/")] for path in found}
     empty = [p.name for p in folder.iterdir() if p.is_dir() and p.name not in classes and not p.name.startswith(".")]
     if empty:
