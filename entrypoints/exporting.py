@@ -12,7 +12,17 @@ from datadiet.data.registry import known_datasets
 from datadiet.report.export import export_kept
 from datadiet.report.kept_files import FORMATS
 
-from .options import OFFLINE, OVERWRITE, ROOT, Location, Optional, config_option, make_command, make_context, reading_options
+from .options import (
+    OFFLINE,
+    OVERWRITE,
+    ROOT,
+    Location,
+    Optional,
+    config_option,
+    make_command,
+    make_context,
+    reading_options,
+)
 
 KEPT = click.option("--kept", type=Location(), required=True, help="What is exported: a kept.csv, a kept table of a "
                     "study (exps/EXP/kept/…), or the folder of a run on a subset.")  # fmt: skip
@@ -34,7 +44,7 @@ def _export(
     the output ties it to its data.
     """
     output = output.absolute() if commands.caller().by_mlflow else output  # which works in the project's folder
-    given = {name: value for name, value in values.items() if value is not None}
+    given = {name: value for name, value in values.items() if value not in (None, False)}
     export_kept(kept, written_as, output, given, copy, make_context(root, overwrite, offline=offline))
 
 

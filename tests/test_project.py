@@ -22,7 +22,8 @@ HOUSE = {
     "data": [
         "dataset", "reading", "batches", "cache", "sources.base", "sources.published", "sources.walk", "sources.images",
         "sources.embedded", "sources.arrays", "sources.own", "sources.parquet", "sources.cinic10",
-        "sources.tfds_folder", "registry", "align", "download", "tfds_builders", "prepare",
+        "sources.tfds_folder", "registry", "align", "inspect", "download", "tfds_builders",
+        "prepare",
     ],
     "models": ["conv", "networks", "registry"],
     "scores": ["logits", "forgetting", "trajectory", "gradients", "checkpoint", "combine"],
@@ -32,10 +33,12 @@ HOUSE = {
         "files", "tables", "records", "layout", "score_files", "answers", "leaves", "checkpoints", "manifests", "runs",
     ],
     "tracking": ["record", "failures", "mlflow_store", "push", "link", "run", "sync"],
-    "runs": ["background", "signals", "context", "inputs", "task", "resume", "folders", "train", "score", "select"],
+    "runs": [
+        "background", "signals", "context", "inputs", "task", "resume", "folders", "train", "score", "select", "timing",
+    ],
     "report": [
-        "statistics", "comparison", "evidence", "decision", "text", "figures", "pictures", "kept_sets", "page",
-        "results_table",
+        "statistics", "comparison", "evidence", "decision", "text", "figures", "pictures", "kept_sets", "kept_files",
+        "export", "page", "data_page", "inspection", "results_table",
     ],
     "study": ["plan_file", "plan", "spec", "engine", "local_engine", "ray_engine", "engines", "scheduler", "study"],
 }  # fmt: skip
@@ -49,9 +52,11 @@ ENTRY_POINTS = {  # own parameters and defaults, from the contract; None: has to
     "offset_subset": {"size": None, "offset": 0, "scores": "auto", "run": 0},
     "subset": {"selector": None, "size": "auto", "scores": "auto", "run": 0},
     "select": {"selector": None, "size": None, "scores": "auto", "run": 0},
+    "export": {"kept": None, "output": None, "format": "csv"},
     "score": {"run": 0, "step": "auto", "batch_size": 512, "type": "l2_error"},
     "mean_score": {"n_runs": 10, "step": "auto", "type": "l2_error"},
     "report": {"exp": "study", "margin": "auto"},
+    "inspect": {"dataset": "cifar10", "data_dir": "auto", "model": "auto"},
     "prepare_data": {"dataset": "cifar10", "data_dir": "auto", "archive": "auto", "download": "true"},
     "sync": {},
     "results": {"exps_path": "auto", "output": "results.csv"},

@@ -14,7 +14,8 @@ import numpy as np
 from datadiet import commands
 from datadiet.config import TrainConfig, from_dict, given_config
 from datadiet.data.batches import randomize_labels
-from datadiet.data.registry import dataset_of, origins_of
+from datadiet.data.reading import Reading
+from datadiet.data.registry import data_folder, dataset_of, origins_of
 from datadiet.data.sources.own import resolve_path
 from datadiet.errors import UserError
 from datadiet.report.kept_files import FOLDERS, FORMATS, KeptSet
@@ -94,7 +95,7 @@ def read_kept(found: Found, config: TrainConfig, copy: bool) -> KeptSet:
         except ValueError as error:
             raise UserError(f"{found.path}: {name} is a number ({error}).") from None
         table[name] = values if name != "rank" else [None if np.isnan(v) else int(v) for v in values]
-    return KeptSet(dataset, origins, table.astype({"rank": "Int32"}), copy)
+    return KeptSet(dataset, origins, table.astype({"rank": "Int32"}), copy, data_folder(config.data_dir))
 
 
 # --- where it goes ------------------------------------------------------------------------------
@@ -127,7 +128,7 @@ def check_output(output: Path, config: TrainConfig, overwrite: bool) -> None:
     """
     for prefix in LISTED:
         if config.dataset.startswith(prefix):
-            root = resolve_path(config.dataset.removeprefix(prefix), Path(config.data_dir) if config.data_dir else None)
+            root = resolve_path(config.dataset.removeprefix(prefix), data_folder(config.data_dir))
             if output.resolve().is_relative_to(root.resolve()):
                 raise UserError(f"output={output} lies in the data, {root}, and would be a part of it; choose another.")
     there, record = os.path.lexists(output), record_of(output)

@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,6 +24,7 @@ from datadiet.errors import UserError
 from datadiet.printable import as_named, printable
 from datadiet.report.kept_sets import as_csv
 
+PARQUET = "parquet:"
 ROWS = 1000  # of parquet, written at once
 LONGEST = 200  # bytes of a name that file systems take
 
@@ -33,12 +35,14 @@ class KeptSet:
 
     table: Columns as `kept_sets.examples` gives them, the rows of these examples alone, in canonical order.
     copy: Files are copied where they would be linked.
+    data_dir: From which a relative path of the data is taken.
     """
 
     dataset: Dataset
     origins: Origins
     table: pd.DataFrame
     copy: bool = False
+    data_dir: Path | None = None
 
     @property
     def ids(self) -> np.ndarray:
@@ -157,11 +161,15 @@ def parquet(kept: KeptSet, output: Path) -> None:
     """
     import pyarrow.parquet as pq
 
-    parts = _own_rows(kept) if kept.dataset.name.startswith("parquet:") else _image_rows(kept)
+    name = kept.dataset.name
+    parts = _image_rows(kept)
+    if name.startswith(PARQUET):
+        from datadiet.data.sources.parquet import training_rows  # here, because others do without
+
+        parts = training_rows(name.removeprefix(PARQUET), kept.data_dir, set(kept.table["example_id"]))
     first = next(parts)
     with pq.ParquetWriter(output, first.schema) as writer:
-        writer.write_table(first)
-        for part in parts:
+        for part in chain([first], parts):
             writer.write_table(part.cast(first.schema))
 
 

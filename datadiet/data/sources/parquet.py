@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator, Set
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -201,12 +202,43 @@ def load_parquet(path: str, data_dir: Path | None) -> Splits:
     if found:  # texts, or the numbers there were
         class_names = tuple(class_names[int(c)] for c in found) if _number(found, class_names) else found
     n = len(encoded)
-    named = all(paths) and len(set(paths)) == n
-    ids = np.array(paths if named else [f"train_{i:06d}" for i in range(n)])
+    ids = np.array(_names(paths))
     names = [f"{name} train row {i}" for i in range(n)] + [f"{name} test row {i}" for i in range(len(test_encoded))]
     cells = encoded + test_encoded
     images = read_images(names, cells.__getitem__)
     return Splits(images[:n], train_labels, images[n:], test_labels, ids, class_names)
+
+
+def _names(paths: list[str | None]) -> list[str]:
+    """Of the rows of the training files: the paths of their images where all differ, else their numbers."""
+    given = [path for path in paths if path]
+    named = len(set(given)) == len(paths)
+    return given if named else [f"train_{i:06d}" for i in range(len(paths))]
+
+
+def training_rows(path: str, data_dir: Path | None, kept: Set[str]) -> Iterator[pa.Table]:
+    """The rows of some training examples with all their columns, some at a time, in their order.
+
+    Args:
+        kept: Names of these examples.
+    """
+    name = f"parquet:{path}"
+    files = split_files(path, data_dir)[0]
+    names = iter(_names([one for file in files for one in _paths(name, file)]))
+    for file in files:
+        for batch in _opened(name, file, pq.ParquetFile).iter_batches(ROWS):
+            mask = [next(names) in kept for _ in range(batch.num_rows)]
+            yield pa.Table.from_batches([batch]).filter(pa.array(mask, pa.bool_()))
+
+
+def _paths(name: str, file: Path) -> list[str | None]:
+    """The path of each row's image, where one is given."""
+    schema = _opened(name, file, pq.read_schema)
+    image, _ = _columns(name, schema)
+    if not pa.types.is_struct(schema.field(image).type) or schema.field(image).type.get_field_index("path") < 0:
+        return [None] * _opened(name, file, pq.read_metadata).num_rows
+    found = pq.read_table(file, columns=[f"{image}.path"], partitioning=None)[image]
+    return [cell and cell.get("path") for cell in found.to_pylist()]
 
 
 def _number(found: tuple[str, ...], class_names: tuple[str, ...]) -> bool:
