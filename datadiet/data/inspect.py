@@ -128,10 +128,10 @@ def _attempts(config: TrainConfig) -> tuple[TrainConfig, list[str], Dataset | No
 
 
 def advised(refusal: str) -> dict[str, Any]:
-    """The options of reading that a refusal names, with the values that it names or usual ones; of those that exclude
-    each other, the first."""
+    """The options of reading that a refusal advises, as in 'Add --image_size 64', else names; with the values that it
+    names, else usual ones. Of those that exclude each other, the first."""
     found: dict[str, Any] = {}
-    for match in re.finditer(rf"\b({'|'.join(NAMES)})\b(?:[= ]([\w.]+))?", refusal):
+    for match in re.finditer(rf"\b({'|'.join(NAMES)})\b(?:[= ]([\w.]+))?", refusal.rpartition("Add ")[2]):
         name, text = match[1], (match[2] or "").rstrip(".")
         value = _value(name, text)
         value = USUAL.get(name) if value is None else value
