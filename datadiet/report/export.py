@@ -159,15 +159,16 @@ def write_export(kept: KeptSet, written_as: str, output: Path, told: KeptRecord)
             if written_as in FOLDERS:
                 temporary.mkdir()
             FORMATS[written_as](kept, temporary)
-            record = dataclasses.replace(told, sha256=content(temporary))
+            dataclasses.replace(told, sha256=content(temporary)).write(record_of(output))
             if output.is_dir() and not output.is_symlink():
                 os.rename(output, before)
-            record.write(record_of(output))
             os.replace(temporary, output)
             sync_folder(output.parent)
-        finally:
-            for left in (temporary, before):
-                shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+        except BaseException:
+            shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
+            raise
+        if before.exists():
+            shutil.rmtree(before)
 
 
 def export_kept(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from datadiet import commands
 from datadiet.data.dataset import Dataset
 from datadiet.data.sources.base import Origins
 from datadiet.errors import UserError
-from datadiet.printable import as_named, printable
+from datadiet.printable import as_named, printable, visible
 from datadiet.report.kept_sets import as_csv
 
 PARQUET = "parquet:"
@@ -113,9 +114,10 @@ def links(kept: KeptSet, output: Path) -> None:
 
 
 def places(kept: KeptSet) -> list[str]:
-    """CLASS/FILE of each example, relative, each once; what would lead elsewhere is replaced.
+    """CLASS/… of each example, relative, each once; what would lead elsewhere is replaced.
 
-    CLASS is that of the label trained on. What lies below a folder of its class keeps its place there.
+    CLASS is that of the label trained on. What lies in a folder of that name keeps its place there; of others, the
+    whole path follows.
     """
     classes: dict[str, str] = {}
     for name in sorted(set(kept.table["class"])):
@@ -124,7 +126,8 @@ def places(kept: KeptSet) -> list[str]:
     found = []
     for name, path in zip(kept.table["class"], kept.paths):
         parts = PurePosixPath(path.removeprefix(kept.origins.below)).parts
-        own = [_confined(part) for part in parts[1 if len(parts) > 1 else 0 :]]
+        inside = len(parts) > 1 and normalize("NFC", visible(parts[0])) == normalize("NFC", name)
+        own = [_confined(part) for part in parts[inside:]]
         found.append(_free("/".join([classes[name], *own]), taken))
         taken.add(found[-1])
     return found
