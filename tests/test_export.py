@@ -120,7 +120,7 @@ def test_a_name_that_takes_two_lines_is_no_line_of_a_list(tmp_path):
     (tmp_path / "kept.csv").write_text("example_id\na/1\\x0a2.png\n")
     given = {"kept": "kept.csv", "dataset": f"folder:{tmp_path}/data"}
     done = export(tmp_path, output="list.txt", format="txt", expect=2, **given)
-    assert r"1\x0a2.png' does not fit into a line" in done.output
+    assert r"a/1\x0a2.png does not fit into a line" in done.output
     assert not (tmp_path / "list.txt").exists()
     export(tmp_path, output="links", format="links", **given)
     assert (tmp_path / "links/a/1\n2.png").is_symlink()

@@ -24,7 +24,7 @@ CASES = {  # folders in which other libraries have other orders than the sorted 
     "a gif": ["a/0.png", "a/1.gif", "a/2.png", "b/0.png", "b/1.png"],
     "hidden": ["a/0.png", "a/1.png", "a/.ipynb_checkpoints/1-checkpoint.png", "b/0.png", "b/1.png"],
     "subfolders": ["a/0.png", "a/sub/0.png", "a/sub.png", "a/z.png", "b/0.png", "b/sub/1.png"],
-    "names": ["NA/1.png", "NA/null.png", "=1+1/2.png", "=1+1/@x.png", "日本/ 1.png", "日本/a,b.png", 'q/"1".png', "q/2"],
+    "names": ["NA/1.png", "NA/null.png", "=1+1/2.png", "=1+1/@x.png", "日本/ 1.png", "日本/a,b", 'q/"1".png', "q/2"],
 }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from datadiet import commands
 from datadiet.data.dataset import Dataset
 from datadiet.data.sources.base import Origins
 from datadiet.errors import UserError
-from datadiet.printable import as_named, printable, visible
+from datadiet.printable import as_named, escaped, visible
 from datadiet.report.kept_sets import as_csv
 
 PARQUET = "parquet:"
@@ -76,7 +76,7 @@ class KeptSet:
 
 def csv(kept: KeptSet, output: Path) -> None:
     """The table, with the kept rows alone."""
-    output.write_text(as_csv(kept.table))
+    output.write_bytes(as_csv(kept.table).encode())
 
 
 def txt(kept: KeptSet, output: Path) -> None:
@@ -89,7 +89,7 @@ def txt(kept: KeptSet, output: Path) -> None:
     names = kept.paths or kept.table["example_id"].tolist()
     if broken := [name for name in names if "\n" in name or "\r" in name]:
         raise UserError(
-            f"format=txt: {printable(broken[0])!r} does not fit into a line; expected another format, as "
+            f"format=txt: {escaped(broken[0])} does not fit into a line; expected another format, as "
             f"{commands.option('format', 'csv')}."
         )
     output.write_bytes(b"".join(os.fsencode(name) + b"\n" for name in names))
