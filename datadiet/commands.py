@@ -32,7 +32,7 @@ SHARED = {
     "score": ("root", "offline"),
     "mean_score": ("root", "offline"),
     "report": ("root",),
-    "inspect": (*_DATA, "root", "offline"),
+    "inspect": _TRAINING,
     "prepare_data": _DATA,
     "sync": ("root",),
     "results": ("root", "offline"),

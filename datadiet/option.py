@@ -138,7 +138,7 @@ class Option:
         if one not in (bool, int, float, str):
             raise UserError(f"option {name}: its type is {one}; expected bool, int, float, str or a tuple of such.")
         described = (told[key] for key in ("help", "auto", "bounds", "noun"))
-        return cls(name, one, many, optional, made.default, *described, amount)
+        return cls(name, one, many, optional, made.default, *described, amount=amount)
 
     @property
     def expected(self) -> str:

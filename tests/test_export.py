@@ -283,7 +283,7 @@ def test_what_cannot_be_exported_is_refused_by_name(tmp_path, study):
         ({"kept": table, "dataset": "fashion_mnist", "data_dir": "x"}, "fashion_mnist: no file"),
     ):
         assert told in export(tmp_path, output="out", expect=2, **given).output
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["kept.csv", "other.csv"]
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == ["kept.csv", "other.csv"]
 
 
 # --- where it goes ------------------------------------------------------------------------------

@@ -6,8 +6,9 @@ import dataclasses
 import hashlib
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,6 +29,7 @@ from datadiet.storage.runs import open_run
 from datadiet.temporary import temporary_path
 
 WRITTEN_AS = "written_as"  # in the record of an export
+SMALL = ("csv", "txt")  # of FORMATS, which MLflow is given too
 LISTED = ("folder:", "parquet:")  # data sets to which every file that is put into their folder belongs
 OLD = {"score": "score_mean", "stderr": "score_standard_error", "rank": "rank"}  # columns, and what they were called
 
@@ -63,8 +65,9 @@ def find_kept(kept: Path) -> Found:
             told = KeptRecord.read(record)
             config = given_config({**told.options, "dataset": told.dataset}) if told.dataset else None
             return Found(path, config, told.fingerprint, told.kept_by)
-    study = path.parent.with_name("study.json")
-    if path.parent.name == "kept" and study.is_file():
+    folder = path.absolute().parent
+    study = folder.parent / "study.json"
+    if folder.name == "kept" and study.is_file():
         record = StudyRecord.read(study)
         return Found(path, from_dict(record.plan), record.fingerprint, path.stem)
     return Found(path, None)
@@ -171,8 +174,25 @@ def write_export(kept: KeptSet, written_as: str, output: Path, told: KeptRecord)
             shutil.rmtree(before)
 
 
+def with_data(kept: Path, given: Mapping[str, Any]) -> tuple[Found, TrainConfig]:
+    """What a path names, and the options that name and read its data.
+
+    Args:
+        given: Such options, where others are meant than are told beside it.
+    Raises:
+        UserError: no kept set, or nothing says which data it is of.
+    """
+    found = find_kept(kept)
+    if found.config is None and "dataset" not in given:
+        raise UserError(
+            f"kept={kept}: nothing beside it says which data it is of; name that with "
+            f"{commands.option('dataset', 'NAME')}."
+        )
+    return found, dataclasses.replace(found.config or TrainConfig(), **given)
+
+
 def export_kept(
-    kept: Path, written_as: str, output: Path, given: dict[str, object], copy: bool, context: Context
+    kept: Path, written_as: str, output: Path, given: Mapping[str, Any], copy: bool, context: Context
 ) -> None:
     """Write a kept set in a format that others read, and track it.
 
@@ -180,7 +200,7 @@ def export_kept(
         kept: A kept.csv, a kept table, or the folder of a run on a subset.
         written_as: A key of FORMATS.
         output: File, or folder, to write.
-        given: Options that name the data, where others are meant than are told beside the kept set.
+        given: Options that name the data; see `with_data`.
         copy: Copy files where they would be linked.
     Raises:
         UserError: anything the caller can repair.
@@ -189,35 +209,24 @@ def export_kept(
         raise UserError(f"format={written_as}: expected one of {', '.join(FORMATS)}.")
     if copy and written_as not in FOLDERS:
         raise UserError(f"copy=true is used by format={','.join(FOLDERS)} only.")
-    found = find_kept(kept)
-    if found.config is None and "dataset" not in given:
-        raise UserError(
-            f"kept={kept}: nothing beside it says which data it is of; name that with "
-            f"{commands.option('dataset', 'NAME')}."
-        )
-    config = dataclasses.replace(found.config or TrainConfig(), **given)
+    found, config = with_data(kept, given)
     check_output(output, config, context.output.overwrite)
     context.tracker.check()
     chosen = read_kept(found, config, copy)
-    reading = Reading.of(config).given()
-    options = {WRITTEN_AS: written_as, "kept": str(kept), "copy": copy, "data_dir": config.data_dir, **reading}
+    name, count, ids = chosen.dataset.name, len(chosen.table), chosen.ids
+    options = {WRITTEN_AS: written_as, "kept": str(kept), "copy": copy, "data_dir": config.data_dir}
+    options |= Reading.of(config).given()
     told = KeptRecord(
-        options=options, kept_by=found.kept_by, dataset=chosen.dataset.name, fingerprint=chosen.dataset.fingerprint,
-        num_kept=len(chosen.table),
-    )  # fmt: skip
-    name, note = (
-        f"export/{output.name}",
-        f"{told.num_kept:,} kept examples of {told.dataset} as {written_as}: {output}.",
+        options=options, kept_by=found.kept_by, dataset=name, fingerprint=chosen.dataset.fingerprint, num_kept=count
     )
-    params = {**options, "dataset": config.dataset, "output": str(output)}
-    with context.tracker.track("export", "export", name, None, params=params, note=note) as tracked:
+    note, params = f"{count:,} kept examples of {name} as {written_as}: {output}.", {"dataset": name, **options}
+    with context.tracker.track("export", "export", f"export/{output.name}", None, params=params, note=note) as tracked:
         write_export(chosen, written_as, output, told)
-        digest = chosen.dataset.subset_digest(chosen.ids)
-        tracked.log_input(chosen.dataset.name, digest, "selection", num_rows=len(chosen.ids))
-        tracked.log_metrics({"export/kept": len(chosen.ids)})
-        for path in [record_of(output), *([output] if written_as in ("csv", "txt") else [])]:
+        tracked.log_input(name, chosen.dataset.subset_digest(ids), "selection", num_rows=count)
+        tracked.log_metrics({"export/kept": count})
+        for path in [record_of(output), *([output] if written_as in SMALL else [])]:
             tracked.log_artifact(path)
-    context.reporter.say(f"{told.num_kept:,} examples of {told.dataset} -> {output}")
+    context.reporter.say(f"{count:,} examples of {name} -> {output}")
     _tell_empty_classes(chosen, context)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 
 from datadiet.data.dataset import Splits
-from datadiet.data.reading import remark
+from datadiet.data.reading import AS_IT_IS, Reading, remark
 from datadiet.data.sources.arrays import as_examples, as_labels, find_names, texts
 from datadiet.data.sources.base import Origins
 from datadiet.data.sources.walk import walk
@@ -87,10 +87,12 @@ def folder_files(path: str, data_dir: Path | None) -> list[str]:
     return [f"{folder}/{file}" for folder, files in zip(folders, _image_files(path, folders)) for file in files]
 
 
-def folder_origins(path: str, data_dir: Path | None) -> Origins:
-    """The folder of the training images."""
-    train, _ = _split_folders(path, data_dir)
-    return Origins(visible(train.name), resolve_path(path, data_dir), f"{train.name}/")
+def folder_origins(path: str, data_dir: Path | None, reading: Reading = AS_IT_IS) -> Origins:
+    """The folder of the training images: of a split, else that of the classes itself."""
+    root = resolve_path(path, data_dir)
+    there = sorted(p.name for p in root.iterdir() if p.is_dir())
+    train = next((name for wanted in TRAIN_FOLDERS for name in there if name.lower() == wanted), None)
+    return Origins(root=root) if train is None else Origins(visible(train), root, f"{train}/")
 
 
 def count_folder(path: str, data_dir: Path | None) -> int:

@@ -237,7 +237,7 @@ def _paths(name: str, file: Path) -> list[str | None]:
     image, _ = _columns(name, schema)
     if not pa.types.is_struct(schema.field(image).type) or schema.field(image).type.get_field_index("path") < 0:
         return [None] * _opened(name, file, pq.read_metadata).num_rows
-    found = pq.read_table(file, columns=[f"{image}.path"], partitioning=None)[image]
+    found = _opened(name, file, pq.ParquetFile).read(columns=[f"{image}.path"])[image]
     return [cell and cell.get("path") for cell in found.to_pylist()]
 
 
