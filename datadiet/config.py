@@ -37,10 +37,6 @@ def validate(config: TrainConfig) -> None:
     check_values(config)
     for name, value in config.registered:
         find_option(name).check(value)
-    if config.test_fraction is not None and config.test_split is not None:
-        raise refuse(
-            "test_fraction", config.test_fraction, f"no such where test_split={config.test_split} names a test set"
-        )
     if config.num_steps is not None:
         early = min(config.early_step, config.num_steps)
         _check_number_of("save_steps", config.num_steps, config.save_steps, MAX_CHECKPOINTS, "checkpoints")

@@ -128,7 +128,7 @@ def check_splits(name: str, splits: Splits) -> int:
     Returns:
         C, the number of classes.
     Raises:
-        UserError: no examples or no test split, unequal lengths, images of different sizes,
+        UserError: no examples or no test split, unequal lengths, images of different sizes, or of one colour alone,
             NaN or infinite features, one class, labels other than 0..C-1, a class only in test.
     """
     for which, images, labels in (
@@ -139,6 +139,11 @@ def check_splits(name: str, splits: Splits) -> int:
             raise UserError(f"{name}: {len(images)} {which} examples but {len(labels)} labels; expected equal lengths.")
         if not len(images):
             raise UserError(f"{name}: the {which} split is empty; a data diet needs a training and a test split.")
+        if images.dtype == np.uint8 and np.ptp(images[0]) == 0 and images.min() == images.max():
+            raise UserError(
+                f"{name}: every pixel of the {len(images)} {which} images is {images.flat[0]}; expected images that "
+                "differ. Were they drawn in a channel that is not read?"
+            )
         if images.dtype == np.float32 and not np.isfinite(images).all():
             rows = np.flatnonzero(~np.isfinite(images).all(axis=tuple(range(1, images.ndim))))
             raise UserError(

@@ -17,7 +17,8 @@ from filelock import FileLock
 from datadiet import commands
 from datadiet.data.dataset import Dataset
 from datadiet.data.download import ARCHIVES, Archive, by_hand, obtain, place, reachable
-from datadiet.data.registry import data_folder, find_source, load_dataset
+from datadiet.data.reading import Reading
+from datadiet.data.registry import data_folder, find_source, read_dataset, tell_notes
 from datadiet.data.sources import cinic10, embedded, tfds_folder
 from datadiet.data.sources.base import prepare_command
 from datadiet.errors import UserError
@@ -208,4 +209,6 @@ def prepare(
         _prepare_fashion_mnist(folder, given, download)
     elif given is not None:
         raise UserError(f"{name}: takes no archive; run {prepare_command(name, folder)} without it.")
-    return load_dataset(name, data_dir, **reading)
+    dataset = read_dataset(name, data_dir, Reading.asked(**reading))
+    tell_notes(dataset, stacklevel=3)
+    return dataset

@@ -23,23 +23,29 @@ class Reading:
     labels: str | None = None  # path of a csv file
     skip_bad: bool = False
 
+    def __post_init__(self) -> None:
+        """Raises UserError for a value that cannot be."""
+        for name in NAMES:
+            FIELDS[name].check(getattr(self, name))
+        if self.test_fraction is not None and self.test_split is not None:
+            raise refuse(
+                "test_fraction", self.test_fraction, f"none where test_split={self.test_split} is the test set"
+            )
+
     @classmethod
     def of(cls, config: TrainConfig) -> Self:
         return cls(**{f.name: getattr(config, f.name) for f in fields(cls)})
 
     @classmethod
     def asked(cls, image_size: str | int | None = None, **options: Any) -> Self:
-        """From values by name, which are checked; image_size may be a number.
+        """From values by name; image_size may be a number.
 
         Raises:
             UserError: an option that there is not, or a value that cannot be.
         """
-        values = {"image_size": None if image_size is None else str(image_size), **options}
-        for name, value in values.items():
-            if name not in NAMES:
-                raise refuse(name, value, f"one of {', '.join(NAMES)}")
-            FIELDS[name].check(value)
-        return cls(**values)
+        for name in options.keys() - set(NAMES):
+            raise refuse(name, options[name], f"one of {', '.join(NAMES)}")
+        return cls(None if image_size is None else str(image_size), **options)
 
     def given(self) -> dict[str, Any]:
         """Those that are not as by default, by name."""

@@ -14,9 +14,11 @@ import numpy as np
 
 from datadiet.data import cache
 from datadiet.data.dataset import Dataset, Splits, check_splits, fingerprint, pixel_statistics, vector_statistics
+from datadiet.data.doubts import tell_doubts
 from datadiet.data.reading import AS_IT_IS, Reading, Remark
 from datadiet.data.sources.base import Origins
 from datadiet.errors import UserError
+from datadiet.printable import printable
 from datadiet.train_config import TrainConfig
 
 
@@ -46,7 +48,7 @@ def _tfds(statistics: Any, num_classes: int | None, tfds_name: str, name: str) -
         lazily("tfds_folder", function, tfds_name, name)
         for function in ("load_prepared", "count_prepared", "prepared_files")
     )
-    return Source(load_, num_classes, count, statistics, files)
+    return Source(load_, num_classes, count, statistics, files, reads=True)
 
 
 def _own(kind: str, module: str, path: str, *, of_files: bool = False) -> Source:
@@ -54,7 +56,7 @@ def _own(kind: str, module: str, path: str, *, of_files: bool = False) -> Source
         lazily(module, function, path)
         for function in (f"load_{kind}", f"count_{kind}", f"{kind}_files", f"{kind}_origins")
     )
-    return Source(load_, None, count, None, files, origins=origins if of_files else None)
+    return Source(load_, None, count, None, files, True, origins if of_files else None)
 
 
 # Means and standard deviations as in the original, which takes CIFAR-10's for CIFAR-100 too.
@@ -145,13 +147,18 @@ def count_of(config: TrainConfig) -> int:
 
 def _count(name: str, data_dir: str | Path | None, reading: Reading) -> int:
     if reading.given():
-        return _load(name, data_dir, reading).num_examples
-    entry = find_source(name)
+        return read_dataset(name, data_dir, reading).num_examples
+    return _listing(name, find_source(name).num_examples, data_dir, reading)
+
+
+def _listing(name: str, function: Callable[..., Any], data_dir: str | Path | None, reading: Reading) -> Any:
+    """What a function of a source gives that looks at no content. What there is to say is said when it is loaded; where
+    it cannot be, all that stands in the way is named, not the first of it."""
     try:
-        with _noting():  # what there is to say is said when it is loaded
-            return entry.num_examples(*_asked(entry, data_dir, reading))
+        with warnings.catch_warnings(action="ignore", category=Remark):
+            return function(*_asked(find_source(name), data_dir, reading))
     except UserError:
-        build_dataset(name, data_dir)  # names all that stands in the way, not the first of it
+        build_dataset(name, data_dir, reading)
         raise
 
 
@@ -166,6 +173,7 @@ def build_dataset(name: str, data_dir: str | Path | None = None, reading: Readin
     with _noting() as notes:
         splits = _read(name, entry, data_dir, reading)
         num_classes = check_splits(name, splits)
+        tell_doubts(name, splits)
     if entry.num_classes not in (None, num_classes):
         raise UserError(f"{name}: its training labels are of {num_classes} classes; expected {entry.num_classes}.")
     if entry.statistics and not reading.shape:
@@ -200,16 +208,19 @@ def _resized(name: str, splits: Splits, reading: Reading) -> Splits:
 
 @contextmanager
 def _noting() -> Iterator[list[str]]:
-    """The remarks of a `with` block, in a list, each once; other warnings are given after it."""
+    """The remarks of a `with` block, in a list, each once after it; other warnings are given."""
     notes: list[str] = []
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", Remark)
-        yield notes
-    for warning in caught:
-        if not issubclass(warning.category, Remark):
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-        elif str(warning.message) not in notes:
-            notes.append(str(warning.message))
+    remarks = True
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", Remark)
+            yield notes
+        remarks = False
+        notes += dict.fromkeys(printable(w.message) for w in caught if issubclass(w.category, Remark))
+    finally:  # where data is refused, what is said of it is said now
+        for warning in caught:
+            if remarks or not issubclass(warning.category, Remark):
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def load_dataset(
@@ -238,25 +249,27 @@ def load_dataset(
             or data that cannot be learned from, with all that stands in the way.
     """
     options = {"test_fraction": test_fraction, "test_split": test_split, "labels": labels, "skip_bad": skip_bad}
-    return _telling(_load(name, data_dir, Reading.asked(image_size, **options)))
-
-
-def dataset_of(config: TrainConfig) -> Dataset:
-    """The dataset that a config names, read as it says; see `load_dataset`."""
-    return _telling(_load(config.dataset, config.data_dir, Reading.of(config)))
-
-
-def _telling(dataset: Dataset) -> Dataset:
-    for note in dataset.notes:
-        warnings.warn(note, Remark, stacklevel=1)  # from here, so that a process tells it once
+    dataset = read_dataset(name, data_dir, Reading.asked(image_size, **options))
+    tell_notes(dataset, stacklevel=3)
     return dataset
 
 
-def _load(name: str, data_dir: str | Path | None, reading: Reading) -> Dataset:
-    entry = find_source(name)
-    if entry.files is None:
+def dataset_of(config: TrainConfig) -> Dataset:
+    """The dataset that a config names, read as it says; see `load_dataset`. Its notes are not told."""
+    return read_dataset(config.dataset, config.data_dir, Reading.of(config))
+
+
+def tell_notes(dataset: Dataset, stacklevel: int = 2) -> None:
+    """Warn of what was decided when a dataset was read, and what is doubtful: once for a piece of work."""
+    for note in dataset.notes:
+        warnings.warn(note, Remark, stacklevel=stacklevel)
+
+
+def read_dataset(name: str, data_dir: str | Path | None, reading: Reading) -> Dataset:
+    """`load_dataset`, whose notes are not told."""
+    if (source_files := find_source(name).files) is None:
         return build_dataset(name, data_dir, reading)
-    files = partial(entry.files, *_asked(entry, data_dir, reading))
+    files = partial(_listing, name, source_files, data_dir, reading)
     how = "".join(f"{option}={value}\n" for option, value in reading.given().items())
     return Dataset(name, **cache.through(name, files, partial(_record, name, data_dir, reading), how))
 

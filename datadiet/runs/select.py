@@ -8,7 +8,8 @@ from pathlib import Path
 from datadiet import config as options
 from datadiet.config import TrainConfig
 from datadiet.data.batches import randomize_labels
-from datadiet.data.registry import count_of, dataset_of
+from datadiet.data.reading import Reading
+from datadiet.data.registry import count_of, dataset_of, tell_notes
 from datadiet.runs.context import Context
 from datadiet.runs.inputs import ScoreChoice, choose, find_sources, resolve_config, scored_by
 from datadiet.runs.score import check_replaceable
@@ -38,14 +39,15 @@ def select_run(config: TrainConfig, exp: str, context: Context, choice: ScoreCho
         UserError: anything the caller can repair, or another selection in the way.
     """
     layout = context.output.layout
-    resolved = resolve_config(config, count_of(config))
-    config = find_sources(layout, resolved, choice)
+    config = find_sources(layout, resolve_config(config, count_of(config)), choice)
     path = layout.run(exp, config) / "kept.csv"
     if config.features_run is not None:
         check_device(context.reporter.say)
     context.tracker.check()
     dataset = dataset_of(config)
-    recorded = {name: value for name, value in options.as_dict(config).items() if name in {*RECORDED, *option_names()}}
+    tell_notes(dataset)
+    chosen = {*RECORDED, *option_names(), *Reading.of(config).given()}
+    recorded = {name: value for name, value in options.as_dict(config).items() if name in chosen}
     facts = {**recorded, "fingerprint": dataset.fingerprint}
     check_replaceable(path, facts, context.output.overwrite, KeptRecord.read)
     labels, _ = randomize_labels(dataset.train_labels, config.random_label_fraction, config.random_label_seed)

@@ -12,7 +12,7 @@ import numpy as np
 from datadiet import commands
 from datadiet import config as options
 from datadiet.config import ResolvedConfig, TrainConfig
-from datadiet.data.registry import count_of
+from datadiet.data.registry import count_of, tell_notes
 from datadiet.errors import Interrupted, UserError
 from datadiet.models.networks import Network
 from datadiet.models.registry import build_model, gains_together
@@ -114,6 +114,8 @@ def train_resolved(
         check_device(say)
     tracker.check()
     loaded = load_data(configs[0])
+    if tracker.parent is None:  # a study has told them
+        tell_notes(loaded[0])
     for config in configs if output.resume else ():
         check_found(output.layout.run(exp, config), config, loaded[1].fingerprint)
     ended: dict[str, Summary | UserError] = {}

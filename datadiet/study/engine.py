@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import traceback
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,7 +11,6 @@ from typing import Any, NamedTuple, Protocol
 
 from datadiet import commands
 from datadiet.config import option
-from datadiet.data.reading import Remark
 from datadiet.errors import Interrupted, UserError
 from datadiet.plugins import load_plugins
 from datadiet.runs.context import Context, Output, Reporter, Tracker
@@ -131,7 +129,6 @@ class Setting:
     def context(self, reporter: Reporter) -> Context:
         """The same, in the process that this was sent to."""
         commands.become(self.caller)
-        warnings.simplefilter("ignore", Remark)  # the study has told them
         mlflow_store.use_store(self.store)
         parent = replace(attach(self.mirror, self.offline, reporter.say), experiment_id=self.experiment_id)
         tracker = Tracker(self.output.layout.root, self.command, reporter.say, parent, self.offline)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from datadiet.config import TrainConfig
 from datadiet.data.dataset import Dataset
-from datadiet.data.registry import count_of
+from datadiet.data.registry import count_of, tell_notes
 from datadiet.errors import Interrupted, UserError
 from datadiet.report.decision import Decision
 from datadiet.report.evidence import CellResult
@@ -64,6 +64,7 @@ def run_study(config: TrainConfig, exp: str, context: Context, plan: Plan, engin
     output, folder = context.output, context.output.layout.experiment(exp)
     spec = compile_study(plan, config, exp, output.layout, count_of(config))
     dataset = check(spec, output)
+    tell_notes(dataset)
     described = spec.record(dataset)
     left = [job for job in spec.jobs if output.overwrite or not _is_finished(output, job)]
     if left:
@@ -77,6 +78,8 @@ def run_study(config: TrainConfig, exp: str, context: Context, plan: Plan, engin
     ):
         described.write(folder / "study.json")
         tracked.log_input(dataset.name, dataset.fingerprint, "study", num_rows=dataset.num_examples)
+        if dataset.notes:
+            tracked.log_params({"data.notes": " ".join(dataset.notes)})
         inner = Context(
             replace(output, resume=not output.overwrite), context.reporter, replace(context.tracker, parent=tracked)
         )
