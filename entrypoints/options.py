@@ -18,13 +18,15 @@ from datadiet import commands
 from datadiet.config import FIELDS, MAX_RUNS, TrainConfig, find_option, given_config
 from datadiet.data.reading import NAMES as READING
 from datadiet.errors import Interrupted, UserError
-from datadiet.option import Option, amount, check_text
+from datadiet.option import Option, check_text
 from datadiet.printable import printable
 from datadiet.runs.context import Context, Output, Tracker
 from datadiet.runs.signals import EXIT_CODE
 from datadiet.scores import trajectory
 from datadiet.selectors.options import FEATURE_FIELDS, option_names
 from datadiet.storage.layout import ExperimentLayout
+
+from .amount import Amount as Amount
 
 
 class Optional(click.ParamType):
@@ -36,25 +38,6 @@ class Optional(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return None if value in ("auto", "") else self.kind.convert(value, param, ctx)
-
-
-class Amount(click.ParamType):
-    """A whole number, or a fraction of all there are, as in 900, 0.5 and 50%."""
-
-    name = "amount"
-
-    def __init__(self, option: Option) -> None:
-        self.option = option
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not isinstance(value, str):
-            return value
-        try:
-            found = amount(value)
-            self.option.check(found)
-        except (ValueError, UserError):
-            self.fail(f"{self.option.name}={value[:80]}: expected {self.option.expected}.", param, ctx)
-        return found
 
 
 class Listed(click.ParamType):

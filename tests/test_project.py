@@ -21,8 +21,9 @@ HOUSE = {
     ],
     "data": [
         "dataset", "reading", "doubts", "batches", "cache", "sources.base", "sources.published", "sources.splits",
-        "sources.walk", "sources.images", "sources.embedded", "sources.arrays", "sources.own", "sources.parquet",
-        "sources.cinic10", "sources.tfds_folder", "registry", "align", "inspect", "download", "tfds_builders", "prepare",
+        "sources.walk", "sources.images", "sources.encoded", "sources.embedded", "sources.arrays", "sources.own",
+        "sources.parquet", "sources.cinic10", "sources.tfds_folder", "registry", "align", "inspect", "download",
+        "tfds_builders", "prepare",
     ],
     "models": ["conv", "networks", "registry"],
     "scores": ["logits", "forgetting", "trajectory", "gradients", "checkpoint", "combine"],

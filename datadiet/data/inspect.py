@@ -159,7 +159,7 @@ def look_at(config: TrainConfig, counter: Counting, decode: bool) -> Files | Non
     Args:
         decode: All of each file, not its begin alone, to find what is damaged.
     """
-    from datadiet.data.sources.images import facts_of  # here, because --help needs no Pillow
+    from datadiet.data.sources.encoded import facts_of  # here, because --help needs no Pillow
 
     root = resolve_path(config.dataset.removeprefix(FOLDER), data_folder(config.data_dir))
     if not root.is_dir():

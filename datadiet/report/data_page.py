@@ -220,7 +220,7 @@ def sizes(facts: Facts) -> list[tuple[str, ...]]:
 
 def pictures(facts: Facts) -> list[tuple[str, int, int, str | None]]:
     """Of each class its name, training and test examples, and some of its images as a data URI."""
-    from datadiet.data.sources.images import strip
+    from datadiet.data.sources.encoded import strip
 
     if facts.dataset is None:
         return []

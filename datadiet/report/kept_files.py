@@ -195,7 +195,7 @@ def _image_rows(kept: KeptSet) -> Iterator[Any]:
 
 def _encoder(kept: KeptSet) -> Callable[[int], bytes]:
     """Gives the encoded image of each kept example by its place: its file as it is, or its pixels as PNG."""
-    from datadiet.data.sources.images import encoded
+    from datadiet.data.sources.encoded import encoded
 
     if kept.origins.root is not None:
         files = kept.files("parquet")
