@@ -19,8 +19,8 @@ import numpy as np
 
 from datadiet.config import validate
 from datadiet.data.dataset import Dataset
-from datadiet.data.reading import NAMES, Reading, Remark
-from datadiet.data.registry import data_folder, dataset_of, find_source
+from datadiet.data.reading import Reading, Remark
+from datadiet.data.registry import PREFIXES, data_folder, dataset_of, find_source
 from datadiet.data.sources.own import _is_image, resolve_path
 from datadiet.data.sources.walk import walk
 from datadiet.errors import UserError
@@ -106,10 +106,18 @@ def inspect(config: TrainConfig, counter: Counting) -> Facts:
         start = time.perf_counter()
         read, refusals, dataset = _attempts(config)
         seconds = time.perf_counter() - start
+        if dataset is None and not _is_there(config):
+            raise UserError(refusals[0])
         files = look_at(config, counter, decode=dataset is None) if config.dataset.startswith(FOLDER) else None
     told = [str(one.message) for one in caught if not issubclass(one.category, Remark)]
     found = None if dataset is None else doubts(dataset)
     return Facts(config, read, refusals, dataset, seconds, files, found, list(dict.fromkeys(told)))
+
+
+def _is_there(config: TrainConfig) -> bool:
+    """Whether there is something to look at, where the data is a path."""
+    prefix, _, path = config.dataset.partition(":")
+    return f"{prefix}:" not in PREFIXES or resolve_path(path, data_folder(config.data_dir)).exists()
 
 
 def _attempts(config: TrainConfig) -> tuple[TrainConfig, list[str], Dataset | None]:
@@ -131,7 +139,9 @@ def advised(refusal: str) -> dict[str, Any]:
     """The options of reading that a refusal advises, as in 'Add --image_size 64', else names; with the values that it
     names, else usual ones. Of those that exclude each other, the first."""
     found: dict[str, Any] = {}
-    for match in re.finditer(rf"\b({'|'.join(NAMES)})\b(?:[= ]([\w.]+))?", refusal.rpartition("Add ")[2]):
+    for match in re.finditer(
+        rf"\b({'|'.join((*USUAL, 'test_split'))})\b(?:[= ]([\w.]+))?", refusal.rpartition("Add ")[2]
+    ):
         name, text = match[1], (match[2] or "").rstrip(".")
         value = _value(name, text)
         value = USUAL.get(name) if value is None else value
