@@ -97,6 +97,25 @@ def test_links_are_a_folder_of_the_same_images(tmp_path, photos, kept):
     assert again.num_examples == 30
 
 
+def test_data_that_was_read_with_options_is_found_with_them(tmp_path):
+    """Folders of numbered classes alone, of several sizes and with a file that is none: its split is made by option."""
+    write_pictures(tmp_path / "data", [f"{c}/{i}.png" for c in ("2", "10") for i in range(8)])
+    write_pictures(tmp_path / "data", [f"{c}/large.png" for c in ("2", "10")], size=(20, 12))
+    (tmp_path / "data/10/bad.png").write_bytes(b"\x89PNG")
+    options = {"image_size": 8, "test_fraction": 0.25, "skip_bad": "true"}
+    given = {"dataset": f"folder:{tmp_path}/data", "selector": "random", "size": "50%", "offline": "true", **options}
+    datadiet("select", tmp_path, **given)
+    (kept,) = tmp_path.glob("exps/select/*/run_0/kept.csv")
+    export(tmp_path, kept=kept, output="out", format="links")
+    export(tmp_path, kept=kept, output="out.csv")
+    rows = read_csv(tmp_path / "out.csv", *COLUMNS)
+    links = {Path(folder, name) for folder, _, names in os.walk(tmp_path / "out") for name in names}
+    assert {str(link.relative_to(tmp_path / "out")) for link in links} == {row["path"] for row in rows}
+    assert all(link.resolve() == tmp_path / "data" / link.relative_to(tmp_path / "out") for link in links)
+    assert {row["split"] for row in rows} == {"train"}
+    assert all(row["class"] == row["path"].split("/")[0] for row in rows), "whatever its number is"
+
+
 def test_copies_stand_for_themselves(tmp_path, photos, kept):
     export(tmp_path, kept=kept, output="subset", format="links", copy="true")
     files = [Path(folder, name) for folder, _, names in os.walk(tmp_path / "subset") for name in names]

@@ -115,9 +115,9 @@ def inspect(config: TrainConfig, counter: Counting) -> Facts:
 
 
 def _is_there(config: TrainConfig) -> bool:
-    """Whether there is something to look at, where the data is a path."""
+    """Whether the data is a path where something is."""
     prefix, _, path = config.dataset.partition(":")
-    return f"{prefix}:" not in PREFIXES or resolve_path(path, data_folder(config.data_dir)).exists()
+    return f"{prefix}:" in PREFIXES and resolve_path(path, data_folder(config.data_dir)).exists()
 
 
 def _attempts(config: TrainConfig) -> tuple[TrainConfig, list[str], Dataset | None]:
