@@ -26,7 +26,9 @@ from datadiet.report.page import read_decision, write_report
 from datadiet.storage.manifests import manifest_ids
 from datadiet.storage.tables import read_csv
 
-pytestmark = pytest.mark.usefixtures("hasty", "own_cache")
+pytestmark = [
+    pytest.mark.usefixtures("hasty", "own_cache"), pytest.mark.filterwarnings("ignore::datadiet.data.reading.Remark"),
+]  # fmt: skip
 
 NAMES = (  # of files below a class: other suffixes, subfolders, text that csv quotes, other alphabets, no UTF-8
     "1.png", "2.gif", "=1+1.png", "a,b.png", 'a "b".jpg', "sub/1.png", "日本.png", b"caf\xe9.png", r"caf\xe9.png", "7",
