@@ -86,6 +86,19 @@ def visible(text: str) -> str:
     return _BYTE_OR_BACKSLASHES.sub(lambda m: m[1] * 2 if m[1] else f"\\x{ord(m[2]) - 0xDC00:02x}", text)
 
 
+_VISIBLE = re.compile(r"(\\+)x([89a-f][0-9a-f])")
+
+
+def as_named(text: str) -> str:
+    """The inverse of `visible`: the name as the system has it."""
+    return _VISIBLE.sub(_named, text)
+
+
+def _named(found: re.Match[str]) -> str:
+    half, is_byte = divmod(len(found[1]), 2)
+    return "\\" * half + (chr(0xDC00 + int(found[2], 16)) if is_byte else f"x{found[2]}")
+
+
 def from_bytes(name: bytes) -> str:
     """A name as `visible` spells it, from its bytes."""
     return visible(name.decode(errors="surrogateescape"))

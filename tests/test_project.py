@@ -21,9 +21,10 @@ HOUSE = {
     ],
     "data": [
         "dataset", "reading", "doubts", "batches", "cache", "sources.base", "sources.published", "sources.splits",
-        "sources.walk", "sources.images", "sources.embedded", "sources.arrays", "sources.own", "sources.parquet",
-        "sources.delimited", "sources.csv_file", "sources.idx", "sources.cinic10", "sources.tfds_folder",
-        "sources.cifar", "labels", "registry", "objects", "align", "download", "tfds_builders", "prepare",
+        "sources.walk", "sources.images", "sources.encoded", "sources.embedded", "sources.arrays", "sources.own",
+        "sources.parquet", "sources.delimited", "sources.csv_file", "sources.idx", "sources.cinic10",
+        "sources.tfds_folder", "sources.cifar", "labels", "registry", "objects", "align", "inspect", "download",
+        "tfds_builders", "prepare",
     ],
     "models": ["conv", "networks", "registry"],
     "scores": ["logits", "forgetting", "trajectory", "gradients", "checkpoint", "combine"],
@@ -35,10 +36,11 @@ HOUSE = {
     "tracking": ["record", "failures", "mlflow_store", "push", "link", "run", "sync"],
     "runs": [
         "background", "signals", "context", "inputs", "labels", "task", "resume", "folders", "train", "score", "select",
+        "timing",
     ],
     "report": [
         "statistics", "comparison", "evidence", "cost", "decision", "words", "price", "text", "figures", "pictures",
-        "kept_sets", "page", "results_table",
+        "kept_sets", "kept_files", "export", "page", "data_page", "inspection", "results_table",
     ],
     "study": ["plan_file", "plan", "spec", "engine", "local_engine", "ray_engine", "engines", "scheduler", "study"],
 }  # fmt: skip
@@ -52,9 +54,11 @@ ENTRY_POINTS = {  # own parameters and defaults, from the contract; None: has to
     "offset_subset": {"size": None, "offset": 0, "scores": "auto", "run": 0},
     "subset": {"selector": None, "size": "auto", "scores": "auto", "run": 0},
     "select": {"selector": None, "size": None, "scores": "auto", "run": 0},
+    "export": {"kept": None, "output": None, "format": "csv"},
     "score": {"run": 0, "step": "auto", "batch_size": 512, "type": "l2_error"},
     "mean_score": {"n_runs": 10, "step": "auto", "type": "l2_error"},
     "report": {"exp": "study", "margin": "auto"},
+    "inspect": {"dataset": "cifar10", "data_dir": "auto", "model": "auto"},
     "prepare_data": {"dataset": "cifar10", "data_dir": "auto", "archive": "auto", "download": "true"},
     "sync": {},
     "results": {"exps_path": "auto", "output": "results.csv"},

@@ -415,25 +415,29 @@ def test_kept_tables_tell_every_example(noisy):
     cell = study.cell("keep_max l2_error", 575)
     assert cell is not None
     table = pd.read_parquet(kept_sets.path_of(study, cell, "parquet"))
-    columns = ["example_id", "index", "label", "score_mean", "score_standard_error", "rank", "kept"]
-    assert list(table.columns) == columns
+    assert list(table.columns) == [
+        "example_id", "index", "label", "class", "split", "path", "score", "stderr", "rank", "kept",
+    ]  # fmt: skip
     own = pd.read_csv(noisy / cell.paths[0] / "kept.csv")
     assert set(table.example_id[table.kept]) == set(own.example_id)
     assert (table["rank"] <= 575).equals(table.kept.astype("boolean"))
     np.testing.assert_array_equal(table["index"], np.arange(digits.num_examples))
     assert study.noise is not None
     np.testing.assert_array_equal(table.label, study.noise.labels)
+    assert table["class"].tolist() == [str(label) for label in study.noise.labels]
+    assert set(table.split) == {"train"}
+    assert table.path.isna().all(), "no files"
     runs = studies.own_scores(digits, study.noise.labels, studies.SCORE_RUNS)
-    np.testing.assert_allclose(table.score_mean, runs.mean(axis=0), rtol=1e-5)
-    np.testing.assert_allclose(table.score_standard_error, runs.std(axis=0, ddof=1) / 2, rtol=1e-4)
-    same = pd.read_csv(kept_sets.path_of(study, cell, "csv"))
+    np.testing.assert_allclose(table.score, runs.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(table.stderr, runs.std(axis=0, ddof=1) / 2, rtol=1e-4)
+    same = pd.read_csv(kept_sets.path_of(study, cell, "csv"), dtype={"class": str, "path": str})
     pd.testing.assert_frame_equal(same, table, check_dtype=False)
 
 
 def test_a_random_subset_has_no_scores(noisy):
     table = pd.read_csv(noisy / "demo/kept/random_575.csv")
     assert table.kept.sum() == 575
-    assert table[["score_mean", "score_standard_error", "rank"]].isna().all().all()
+    assert table[["score", "stderr", "rank"]].isna().all().all()
 
 
 def test_pytorch_takes_a_kept_set(noisy):

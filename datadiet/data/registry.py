@@ -15,6 +15,7 @@ from datadiet.data import cache
 from datadiet.data.dataset import Dataset, Splits, Statistics, assembled
 from datadiet.data.doubts import tell_doubts
 from datadiet.data.reading import AS_IT_IS, Reading, Remark
+from datadiet.data.sources.base import Origins
 from datadiet.errors import UserError
 from datadiet.printable import printable
 from datadiet.train_config import TrainConfig
@@ -29,6 +30,7 @@ class Source(NamedTuple):
     statistics: Statistics | None = None  # None: computed
     files: Callable[..., Sequence[str | Path]] | None = None  # that the content depends on; None: no cache
     reads: bool = False  # it splits and sizes as a Reading says; of others, images are resized when they are read
+    origins: Callable[..., Origins] | None = None  # None: its examples are no files
 
 
 def lazily(module: str, function: str, *first: str) -> Callable[..., Any]:
@@ -53,11 +55,12 @@ def _cifar(num_classes: int, name: str) -> Source:
     return Source(load_, num_classes, count, CIFAR_STATISTICS, files)
 
 
-def _own(kind: str, module: str, path: str) -> Source:
-    load_, count, files = (
-        lazily(module, function, path) for function in (f"load_{kind}", f"count_{kind}", f"{kind}_files")
+def _own(kind: str, module: str, path: str, *, of_files: bool = False) -> Source:
+    load_, count, files, origins = (
+        lazily(module, function, path)
+        for function in (f"load_{kind}", f"count_{kind}", f"{kind}_files", f"{kind}_origins")
     )
-    return Source(load_, None, count, None, files, reads=True)
+    return Source(load_, None, count, None, files, True, origins if of_files else None)
 
 
 # Means and standard deviations as in the original, which takes CIFAR-10's for CIFAR-100 too.
@@ -84,7 +87,7 @@ DATASETS: dict[str, Source] = {
 # What may stand before a name or a path of the user's own.
 PREFIXES: dict[str, Callable[[str], Source]] = {
     "tfds/": _tfds,
-    "folder:": partial(_own, "folder", "own"),
+    "folder:": partial(_own, "folder", "own", of_files=True),
     "npz:": partial(_own, "npz", "own"),
     "parquet:": partial(_own, "parquet", "parquet"),
     "csv:": partial(_own, "csv", "csv_file"),
@@ -128,6 +131,19 @@ def count_examples(name: str, data_dir: str | Path | None = None, **options: Any
         UserError: unknown name, or the data is not there (with the command that repairs it), or cannot be read so.
     """
     return _count(name, data_dir, Reading.asked(**options))
+
+
+def origins_of(config: TrainConfig) -> Origins:
+    """Where the training examples that a config names come from.
+
+    Raises:
+        UserError: unknown name, or the data is not there.
+    """
+    entry = find_source(config.dataset)
+    if entry.origins is None:
+        return Origins()
+    with noting():  # what there is to say is said when it is loaded
+        return entry.origins(*_asked(entry, config.data_dir, Reading.of(config)))
 
 
 def count_of(config: TrainConfig) -> int:

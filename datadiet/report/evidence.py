@@ -16,7 +16,8 @@ import numpy as np
 from datadiet import commands
 from datadiet.config import ResolvedConfig
 from datadiet.data.dataset import CHUNK, Dataset
-from datadiet.data.registry import dataset_of
+from datadiet.data.registry import dataset_of, origins_of
+from datadiet.data.sources.base import Origins
 from datadiet.errors import UserError
 from datadiet.runs.labels import labels_of
 from datadiet.scores.checkpoint import training_score_names
@@ -215,6 +216,11 @@ class Study:
     def dataset(self) -> Dataset | None:
         """The data, as published; None where it cannot be had here (`no_dataset` says why)."""
         return self._found[0]
+
+    @cached_property
+    def origins(self) -> Origins:
+        """Where the training examples come from."""
+        return origins_of(self.config)
 
     @property
     def no_dataset(self) -> str:

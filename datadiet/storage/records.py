@@ -272,14 +272,14 @@ class ScoreRecord(MirrorRecord):
 
 @dataclass(kw_only=True)
 class KeptRecord(MirrorRecord):
-    """kept.json, beside a kept.csv that no run trained on."""
+    """kept.json, beside a kept.csv that no run trained on; NAME.json, beside what `export` wrote."""
 
-    options: dict[str, Any] = field(default_factory=dict)  # of the selector; in the file beside the others
+    options: dict[str, Any] = field(default_factory=dict)  # of the selector, of export; in the file beside the others
     kept_by: str | None = None
     dataset: str | None = None
     fingerprint: str | None = None
     num_kept: int | None = None
-    sha256: str | None = None  # of kept.csv
+    sha256: str | None = None  # of kept.csv, or what was exported
 
     def as_json(self) -> dict[str, Any]:
         values = super().as_json()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator, Set
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -275,9 +276,13 @@ def load_parquet(path: str, data_dir: Path | None, reading: Reading) -> Splits:
 
 
 def _ids(rows: Rows, split: str) -> np.ndarray:
-    """Paths of the images where all differ, else numbers."""
-    named = all(rows.paths) and len(set(rows.paths)) == len(rows.paths) and rows.paths
-    return np.array(rows.paths if named else [f"{split}_{i:06d}" for i in range(len(rows.encoded))], dtype=str)
+    return np.array(_called(rows.paths, split), dtype=str)
+
+
+def _called(paths: list[str | None], split: str) -> list[str]:
+    """Names of rows: the paths of their images where all differ, else numbers."""
+    given = [path for path in paths if path]
+    return given if len(set(given)) == len(paths) else [f"{split}_{i:06d}" for i in range(len(paths))]
 
 
 def _check_names(name: str, files: list[list[Path]], one: tuple[str, ...], other: tuple[str, ...]) -> None:
@@ -292,6 +297,33 @@ def _check_names(name: str, files: list[list[Path]], one: tuple[str, ...], other
             f"{name}: class {number} is {here!r} in {files[0][0].name} and {there!r} in {files[1][0].name}; expected "
             "the same classes in the same order."
         )
+
+
+def training_rows(path: str, data_dir: Path | None, kept: Set[str]) -> Iterator[pa.Table]:
+    """The rows of some training examples with all their columns, some at a time, in their order.
+
+    Args:
+        kept: Names of these examples.
+    """
+    name = f"parquet:{path}"
+    splits = all_splits(path, data_dir)
+    files = next(splits[split] for split in TRAIN if split in splits)
+    paths = [one for file in files for one in _paths(name, file)]
+    names = iter(_called(paths, "train"))
+    for file in files:
+        for batch in _opened(name, file, pq.ParquetFile).iter_batches(ROWS):
+            mask = [next(names) in kept for _ in range(batch.num_rows)]
+            yield pa.Table.from_batches([batch]).filter(pa.array(mask, pa.bool_()))
+
+
+def _paths(name: str, file: Path) -> list[str | None]:
+    """The path of each row's image, where one is given."""
+    schema = _opened(name, file, pq.read_schema)
+    image, _ = _found_columns(name, schema)
+    if not pa.types.is_struct(schema.field(image).type) or schema.field(image).type.get_field_index("path") < 0:
+        return [None] * _opened(name, file, pq.read_metadata).num_rows
+    found = _opened(name, file, pq.ParquetFile).read(columns=[f"{image}.path"])[image]
+    return [cell and cell.get("path") for cell in found.to_pylist()]
 
 
 def _number(found: tuple[str, ...], class_names: tuple[str, ...]) -> bool:
