@@ -243,7 +243,7 @@ def test_with_equal_epochs_it_pays_after_as_many_trainings_as_are_said(tmp_path)
     assert cost.study_pays_after == math.ceil(whole.total / cost.saving.mean) > 60
     text = words(decision)
     assert f"the diet pays after 3 trainings, the whole study after {cost.study_pays_after} trainings" in text
-    assert "Who decides this for the first time pays for the whole study, 5 min: 80 s for 4 networks that are" in text
+    assert "Who decides this for the first time pays for the whole study, 7 min: 80 s for 4 networks that are" in text
     assert price(decision)[0].startswith("Choosing, 9 s in all")
 
 
