@@ -90,7 +90,7 @@ PREFIXES: dict[str, Callable[[str], Source]] = {
     "folder:": partial(_own, "folder", "own", of_files=True),
     "npz:": partial(_own, "npz", "own"),
     "parquet:": partial(_own, "parquet", "parquet"),
-    "csv:": partial(_own, "csv", "csv_file"),
+    "csv:": partial(_own, "csv", "csv_file", of_files=True),
     "idx:": partial(_own, "idx", "idx"),
 }
 

@@ -16,7 +16,7 @@ import numpy as np
 from datadiet.data.dataset import Splits
 from datadiet.data.reading import Reading, remark
 from datadiet.data.sources.arrays import as_labels
-from datadiet.data.sources.base import Obstacles
+from datadiet.data.sources.base import Obstacles, Origins
 from datadiet.data.sources.delimited import Table, candidates, named, plain, read_table, windows
 from datadiet.data.sources.own import resolve_path
 from datadiet.data.sources.splits import TEST, TRAIN, choose, divide, parted, spelled_alike
@@ -211,6 +211,11 @@ def csv_files(path: str, data_dir: Path | None, reading: Reading) -> list[str | 
     """The csv file and every image that it lists, those that there are."""
     listing = read_listing(Obstacles(f"csv:{path}"), path, data_dir)
     return [resolve_path(path, data_dir), *(file for file in listing.files if _state(file) == "file")]
+
+
+def csv_origins(path: str, data_dir: Path | None, reading: Reading) -> Origins:
+    """The folder of the csv file, from which ids are paths; those of files elsewhere are whole paths."""
+    return Origins(root=resolve_path(path, data_dir).parent)
 
 
 def count_csv(path: str, data_dir: Path | None, reading: Reading) -> int:
