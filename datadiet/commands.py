@@ -28,9 +28,11 @@ _TRAINING = (*_DATA, "model", "root", "offline")
 SHARED = {
     **dict.fromkeys(("main", "study", "full_data", "random_subset", "keep_max", "offset_subset", "subset"), _TRAINING),
     "select": (*_DATA, "root", "offline"),
+    "export": (*_DATA, "root", "offline"),
     "score": ("root", "offline"),
     "mean_score": ("root", "offline"),
     "report": ("root",),
+    "inspect": _TRAINING,
     "prepare_data": _DATA,
     "sync": ("root",),
     "results": ("root", "offline"),

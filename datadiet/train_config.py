@@ -114,7 +114,13 @@ class TrainConfig:
     train_seed: int | None = _seed("example order and augmentation", "train_seed")
     random_subset_seed: int | None = _seed("random subsets and of ties between scores", "random_subset_seed")
     selector: str = option("all", "Which examples to keep: 'all' or a selector.")
-    size: int | None = option(None, "Number of training examples to keep.", auto="all", min=1, noun="example to keep")
+    size: int | float | None = option(
+        None,
+        "Number of training examples to keep, or the fraction of all of them, as in 0.5 or 50%.",
+        auto="all",
+        min=1,
+        noun="example to keep",
+    )
     offset: int = option(0, "Examples of smallest score to skip before the window (selector 'offset').", min=0)
     scores: str | None = option(None, "Score file (.npy) to select by.", auto="the mean score of score_exp")
     balance: str | None = option(
@@ -166,6 +172,7 @@ class ResolvedConfig(TrainConfig):
     model_seed: int = field()
     train_seed: int = field()
     random_subset_seed: int = field()
+    size: int | None = field(default=None)
     derived_seeds: tuple[tuple[str, int], ...] = field(default=(), repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -27,6 +27,8 @@ from datadiet.scores import trajectory
 from datadiet.selectors.options import FEATURE_FIELDS, LIKE, option_names
 from datadiet.storage.layout import ExperimentLayout
 
+from .amount import Amount as Amount
+
 
 class Optional(click.ParamType):
     """A value, or 'auto' (or nothing) for the derived default."""
@@ -103,7 +105,7 @@ TYPES = {  # and what several are called
 def click_type(option: Option) -> click.ParamType:
     """How the command line reads an option; its bounds are checked with all others, by `config.validate`."""
     one, words = TYPES[option.type]
-    kind = Listed(one, words) if option.many else one
+    kind = Amount(option) if option.amount else Listed(one, words) if option.many else one
     return Optional(kind) if option.optional else kind
 
 

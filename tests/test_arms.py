@@ -190,3 +190,24 @@ def test_difficulty_is_told_apart_from_the_balance_of_classes(tmp_path):
     assert "that is what the choice within classes does" in told
     (one,) = (c for c in numbers(decision)["cells"] if (c["arm"], c["size"]) == ("keep_max l2_error", 1150))
     assert one["minus_like"]["mean"] == pytest.approx(0.003, abs=1e-4)
+
+
+# --- what it costs ----------------------------------------------------------------------------
+
+
+def test_labels_are_saved_by_a_random_choice_alone(tmp_path):
+    losses = {"keep_max l2_error": (0.001, 0.08), "random": (0.01, 0.05)}
+    text = " ".join(price(decide(tmp_path, losses)))
+    assert "What is saved: 288 examples to store and to load (18.4 kB of 92 kB). Labels are not saved" in text
+    text = " ".join(price(decide(tmp_path / "b", losses | {"random": (0.0005, 0.05)})))
+    assert "288 examples to store and to load" in text
+    assert "the labels of the others are saved too" in text
+
+
+def test_energy_is_told_where_every_run_has_it(tmp_path):
+    exps = studies.write_study(tmp_path, {"keep_max l2_error": (0.001, 0.08), "random": (0.01, 0.05)})
+    assert "kJ" not in " ".join(price(Decision(read_study(exps, "demo"), 0.5)))
+    for path in exps.rglob("summary.json"):
+        studies.rewrite(path, joules=2500.0 if "full_data" in path.parts else 1500.0)
+    told = " ".join(price(Decision(read_study(exps, "demo"), 0.5)))
+    assert "It takes 1.5 kJ of the GPUs, 2.5 kJ on all of the data." in told

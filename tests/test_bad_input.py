@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from entrypoints.__main__ import COMMANDS, main
-from entrypoints.options import Listed, Location, Optional
+from entrypoints.options import Amount, Listed, Location, Optional
 
 pytestmark = pytest.mark.usefixtures("hasty")
 
@@ -53,6 +53,14 @@ def bad_values(command: str, option: click.Parameter) -> st.SearchStrategy[str] 
         return NOT_WHOLE | NEGATIVE
     if kind is click.INT:
         return NOT_WHOLE | NEGATIVE | HUGE
+    if isinstance(kind, Amount):
+        return (
+            NOT_WHOLE
+            | NEGATIVE
+            | HUGE
+            | NOT_REAL
+            | st.sampled_from(["1.0", "0.0", "150%", "100%", "0%", "%", "50 50%"])
+        )
     if kind is click.FLOAT:
         return NOT_REAL | NEGATIVE_REAL
     if kind is click.BOOL:

@@ -16,11 +16,12 @@ from PIL import Image
 
 import datadiet as dd
 from datadiet.data import cache
-from datadiet.data.reading import NAMES, Reading
+from datadiet.data.reading import NAMES, Reading, Remark
 from datadiet.data.registry import count_examples, load_dataset
 from datadiet.data.sources.splits import divide
 from datadiet.errors import UserError
 from datadiet.storage.files import SEAL
+from datadiet.tracking.record import Record, as_json
 from datadiet.train_config import FIELDS
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -116,7 +117,7 @@ def test_sizes_are_told_where_none_is_asked_for(tmp_path):
     message = refused(name)
     assert "images of 6 sizes; expected images of one size:" in message
     assert f"7 x 5 pixels: 4 ({tmp_path}/train/a/5.png …)" in message
-    assert message.endswith("Add --image_size 5.")
+    assert message.endswith("Add --image_size 24.")
     for advice in ("mogrify", "convert", "copies", "remove"):
         assert advice not in message
 
@@ -334,6 +335,10 @@ def test_bad_images_are_left_out_and_recorded(tmp_path):
     for path in (tmp_path / "train/b").iterdir():
         path.write_bytes(b"")
     assert "no image of class b is left to train on" in refused(name, skip_bad=True)
+    for path in tmp_path.rglob("*.png"):
+        path.write_bytes(b"")
+    assert "48 of 48 images cannot be read" in (message := refused(name, skip_bad=True))
+    assert "skip_bad" not in message
 
 
 def test_bad_rows_are_left_out(tmp_path):
@@ -355,7 +360,7 @@ def test_all_that_stands_in_the_way_is_named_at_once(tmp_path):
     assert "4 things stand in the way:" in message
     for part in ("no test split", "no image in", "1 of 13 images cannot be read", "images of 6 sizes"):
         assert part in message
-    assert message.endswith("Add --test_fraction 0.2 --skip_bad true --image_size 5.")
+    assert message.endswith("Add --test_fraction 0.2 --skip_bad true --image_size 24.")
     with pytest.raises(UserError, match="4 things stand in the way"), warnings.catch_warnings(action="ignore"):
         count_examples(f"folder:{folder}")
     shutil.rmtree(folder / "c")
@@ -390,29 +395,32 @@ def test_constant_images_are_refused(tmp_path, value):
 # --- kept, repeated and older ---------------------------------------------------------------------
 
 
-def test_what_was_decided_is_recorded_and_repeated(tmp_path, hasty_once):
+def test_a_folder_of_photographs_goes_to_a_report_and_what_was_decided_is_recorded_and_repeated(tmp_path, hasty_once):
+    """Of several sizes, without a test set, some of them damaged: by one command."""
     import mlflow
 
     name, _ = photographs(tmp_path / "data", splits=("",))
     write(tmp_path / "data", {"a/bad.png": b""})
     how = {"image_size": 8, "test_fraction": 0.3, "skip_bad": "true"}
-    with pytest.warns(UserWarning, match="resized to 8 x 8"):
-        datadiet("full_data", tmp_path, dataset=name, model="mlp", width=8, num_steps=4, augment="false", **how)
-    told = json.loads((tmp_path / "exps/full_data/run_0/args.json").read_text())
+    trained = {"dataset": name, "model": "mlp", "width": 8, "num_steps": 4, "augment": "false"}
+    plan = {"score_runs": 2, "eval_runs": 2, "fractions": 0.5, "score_types": "l2_error", "workers": 1}
+    with pytest.warns(Remark) as given:
+        datadiet("study", tmp_path, **trained, **plan, **how)
+    assert sum("resized to 8 x 8" in str(warning.message) for warning in given) == 1, "not once for each run"
+    assert (tmp_path / "exps/study/report.html").is_file()
+    told = json.loads((tmp_path / "exps/study/full_data/run_0/args.json").read_text())
     assert (told["image_size"], told["test_fraction"], told["skip_bad"], told["test_split"]) == ("8", 0.3, True, None)
     assert told["data"]["skipped"] == [str(tmp_path / "data/a/bad.png")]
     assert any("are the test set" in note for note in told["data"]["notes"])
-    (run,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
-    assert (run.data.params["cfg.image_size"], run.data.params["cfg.test_fraction"]) == ("8", "0.3")
-    assert "are the test set" in run.data.params["data.notes"]
-    datadiet("score", tmp_path, step=4)  # reads as the run says
+    runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    for run in (run for run in runs if run.data.tags["datadiet.kind"] in ("study", "train")):
+        assert (run.data.params["cfg.image_size"], run.data.params["cfg.test_fraction"]) == ("8", "0.3")
+        assert "are the test set" in run.data.params["data.notes"]
     missing = datadiet("keep_max", tmp_path, expect=2, dataset=name, size=3, score_exp="other", **how)
     (command,) = {line.strip() for line in missing.output.splitlines() if "full_data" in line and "--run 0" in line}
     for option in (f"--dataset {name}", "--image_size 8", "--test_fraction 0.3", "--skip_bad true"):
         assert option in command
-    again = {"dataset": name, "model": "mlp", "width": 8, "num_steps": 4, "augment": "false", "resume": "true"}
-    with warnings.catch_warnings(action="ignore"):
-        other = datadiet("full_data", tmp_path, expect=2, **again, **how | {"image_size": 6})
+    other = datadiet("study", tmp_path, expect=2, **trained, **plan, **how | {"image_size": 6})
     assert "image_size: 8 there, 6 asked for" in other.output
 
 
@@ -450,6 +458,18 @@ def test_arguments_of_before_are_read(tmp_path, hasty_once):
     file.write_text(json.dumps(older))
     run = dd.open_run(file.parent)
     assert (run.config.image_size, run.config.skip_bad, run.data.notes) == (None, False, [])
+
+
+def test_a_run_of_before_is_the_same_run():
+    """Its record in MLflow goes on, although it has no params of these options."""
+    now = {f"cfg.{name}": option.default for name, option in FIELDS.items()}
+    before = {name: value for name, value in as_json(now).items() if name.removeprefix("cfg.") not in NAMES}
+
+    def made(params):
+        return Record(path=None, kind="train", name="e/run_0", params=as_json(params), tags={})
+
+    assert made(before).same_run(made(now))
+    assert not made(before).same_run(made(now | {"cfg.image_size": "8"}))
 
 
 def test_a_plan_tells_how_data_is_read(tmp_path):

@@ -243,25 +243,8 @@ def test_with_equal_epochs_it_pays_after_as_many_trainings_as_are_said(tmp_path)
     assert cost.study_pays_after == math.ceil(whole.total / cost.saving.mean) > 60
     text = words(decision)
     assert f"the diet pays after 3 trainings, the whole study after {cost.study_pays_after} trainings" in text
-    assert "Who decides this for the first time pays for the whole study, 5 min: 80 s for 4 networks that are" in text
+    assert "Who decides this for the first time pays for the whole study, 7 min: 80 s for 4 networks that are" in text
     assert price(decision)[0].startswith("Choosing, 9 s in all")
-
-
-def test_labels_are_saved_by_a_random_choice_alone(tmp_path):
-    text = words(decide(tmp_path))
-    assert "What is saved: 288 examples to store and to load (18.4 kB of 92 kB). Labels are not saved" in text
-    losses = {"keep_max l2_error": (0.001, 0.08), "random": (0.0005, 0.05)}
-    text = words(decide(tmp_path / "b", losses))
-    assert "288 examples to store and to load" in text
-    assert "the labels of the others are saved too" in text
-
-
-def test_energy_is_told_where_every_run_has_it(tmp_path):
-    exps = studies.write_study(tmp_path, GOOD)
-    assert "kJ" not in words(read_decision(exps, "demo"))
-    for path in exps.rglob("summary.json"):
-        studies.rewrite(path, joules=2500.0 if "full_data" in path.parts else 1500.0)
-    assert "It takes 1.5 kJ of the GPUs, 2.5 kJ on all of the data." in words(read_decision(exps, "demo"))
 
 
 def test_the_noise_audit_finds_the_changed_labels(noisy):
@@ -415,25 +398,29 @@ def test_kept_tables_tell_every_example(noisy):
     cell = study.cell("keep_max l2_error", 575)
     assert cell is not None
     table = pd.read_parquet(kept_sets.path_of(study, cell, "parquet"))
-    columns = ["example_id", "index", "label", "score_mean", "score_standard_error", "rank", "kept"]
-    assert list(table.columns) == columns
+    assert list(table.columns) == [
+        "example_id", "index", "label", "class", "split", "path", "score", "stderr", "rank", "kept",
+    ]  # fmt: skip
     own = pd.read_csv(noisy / cell.paths[0] / "kept.csv")
     assert set(table.example_id[table.kept]) == set(own.example_id)
     assert (table["rank"] <= 575).equals(table.kept.astype("boolean"))
     np.testing.assert_array_equal(table["index"], np.arange(digits.num_examples))
     assert study.noise is not None
     np.testing.assert_array_equal(table.label, study.noise.labels)
+    assert table["class"].tolist() == [str(label) for label in study.noise.labels]
+    assert set(table.split) == {"train"}
+    assert table.path.isna().all(), "no files"
     runs = studies.own_scores(digits, study.noise.labels, studies.SCORE_RUNS)
-    np.testing.assert_allclose(table.score_mean, runs.mean(axis=0), rtol=1e-5)
-    np.testing.assert_allclose(table.score_standard_error, runs.std(axis=0, ddof=1) / 2, rtol=1e-4)
-    same = pd.read_csv(kept_sets.path_of(study, cell, "csv"))
+    np.testing.assert_allclose(table.score, runs.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(table.stderr, runs.std(axis=0, ddof=1) / 2, rtol=1e-4)
+    same = pd.read_csv(kept_sets.path_of(study, cell, "csv"), dtype={"class": str, "path": str})
     pd.testing.assert_frame_equal(same, table, check_dtype=False)
 
 
 def test_a_random_subset_has_no_scores(noisy):
     table = pd.read_csv(noisy / "demo/kept/random_575.csv")
     assert table.kept.sum() == 575
-    assert table[["score_mean", "score_standard_error", "rank"]].isna().all().all()
+    assert table[["score", "stderr", "rank"]].isna().all().all()
 
 
 def test_pytorch_takes_a_kept_set(noisy):

@@ -177,3 +177,26 @@ def _check_classes(name: str, train_labels: np.ndarray, test_labels: np.ndarray)
             f"{len(present) - 1}: drop these examples or add some to the training split."
         )
     return len(present)
+
+
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of each channel
+
+
+def assembled(name: str, splits: Splits, statistics: Statistics | None = None) -> Dataset:
+    """A dataset of what a source returns, checked.
+
+    Args:
+        statistics: For normalisation; None: those of the training set.
+    Raises:
+        UserError: data that cannot be learned from; see `check_splits`.
+    """
+    num_classes = check_splits(name, splits)
+    if statistics:
+        mean, std = (np.asarray(values, np.float32) for values in statistics)
+    else:
+        computed = pixel_statistics if splits.train_images.dtype == np.uint8 else vector_statistics
+        mean, std = computed(splits.train_images)
+    digest = fingerprint(splits.example_ids, splits.train_labels, splits.train_images)
+    return Dataset(
+        name, *splits[:5], num_classes, mean, std, digest, splits.class_names, skipped=splits.skipped
+    )  # fmt: skip

@@ -5,17 +5,17 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from datadiet.data import cache
-from datadiet.data.dataset import Dataset, Splits, check_splits, fingerprint, pixel_statistics, vector_statistics
+from datadiet.data.dataset import Dataset, Splits, Statistics, assembled
 from datadiet.data.doubts import tell_doubts
 from datadiet.data.reading import AS_IT_IS, Reading, Remark
+from datadiet.data.sources.base import Origins
 from datadiet.errors import UserError
 from datadiet.printable import printable
 from datadiet.train_config import TrainConfig
@@ -27,9 +27,10 @@ class Source(NamedTuple):
     load: Callable[..., Splits]
     num_classes: int | None  # None: found from the labels
     num_examples: Callable[..., int]  # of the training set, found without loading it
-    statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # None: computed
+    statistics: Statistics | None = None  # None: computed
     files: Callable[..., Sequence[str | Path]] | None = None  # that the content depends on; None: no cache
     reads: bool = False  # it splits and sizes as a Reading says; of others, images are resized when they are read
+    origins: Callable[..., Origins] | None = None  # None: its examples are no files
 
 
 def lazily(module: str, function: str, *first: str) -> Callable[..., Any]:
@@ -41,19 +42,25 @@ def lazily(module: str, function: str, *first: str) -> Callable[..., Any]:
     return call
 
 
-def _tfds(statistics: Any, num_classes: int | None, tfds_name: str, name: str) -> Source:
+def _tfds(tfds_name: str) -> Source:
     load_, count, files = (
-        lazily("tfds_folder", function, tfds_name, name)
+        lazily("tfds_folder", function, tfds_name, f"tfds/{tfds_name}")
         for function in ("load_prepared", "count_prepared", "prepared_files")
     )
-    return Source(load_, num_classes, count, statistics, files, reads=True)
-
-
-def _own(kind: str, module: str, path: str) -> Source:
-    load_, count, files = (
-        lazily(module, function, path) for function in (f"load_{kind}", f"count_{kind}", f"{kind}_files")
-    )
     return Source(load_, None, count, None, files, reads=True)
+
+
+def _cifar(num_classes: int, name: str) -> Source:
+    load_, count, files = (lazily("cifar", function, name) for function in ("load", "count", "files"))
+    return Source(load_, num_classes, count, CIFAR_STATISTICS, files)
+
+
+def _own(kind: str, module: str, path: str, *, of_files: bool = False) -> Source:
+    load_, count, files, origins = (
+        lazily(module, function, path)
+        for function in (f"load_{kind}", f"count_{kind}", f"{kind}_files", f"{kind}_origins")
+    )
+    return Source(load_, None, count, None, files, True, origins if of_files else None)
 
 
 # Means and standard deviations as in the original, which takes CIFAR-10's for CIFAR-100 too.
@@ -69,8 +76,8 @@ DATASETS: dict[str, Source] = {
         lazily("embedded", "load_fashion_mnist"), 10, lazily("embedded", "count_fashion_mnist"),
         None, lazily("embedded", "fashion_mnist_files"),
     ),
-    "cifar10": _tfds(CIFAR_STATISTICS, 10, "cifar10", "cifar10"),
-    "cifar100": _tfds(CIFAR_STATISTICS, 100, "cifar100", "cifar100"),
+    "cifar10": _cifar(10, "cifar10"),
+    "cifar100": _cifar(100, "cifar100"),
     "cinic10": Source(
         lazily("cinic10", "load"), 10, lazily("cinic10", "count"), CINIC_STATISTICS, lazily("cinic10", "files")
     ),
@@ -79,10 +86,12 @@ DATASETS: dict[str, Source] = {
 
 # What may stand before a name or a path of the user's own.
 PREFIXES: dict[str, Callable[[str], Source]] = {
-    "tfds/": lambda name: _tfds(None, None, name, f"tfds/{name}"),
-    "folder:": partial(_own, "folder", "own"),
+    "tfds/": _tfds,
+    "folder:": partial(_own, "folder", "own", of_files=True),
     "npz:": partial(_own, "npz", "own"),
     "parquet:": partial(_own, "parquet", "parquet"),
+    "csv:": partial(_own, "csv", "csv_file", of_files=True),
+    "idx:": partial(_own, "idx", "idx"),
 }
 
 
@@ -124,12 +133,26 @@ def count_examples(name: str, data_dir: str | Path | None = None, **options: Any
     return _count(name, data_dir, Reading.asked(**options))
 
 
+def origins_of(config: TrainConfig) -> Origins:
+    """Where the training examples that a config names come from.
+
+    Raises:
+        UserError: unknown name, or the data is not there.
+    """
+    entry = find_source(config.dataset)
+    if entry.origins is None:
+        return Origins()
+    with noting():  # what there is to say is said when it is loaded
+        return entry.origins(*_asked(entry, config.data_dir, Reading.of(config)))
+
+
 def count_of(config: TrainConfig) -> int:
     """The same of what a config names."""
     return _count(config.dataset, config.data_dir, Reading.of(config))
 
 
 def _count(name: str, data_dir: str | Path | None, reading: Reading) -> int:
+    reading = replace(reading, labels=None)  # which there are as many of
     if reading.given():
         return read_dataset(name, data_dir, reading).num_examples
     return _listing(name, find_source(name).num_examples, data_dir, reading)
@@ -154,20 +177,14 @@ def _asked(entry: Source, data_dir: str | Path | None, reading: Reading) -> tupl
 def build_dataset(name: str, data_dir: str | Path | None = None, reading: Reading = AS_IT_IS) -> Dataset:
     """A dataset read from its source, past the cache, and checked; what there is to say is in its notes."""
     entry = find_source(name)
-    with _noting() as notes:
+    with noting() as notes:
+        known = None if reading.shape else entry.statistics
         splits = _read(name, entry, data_dir, reading)
-        num_classes = check_splits(name, splits)
+        dataset = assembled(name, splits, known)
         tell_doubts(name, splits)
-    if entry.num_classes not in (None, num_classes):
-        raise UserError(f"{name}: its training labels are of {num_classes} classes; expected {entry.num_classes}.")
-    if entry.statistics and not reading.shape:
-        mean, std = (np.asarray(values, np.float32) for values in entry.statistics)
-    else:
-        statistics = pixel_statistics if splits.train_images.dtype == np.uint8 else vector_statistics
-        mean, std = statistics(splits.train_images)
-    digest = fingerprint(splits.example_ids, splits.train_labels, splits.train_images)
-    described = splits.class_names, tuple(notes), splits.skipped
-    return Dataset(name, *splits[:5], num_classes, mean, std, digest, *described)
+    if entry.num_classes not in (None, found := dataset.num_classes):
+        raise UserError(f"{name}: its training labels are of {found} classes; expected {entry.num_classes}.")
+    return replace(dataset, notes=tuple(notes))
 
 
 def _read(name: str, entry: Source, data_dir: str | Path | None, reading: Reading) -> Splits:
@@ -176,8 +193,6 @@ def _read(name: str, entry: Source, data_dir: str | Path | None, reading: Readin
         raise UserError(f"{name}: test_fraction={reading.test_fraction}, but it has a test set of its own.")
     if not entry.reads and reading.test_split not in (None, "test"):
         raise UserError(f"{name}: test_split={reading.test_split}; it has the splits train and test.")
-    if reading.labels is not None:
-        raise UserError(f"{name}: labels={reading.labels}: labels of one's own are not read yet.")
     splits = entry.load(*_asked(entry, data_dir, reading))
     return _resized(name, splits, reading) if reading.shape else splits
 
@@ -191,7 +206,7 @@ def _resized(name: str, splits: Splits, reading: Reading) -> Splits:
 
 
 @contextmanager
-def _noting() -> Iterator[list[str]]:
+def noting() -> Iterator[list[str]]:
     """The remarks of a `with` block, in a list, each once after it; other warnings are given."""
     notes: list[str] = []
     remarks = True
@@ -226,7 +241,8 @@ def load_dataset(
         test_fraction: Fraction of each class that is the test set, where there is none, in 0..1, both excluded. By a
             hash of the examples' ids: more examples do not move the others.
         test_split: Which of the splits there are is the test set; None: test, else a labelled validation set.
-        labels: csv file (example_id,label) to train on instead of the data's own labels.
+        labels: csv file (example_id,label): the training labels are these instead of the data's own. The fingerprint
+            stays, the test labels too.
         skip_bad: Leave out images that cannot be read.
     Raises:
         UserError: unknown name, missing or damaged files (with the command that repairs it),
@@ -235,11 +251,16 @@ def load_dataset(
     options = {"test_fraction": test_fraction, "test_split": test_split, "labels": labels, "skip_bad": skip_bad}
     dataset = read_dataset(name, data_dir, Reading.asked(image_size, **options))
     tell_notes(dataset, stacklevel=3)
-    return dataset
+    if labels is None:
+        return dataset
+    from datadiet.data.labels import given_labels  # here, because --help needs no reader of tables
+
+    return replace(dataset, train_labels=given_labels(labels, dataset))
 
 
 def dataset_of(config: TrainConfig) -> Dataset:
-    """The dataset that a config names, read as it says; see `load_dataset`. Its notes are not told."""
+    """The dataset that a config names, read as it says, with its own labels; see `load_dataset`. Its notes are not
+    told."""
     return read_dataset(config.dataset, config.data_dir, Reading.of(config))
 
 
@@ -250,7 +271,8 @@ def tell_notes(dataset: Dataset, stacklevel: int = 2) -> None:
 
 
 def read_dataset(name: str, data_dir: str | Path | None, reading: Reading) -> Dataset:
-    """`load_dataset`, whose notes are not told."""
+    """`load_dataset`, with the labels of its own; its notes are not told."""
+    reading = replace(reading, labels=None)
     if (source_files := find_source(name).files) is None:
         return build_dataset(name, data_dir, reading)
     files = partial(_listing, name, source_files, data_dir, reading)

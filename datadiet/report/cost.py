@@ -94,7 +94,7 @@ def cost_of(study: Study, cell: CellResult) -> Cost:
     return Cost(
         train, scoring, cell.select_seconds, st.estimate(full.train_seconds), st.estimate(cell.train_seconds), saving,
         pays(train + scoring + cell.select_seconds), pays(spent(study).total), config.num_steps,
-        config.num_steps * batch / max(1e-9, float(np.mean(cell.train_seconds))),
+        config.num_steps * batch / float(np.mean(np.maximum(cell.train_seconds, 1e-9))),  # NaN stays NaN
         joules=_joules(study, cell), full_joules=_joules(study, full),
     )  # fmt: skip
 

@@ -191,7 +191,8 @@ def _estimate(one: CellResult, other: CellResult, compared: Comparison) -> Estim
 
 
 def noise_audit(study: Study) -> list[dict[str, float | int | str]]:
-    """How well each score, and the control, finds labels that were randomised; [] where none were."""
+    """How well each score, and the control, finds labels that were randomised or given; [] where none is another than
+    the data's own."""
     if study.noise is None or not study.noise.changed.any():
         return []
     changed, k = study.noise.changed, int(study.noise.changed.sum())

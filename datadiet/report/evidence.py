@@ -15,10 +15,11 @@ import numpy as np
 
 from datadiet import commands
 from datadiet.config import ResolvedConfig
-from datadiet.data.batches import randomize_labels
 from datadiet.data.dataset import CHUNK, Dataset
-from datadiet.data.registry import dataset_of
+from datadiet.data.registry import dataset_of, origins_of
+from datadiet.data.sources.base import Origins
 from datadiet.errors import UserError
+from datadiet.runs.labels import labels_of
 from datadiet.scores.checkpoint import training_score_names
 from datadiet.selectors.options import LIKE, RANDOM
 from datadiet.selectors.selection import chooses_anew
@@ -90,10 +91,10 @@ class History(NamedTuple):
 
 
 class Noise(NamedTuple):
-    """Labels that were randomised."""
+    """Labels that were randomised, or given."""
 
     labels: np.ndarray  # int32 [N], those trained on
-    changed: np.ndarray  # bool [N]: differs from the published label
+    changed: np.ndarray  # bool [N]: differs from the data's own label
 
 
 @dataclass(frozen=True)
@@ -216,6 +217,11 @@ class Study:
         """The data, as published; None where it cannot be had here (`no_dataset` says why)."""
         return self._found[0]
 
+    @cached_property
+    def origins(self) -> Origins:
+        """Where the training examples come from."""
+        return origins_of(self.config)
+
     @property
     def no_dataset(self) -> str:
         return self._found[1]
@@ -239,13 +245,12 @@ class Study:
 
     @cached_property
     def noise(self) -> Noise | None:
-        """None where labels are as published, or the data cannot be had."""
+        """None where labels are the data's own, or the data cannot be had."""
         config = self.config
-        if not config.random_label_fraction or self.dataset is None:
+        if self.dataset is None or not (config.random_label_fraction or config.labels):
             return None
-        published = self.dataset.train_labels
-        labels, _ = randomize_labels(published, config.random_label_fraction, config.random_label_seed)
-        return Noise(labels, labels != published)
+        labels = labels_of(self.first, self.dataset)
+        return Noise(labels, labels != self.dataset.train_labels)
 
     @cached_property
     def input_norm(self) -> np.ndarray | None:

@@ -186,6 +186,11 @@ def warnings(decision: Decision) -> list[str]:
             f"{kept(fraction)} of the training labels were drawn anew: the examples of largest score are then mostly "
             "mislabelled; see the noise audit."
         )
+    elif study.noise and study.noise.changed.any():
+        found.append(
+            f"{int(study.noise.changed.sum()):,} of {len(study.noise.changed):,} training labels are other than the "
+            f"data's own ({study.config.labels}): the noise audit tells which scores find them."
+        )
     return found
 
 

@@ -29,12 +29,9 @@ def seconds(value: float) -> str:
 
 
 def size(count: int) -> str:
-    """Bytes: 1536 -> '1.5 kB'."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.3g} {unit}" if unit != "GB" else f"{count:,.3g} {unit}"
-        count /= 1000
-    raise AssertionError
+    """Bytes: 1536 -> '1.54 kB'."""
+    power = min(3, max(0, len(str(count)) - 1) // 3)
+    return f"{count / 1000**power:,.3g} {('B', 'kB', 'MB', 'GB')[power]}"
 
 
 def points(difference: Estimate) -> str:

@@ -303,7 +303,7 @@ def features(config: TrainConfig, dataset: Dataset) -> np.ndarray:
         raise UserError(f"features_run={path} was trained on other data than {dataset.name}: name a run on that.")
     folder = path / "ckpts" / str(config.features_step)
     made = folder.stat().st_mtime_ns if folder.exists() else 0
-    read = (config.dataset, config.data_dir, Reading.of(config))
+    read = (config.dataset, config.data_dir, replace(Reading.of(config), labels=None))
     return _features(path.resolve(), config.features_step, made, *read)
 
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import time
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from datadiet import commands
 from datadiet import config as options
 from datadiet.config import TrainConfig
-from datadiet.data.batches import randomize_labels
+from datadiet.data.reading import Reading
 from datadiet.data.registry import count_of, dataset_of, tell_notes
 from datadiet.errors import UserError
 from datadiet.runs.context import Context
 from datadiet.runs.inputs import ScoreChoice, choose, find_sources, resolve_config, scored_by
+from datadiet.runs.labels import labels_for
 from datadiet.runs.score import check_replaceable
 from datadiet.selectors.options import FEATURE_FIELDS, LIKE, option_names
 from datadiet.selectors.selection import chooses_anew
@@ -23,7 +28,7 @@ from datadiet.training.device import check_device
 
 RECORDED = (  # beside the options of selectors
     "selector", "size", "scores", *FEATURE_FIELDS, "random_subset_seed", "random_label_fraction", "random_label_seed",
-    "run", LIKE,
+    "labels", "run", LIKE,
 )  # fmt: skip
 
 
@@ -34,6 +39,14 @@ def _check_keeps(config: TrainConfig) -> None:
             f"selector={config.selector} keeps no subset: each epoch of a training takes another one. Train with it: "
             f"`{commands.command('subset', selector=config.selector, size=config.size)}`"
         )
+
+
+def _recorded(config: TrainConfig, labels: np.ndarray) -> dict[str, Any]:
+    """What a choice is told by: options, how the data was read, and a hash of labels that were given."""
+    chosen = {*RECORDED, *option_names(), *Reading.of(config).given()}
+    recorded = {name: value for name, value in options.as_dict(config).items() if name in chosen}
+    given = {"labels_sha256": sha256(labels.tobytes()).hexdigest()} if config.labels is not None else {}
+    return recorded | given
 
 
 def select_run(config: TrainConfig, exp: str, context: Context, choice: ScoreChoice) -> Path:
@@ -51,18 +64,17 @@ def select_run(config: TrainConfig, exp: str, context: Context, choice: ScoreCho
     """
     layout = context.output.layout
     _check_keeps(config)
-    resolved = resolve_config(config, count_of(config))
-    config = find_sources(layout, resolved, choice)
+    config = find_sources(layout, resolve_config(config, count_of(config)), choice)
     path = layout.run(exp, config) / "kept.csv"
     if config.features_run is not None:
         check_device(context.reporter.say)
     context.tracker.check()
     dataset = dataset_of(config)
     tell_notes(dataset)
-    recorded = {name: value for name, value in options.as_dict(config).items() if name in {*RECORDED, *option_names()}}
+    labels = labels_for(config, dataset).labels
+    recorded = _recorded(config, labels)
     facts = {**recorded, "fingerprint": dataset.fingerprint}
     check_replaceable(path, facts, context.output.overwrite, KeptRecord.read)
-    labels, _ = randomize_labels(dataset.train_labels, config.random_label_fraction, config.random_label_seed)
     start = time.perf_counter()
     kept, values, score_type = choose(config, dataset, labels, context.reporter.say)
     seconds = time.perf_counter() - start

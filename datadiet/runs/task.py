@@ -12,18 +12,18 @@ import numpy as np
 
 from datadiet import commands
 from datadiet.config import ResolvedConfig
-from datadiet.data.batches import fit_images, randomize_labels
+from datadiet.data.batches import fit_images
 from datadiet.data.dataset import Dataset
 from datadiet.data.registry import dataset_of
 from datadiet.errors import UserError
 from datadiet.models.registry import input_shape
 from datadiet.runs.inputs import choose, scored_by
+from datadiet.runs.labels import labels_for
 from datadiet.selectors.selection import chooses_anew
 from datadiet.storage.files import write_text
 from datadiet.storage.layout import ExperimentLayout
 from datadiet.storage.manifests import manifest_text
 from datadiet.storage.records import Arguments, DataFacts, MadeAs
-from datadiet.storage.tables import csv_text
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class Task:
     name: str  # path below exps
     dataset: Dataset  # as the model takes it
     labels: np.ndarray  # int32 [N], those trained on
-    touched: np.ndarray  # ids whose label was drawn anew
+    touched: np.ndarray  # ids whose label was drawn anew, or given
     kept: np.ndarray  # ids to train on, in kept order
     kept_by: str
     select_seconds: float  # that choosing them took, reading the scores included
-    inputs: dict[str, str]  # kept.csv for a subset, random_labels.csv where labels were randomised
+    inputs: dict[str, str]  # kept.csv for a subset, random_labels.csv or given_labels.csv
     continues: bool = False  # its folder holds a part of it
 
     @property
@@ -70,6 +70,11 @@ def load_data(config: ResolvedConfig) -> tuple[Dataset, Dataset]:
     return published, dataset
 
 
+def noted(dataset: Dataset) -> dict[str, str]:
+    """What was decided when the data was read, as a param for MLflow."""
+    return {"data.notes": " ".join(dataset.notes)} if dataset.notes else {}
+
+
 def prepare_task(
     config: ResolvedConfig, exp: str, layout: ExperimentLayout, loaded: tuple[Dataset, Dataset],
     say: Callable[[str], None],
@@ -82,16 +87,13 @@ def prepare_task(
         UserError: the scores cannot be had or do not fit.
     """
     published, dataset = loaded
-    labels, touched = randomize_labels(dataset.train_labels, config.random_label_fraction, config.random_label_seed)
+    labels, touched, inputs = labels_for(config, published)
     start = time.perf_counter()
     kept, values, score_type = choose(config, published, labels, say)
     select_seconds = time.perf_counter() - start
-    inputs = {}
+    inputs = dict(inputs)
     if config.selector != "all" and not chooses_anew(config.selector):
         inputs["kept.csv"] = manifest_text(dataset, kept, values)
-    if config.random_label_fraction:
-        rows = ((dataset.example_ids[i], i, dataset.train_labels[i], labels[i]) for i in touched)
-        inputs["random_labels.csv"] = csv_text(("example_id", "id", "label", "random_label"), rows)
     run_dir = layout.run(exp, config)
     name, kept_by = layout.name(run_dir), scored_by(config, score_type)
     return Task(config, exp, run_dir, name, dataset, labels, touched, kept, kept_by, select_seconds, inputs)

@@ -22,7 +22,7 @@ from datadiet.runs.context import Context, Tracker
 from datadiet.runs.folders import begin, check_folder, check_found, is_finished
 from datadiet.runs.inputs import DEFAULT_CHOICE, ScoreChoice, find_sources, resolve_config
 from datadiet.runs.signals import listen
-from datadiet.runs.task import Task, load_data, prepare_task
+from datadiet.runs.task import Task, load_data, noted, prepare_task
 from datadiet.scores import trajectory
 from datadiet.storage import answers
 from datadiet.storage.answers import write_answers
@@ -314,13 +314,14 @@ def _train(
 def log_inputs(task: Task, tracked: TrackedRun) -> None:
     """What is trained on, to MLflow; saying it again changes nothing."""
     config, dataset = task.config, task.dataset
-    notes = {"data.notes": " ".join(dataset.notes)} if dataset.notes else {}
-    tracked.log_params({"data.num_examples": dataset.num_examples, "data.num_kept": task.num_kept, **notes})
+    tracked.log_params({"data.num_examples": dataset.num_examples, "data.num_kept": task.num_kept, **noted(dataset)})
     digest = dataset.fingerprint if "kept.csv" not in task.inputs else dataset.subset_digest(task.kept)
     tracked.log_input(dataset.name, digest, "training", num_rows=len(task.kept), kept_by=task.kept_by)
     if config.random_label_fraction:
         changed = int((task.labels != dataset.train_labels).sum())
         tracked.log_metrics({"random_labels/touched": len(task.touched), "random_labels/changed": changed})
+    if config.labels is not None:
+        tracked.log_metrics({"given_labels/changed": len(task.touched)})
 
 
 def summarize(task: Task, tracked: TrackedRun, last: dict[str, float]) -> Summary:

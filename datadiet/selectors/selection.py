@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from datadiet.config import FIELDS, check_size, find_option
+from datadiet.config import FIELDS, check_size, find_option, number_kept
 from datadiet.errors import UserError
 from datadiet.option import Parameters, option
 from datadiet.registries import REGISTRIES
@@ -250,11 +250,12 @@ def _checked(name: str, array: Any, what: str, count: int, ndim: int) -> np.ndar
 
 
 def kept_order(
-    name: str, values: np.ndarray, *, size: int, offset: int = 0, seed: int = 0, labels: np.ndarray | None = None,
+    name: str, values: np.ndarray, *, size: float, offset: int = 0, seed: int = 0, labels: np.ndarray | None = None,
     features: np.ndarray | None = None, like: np.ndarray | None = None, **parameters: Any,
 ) -> np.ndarray:  # fmt: skip
-    """Ids to keep, int32 [size], in the order in which the selector keeps them; see `select`."""
+    """Ids to keep, int32 [M], in the order in which the selector keeps them; see `select`."""
     check_selector(name)
+    size = number_kept(size, len(values))
     check_size(size, offset, len(values))
     chosen, given = SELECTORS[name], parameters_of(name, {"offset": offset, **parameters})
     if chosen.keep is None:
@@ -273,7 +274,7 @@ def kept_order(
 
 
 def select(
-    name: str, values: np.ndarray, *, size: int, offset: int = 0, seed: int = 0, labels: np.ndarray | None = None,
+    name: str, values: np.ndarray, *, size: float, offset: int = 0, seed: int = 0, labels: np.ndarray | None = None,
     features: np.ndarray | None = None, like: np.ndarray | None = None, **parameters: Any,
 ) -> np.ndarray:  # fmt: skip
     """Ids of the examples to keep.
@@ -281,7 +282,7 @@ def select(
     Args:
         name: A key of SELECTORS.
         values: Scores [N] in canonical order; of those `without_scores` their number alone counts.
-        size: M, how many to keep, 1 to N - offset.
+        size: M, how many to keep, 1 to N - offset; or a float, the fraction of N (above 0 and below 1), rounded.
         offset: How many of the smallest to skip first ('offset' only).
         seed: Of draws and of the order among equals.
         labels: int [N], for moderate, herding, d2, any `balance`, and `like`.

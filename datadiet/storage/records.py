@@ -165,7 +165,9 @@ class MadeAs:
     """What binds a run to its place; the seals of its checkpoints and its reports bind them to this."""
 
     path: str  # of its folder, below exps
-    inputs: dict[str, str] = field(default_factory=dict)  # sha256 of kept.csv and random_labels.csv, by name
+    inputs: dict[str, str] = field(
+        default_factory=dict
+    )  # sha256 of kept.csv, random_labels.csv and given_labels.csv, by name
 
 
 @dataclass(kw_only=True)
@@ -255,6 +257,7 @@ class ScoreRecord(MirrorRecord):
     runs: list[int] | None = None
     source: str | None = None  # run or experiment that was scored
     random_labels: dict[str, Any] | None = None  # fraction and seed, where labels were randomised
+    given_labels: str | None = None  # sha256 of given_labels.csv, where labels were given
     combine: str | None = None  # how runs were combined; None: by their mean
     seconds: float | None = None
     compile_seconds: float | None = None
@@ -269,14 +272,14 @@ class ScoreRecord(MirrorRecord):
 
 @dataclass(kw_only=True)
 class KeptRecord(MirrorRecord):
-    """kept.json, beside a kept.csv that no run trained on."""
+    """kept.json, beside a kept.csv that no run trained on; NAME.json, beside what `export` wrote."""
 
-    options: dict[str, Any] = field(default_factory=dict)  # of the selector; in the file beside the others
+    options: dict[str, Any] = field(default_factory=dict)  # of the selector, of export; in the file beside the others
     kept_by: str | None = None
     dataset: str | None = None
     fingerprint: str | None = None
     num_kept: int | None = None
-    sha256: str | None = None  # of kept.csv
+    sha256: str | None = None  # of kept.csv, or what was exported
 
     def as_json(self) -> dict[str, Any]:
         values = super().as_json()

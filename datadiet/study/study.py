@@ -16,8 +16,9 @@ from datadiet.report.results_table import of_study, to_csv
 from datadiet.report.text import headline, table
 from datadiet.runs import resume
 from datadiet.runs.context import Context, Output
+from datadiet.runs.labels import labels_for
 from datadiet.runs.signals import listen
-from datadiet.runs.task import load_data
+from datadiet.runs.task import load_data, noted
 from datadiet.storage.files import write_text
 from datadiet.study.engine import EngineOptions
 from datadiet.study.engines import begin_engine, check_device, check_engine
@@ -37,10 +38,12 @@ def check(spec: StudySpec, output: Output) -> Dataset:
         UserError: with what differs.
     """
     published, _ = load_data(spec.config)
+    tell_notes(published)
+    inputs = labels_for(spec.config, published).inputs
     for job in spec.jobs:
         run_dir = output.layout.exps / job.name
         if isinstance(job, TrainJob) and not output.overwrite and (run_dir / "args.json").exists():
-            resume.check_same(run_dir, job.config, published.fingerprint, {})
+            resume.check_same(run_dir, job.config, published.fingerprint, inputs)
     return published
 
 
@@ -63,9 +66,7 @@ def run_study(config: TrainConfig, exp: str, context: Context, plan: Plan, engin
         )
     output, folder = context.output, context.output.layout.experiment(exp)
     spec = compile_study(plan, config, exp, output.layout, count_of(config))
-    dataset = check(spec, output)
-    tell_notes(dataset)
-    described = spec.record(dataset)
+    described = spec.record(dataset := check(spec, output))
     left = [job for job in spec.jobs if output.overwrite or not _is_finished(output, job)]
     if left:
         check_device(engine, context.reporter.say)
@@ -78,8 +79,7 @@ def run_study(config: TrainConfig, exp: str, context: Context, plan: Plan, engin
     ):
         described.write(folder / "study.json")
         tracked.log_input(dataset.name, dataset.fingerprint, "study", num_rows=dataset.num_examples)
-        if dataset.notes:
-            tracked.log_params({"data.notes": " ".join(dataset.notes)})
+        tracked.log_params(noted(dataset))
         output, tracker = replace(output, resume=not output.overwrite), replace(context.tracker, parent=tracked)
         inner = replace(context, output=output, tracker=tracker)
         run_jobs(spec.jobs, begin_engine(engine, inner, len(left)), context.reporter, exp, context.tracker.command)

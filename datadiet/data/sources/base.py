@@ -7,15 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from datadiet import commands
 from datadiet.errors import UserError
-from datadiet.printable import visible
+from datadiet.printable import as_named, visible
 
 DATA_ROOT = Path("~/tensorflow_datasets")  # where tensorflow-datasets keeps its data, and so do we
+
+
+class Origins(NamedTuple):
+    """Where the training examples of a data set come from."""
+
+    split: str = "train"  # the data's own name of it
+    root: Path | None = None  # of the data; None: its examples are no files
+    below: str = ""  # what stands between that and an example's name, with '/' at its end
+
+    def path(self, example_id: str) -> str | None:
+        """Of an example's file below the root, as the system has it."""
+        return None if self.root is None else self.below + as_named(example_id)
 
 
 def prepare_command(name: str, data_dir: Path | str | None) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median_low
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -103,14 +104,16 @@ class Seen(NamedTuple):
 def look(given: Path | bytes, name: str, reading: Reading) -> Seen:
     """An image as it is seen: turned as its EXIF data says, on white where it is transparent, of the size that is
     asked for. Raises UserError as `decode` does."""
-    image = _decode(given, name)
     try:
+        image = _decode(given, name)
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
         image, transparent = on_white(ImageOps.exif_transpose(image))
         mode = "L" if image.mode in GREY else "RGB"
         plain = image if image.mode == mode else image.convert(mode)
         return Seen(np.asarray(fitted(plain, reading)), image.size, turned, transparent)
-    except Exception as error:  # whatever damage beside the pixels leads to
+    except UserError:
+        raise
+    except Exception as error:  # whatever else damage leads Pillow to
         raise UserError(f"{name}: cannot be read as an image ({error})") from error
 
 
@@ -164,13 +167,17 @@ def read_images(
 
 def _conclude(obstacles: Obstacles, names: Sequence[str], stack: _Stack, bad: dict[str, str], reading: Reading) -> None:
     """Add what stands in the way; where nothing does, say what became of the images."""
-    if bad and not reading.skip_bad:
+    if bad and (not reading.skip_bad or len(bad) == len(names)):
         first, *others = [*bad.values()][:SHOWN]
         lines = [first, *(why if len(why) <= LINE else f"{why[:LINE]}…" for why in others), *_more(len(bad))]
-        obstacles.add(f"{len(bad)} of {len(names)} images cannot be read:", lines=lines, skip_bad=True)
+        obstacles.add(
+            f"{len(bad)} of {len(names)} images cannot be read:",
+            lines=lines,
+            **({} if reading.skip_bad else {"skip_bad": True}),
+        )
     if reading.shape is None and len(stack.sizes) > 1:
         what = f"images of {len(stack.sizes)} sizes; expected images of one size:"
-        obstacles.add(what, lines=stack.table(names), image_size=min(ADVISED, *map(min, stack.sizes)))
+        obstacles.add(what, lines=stack.table(names), image_size=stack.advised())
     if not obstacles.found:
         stack.tell(obstacles.name, reading)
         if bad:
@@ -214,6 +221,10 @@ class _Stack:
         lines = [f"{w} x {h} pixels: {len(at)} ({visible(names[at[0]])}{' …' * (len(at) > 1)})"
                  for (w, h), at in sizes[:SHOWN]]  # fmt: skip
         return lines + _more(len(sizes))
+
+    def advised(self) -> int:
+        """The shorter side that half of the images have or exceed; at most ADVISED."""
+        return min(ADVISED, median_low([min(size) for size, at in self.sizes.items() for _ in at]))
 
     def tell(self, name: str, reading: Reading) -> None:
         """Say what became of the images."""

@@ -16,7 +16,7 @@ from numpy.lib.npyio import NpzFile
 from datadiet.data.dataset import Splits
 from datadiet.data.reading import AS_IT_IS, Reading, remark
 from datadiet.data.sources.arrays import WHOLE, Arrays, as_examples, as_labels, find_splits, has_labels, texts
-from datadiet.data.sources.base import Obstacles
+from datadiet.data.sources.base import Obstacles, Origins
 from datadiet.data.sources.splits import TEST, TRAIN, choose, divide, named, parted, spelled_alike, tell_numbers
 from datadiet.data.sources.walk import walk
 from datadiet.errors import UserError
@@ -102,6 +102,13 @@ def folder_files(path: str, data_dir: Path | None, reading: Reading) -> list[str
     """Every image of both splits."""
     listed = _listed(path, data_dir, reading, Obstacles(f"folder:{path}"))
     return [f"{folder}/{file}" for folder, files in zip(*listed) for file in files]
+
+
+def folder_origins(path: str, data_dir: Path | None, reading: Reading) -> Origins:
+    """The folder of the training images: of a split, else that of the classes itself."""
+    root = resolve_path(path, data_dir)
+    train = next(iter(named(_folders(root), TRAIN)), None)
+    return Origins(root=root) if train is None else Origins(visible(train), root, f"{train}/")
 
 
 def count_folder(path: str, data_dir: Path | None, reading: Reading) -> int:

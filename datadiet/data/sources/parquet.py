@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator, Set
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -84,14 +85,14 @@ def chosen_files(path: str, data_dir: Path | None, reading: Reading, obstacles: 
 
 def _has_labels(name: str, like: Path, files: list[Path]) -> bool:
     """Whether files of a split have labels in the column that a file of the training split has them in."""
-    label = _columns(name, _opened(name, like, pq.read_schema))[1]
+    label = _found_columns(name, _opened(name, like, pq.read_schema))[1]
 
     def look(file: Path) -> bool:
         with pq.ParquetFile(file) as parts:
             if label not in parts.schema_arrow.names:
                 return False
             batches = parts.iter_batches(ROWS, columns=[label])
-            return parts.metadata.num_rows == 0 or any(has_labels(_plain(b[label].drop_null())) for b in batches)
+            return parts.metadata.num_rows == 0 or any(has_labels(plain_labels(b[label].drop_null())) for b in batches)
 
     return any(_opened(name, file, look) for file in files)
 
@@ -115,8 +116,19 @@ def count_parquet(path: str, data_dir: Path | None, reading: Reading) -> int:
     return sum(_opened(f"parquet:{path}", file, pq.read_metadata).num_rows for file in train)
 
 
-def _columns(name: str, schema: pa.Schema) -> tuple[str, str]:
-    """Names of the image and of the label column."""
+def _found_columns(name: str, schema: pa.Schema) -> tuple[str, str]:
+    return find_columns(name, schema, [one for one in schema.names if _class_names(schema, one)])
+
+
+def find_columns(name: str, schema: pa.Schema, classes: list[str], *, lists: bool = False) -> tuple[str, str]:
+    """Names of the image and of the label column.
+
+    Args:
+        classes: Columns of labels whose classes have names.
+        lists: Where no column has encoded images, one of lists of numbers is taken for them.
+    Raises:
+        UserError: there is not one of each.
+    """
 
     def is_image(kind: pa.DataType) -> bool:
         if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
@@ -124,7 +136,8 @@ def _columns(name: str, schema: pa.Schema) -> tuple[str, str]:
         return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
     images = [field.name for field in schema if is_image(field.type)]
-    classes = [field.name for field in schema if _class_names(schema, field.name)]
+    if lists and not images:
+        images = [field.name for field in schema if _is_list(field.type)]
     label = next((name for name in LABEL_NAMES if name in schema.names), classes[0] if len(classes) == 1 else None)
     if len(images) != 1 or label is None or not _is_label(schema.field(label).type):
         columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
@@ -133,6 +146,11 @@ def _columns(name: str, schema: pa.Schema) -> tuple[str, str]:
             f"called {' or '.join(LABEL_NAMES)}, of whole numbers, texts or truth values."
         )
     return images[0], label
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    kind = getattr(kind, "storage_type", kind)  # of an extension, as datasets makes one of arrays
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
 def _is_label(kind: pa.DataType) -> bool:
@@ -170,11 +188,11 @@ def _rows_of(name: str, image: str, label: str, file: Path) -> list[tuple[list[A
             check_size(f"{name}: {file}", taken, stored, small=SMALL)
             if table[label].null_count:
                 raise UserError(f"{name}: {table[label].null_count} rows without a label in {file}; drop these rows.")
-            found.append((table[image].to_pylist(), _plain(table[label])))
+            found.append((table[image].to_pylist(), plain_labels(table[label])))
     return found
 
 
-def _plain(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
+def plain_labels(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
     """Labels [N] as NumPy has them, texts as texts."""
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     values = column.cast(kind)
@@ -213,7 +231,7 @@ def _rows(name: str, files: list[Path]) -> Rows:
     class_names: tuple[str, ...] = ()
     for file in files:
         schema = _opened(name, file, pq.read_schema)
-        image, label = _columns(name, schema)
+        image, label = _found_columns(name, schema)
         class_names = _class_names(schema, label)
         for cells, found in _opened(name, file, partial(_rows_of, name, image, label)):
             encoded += [cell["bytes"] if isinstance(cell, dict) else cell for cell in cells]
@@ -258,9 +276,13 @@ def load_parquet(path: str, data_dir: Path | None, reading: Reading) -> Splits:
 
 
 def _ids(rows: Rows, split: str) -> np.ndarray:
-    """Paths of the images where all differ, else numbers."""
-    named = all(rows.paths) and len(set(rows.paths)) == len(rows.paths) and rows.paths
-    return np.array(rows.paths if named else [f"{split}_{i:06d}" for i in range(len(rows.encoded))], dtype=str)
+    return np.array(_called(rows.paths, split), dtype=str)
+
+
+def _called(paths: list[str | None], split: str) -> list[str]:
+    """Names of rows: the paths of their images where all differ, else numbers."""
+    given = [path for path in paths if path]
+    return given if len(set(given)) == len(paths) else [f"{split}_{i:06d}" for i in range(len(paths))]
 
 
 def _check_names(name: str, files: list[list[Path]], one: tuple[str, ...], other: tuple[str, ...]) -> None:
@@ -275,6 +297,33 @@ def _check_names(name: str, files: list[list[Path]], one: tuple[str, ...], other
             f"{name}: class {number} is {here!r} in {files[0][0].name} and {there!r} in {files[1][0].name}; expected "
             "the same classes in the same order."
         )
+
+
+def training_rows(path: str, data_dir: Path | None, kept: Set[str]) -> Iterator[pa.Table]:
+    """The rows of some training examples with all their columns, some at a time, in their order.
+
+    Args:
+        kept: Names of these examples.
+    """
+    name = f"parquet:{path}"
+    splits = all_splits(path, data_dir)
+    files = next(splits[split] for split in TRAIN if split in splits)
+    paths = [one for file in files for one in _paths(name, file)]
+    names = iter(_called(paths, "train"))
+    for file in files:
+        for batch in _opened(name, file, pq.ParquetFile).iter_batches(ROWS):
+            mask = [next(names) in kept for _ in range(batch.num_rows)]
+            yield pa.Table.from_batches([batch]).filter(pa.array(mask, pa.bool_()))
+
+
+def _paths(name: str, file: Path) -> list[str | None]:
+    """The path of each row's image, where one is given."""
+    schema = _opened(name, file, pq.read_schema)
+    image, _ = _found_columns(name, schema)
+    if not pa.types.is_struct(schema.field(image).type) or schema.field(image).type.get_field_index("path") < 0:
+        return [None] * _opened(name, file, pq.read_metadata).num_rows
+    found = _opened(name, file, pq.ParquetFile).read(columns=[f"{image}.path"])[image]
+    return [cell and cell.get("path") for cell in found.to_pylist()]
 
 
 def _number(found: tuple[str, ...], class_names: tuple[str, ...]) -> bool:

@@ -114,6 +114,8 @@ def divide(name: str, ids: Sequence[str] | np.ndarray, labels: np.ndarray, fract
     """
     places = np.array([_place(str(one)) for one in ids])
     test = places < fraction
+    if not len(test):
+        return test
     order = np.lexsort((places, labels))
     starts = np.unique(labels[order], return_index=True)[1]
     ends = np.append(starts[1:], len(order)) - 1
