@@ -183,15 +183,18 @@ def refuse_images(empty, shape, *given, **named):
         ("disk", 10**9, ("train", "test")), ("device", 10, ()),
     ],
 )  # fmt: skip
-def test_size_and_what_is_free_decide_where_images_lie_and_that_is_said(monkeypatch, data_on, free, stored):
+def test_size_and_what_is_free_decide_where_images_lie_and_that_is_said(monkeypatch, tmp_path, data_on, free, stored):
     """digits: 92 kB of training images and 23 kB of test images."""
     monkeypatch.setattr(placing, "free_bytes", lambda: free)
     dataset, said = load_dataset("digits"), []
+    np.save(tmp_path / "train.npy", dataset.train_images)
+    dataset = replace(dataset, train_images=np.load(tmp_path / "train.npy", mmap_mode="r"))
     splits = dict(zip(("train", "test"), placing.place(dataset, dataset.train_labels, data_on, said.append)))
     assert {name for name, split in splits.items() if is_stored(split)} == set(stored)
     assert len(said) == len(stored)
     for split in stored:
-        assert any(f"of {split} images stay on disk" in line for line in said)
+        where = {"train": "on disk", "test": "in memory"}[split]
+        assert any(f"of {split} images stay {where}" in line for line in said)
 
 
 def test_what_is_free_is_within_every_limit(monkeypatch):
@@ -210,7 +213,7 @@ def test_a_command_trains_from_disk_and_says_so(tmp_path):
     given = {"dataset": "digits", "model": "mlp", "width": 8, "num_steps": 22, "augment": "false", "offline": "true"}
     for place in ("disk", "device"):
         done = datadiet("full_data", tmp_path, **given, data_on=place, exp=place)
-        assert ("train images stay on disk" in done.output) == (place == "disk")
+        assert ("train images stay in memory" in done.output) == (place == "disk")
     first, second = ({path.relative_to(root): path.read_bytes() for path in root.rglob("*.npy")}
                      for root in (tmp_path / "exps" / "disk", tmp_path / "exps" / "device"))  # fmt: skip
     assert first

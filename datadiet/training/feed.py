@@ -180,9 +180,14 @@ def _shaped(split: DeviceData, count: int) -> DeviceData:
 
 def expect_random(images: Any) -> None:
     """Tell the system that a memory-mapped array is not read in order: it reads 128 kB around each example else."""
-    held = images
-    while held is not None and not isinstance(held, mmap.mmap):
-        held = getattr(held, "base", None)
+    held = mapped(images)
     if held is not None and hasattr(mmap, "MADV_RANDOM"):
         with suppress(OSError, ValueError):
             held.madvise(mmap.MADV_RANDOM)
+
+
+def mapped(images: Any) -> mmap.mmap | None:
+    """The file that an array is mapped from; None where it is in memory."""
+    while images is not None and not isinstance(images, mmap.mmap):
+        images = getattr(images, "base", None)
+    return images

@@ -10,6 +10,7 @@ import numpy as np
 from datadiet import commands
 from datadiet.data.dataset import Dataset
 from datadiet.intake import free_memory, shown
+from datadiet.training.feed import mapped
 from datadiet.training.state import DeviceData, on_device, on_disk
 
 SHARE = 0.5  # of what is free that images may take; the rest is for the network and for what it computes
@@ -38,14 +39,15 @@ def place(
     free = free_bytes()
     taken, found = 0, {}
     for split, given in (("test", None), ("train", labels)):
-        size = getattr(dataset, f"{split}_images").nbytes
+        images = getattr(dataset, f"{split}_images")
+        size, where = images.nbytes, "on disk" if mapped(images) else "in memory"
         stays = data_on == "disk" or (data_on == "auto" and taken + size > SHARE * free)
         found[split] = (on_disk if stays else on_device)(dataset, split, given)
         taken += 0 if stays else size
         if stays:
             said = commands.option("data_on", data_on) if data_on == "disk" else f"{shown(free)} of memory are free"
             say(
-                f"{dataset.name}: {shown(size)} of {split} images stay on disk ({said}) and are read while the device "
-                "computes; results are the same."
+                f"{dataset.name}: {shown(size)} of {split} images stay {where} ({said}) and go to the device "
+                "while it computes; results are the same."
             )
     return found["train"], found["test"]
