@@ -233,6 +233,7 @@ def limited(folder: Path, steps: int, group: Path | None) -> None:
     except MemoryError:
         pass
     seconds, _ = train(dataset, on_disk, "mlp", 128, steps, 128)
+    dataset = dataset_from(folder)  # as each command maps it anew
     start = time.perf_counter()
     network = build_model("mlp", 10, SHAPE, 128)
     given = (network, network.init(jax.random.key(0)), dataset.train_images, dataset.train_labels)
