@@ -174,8 +174,8 @@ class Sweep:
 
 
 def _shaped(split: DeviceData, count: int) -> DeviceData:
-    images = jax.ShapeDtypeStruct((count, *split.images.shape[1:]), split.images.dtype)
-    return split._replace(images=images)  # pyright: ignore[reportArgumentType]
+    images: Any = jax.ShapeDtypeStruct((count, *split.images.shape[1:]), split.images.dtype)
+    return split._replace(images=images)
 
 
 def expect_random(images: Any) -> None:

@@ -37,7 +37,7 @@ class TrainState(NamedTuple):
 class DeviceData(NamedTuple):
     """A split on the device; its images may stay on disk, as an array of NumPy, of which `feed` brings parts there."""
 
-    images: jax.Array | np.ndarray  # uint8 [N, H, W, D]
+    images: jax.Array  # uint8 [N, H, W, D]
     labels: jax.Array  # int32 [N]
     mean: jax.Array  # float32 [D]
     std: jax.Array  # float32 [D]
@@ -56,7 +56,7 @@ def on_device(dataset: Dataset, split: str, labels: np.ndarray | None = None) ->
 
 def on_disk(dataset: Dataset, split: str, labels: np.ndarray | None = None) -> DeviceData:
     """The same without its images, which stay where they are."""
-    images = getattr(dataset, f"{split}_images")
+    images: Any = getattr(dataset, f"{split}_images")
     few = replace(dataset, **{f"{split}_images": images[:1]})
     return on_device(few, split, labels)._replace(images=images)
 
