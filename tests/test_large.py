@@ -16,12 +16,13 @@ from PIL import Image
 from datadiet import config as options
 from datadiet import intake
 from datadiet.data.batches import Normalizer, fit_images, randomize_labels
+from datadiet.data.reading import Reading
 from datadiet.data.registry import build_dataset, load_dataset
 from datadiet.errors import UserError
 from datadiet.models.registry import build_model, input_shape
 from datadiet.scores.checkpoint import compute_features, compute_many
 from datadiet.training import feed, placing
-from datadiet.training.feed import Feed, Sweep, is_stored
+from datadiet.training.feed import Feed, Sweep, is_stored, mapped
 from datadiet.training.loop import Entrant, fit_runs
 from datadiet.training.schedule import Schedule
 from datadiet.training.state import initial_state, on_device, on_disk
@@ -146,29 +147,32 @@ def test_images_are_padded_for_a_network_when_they_are_taken(tmp_path):
         assert same(function(fitted.train_images), function(whole))
 
 
-def test_images_that_memory_has_no_room_for_are_read_into_a_file(tmp_path, own_cache, monkeypatch):
+@pytest.mark.parametrize("given", [{}, {"test_fraction": 0.4}])
+def test_images_that_memory_has_no_room_for_are_read_into_a_file(tmp_path, own_cache, monkeypatch, given):
     """Piece by piece; the dataset is the same to the last bit, and no file is left but those of the cache."""
     random = np.random.default_rng(0)
-    for split, count in (("train", 8), ("test", 3)):
+    for split, count in (("train", 8), *([] if given else [("test", 3)])):
         for i in range(count):
             folder = tmp_path / "photos" / split / "ab"[i % 2]
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(random.integers(0, 256, (40, 50, 3), np.uint8)).save(folder / f"{i}.png")
     name = f"folder:{tmp_path / 'photos'}"
-    expected = build_dataset(name)
+    reading = Reading.asked(**given)
+    expected = build_dataset(name, reading=reading)
     monkeypatch.setattr(intake, "memory", lambda: 10_000)
     with monkeypatch.context() as patch:
         patch.setattr(np, "empty", partial(refuse_images, np.empty))
-        built = build_dataset(name)
-        stored = load_dataset(name)
-    assert isinstance(built.train_images.base, np.ndarray), "mapped"
+        built = build_dataset(name, reading=reading)
+        stored = load_dataset(name, **given)
+    assert mapped(built.train_images)
+    assert mapped(built.test_images)
     for found in (built, stored):
         assert found.fingerprint == expected.fingerprint
         np.testing.assert_array_equal(found.test_images, expected.test_images)
     assert not [path for path in (tmp_path / "cache").iterdir() if path.is_file() and path.suffix != ".lock"]
     monkeypatch.setenv("DATADIET_MAX_GB", "0.00001")
-    with pytest.raises(UserError, match="8 images of 50 x 40 pixels: 48 kB of memory; there are 10 kB"):
-        build_dataset(name)
+    with pytest.raises(UserError, match="images of 50 x 40 pixels: .* kB of memory; there are 10 kB"):
+        build_dataset(name, reading=reading)
 
 
 def refuse_images(empty, shape, *given, **named):

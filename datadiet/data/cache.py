@@ -27,6 +27,7 @@ import numpy as np
 from filelock import FileLock
 
 from datadiet import intake
+from datadiet.data.dataset import CHUNK
 from datadiet.errors import UserError
 from datadiet.home import CACHE, cache_folder
 from datadiet.temporary import left_beside, temporary_path
@@ -98,6 +99,17 @@ def room(what: str, shape: tuple[int, ...]) -> np.ndarray:
                     return np.asarray(np.memmap(file, np.uint8, "w+", shape=shape))
     intake.check_memory(what, needed)
     return np.empty(shape, np.uint8)
+
+
+def taken(what: str, images: np.ndarray, which: np.ndarray) -> np.ndarray:
+    """Some of the images, which: bool [N]; piece by piece where they are uint8, into a `room`."""
+    ids = np.flatnonzero(which)
+    if images.dtype != np.uint8:
+        return images[ids]
+    found = room(what, (len(ids), *images.shape[1:]))
+    for first in range(0, len(ids), CHUNK):
+        found[first : first + CHUNK] = images[ids[first : first + CHUNK]]
+    return found
 
 
 def read(path: Path) -> dict[str, Any] | None:

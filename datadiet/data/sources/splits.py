@@ -10,6 +10,7 @@ from unicodedata import normalize
 import numpy as np
 
 from datadiet import commands
+from datadiet.data.cache import taken
 from datadiet.data.dataset import Splits
 from datadiet.data.reading import Reading, remark
 from datadiet.data.sources.base import Obstacles
@@ -156,7 +157,8 @@ def parted(
     count = int((~test).sum())
     apart = not test[:count].any()  # where no copy is needed
     both = [slice(count), slice(count, None)] if apart else [~test, test]
-    (x, x_test), (y, y_test), (names, test_names) = ([array[part] for part in both] for array in (images, labels, ids))
+    (y, y_test), (names, test_names) = ([array[part] for part in both] for array in (labels, ids))
+    x, x_test = (images[part] if apart else taken(f"{name}: images", images, part) for part in both)
     if skipped and (lost := np.setdiff1d(y_test, y)).size:
         which = class_names[lost[0]] if class_names else lost[0]
         raise UserError(f"{name}: no image of class {which} is left to train on: {len(skipped)} cannot be read.")
