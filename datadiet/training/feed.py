@@ -82,18 +82,19 @@ class Feed:
         split: What they train on.
         schedules: Of each run.
         num_steps: The last step.
+        began: Steps done before; what comes first is read from now on.
     """
 
-    def __init__(self, split: DeviceData, schedules: Sequence[Schedule], num_steps: int) -> None:
+    def __init__(self, split: DeviceData, schedules: Sequence[Schedule], num_steps: int, began: int = 0) -> None:
         self.split, self.schedules, self.num_steps = split, schedules, num_steps
         self.at_once = len(schedules) * schedules[0].batch_size  # examples of a step
-        self.steps = min(CHUNK_STEPS, max(1, PART_BYTES // (self.at_once * _example_bytes(split))))
+        self.steps = min(CHUNK_STEPS, num_steps, max(1, PART_BYTES // (self.at_once * _example_bytes(split))))
         self._ids, self._rows = np.zeros((2, len(schedules), CHUNK_STEPS, schedules[0].batch_size), np.int32)
         self._reader = _Reader(split.images) if is_stored(split) else None
         self._part: _Part | None = None
-        self._next: _Part | None = None
         if self._reader:
             expect_random(split.images)
+        self._next = self._begin(began)
 
     def like(self) -> Batches:
         """What a program is compiled for: `batches` by its shapes."""
@@ -149,6 +150,7 @@ class Sweep:
         self.split, self.count = split, len(split.labels)
         batches = max(1, PART_BYTES // (batch_size * _example_bytes(split)))
         self.size = batch_size * min(batches, -(-self.count // batch_size))
+        self._reader = _Reader(split.images) if is_stored(split) else None
 
     def like(self) -> DeviceData:
         """A part as a program takes it, by shapes."""
@@ -157,10 +159,10 @@ class Sweep:
     def parts(self) -> Iterator[tuple[np.int32, DeviceData]]:
         """The number of examples before each part, and the split with the images of that part alone; those of the last
         part are filled up with the last example."""
-        if not is_stored(self.split):
+        reader = self._reader
+        if reader is None:
             yield np.int32(0), self.split
             return
-        reader = _Reader(self.split.images)
         firsts = range(0, self.count, self.size)
         read = reader.start(self._ids(0))
         for first in firsts:

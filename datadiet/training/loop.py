@@ -131,7 +131,7 @@ def fit_runs(
     batch_size = schedules[0].batch_size
     keys = tuple(jax.random.key(run.config.train_seed) for run in entrants)
     states = tuple(run.state for run in entrants)
-    feed = Feed(train, schedules, config.num_steps)
+    feed = Feed(train, schedules, config.num_steps, began)
     answers: dict[int, jax.Array] = {}  # of the latest evaluation
     try:
         advance, evaluate = _programs(clocks, network, config, (keys, feed.like(), states), test, stopping)
