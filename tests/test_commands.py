@@ -332,7 +332,8 @@ def test_a_dataset_that_is_not_prepared(here, root):
     (line,) = printed(done.stderr)
     assert parse(line) == (
         "prepare_data",
-        {"dataset": "cifar10", "data_dir": str(folder), "archive": None, "download": True},
+        {"dataset": "cifar10", "data_dir": str(folder), "archive": None, "download": True}
+        | {name: find_option(name).default for name in READING},
     )
 
 

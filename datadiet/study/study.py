@@ -37,11 +37,11 @@ def check(spec: StudySpec, output: Output) -> Dataset:
         UserError: with what differs.
     """
     published, _ = load_data(spec.config)
-    tell_notes(published)
     for job in spec.jobs:
         run_dir = output.layout.exps / job.name
         if isinstance(job, TrainJob) and not output.overwrite and (run_dir / "args.json").exists():
             resume.check_same(run_dir, job.config, published.fingerprint, {})
+    tell_notes(published)
     return published
 
 
