@@ -420,8 +420,7 @@ def test_a_folder_of_photographs_goes_to_a_report_and_what_was_decided_is_record
     (command,) = {line.strip() for line in missing.output.splitlines() if "full_data" in line and "--run 0" in line}
     for option in (f"--dataset {name}", "--image_size 8", "--test_fraction 0.3", "--skip_bad true"):
         assert option in command
-    with pytest.warns(Remark):
-        other = datadiet("study", tmp_path, expect=2, **trained, **plan, **how | {"image_size": 6})
+    other = datadiet("study", tmp_path, expect=2, **trained, **plan, **how | {"image_size": 6})
     assert "image_size: 8 there, 6 asked for" in other.output
 
 

@@ -38,12 +38,12 @@ def check(spec: StudySpec, output: Output) -> Dataset:
         UserError: with what differs.
     """
     published, _ = load_data(spec.config)
-    tell_notes(published)
     inputs = labels_for(spec.config, published).inputs
     for job in spec.jobs:
         run_dir = output.layout.exps / job.name
         if isinstance(job, TrainJob) and not output.overwrite and (run_dir / "args.json").exists():
             resume.check_same(run_dir, job.config, published.fingerprint, inputs)
+    tell_notes(published)
     return published
 
 
