@@ -11,7 +11,8 @@ from scipy import stats
 
 import datadiet as dd
 from datadiet.errors import UserError
-from datadiet.report.comparison import ALPHA, CAN, CANNOT, FULL, NOT_DECIDED, cliff
+from datadiet.report.comparison import ALPHA
+from datadiet.report.verdicts import CAN, CANNOT, FULL, NOT_DECIDED, cliff
 
 
 def answers(seed: int, runs: int, examples: int, accuracy: float = 0.9, shift: float = 0.0) -> np.ndarray:

@@ -34,10 +34,12 @@ HOUSE = {
     "tracking": ["record", "failures", "mlflow_store", "push", "link", "run", "sync"],
     "runs": ["background", "signals", "context", "inputs", "task", "resume", "folders", "train", "score", "select"],
     "report": [
-        "statistics", "comparison", "evidence", "decision", "text", "figures", "pictures", "kept_sets", "page",
-        "results_table",
+        "statistics", "comparison", "sequential", "gain", "verdicts", "evidence", "decision", "outlook", "text",
+        "figures", "pictures", "kept_sets", "page", "results_table",
     ],
-    "study": ["plan_file", "plan", "spec", "engine", "local_engine", "ray_engine", "engines", "scheduler", "study"],
+    "study": [
+        "plan_file", "plan", "spec", "engine", "local_engine", "ray_engine", "engines", "scheduler", "rounds", "study",
+    ],
 }  # fmt: skip
 FLOORS = [f"{room}.{file}".lstrip(".") for room, files in HOUSE.items() for file in files]
 ENTRY_POINTS = {  # own parameters and defaults, from the contract; None: has to be given

@@ -287,6 +287,8 @@ class KeptRecord(MirrorRecord):
 
 # --- a study ----------------------------------------------------------------------------------
 
+AUTO = "auto"  # eval_runs of a plan that adds runs until it is decided
+
 
 @dataclass(frozen=True)
 class MeanRecord:
@@ -311,6 +313,18 @@ class CellRecord:
     options: dict[str, Any] = field(default_factory=dict)  # of the arm's own
 
 
+@dataclass(frozen=True)
+class LookRecord:
+    """One look at a study: with how many runs, and what it said."""
+
+    runs: int  # of each subset
+    planned: int  # the number planned before the first look
+    margin: float  # percentage points
+    answer: str  # can, cannot or not decided
+    kept_fraction: float
+    cells: list[str]  # what was compared
+
+
 @dataclass(kw_only=True)
 class StudyRecord(MirrorRecord):
     """study.json: what is compared, and where its parts lie below exps."""
@@ -324,3 +338,17 @@ class StudyRecord(MirrorRecord):
     score_runs: list[str]  # folders of the scored runs
     means: list[MeanRecord]
     cells: list[CellRecord]  # all data first
+    looks: list[LookRecord] = field(default_factory=list)  # in the order in which they were made
+
+    @property
+    def planned_runs(self) -> int:
+        """Evaluation runs of a subset that were planned before the first look."""
+        if self.looks:
+            return self.looks[0].planned
+        most = self.plan.get("max_eval_runs") if self.plan.get("eval_runs") == AUTO else None
+        return most or len(self.cells[0].runs)
+
+    @property
+    def planned_margin(self) -> float | None:
+        """Of the question that the first look asked, in percentage points."""
+        return self.looks[0].margin if self.looks else self.plan.get("margin")
