@@ -15,6 +15,7 @@ from test_study import LAYOUT, OPTIONS, tables
 
 from datadiet.config import TrainConfig
 from datadiet.errors import Interrupted, UserError
+from datadiet.report import page
 from datadiet.report.decision import Decision
 from datadiet.report.evidence import read_study
 from datadiet.report.outlook import asked, bound, freed_from_choice, looked, reachable
@@ -52,7 +53,7 @@ def test_looks_are_paid_for_and_told(tmp_path):
     assert looked(once) == []
     assert once.looks.runs == (5,)
     assert again.looks.runs == (3, 5)
-    assert again.level(0.01) < 0.01 == once.level(0.01)
+    assert again.level(0.01) < once.level(0.01) == pytest.approx(0.01)
     assert again.nearest.level < once.nearest.level
     assert again.nearest.smallest_margin > once.nearest.smallest_margin
     told = " ".join(how_sure(again))
@@ -82,8 +83,6 @@ def test_another_margin_is_another_question(tmp_path):
     assert "the study asked for a margin of 0.5 points, this is an answer for 1" in asked(other)[0]
     assert warnings(other)[0] == asked(other)[0]
     assert numbers(other)["planned_margin"] == 0.5
-    done = datadiet("report", tmp_path, exp="demo", margin=1)
-    assert "Another question than was planned" in done.stdout + done.stderr
     first = decide(tmp_path / "b", looks=(5,))
     first.study.record.plan["margin"] = 2.0  # given anew, after the first look
     assert asked(Decision(first.study, 2.0)), "the question is the one that was asked first"
@@ -105,7 +104,7 @@ def test_the_gain_of_a_chosen_arm_is_told_where_it_was_not_chosen(tmp_path):
 def test_before_anything_is_trained_there_is_a_bound():
     told = bound(359, 0.5, 1)
     assert "no margin below 0.90 points can be decided, and 0.5 was asked for" in told
-    assert "no margin below 1.00 points" in bound(359, 0.5, 2), "arms share the chance"
+    assert "no margin below 0.98 points" in bound(359, 0.5, 2), "arms share the chance"
     assert "differ on at most 2.4 % of the test examples" in bound(10_000, 0.5, 1)
     assert "at most 1e+02 %" in bound(10_000, 40, 1) or "at most 100 %" in bound(10_000, 40, 1)
 
@@ -123,7 +122,8 @@ def test_no_more_runs_are_asked_for_when_the_verdict_stands(tmp_path):
 
 
 def test_no_more_runs_are_asked_for_where_the_test_set_is_the_limit(tmp_path):
-    runs, told = next_runs(decide(tmp_path, margin=0.001), 30)
+    close = {"keep_max l2_error": (0.00003, 0.08), "random": (0.00003, 0.05)}  # 3 of 100,000 examples
+    runs, told = next_runs(decide(tmp_path, close, margin=0.003), 30)
     assert runs is None
     assert told.endswith("The test set is the limit: more runs would not decide it.")
 
@@ -184,22 +184,33 @@ def test_looks_of_other_trainings_do_not_count_and_those_that_were_not_noted_do(
 # --- whole studies ----------------------------------------------------------------------------
 
 
-def test_a_study_that_is_extended_pays_for_its_second_look(tmp_path, hasty_once):
-    done = datadiet("study", tmp_path, eval_runs=2, **TINY)
-    assert line(done, "A bound from the size of the test set alone, 359 examples")
-    done = datadiet("study", tmp_path, eval_runs=3, **TINY)
-    assert line(done, "By 2 runs of 2 of 2 subsets, which are finished: This test set can show margins of")
+@pytest.fixture
+def no_pictures(hasty_once, monkeypatch) -> None:
+    """Reports are made without what takes longest, and networks compiled in haste."""
+    monkeypatch.setattr(page, "pictures", lambda decision: [])
+
+
+def test_auto_stops_where_the_test_set_is_the_limit_and_who_extends_it_pays(tmp_path, no_pictures):
+    done = datadiet("study", tmp_path, eval_runs="auto", margin=0.1, **TINY)
+    assert "no margin below 0.98 points can be decided, and 0.1 was asked for" in line(done, "A bound")
+    assert line(done, "Looked at with 3 runs").endswith("The test set is the limit: more runs would not decide it.")
+    assert [len(cell.runs) for cell in StudyRecord.read(tmp_path / "exps/s/study.json").cells] == [3, 3, 3]
+    assert reachable(Decision(read_study(tmp_path / "exps", "s"), 0.1).nearest) in done.stdout + done.stderr
+    done = datadiet("study", tmp_path, eval_runs=4, margin=0.1, **TINY)
+    assert line(done, "By 3 runs of 2 of 2 subsets, which are finished: This test set can show margins of")
     record = StudyRecord.read(tmp_path / "exps/s/study.json")
-    assert [(look.runs, look.planned) for look in record.looks] == [(2, 2), (3, 2)]
-    assert "looked at with 2 and 3 runs a subset, of 2 planned" in (tmp_path / "exps/s/report.html").read_text()
-    done = datadiet("study", tmp_path, expect=2, eval_runs=1, **TINY)
-    assert "eval_runs=1: 1 runs, of a study that was looked at with 3" in " ".join(done.stderr.split())
+    assert [(look.runs, look.planned) for look in record.looks] == [(3, 30), (4, 30)]
+    assert "looked at with 3 and 4 runs a subset, of 30 planned" in (tmp_path / "exps/s/report.html").read_text()
+    done = datadiet("study", tmp_path, expect=2, eval_runs=2, **TINY)
+    assert "eval_runs=2: 2 runs, of a study that was looked at with 4" in " ".join(done.stderr.split())
 
 
-def test_auto_ends_the_same_when_it_was_stopped_between_rounds(tmp_path, hasty_once, monkeypatch):
+def test_auto_ends_the_same_when_it_was_stopped_between_rounds(tmp_path, no_pictures, monkeypatch):
     monkeypatch.setattr(rounds, "next_runs", lambda decision, most: (4, "on to 4") if len(
         decision.study.full.paths) == 3 else (None, "The verdict stands."))  # fmt: skip
     auto = TINY | {"eval_runs": "auto", "max_eval_runs": 9, "margin": 60}
+    for folder in ("whole", "again"):
+        (tmp_path / folder).mkdir()
     done = datadiet("study", tmp_path / "whole", **auto)
     assert line(done, "on to 4")
     begin = Rounds.jobs
@@ -228,11 +239,3 @@ def test_auto_ends_the_same_when_it_was_stopped_between_rounds(tmp_path, hasty_o
     found = mlflow.MlflowClient().get_metric_history(run.info.run_id, "look/kept_fraction")
     assert [metric.step for metric in found] == [3, 4]
     assert "eval_runs=auto -P max_eval_runs=9" in (tmp_path / "again/exps/s/report.html").read_text()
-
-
-def test_auto_stops_at_the_first_look_where_the_test_set_is_the_limit(tmp_path, hasty_once):
-    done = datadiet("study", tmp_path, eval_runs="auto", margin=0.1, **TINY)
-    assert "no margin below 1.00 points can be decided, and 0.1 was asked for" in line(done, "A bound")
-    assert line(done, "Looked at with 3 runs").endswith("The test set is the limit: more runs would not decide it.")
-    assert [len(cell.runs) for cell in StudyRecord.read(tmp_path / "exps/s/study.json").cells] == [3, 3, 3]
-    assert reachable(Decision(read_study(tmp_path / "exps", "s"), 0.1).nearest) in done.stdout + done.stderr

@@ -7,7 +7,7 @@ and need no estimate of either.
 
 The levels spend a chance of error by the number of runs: as Lan and DeMets 1983 do in the manner of Pocock 1977 up to
 the planned number, where all of it is spent, and a second time as much over all looks thereafter, of which there may be
-any number:
+any number, none at a higher level than one alone would have:
 
     spent(n) = ln(1 + (e - 1) min(1, n / planned)) + max(0, 1 - planned / n),   in parts of the chance of one look.
 
@@ -90,7 +90,7 @@ def _levels(runs: tuple[int, ...], planned: int, alpha: float) -> tuple[float, .
     for then, now in zip((0, *runs), runs):
         step, root = math.sqrt(now - then), math.sqrt(now)
         paid, more = spent(now, planned), alpha * (spent(now, planned) - paid)
-        bound = _bound(at / step, mass, root / step, more)
+        bound = max(_bound(at / step, mass, root / step, more), -float(special.ndtri(alpha)))  # never above one look
         levels.append(float(stats.norm.sf(bound)))
         half = (bound + FAR) / 2 * root
         to = half * (nodes + 1) - FAR * root
