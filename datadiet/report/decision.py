@@ -76,7 +76,7 @@ class Decision:
     def looks(self) -> Looks:
         """Numbers of runs at which this study was looked at, this time included."""
         record = self.study.record
-        return looks([look.runs for look in record.looks], len(self.study.full.paths), record.planned_runs)
+        return looks([look.runs for look in record.looks], len(self.study.full.paths), self.study.planned_runs)
 
     def level(self, alpha: float) -> float:
         """Of a test at this look, for a chance of error over all looks."""

@@ -68,7 +68,7 @@ def looked(decision: Decision) -> list[str]:
 
 def asked(decision: Decision) -> list[str]:
     """Whether this is the question that the study planned to ask."""
-    planned = decision.study.record.planned_margin
+    planned = decision.study.planned_margin
     if planned is None or planned == decision.margin:
         return []
     return [

@@ -57,7 +57,7 @@ def numbers(decision: Decision) -> dict[str, Any]:
     cost = decision.cost(decision.shown)
     return _plain({
         "margin": decision.margin,
-        "planned_margin": decision.study.record.planned_margin,
+        "planned_margin": decision.study.planned_margin,
         "looks": {"runs": decision.looks.runs, "planned": decision.looks.planned, "spent": decision.looks.spent},
         "gain": {"over_random": decision.verdicts.gain, "over_full": decision.verdicts.change,
                  "worth": decision.verdicts.worth},

@@ -339,16 +339,3 @@ class StudyRecord(MirrorRecord):
     means: list[MeanRecord]
     cells: list[CellRecord]  # all data first
     looks: list[LookRecord] = field(default_factory=list)  # in the order in which they were made
-
-    @property
-    def planned_runs(self) -> int:
-        """Evaluation runs of a subset that were planned before the first look."""
-        if self.looks:
-            return self.looks[0].planned
-        most = self.plan.get("max_eval_runs") if self.plan.get("eval_runs") == AUTO else None
-        return most or len(self.cells[0].runs)
-
-    @property
-    def planned_margin(self) -> float | None:
-        """Of the question that the first look asked, in percentage points."""
-        return self.looks[0].margin if self.looks else self.plan.get("margin")

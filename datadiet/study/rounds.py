@@ -16,7 +16,7 @@ from datadiet.report.comparison import ALPHA
 from datadiet.report.decision import Decision
 from datadiet.report.evidence import Study
 from datadiet.report.outlook import bound, reachable
-from datadiet.report.page import read_decision
+from datadiet.report.page import MARGIN, read_decision
 from datadiet.report.sequential import looks
 from datadiet.report.text import headline
 from datadiet.report.verdicts import NOT_DECIDED
@@ -45,7 +45,7 @@ def looks_before(folder: Path, described: StudyRecord) -> list[LookRecord]:
     if not _same_runs(old, described):
         return []
     if not old.looks and (folder / "statistics.json").exists():  # of a version that did not note them
-        return [_look(old, old.planned_runs, old.planned_margin or 0.0, NOT_DECIDED, 1.0)]
+        return [_look(old, len(old.cells[0].runs), old.plan.get("margin", MARGIN), NOT_DECIDED, 1.0)]
     return old.looks
 
 
@@ -84,7 +84,8 @@ def note_look(decision: Decision) -> bool:
     if decision.looks.runs[-1] in [look.runs for look in record.looks]:
         return False
     verdicts = decision.verdicts
-    record.looks.append(_look(record, record.planned_runs, decision.margin, verdicts.answer, verdicts.kept_fraction))
+    planned, told = decision.study.planned_runs, (verdicts.answer, verdicts.kept_fraction)
+    record.looks.append(_look(record, planned, decision.margin, *told))
     record.write(decision.study.exps / decision.study.exp / "study.json")
     return True
 
