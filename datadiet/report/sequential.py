@@ -25,11 +25,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy import optimize, special, stats
+from scipy import optimize, special
 
 from datadiet.errors import UserError
 
 NODES = 200  # of the integral over what a look before has left
+ROOT_OF_TWO_PI = math.sqrt(2 * math.pi)
 FAR = 8.0  # standard deviations at which a normal density ends
 
 
@@ -91,14 +92,18 @@ def _levels(runs: tuple[int, ...], planned: int, alpha: float) -> tuple[float, .
         step, root = math.sqrt(now - then), math.sqrt(now)
         paid, more = spent(now, planned), alpha * (spent(now, planned) - paid)
         bound = max(_bound(at / step, mass, root / step, more), -float(special.ndtri(alpha)))  # never above one look
-        levels.append(float(stats.norm.sf(bound)))
+        levels.append(float(special.ndtr(-bound)))
         half = (bound + FAR) / 2 * root
         to = half * (nodes + 1) - FAR * root
-        mass = half * weights * (stats.norm.pdf((to[:, None] - at) / step) @ mass) / step
+        mass = half * weights * (np.exp(-(((to[:, None] - at) / step) ** 2) / 2) @ mass) / (step * ROOT_OF_TWO_PI)
         at = to
     return tuple(levels)
 
 
 def _bound(at: np.ndarray, mass: np.ndarray, scale: float, chance: float) -> float:
     """Above which a standard normal statistic lies with a chance, having moved on from `at` by 1."""
-    return float(optimize.brentq(lambda z: float(mass @ stats.norm.sf(scale * z - at)) - chance, -FAR, 2 * FAR))
+
+    def more(z: float) -> float:
+        return float(mass @ special.ndtr(at - scale * z)) - chance
+
+    return float(optimize.root_scalar(more, bracket=(-FAR, 2 * FAR), method="brentq").root)
