@@ -171,7 +171,7 @@ def looked_again(quick: bool) -> Iterator[str]:
     yield "|---|--:|--:|--:|--:|--:|--:|--:|--:|"
     own = [("normal", 0.0, 1000, 4), ("normal", 0.3, 1000, 4), ("normal", 0.3, 10_000, 4)]
     for kind, points, examples, arms in [*_cases(KINDS, SHIFTS[1:2], (359, 1000), (4, 11)), *own]:
-        count = 20 if quick else 1000 if arms == 4 and examples < 10_000 else 400
+        count = 20 if quick else 400 if arms == 4 else 160
         found = looking_again(kind, points, examples, arms, count)
         cells = " | ".join(f"{100 * x:.1f}" for x in found.values())
         yield f"| {kind} | {points} | {examples:,} | {arms} | {count:,} | {cells} |"

@@ -58,9 +58,21 @@ class Comparison:
         freedom = total**2 / float((np.square([runs, examples, rest]) / free).sum())
         return total / (self.runs * self.examples), freedom
 
+    @cached_property
+    def _least_freedom(self) -> float:
+        """Degrees of freedom of `_chance` as though a shift of whole runs were seen: few runs do not show one that is
+        there."""
+        if self.runs == 1:
+            return self.examples - 1
+        runs, examples = max(self.of_runs, self.of_rest), max(self.of_examples, self.of_rest)
+        total = runs + examples - self.of_rest
+        return total**2 / (runs**2 / (self.runs - 1) + examples**2 / (self.examples - 1))
+
     def bounds(self, alpha: float = ALPHA) -> tuple[float, float]:
         """Two one-sided bounds of the difference, each missed with chance `alpha`: for new runs and new examples."""
         variance, freedom = self._chance
+        if alpha < 0.999 * ALPHA:  # one of several: there an error of the variance counts more
+            freedom = min(freedom, self._least_freedom)
         half = float(special.stdtrit(freedom, 1 - alpha)) * math.sqrt(variance)
         if not self.disagreements:  # none in M examples: that they are rarer than so is known exactly
             half = max(half, 1 - alpha ** (1 / self.examples))
