@@ -1,4 +1,4 @@
-"""How often a decision is wrong, simulated: `python -m benchmarks.decision [--quick]`.
+"""How often a decision is wrong, simulated: `python -m benchmarks.decision [--quick] [--only TABLE …]`.
 
 A network is right about a test example where a latent normal margin is positive: how easy the example is, how easy it
 is after this way to train, how good this run came out as a whole, and chance. Full data has an accuracy of 95 %, a
@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -19,7 +19,11 @@ from scipy import optimize, stats
 from tqdm import tqdm
 
 from datadiet.report import statistics as st
-from datadiet.report.comparison import FULL, compare, decide
+from datadiet.report.comparison import ALPHA, Comparison, compare
+from datadiet.report.gain import regained
+from datadiet.report.sequential import looks
+from datadiet.report.statistics import NOT_WORSE
+from datadiet.report.verdicts import FULL, decide
 
 ACCURACY, MARGIN = 0.95, 0.005
 EXAMPLE, OWN = 1.5, 0.6  # standard deviations of how easy an example is, for all and for one way to train
@@ -28,6 +32,7 @@ KINDS = ("normal", "skewed", "correlated")  # how the shifts of runs are distrib
 RUNS, SIZES = (1, 2, 3, 5, 10), {359: 4000, 1000: 2000, 10_000: 600}  # test examples: replicates
 SHIFTS = (0.0, 0.1, 0.3)  # standard deviation of the accuracy of a run as a whole, percentage points
 FRACTIONS = (0.9, 0.7, 0.5, 0.3)
+AUTO = (3, 5, 8, 12, 18, 27, 30)  # runs at which eval_runs=auto looks
 _QUANTILES = (np.arange(1000) + 0.5) / 1000
 
 
@@ -92,12 +97,47 @@ def false_headlines(
     return new / replicates, old / replicates
 
 
-def tables(quick: bool) -> Iterator[str]:
-    """Lines of Markdown."""
-    yield f"Accuracy {ACCURACY:.0%}, margin and true loss {100 * MARGIN:g} points. A shift is the standard deviation of"
-    yield "the accuracy of a run as a whole, in points; of two runs at equal positions half of it is shared where they"
-    yield "are correlated."
-    yield ""
+def looking_again(
+    kind: str, points: float, examples: int, arms: int, replicates: int, most: int = 30
+) -> dict[str, float]:
+    """How often something may be dropped at any look though every subset truly loses the margin, by way of looking."""
+    random, every = np.random.default_rng([KINDS.index(kind), examples, arms]), range(2, most + 1)
+    ways = {  # numbers of runs looked at, and the planned one; None: looked at each time as if it were the first
+        "planned": (every, most), "extended": (range(5, most + 1), 5), "auto": (AUTO, most), "unpaid": (every, None),
+    }  # fmt: skip
+    false = dict.fromkeys(ways, 0)
+    for _ in range(replicates):
+        full, *subsets = study(random, kind, points, most, examples, arms)
+        # Whether anything passes is settled by the largest fraction of each arm.
+        found = {n: [compare(one[:n], full[:n], MARGIN) for one in subsets] for n in every}
+        for way, (runs, planned) in ways.items():
+            false[way] += any(_passes(found[n], runs[: runs.index(n)] if planned else (), planned) for n in runs)
+    return {way: count / replicates for way, count in false.items()}
+
+
+def _passes(found: list[Comparison], looked: Sequence[int], planned: int | None) -> bool:
+    """Whether `decide` names anything: it begins so, and goes on only from there."""
+    level = looks(looked, found[0].runs, planned).level(ALPHA / len(found))
+    return any(one.verdict_at(level) == NOT_WORSE for one in found)
+
+
+def chosen_gain(kind: str, runs: int, examples: int, arms: int, replicates: int) -> tuple[float, float, float]:
+    """Of arms that are all equal: mean lead of the best over random in points, as it looks and as re-estimated, and how
+    often a score is called worth having."""
+    random, lead, again, worth = np.random.default_rng([KINDS.index(kind), runs, examples, arms]), 0.0, 0.0, 0
+    for _ in range(replicates):
+        full, *subsets = study(random, kind, SHIFTS[1], runs, examples, 2 * (arms + 1))
+        names = [*(f"arm {i}" for i in range(arms)), "random"]
+        cells = dict(zip([(name, fraction) for fraction in FRACTIONS[:2] for name in names], subsets))
+        best = max(subsets[:arms], key=np.mean)
+        lead += float(best.mean() - subsets[arms].mean()) / replicates
+        again += regained(subsets[:arms], subsets[arms]) / replicates
+        worth += decide({(FULL, 1.0): full, **cells}, 0.2).worth
+    return 100 * lead, 100 * again, worth / replicates
+
+
+def coverages(quick: bool) -> Iterator[str]:
+    """Lines of Markdown, as all tables."""
     yield "## Coverage of 95 % intervals, %"
     yield ""
     yield f"| runs' shifts | points | test examples | replicates | {' | '.join(f'{n} runs' for n in RUNS)} |"
@@ -106,7 +146,9 @@ def tables(quick: bool) -> Iterator[str]:
         count = count // 20 if quick else count
         found = [coverage(kind, points, runs, examples, count) for runs in RUNS]
         yield f"| {kind} | {points} | {examples:,} | {count:,} | {' | '.join(f'{100 * x:.1f}' for x in found)} |"
-    yield ""
+
+
+def headlines(quick: bool) -> Iterator[str]:
     yield "## False headlines, %: `decide` / intervals over runs alone, uncorrected (the rule before)"
     yield ""
     counts = (2, 5, 10, 30)
@@ -119,6 +161,47 @@ def tables(quick: bool) -> Iterator[str]:
         yield f"| {kind} | {points} | {examples:,} | {arms} | {count:,} | {cells} |"
 
 
+def looked_again(quick: bool) -> Iterator[str]:
+    yield "## False headlines, %, of whoever looks again after more runs, up to 30"
+    yield ""
+    yield "At any of the looks: after every run from 2 on where 30 were planned; where 5 were planned, at these and"
+    yield f"after every run from then on; as `eval_runs=auto` at {', '.join(map(str, AUTO))}; after every run, unpaid."
+    yield ""
+    yield "| runs' shifts | points | test examples | arms | replicates | 30 planned | 5 planned | auto | unpaid |"
+    yield "|---|--:|--:|--:|--:|--:|--:|--:|--:|"
+    own = [("normal", 0.0, 1000, 4), ("normal", 0.3, 1000, 4), ("normal", 0.3, 10_000, 4)]
+    for kind, points, examples, arms in [*_cases(KINDS, SHIFTS[1:2], (359, 1000), (4, 11)), *own]:
+        count = 20 if quick else 400 if arms == 4 else 160
+        found = looking_again(kind, points, examples, arms, count)
+        cells = " | ".join(f"{100 * x:.1f}" for x in found.values())
+        yield f"| {kind} | {points} | {examples:,} | {arms} | {count:,} | {cells} |"
+
+
+def gains(quick: bool) -> Iterator[str]:
+    yield "## The gain of the best of several equal arms over random, points"
+    yield ""
+    yield "As it looks, and re-estimated on runs and test examples it was not chosen on (true: 0); and how often, in %,"
+    yield "a score is falsely called worth having."
+    yield ""
+    yield "| runs' shifts | runs | test examples | arms | replicates | as it looks | re-estimated | falsely worth |"
+    yield "|---|--:|--:|--:|--:|--:|--:|--:|"
+    for kind, runs, examples, arms in _cases(KINDS, (1, 2, 5), (359,), (3, 10)):
+        count = 20 if quick else 1000
+        lead, again, worth = chosen_gain(kind, runs, examples, arms, count)
+        told = f"{lead:+.3f} | {again:+.3f} | {100 * worth:.1f}"
+        yield f"| {kind} | {runs} | {examples:,} | {arms} | {count:,} | {told} |"
+
+
+TABLES = {"coverage": coverages, "headlines": headlines, "looks": looked_again, "gain": gains}
+HEAD = f"""# How often a decision is wrong, simulated
+
+`python -m benchmarks.decision`
+
+Accuracy {ACCURACY:.0%}, margin and true loss {100 * MARGIN:g} points. A shift is the standard deviation of
+the accuracy of a run as a whole, in points; of two runs at equal positions half of it is shared where they
+are correlated."""
+
+
 def _cases(*lists: Iterable) -> Iterator[tuple]:
     return iter(tqdm(list(itertools.product(*lists)), leave=False, disable=None))
 
@@ -126,13 +209,20 @@ def _cases(*lists: Iterable) -> Iterator[tuple]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few replicates; nothing is written")
+    parser.add_argument("--only", nargs="+", choices=TABLES, default=list(TABLES), help="these tables; others stay")
     options = parser.parse_args()
-    lines = ["# How often a decision is wrong, simulated", "", "`python -m benchmarks.decision`", ""]
-    for line in tables(options.quick):
-        print(line, flush=True)
-        lines.append(line)
+    file = Path(__file__).parent / "results" / "decision.md"
+    parts = [HEAD, *file.read_text().split("\n## ")[1:]]
+    parts = [HEAD, *(f"## {part}".strip() for part in parts[1:]), *[""] * len(TABLES)][: len(TABLES) + 1]
+    for position, (name, table) in enumerate(TABLES.items(), 1):
+        if name in options.only:
+            lines = []
+            for line in table(options.quick):
+                print(line, flush=True)
+                lines.append(line)
+            parts[position] = "\n".join(lines)
     if not options.quick:
-        (Path(__file__).parent / "results" / "decision.md").write_text("\n".join(lines) + "\n")
+        file.write_text("\n\n".join(filter(None, parts)) + "\n")
 
 
 if __name__ == "__main__":

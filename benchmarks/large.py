@@ -106,7 +106,7 @@ def loaders(folder: Path, quick: bool) -> list[str]:
     """Rows of the table of loaders: the same batches by each of those that are installed."""
     from datadiet.data.batches import batch_ids
 
-    dataset = dataset_from(folder)
+    dataset = dataset_in(folder, 20_000 if quick else 60_000)
     steps = 64 if quick else 640
     ids = batch_ids(np.arange(dataset.num_examples, dtype=np.int32), 128, 0, 1, steps)
     candidates = {"feed (threads over the memory map)": partial(by_feed, dataset, steps)}
@@ -182,7 +182,7 @@ def by_records(module: Any, path: Path, ids: np.ndarray) -> int:
     return total
 
 
-def selectors(quick: bool) -> list[str]:
+def selectors(folder: Path, quick: bool) -> list[str]:
     """Rows of the table of selectors, at a million examples with 64 features."""
     from datadiet.selectors.selection import select
 
@@ -289,7 +289,7 @@ def forget(path: Path) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def under_limit(folder: Path, quick: bool) -> str:
+def under_limit(folder: Path, quick: bool) -> list[str]:
     """One row of the table of memory, by a child."""
     count = 2 * LIMIT // int(np.prod(SHAPE)) + 1
     write(folder, "train", count, 0)
@@ -303,13 +303,14 @@ def under_limit(folder: Path, quick: bool) -> str:
         raise SystemExit(done.stderr)
     row = done.stdout.strip().splitlines()[-1]
     print(row, flush=True)
-    return row
+    return [row]
 
 
 def main() -> None:
     """Measure, and write the tables unless it is --quick."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer steps; writes nothing")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts; all write the tables")
     parser.add_argument("--limited", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--group", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--steps", type=int, default=2000, help=argparse.SUPPRESS)
@@ -319,14 +320,12 @@ def main() -> None:
         limited(given.limited, given.steps, given.group)
         return
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
-        times = compare(Path(folder), given.quick)
-        loaded = loaders(Path(folder), given.quick)
-        (Path(folder) / "train.array_record").unlink(missing_ok=True)
-        row = under_limit(Path(folder), given.quick)
-    chosen = selectors(given.quick)
-    if not given.quick:
-        tables = {"times": times, "loaders": loaded, "row": [row], "chosen": chosen}
+        tables = {name: measure(Path(folder), given.quick) for name, measure in PARTS.items() if name in given.only}
+    if not given.quick and len(tables) == len(PARTS):
         RESULT.write_text(TABLE.format(cores=os.cpu_count(), **{name: "\n".join(t) for name, t in tables.items()}))
+
+
+PARTS = {"times": compare, "loaders": loaders, "limit": under_limit, "selectors": selectors}
 
 
 TABLE = """# Data on disk
@@ -349,13 +348,13 @@ the data segment (RLIMIT_DATA) and for a control group, in which what is cached 
 
 | images | limit | data segment | resident, not of files | most in the group, files too | training, s | scoring, s |
 |---|---|---|---|---|---|---|
-{row}
+{limit}
 
 What selectors take beside the scores, labels and features [N, 64] that they are given (tracemalloc, which slows them):
 
 | selector | keeps | at most | bytes per example | s |
 |---|---|---|---|---|
-{chosen}
+{selectors}
 """
 
 

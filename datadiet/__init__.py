@@ -14,7 +14,8 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not call __getat
     from datadiet.errors import UserError
     from datadiet.models.networks import Network
     from datadiet.models.registry import build_model
-    from datadiet.report.comparison import compare, decide
+    from datadiet.report.comparison import compare
+    from datadiet.report.verdicts import decide
     from datadiet.scores.checkpoint import compute_scores
     from datadiet.scores.forgetting import forgetting_scores
     from datadiet.selectors.selection import select
@@ -31,7 +32,7 @@ _MODULES = {
     "compare": "report.comparison",
     "compute_scores": "scores.checkpoint",
     "dataset_from": "data.objects",
-    "decide": "report.comparison",
+    "decide": "report.verdicts",
     "forgetting_scores": "scores.forgetting",
     "load_dataset": "data.registry",
     "open_run": "storage.runs",

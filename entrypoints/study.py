@@ -84,8 +84,10 @@ def _study(**values: Any) -> None:
     Trains score_runs networks on all examples, scores every example with each, averages the scores, and trains
     eval_runs networks on what each selector keeps by each score at each fraction, on random subsets of the same
     sizes and on all of the data. All of it is written below <root>/exps/<exp>/, exp being study by default, and
-    tracked as the children of one MLflow run. The same command goes on where it was stopped or killed and repeats
-    nothing that is finished. SIGTERM or Ctrl-C saves what is being trained and ends with exit code 75.
+    tracked as the children of one MLflow run. With eval_runs=auto there are 3 of those, and then more until the verdict
+    stands, the test set is the limit, or there are max_eval_runs. The same command goes on where it was stopped or
+    killed and repeats nothing that is finished. SIGTERM or Ctrl-C saves what is being trained and ends with exit code
+    75.
     """
     _run(**values)
 

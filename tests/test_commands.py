@@ -29,6 +29,8 @@ from datadiet.storage.layout import ExperimentLayout
 from entrypoints.__main__ import COMMANDS, LazyGroup
 from entrypoints.__main__ import main as group
 
+AS_BY_DEFAULT = {name: find_option(name).default for name in READING}
+
 pytestmark = pytest.mark.usefixtures("hasty")
 
 CALLERS = [Caller(), Caller("python -m entrypoints"), Caller(MLFLOW), Caller(f"{MLFLOW} --env-manager local")]
@@ -74,8 +76,7 @@ def test_any_name_comes_through_shell_mlflow_and_click(caller, text):
     line = caller.command("prepare_data", dataset=text, data_dir=f"{text}/data")
     assert parse(line, caller.program) == (
         "prepare_data",
-        {"dataset": text, "data_dir": f"{text}/data", "archive": None, "download": True}
-        | {name: find_option(name).default for name in READING},
+        {"dataset": text, "data_dir": f"{text}/data", "archive": None, "download": True} | AS_BY_DEFAULT,
     )
     name, values = parse(caller.command("full_data", run=3, root=text), caller.program)
     assert (name, values["run"], values["root"]) == ("full_data", 3, Path(text))
@@ -332,7 +333,7 @@ def test_a_dataset_that_is_not_prepared(here, root):
     (line,) = printed(done.stderr)
     assert parse(line) == (
         "prepare_data",
-        {"dataset": "cifar10", "data_dir": str(folder), "archive": None, "download": True},
+        {"dataset": "cifar10", "data_dir": str(folder), "archive": None, "download": True} | AS_BY_DEFAULT,
     )
 
 

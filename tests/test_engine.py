@@ -138,3 +138,24 @@ def test_a_signal_stops_the_jobs_and_says_how_to_go_on():
         run(engine)
     assert engine.begun == ["a", "b"]
     assert engine.closed
+
+
+@pytest.mark.parametrize("room", [1, 3])
+def test_rounds_of_jobs_are_done_one_after_the_other_on_one_engine(room):
+    engine, shown = Pretend(room), Shown()
+    rounds = [[Job(name="e", exp="s", after=("mean",), cost=3), Job(name="f", exp="s", cost=1)], []]
+    ended = []
+
+    def more() -> list[Job]:
+        assert not engine.closed
+        ended.append(len(engine.ended))
+        return rounds.pop(0)
+
+    run_jobs(JOBS, engine, shown, "label", "the command", more)
+    assert ended == [5, 7], "asked when all were done"
+    assert sorted(engine.begun[5:]) == ["e", "f"]
+    assert engine.closed
+    assert shown.units == 9 + 4
+    with pytest.raises(Interrupted, match="Stopped after 1 of 2 jobs"):
+        run_jobs(JOBS, Pretend(1, e=["signal"]), Shown(), "label", "the command", lambda: [
+            Job(name="e", exp="s", cost=3), Job(name="f", exp="s", cost=1)])  # fmt: skip

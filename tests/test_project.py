@@ -39,10 +39,13 @@ HOUSE = {
         "timing",
     ],
     "report": [
-        "statistics", "comparison", "evidence", "cost", "decision", "words", "price", "text", "figures", "pictures",
-        "kept_sets", "kept_files", "export", "page", "data_page", "inspection", "results_table",
+        "statistics", "comparison", "sequential", "gain", "verdicts", "evidence", "cost", "decision", "words", "price",
+        "outlook", "text", "figures", "pictures", "kept_sets", "kept_files", "export", "page", "data_page",
+        "inspection", "results_table",
     ],
-    "study": ["plan_file", "plan", "spec", "engine", "local_engine", "ray_engine", "engines", "scheduler", "study"],
+    "study": [
+        "plan_file", "plan", "spec", "engine", "local_engine", "ray_engine", "engines", "scheduler", "rounds", "study",
+    ],
 }  # fmt: skip
 FLOORS = [f"{room}.{file}".lstrip(".") for room, files in HOUSE.items() for file in files]
 ENTRY_POINTS = {  # own parameters and defaults, from the contract; None: has to be given

@@ -439,6 +439,7 @@ def test_the_entry_point_makes_it_again_and_logs_it(tmp_path):
     exps = studies.write_study(tmp_path, GOOD)
     done = datadiet("report", tmp_path, exp="demo", margin=0.05)
     assert "Not decided at a margin of 0.05 points." in done.output
+    assert "Another question than was planned: the study asked for a margin of 0.5 points" in done.output
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     experiment = client.get_experiment_by_name("datadiet")
     assert experiment is not None

@@ -11,13 +11,12 @@ degrees of freedom by Satterthwaite 1946.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from datadiet.errors import UserError
 from datadiet.report.statistics import LEVEL, NOT_WORSE, UNDECIDED, WORSE
@@ -27,7 +26,6 @@ POWER = 0.9
 # One run does not tell how much whole runs shift. Its examples' variance is taken for 1.25 times what it is: intervals
 # then hold at 94 to 97.5 % where the shift adds up to a third of it.
 SHIFT_OF_ONE_RUN = 0.25
-FULL = "full data"
 
 
 @dataclass(frozen=True)
@@ -42,6 +40,7 @@ class Comparison:
     of_examples: float  # S var(example) + var(rest)
     of_rest: float  # var(rest); NaN for one run
     disagreements: int  # of all S * M
+    level: float = ALPHA  # chance of error that a verdict may have; lower where there are others beside it
 
     @cached_property
     def _chance(self) -> tuple[float, float]:
@@ -59,10 +58,22 @@ class Comparison:
         freedom = total**2 / float((np.square([runs, examples, rest]) / free).sum())
         return total / (self.runs * self.examples), freedom
 
+    @cached_property
+    def _least_freedom(self) -> float:
+        """Degrees of freedom of `_chance` as though a shift of whole runs were seen: few runs do not show one that is
+        there."""
+        if self.runs == 1:
+            return self.examples - 1
+        runs, examples = max(self.of_runs, self.of_rest), max(self.of_examples, self.of_rest)
+        total = runs + examples - self.of_rest
+        return total**2 / (runs**2 / (self.runs - 1) + examples**2 / (self.examples - 1))
+
     def bounds(self, alpha: float = ALPHA) -> tuple[float, float]:
         """Two one-sided bounds of the difference, each missed with chance `alpha`: for new runs and new examples."""
         variance, freedom = self._chance
-        half = float(stats.t.ppf(1 - alpha, freedom)) * math.sqrt(variance)
+        if alpha < 0.999 * ALPHA:  # one of several: there an error of the variance counts more
+            freedom = min(freedom, self._least_freedom)
+        half = float(special.stdtrit(freedom, 1 - alpha)) * math.sqrt(variance)
         if not self.disagreements:  # none in M examples: that they are rarer than so is known exactly
             half = max(half, 1 - alpha ** (1 / self.examples))
         return max(-1.0, self.difference - half), min(1.0, self.difference + half)
@@ -84,7 +95,7 @@ class Comparison:
         if self.runs == 1 or not self.of_runs:
             return math.nan, math.nan
         spread = math.sqrt(self.of_runs / (self.runs * self.examples))
-        half = float(stats.t.ppf(1 - ALPHA, self.runs - 1)) * spread
+        half = float(special.stdtrit(self.runs - 1, 1 - ALPHA)) * spread
         return self.difference - half, self.difference + half
 
     def verdict_at(self, alpha: float) -> str:
@@ -96,8 +107,8 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """Of this comparison alone, each answer wrong with a chance of 2.5 %."""
-        return self.verdict_at(ALPHA)
+        """Each answer wrong with a chance of `level`: of 2.5 %, unless it is one of several."""
+        return self.verdict_at(self.level)
 
     @property
     def smallest_margin(self) -> float:
@@ -119,13 +130,19 @@ class Comparison:
 
     @property
     def _reach(self) -> float:
-        return float(stats.norm.ppf(1 - ALPHA) + stats.norm.ppf(POWER))
+        return reach(self.level)
 
     @property
     def _of_test_set(self) -> float:
         """Variance that stays with any number of runs. Of one run, all of its examples' variance may be that."""
         rest = 0.0 if self.runs == 1 else self.of_rest
         return max(self.of_examples - rest, self.runs / (self.examples - 1)) / (self.runs * self.examples)
+
+
+def reach(level: float) -> float:
+    """How many standard errors a margin has to be wide to be shown at `level`, where nothing is lost, with a chance of
+    90 %."""
+    return float(special.ndtri(1 - level) + special.ndtri(POWER))
 
 
 def compare(one: Any, full: Any, margin: float = 0.005) -> Comparison:
@@ -205,143 +222,3 @@ def _answers(name: str, given: Any) -> np.ndarray:
 
 def _shape(answers: np.ndarray) -> str:
     return f"{answers.shape[0]} runs of {answers.shape[1]} test examples"
-
-
-# --- a whole study ----------------------------------------------------------------------------
-
-
-Key = tuple[str, float]  # an arm and the fraction that it keeps
-
-
-@dataclass(frozen=True)
-class Verdicts:
-    """What a study decides, corrected for all that it compared; see `decide`."""
-
-    margin: float
-    kept_fraction: float  # the smallest that may be kept; 1.0: nothing can be dropped
-    arm: str | None  # by which; None: nothing can be dropped
-    answer: str  # CAN, CANNOT or NOT_DECIDED
-    comparisons: Mapping[Key, Comparison]  # with full data
-    passed: Mapping[str, tuple[float, ...]]  # fractions shown to be not worse, by arm, the largest first
-
-    def of(self, arm: str, fraction: float) -> str:
-        """NOT_WORSE, WORSE or UNDECIDED of one subset, at the level of all that was compared."""
-        if fraction in self.passed[arm]:
-            return NOT_WORSE
-        lost = self.comparisons[arm, fraction].verdict_at(ALPHA / len(self.passed)) == WORSE
-        return WORSE if lost else UNDECIDED
-
-
-CAN, CANNOT, NOT_DECIDED = "can", "cannot", "not decided"
-
-
-def decide(cells: Mapping[Key, Any], margin: float = 0.005, random: str = "random") -> Verdicts:
-    """What may be dropped, with a chance of at most 2.5 % that any fraction named so truly loses more than the margin.
-
-    Down the fractions of an arm, from the largest on, each is tested at the level of its arm and the first that fails
-    ends the arm (fixed sequence). Arms share 2.5 % equally, and what ends without a failure leaves its share to the
-    others (Holm 1979; as a graph: Bretz et al. 2009). Of arms that reach the smallest fraction, random is named unless
-    another is shown to be better than it.
-
-    Args:
-        cells: bool [S, M] as `compare` takes them, by (arm, kept fraction); ("full data", 1.0) is one of them.
-        margin: Loss of accuracy that would not matter, above 0 and below 1.
-        random: The arm that chooses without a score.
-    Raises:
-        UserError: no full data, no subset, a fraction out of range, or other runs or test examples in a cell.
-    """
-    found = _against_full(cells, margin)
-    return conclude(found, lambda one, other: compare(cells[one], cells[other]), margin, random)
-
-
-def conclude(
-    found: Mapping[Key, Comparison], comparing: Callable[[Key, Key], Comparison], margin: float, random: str,
-    keeping: Container[str] = (),
-) -> Verdicts:  # fmt: skip
-    """`decide` of subsets that have been compared with full data.
-
-    Args:
-        comparing: Compares two of them.
-        keeping: Arms that drop nothing: they are judged like the others, and never what may be dropped.
-    """
-    by_arm: dict[str, dict[float, Comparison]] = {arm: {} for arm, _ in found}
-    for (arm, fraction), one in sorted(found.items(), key=lambda item: -item[0][1]):
-        by_arm[arm][fraction] = one
-    passed = _passed(by_arm)
-    reached = {arm: fractions[-1] for arm, fractions in passed.items() if fractions and arm not in keeping}
-    if not reached:
-        first = [next(iter(sequence.values())) for arm, sequence in by_arm.items() if arm not in keeping]
-        lost = all(one.verdict_at(ALPHA / len(by_arm)) == WORSE for one in first)
-        return Verdicts(margin, 1.0, None, CANNOT if lost else NOT_DECIDED, found, passed)
-    fraction = min(reached.values())
-    able = [arm for arm, least in reached.items() if least == fraction]
-    if random in able:
-        level = ALPHA / max(1, len(by_arm) - 1)
-        others = [(arm, comparing((arm, fraction), (random, fraction))) for arm in able if arm != random]
-        able = [arm for arm, one in others if one.bounds(level)[0] > 0] or [random]
-    best = max(able, key=lambda arm: found[arm, fraction].difference)
-    return Verdicts(margin, fraction, best, CAN, found, passed)
-
-
-def _against_full(cells: Mapping[Key, Any], margin: float) -> dict[Key, Comparison]:
-    """Every subset compared with full data; raises as `decide` does."""
-    subsets = [key for key in cells if key[0] != FULL]
-    if (FULL, 1.0) not in cells or not subsets:
-        raise UserError(f"cells: expected ({FULL!r}, 1.0) and subsets; got {', '.join(map(str, cells)) or 'none'}.")
-    found = {}
-    for arm, fraction in subsets:
-        if not 0 < fraction < 1:
-            raise UserError(f"cells: {arm} keeps a fraction of {fraction}; expected one above 0 and below 1.")
-        try:
-            found[arm, fraction] = compare(cells[arm, fraction], cells[FULL, 1.0], margin)
-        except UserError as error:
-            raise UserError(f"cells: {arm} at {fraction}: {error}") from None
-    return found
-
-
-def _passed(by_arm: Mapping[str, Mapping[float, Comparison]]) -> dict[str, tuple[float, ...]]:
-    """Fractions of every arm that are shown to be not worse; see `decide`."""
-    passed, ended = dict.fromkeys(by_arm, 0), 0
-    while True:
-        left = [arm for arm, sequence in by_arm.items() if passed[arm] < len(sequence)]
-        for arm in left:
-            level = ALPHA / len(left)
-            sequence = list(by_arm[arm].values())
-            while passed[arm] < len(sequence) and sequence[passed[arm]].verdict_at(level) == NOT_WORSE:
-                passed[arm] += 1
-        before, ended = ended, sum(passed[arm] == len(sequence) for arm, sequence in by_arm.items())
-        if ended in (before, len(by_arm)):
-            return {arm: tuple(by_arm[arm])[: passed[arm]] for arm in by_arm}
-
-
-# --- where an arm breaks down -----------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Cliff:
-    """The largest fraction at which an arm is shown to break down."""
-
-    fraction: float
-    below_random: Comparison | None  # with random there, if that is the reason
-    fall: Comparison  # with the next larger fraction
-
-
-def cliff(
-    falls: Mapping[float, Comparison], below: Mapping[float, Comparison], level: float, least: float, drop: float = 0.05
-) -> Cliff | None:
-    """Where an arm falls below random by `least` or more, or by `drop` or more in one step, and that is no chance.
-
-    Args:
-        falls: Of every fraction, with the next larger one; of the largest, with full data.
-        below: Of fractions at which there is a random subset, with that.
-        level: Chance of error of each comparison.
-    """
-
-    def shown(one: Comparison | None, size: float) -> bool:
-        return one is not None and one.difference <= -size and one.bounds(level)[1] < 0
-
-    for fraction in sorted(falls, reverse=True):
-        random = below.get(fraction)
-        if shown(random, least) or shown(falls[fraction], drop):
-            return Cliff(fraction, random if shown(random, least) else None, falls[fraction])
-    return None

@@ -10,19 +10,12 @@ import numpy as np
 
 from datadiet.errors import UserError
 from datadiet.report import statistics as st
-from datadiet.report.comparison import (
-    ALPHA,
-    Cliff,
-    Comparison,
-    Verdicts,
-    cliff,
-    compare,
-    compare_accuracies,
-    conclude,
-)
+from datadiet.report.comparison import ALPHA, Comparison, compare, compare_accuracies
 from datadiet.report.cost import Cost, cost_of
 from datadiet.report.evidence import CellResult, Study
+from datadiet.report.sequential import Looks, looks
 from datadiet.report.statistics import Estimate
+from datadiet.report.verdicts import Cliff, Verdicts, cliff, conclude
 from datadiet.selectors.options import LIKE, RANDOM
 
 
@@ -60,6 +53,16 @@ class Decision:
         self.study, self.margin = study, margin
 
     @cached_property
+    def looks(self) -> Looks:
+        """Numbers of runs at which this study was looked at, this time included."""
+        record = self.study.record
+        return looks([look.runs for look in record.looks], len(self.study.full.paths), self.study.planned_runs)
+
+    def level(self, alpha: float) -> float:
+        """Of a test at this look, for a chance of error over all looks."""
+        return self.looks.level(alpha)
+
+    @cached_property
     def lines(self) -> list[Line]:
         """Every cell, all of the data first, then by arm from the largest size to the smallest."""
         study = self.study
@@ -84,12 +87,15 @@ class Decision:
     @cached_property
     def verdicts(self) -> Verdicts:
         """Of all subsets, corrected for all that was compared."""
-        cells = {(cell.arm, cell.fraction): cell for cell in self.study.cells if cell is not self.study.full}
-        found = {key: self._compared(cell, self.study.full) for key, cell in cells.items()}
+        cells, full = {(cell.arm, cell.fraction): cell for cell in self.study.cells}, self.study.full
+        found = {key: self._compared(cell, full) for key, cell in cells.items() if cell is not full}
+        told = all(cell.correct is not None for cell in cells.values())
+        answers = {key: cell.correct if told else cell.accuracies[:, None] for key, cell in cells.items()}
         keeping = {arm for (arm, _), cell in cells.items() if not cell.drops}
         return conclude(
-            found, lambda one, other: self._compared(cells[one], cells[other]), self.margin / 100, RANDOM, keeping
-        )
+            found, lambda one, other: self._compared(cells[one], cells[other]), answers, self.margin / 100, RANDOM,
+            self.looks, keeping,
+        )  # fmt: skip
 
     def _compared(self, one: CellResult, other: CellResult) -> Comparison:
         if one.correct is not None and other.correct is not None:
@@ -121,7 +127,7 @@ class Decision:
     @cached_property
     def cliffs(self) -> dict[str, Cliff]:
         """By arm, where it breaks down; all that could be called one are wrong together with a chance of 2.5 %."""
-        level, found = ALPHA / (2 * (len(self.study.cells) - 1)), {}
+        level, found = self.level(ALPHA / (2 * (len(self.study.cells) - 1))), {}
         for arm in self.study.arms:
             cells = self.study.of_arm(arm)
             falls = {low.fraction: self._compared(low, high) for high, low in pairwise([self.study.full, *cells])}

@@ -25,7 +25,7 @@ from datadiet.selectors.options import LIKE, RANDOM
 from datadiet.selectors.selection import chooses_anew
 from datadiet.storage.answers import read_answers
 from datadiet.storage.layout import score_file
-from datadiet.storage.records import CellRecord, MeanRecord, ScoreRecord, StudyRecord, Summary
+from datadiet.storage.records import AUTO, CellRecord, MeanRecord, ScoreRecord, StudyRecord, Summary
 from datadiet.storage.runs import StoredRun, open_run
 from datadiet.storage.score_files import load_scores
 
@@ -161,6 +161,18 @@ class Study:
         """The cell whose numbers of each class a random one takes over."""
         arm = cell.arm.removeprefix(f"{RANDOM} {LIKE} ")
         return self.cell(arm, cell.size) if arm != cell.arm else None
+
+    @property
+    def planned_runs(self) -> int:
+        """Evaluation runs of a subset that were planned before the first look."""
+        record = self.record
+        most = record.plan.get("max_eval_runs") if record.plan.get("eval_runs") == AUTO else None
+        return record.looks[0].planned if record.looks else most or len(record.cells[0].runs)
+
+    @property
+    def planned_margin(self) -> float | None:
+        """Of the question that the first look asked, in percentage points."""
+        return self.record.looks[0].margin if self.record.looks else self.record.plan.get("margin")
 
     @property
     def full(self) -> CellResult:

@@ -14,7 +14,6 @@ import numpy as np
 
 from datadiet import commands
 from datadiet.config import TrainConfig, from_dict, given_config
-from datadiet.data.batches import randomize_labels
 from datadiet.data.reading import Reading
 from datadiet.data.registry import data_folder, dataset_of, origins_of
 from datadiet.data.sources.own import resolve_path
@@ -22,6 +21,7 @@ from datadiet.errors import UserError
 from datadiet.report.kept_files import FOLDERS, FORMATS, KeptSet
 from datadiet.report.kept_sets import examples
 from datadiet.runs.context import Context
+from datadiet.runs.labels import labels_for
 from datadiet.storage.files import make_folder, sync_folder, writing
 from datadiet.storage.manifests import kept_rows, manifest_ids
 from datadiet.storage.records import KeptRecord, StudyRecord
@@ -86,11 +86,11 @@ def read_kept(found: Found, config: TrainConfig, copy: bool) -> KeptSet:
             f"that of this is {dataset.fingerprint}."
         )
     ids = manifest_ids(found.path, dataset)
-    labels, _ = randomize_labels(dataset.train_labels, config.random_label_fraction, config.random_label_seed)
+    labels = labels_for(config, dataset).labels
     origins = origins_of(config)
     table = examples(dataset, origins, ids, labels)
     rows, order = kept_rows(found.path), np.argsort(ids)
-    table = table[table["kept"]].reset_index(drop=True)
+    table = table.loc[table["kept"]].reset_index(drop=True)
     for name, old in OLD.items():
         cells = [row.get(name) or row.get(old) or "nan" for row in rows]
         try:

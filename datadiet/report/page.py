@@ -21,6 +21,7 @@ from datadiet.report import kept_sets, text
 from datadiet.report.cost import saved, spent
 from datadiet.report.decision import Decision, Line, check_margin, noise_audit
 from datadiet.report.evidence import Study, read_study
+from datadiet.report.outlook import asked
 from datadiet.report.pictures import Picture, pictures
 from datadiet.report.statistics import Estimate
 from datadiet.runs.context import Context
@@ -57,6 +58,10 @@ def numbers(decision: Decision) -> dict[str, Any]:
     cost = decision.cost(decision.shown)
     return _plain({
         "margin": decision.margin,
+        "planned_margin": decision.study.planned_margin,
+        "looks": {"runs": decision.looks.runs, "planned": decision.looks.planned, "spent": decision.looks.spent},
+        "gain": {"over_random": decision.verdicts.gain, "over_full": decision.verdicts.change,
+                 "worth": decision.verdicts.worth},
         "kept_fraction": decision.best.cell.fraction if decision.best else None,
         "arm": decision.best.cell.arm if decision.best else None,
         "answer": decision.verdicts.answer,
@@ -241,5 +246,5 @@ def make_report(exp: str, margin: float | None, context: Context) -> Decision:
         for path in write_report(decision):
             inside = path.parent.relative_to(folder).as_posix()
             tracked.log_artifact(path, None if inside == "." else inside)
-        context.reporter.say(f"{text.headline(decision)}\n{folder / 'report.html'}")
+        context.reporter.say("\n".join([text.headline(decision), *asked(decision)]) + f"\n{folder / 'report.html'}")
     return decision

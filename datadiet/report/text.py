@@ -6,11 +6,13 @@ import math
 
 import numpy as np
 
-from datadiet.report.comparison import ALPHA, CANNOT, NOT_DECIDED
+from datadiet.report.comparison import ALPHA
 from datadiet.report.decision import ClassWarning, Decision, Line
 from datadiet.report.evidence import CellResult
+from datadiet.report.outlook import asked, freed_from_choice, looked, reachable
 from datadiet.report.price import price as price
 from datadiet.report.statistics import Estimate
+from datadiet.report.verdicts import CANNOT, NOT_DECIDED
 from datadiet.report.words import kept, percent, points
 from datadiet.report.words import seconds as seconds
 from datadiet.selectors.options import RANDOM
@@ -65,8 +67,9 @@ def which(decision: Decision) -> list[str]:
             f"Keep {what(best.cell)}.",
             f"Test accuracy {percent(best.accuracy.mean)} against {percent(full.mean)} with all of the data: "
             f"{points(best.minus_full)}, {full.n} pairs of runs that share their seeds.",
-            _against_random(best),
+            _against_random(decision, best),
             *_against_like(decision, best),
+            *freed_from_choice(decision),
         ]
     near = decision.shown
     found = [
@@ -94,15 +97,16 @@ def what_it_takes(decision: Decision) -> str:
     return f"Where nothing is lost, {near.runs} runs on {near.examples:,} test examples would mostly have shown it."
 
 
-def _against_random(line: Line) -> str:
+def _against_random(decision: Decision, line: Line) -> str:
     """Whether the score earns its keep."""
     if line.cell.arm == RANDOM:
         return "No score is needed for that: no arm is surely better than a random subset of this size."
     if line.minus_random is None:
         return "There is no random subset of this size to compare it with."
     against = f"Against a random subset of the same size: {points(line.minus_random)}"
-    if line.minus_random.low > 0:  # else random would stand here
-        return f"{against}; the score is worth having."
+    if decision.verdicts.worth:
+        chance = 100 * ALPHA * max(1.0, decision.looks.spent)
+        return f"{against}; the score is worth having (said falsely with a chance of at most {chance:.3g} %)."
     return f"{against}; whether the score is better than chance is not decided."
 
 
@@ -124,6 +128,7 @@ def how_sure(decision: Decision) -> list[str]:
         f"-{decision.margin:g} points. The fractions of an arm are tested from the largest down, and the first that "
         "fails ends it; arms share the chance of error (Holm). The chance that the answer names a fraction that truly "
         f"loses the margin is at most 2.5 %{together}.",
+        *looked(decision),
         f"Intervals hold for new runs and for new test examples: {near.runs} run{'s' if near.runs > 1 else ''} a "
         f"subset and {near.examples:,} test examples are taken as drawn at random. The scored runs were the same "
         "throughout.",
@@ -157,17 +162,12 @@ def _reach(decision: Decision) -> list[str]:
             "These runs are of an earlier version, which did not record which test examples are right: the intervals "
             "are as wide as the test set's chance may be."
         )
-    needed = f"; {decision.margin:g} points take about {near.runs_needed:,} runs a subset" if near.runs_needed else ""
-    found.append(
-        f"This test set can show margins of {100 * near.smallest_margin:.2f} points or more, with any number of runs"
-        f"{needed}."
-    )
-    return found
+    return [*found, reachable(near)]
 
 
 def warnings(decision: Decision) -> list[str]:
     """What to beware of: few runs, bad runs and classes, an unfair opponent, cliffs, emptied classes, label noise."""
-    found, study = [], decision.study
+    found, study = asked(decision), decision.study
     n = decision.lines[0].accuracy.n
     if n < 3:
         found.append(f"Only {n} evaluation run{'s' if n > 1 else ''} per subset; take 5 or more.")
@@ -207,7 +207,7 @@ def _worst(decision: Decision) -> list[str]:
         )
     if decision.worst_class:
         name, one = decision.worst_class
-        level = ALPHA / len(decision.study.class_names)
+        level = decision.level(ALPHA / len(decision.study.class_names))
         if one.difference < -decision.margin / 100:
             low, high = one.bounds(level)
             sure = "shown" if high < 0 else "not shown to be more than chance"
@@ -233,7 +233,7 @@ def _opponent(decision: Decision) -> list[str]:
             f"With all of the data the training loss is still falling at the end ({losses[-2]:.3g} to "
             f"{losses[-1]:.3g} in the last report): longer trainings may change the answer."
         )
-    level = ALPHA / len(decision.verdicts.comparisons)
+    level = decision.level(ALPHA / len(decision.verdicts.comparisons))
     better = [key for key, one in decision.verdicts.comparisons.items() if one.bounds(level)[0] > 0]
     if better:
         arm, fraction = better[0]

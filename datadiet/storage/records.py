@@ -293,6 +293,8 @@ class KeptRecord(MirrorRecord):
 
 # --- a study ----------------------------------------------------------------------------------
 
+AUTO = "auto"  # eval_runs of a plan that adds runs until it is decided
+
 
 @dataclass(frozen=True)
 class MeanRecord:
@@ -317,6 +319,18 @@ class CellRecord:
     options: dict[str, Any] = field(default_factory=dict)  # of the arm's own
 
 
+@dataclass(frozen=True)
+class LookRecord:
+    """One look at a study: with how many runs, and what it said."""
+
+    runs: int  # of each subset
+    planned: int  # the number planned before the first look
+    margin: float  # percentage points
+    answer: str  # can, cannot or not decided
+    kept_fraction: float
+    cells: list[str]  # what was compared
+
+
 @dataclass(kw_only=True)
 class StudyRecord(MirrorRecord):
     """study.json: what is compared, and where its parts lie below exps."""
@@ -330,3 +344,4 @@ class StudyRecord(MirrorRecord):
     score_runs: list[str]  # folders of the scored runs
     means: list[MeanRecord]
     cells: list[CellRecord]  # all data first
+    looks: list[LookRecord] = field(default_factory=list)  # in the order in which they were made

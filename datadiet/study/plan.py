@@ -10,11 +10,13 @@ from datadiet import commands
 from datadiet import config as options
 from datadiet.config import MAX_RUNS, ResolvedConfig, find_option, option, value_of, with_values
 from datadiet.errors import UserError
-from datadiet.option import check_values
+from datadiet.option import check_values, fields_of
 from datadiet.scores import trajectory
 from datadiet.scores.checkpoint import score_names, training_score_names
 from datadiet.selectors import selection
 from datadiet.selectors.options import LIKE, RANDOM, option_names, options_of, parameters, without_unused
+
+FIRST_RUNS = 3  # of eval_runs=auto: two do not tell how much whole runs shift
 
 
 @dataclass(frozen=True)
@@ -22,9 +24,15 @@ class Plan:
     """What a study compares, beside the training options."""
 
     score_runs: int = option(10, "Runs whose scores are averaged: runs 0 … score_runs - 1.", min=1, max=MAX_RUNS)
-    eval_runs: int = option(
-        5, "Runs that judge each subset: the next ones, whose seeds no scoring run has.", min=1, max=MAX_RUNS
+    eval_runs: int | None = option(
+        5,
+        "Runs that judge each subset: the next ones, whose seeds no scoring run has. 'auto': 3, then half as many more "
+        "again and again, until the verdict stands, the test set is the limit, or there are max_eval_runs; every look "
+        "is paid for.",
+        min=1,
+        max=MAX_RUNS,
     )
+    max_eval_runs: int = option(30, "Most runs that eval_runs=auto takes.", min=FIRST_RUNS, max=MAX_RUNS)
     score_types: tuple[str, ...] = option(("l2_error", "grad_norm", "forget"), "Scores to compare, comma-separated.")
     score_steps: tuple[int, ...] | None = option(
         None,
@@ -51,6 +59,16 @@ class Plan:
         noun="a number of percentage points",
     )
 
+    @property
+    def first_runs(self) -> int:
+        """Evaluation runs at the first look."""
+        return self.eval_runs or FIRST_RUNS
+
+    @property
+    def most_runs(self) -> int:
+        """Evaluation runs at the last look."""
+        return self.eval_runs or self.max_eval_runs
+
 
 def _refuse(name: str, got: Any, expected: str) -> UserError:
     shown = ",".join(map(str, got)) if isinstance(got, tuple) else got
@@ -66,6 +84,9 @@ def _check_names(name: str, given: tuple[str, ...], known: Iterable[str]) -> Non
 def check_names(plan: Plan) -> None:
     """Raises UserError for a value out of its bounds, and a score or selector that there is not."""
     check_values(plan)
+    most = fields_of(Plan)["max_eval_runs"].default
+    if plan.eval_runs is not None and plan.max_eval_runs != most:
+        raise UserError(f"max_eval_runs={plan.max_eval_runs} is used with eval_runs=auto only.")
     _check_names("score_types", plan.score_types, (*score_names(), *training_score_names()))
     for text in plan.selectors:
         named(text)

@@ -13,6 +13,8 @@ from datadiet.runs.signals import listen
 from datadiet.study.engine import Engine, Event
 from datadiet.study.spec import Job
 
+More = Callable[[], Sequence[Job]]
+
 
 @dataclass
 class Board:
@@ -82,37 +84,45 @@ class Board:
         self.advance(round(job.cost * part) - round(job.cost * before))
 
 
-def run_jobs(jobs: Sequence[Job], engine: Engine, progress: Reporter, label: str, command: str) -> None:
-    """Do every job after those it waits for.
+def run_jobs(
+    jobs: Sequence[Job], engine: Engine, progress: Reporter, label: str, command: str, more: More = lambda: ()
+) -> None:
+    """Do every job after those it waits for, and then what there is more, on the same engine.
 
     Args:
         jobs: In an order in which they could be done one by one; earlier ones start first.
         progress: Shows how much is done, weighted by cost.
         label: Names that.
         command: Goes on where this is stopped.
+        more: Asked for further jobs when all are done, until there are none.
     Raises:
         UserError: a job was refused, or its process died as often as it may; the other jobs have saved.
         Interrupted: SIGTERM or Ctrl-C came; the jobs being done have saved.
     """
-    with (
-        listen(progress.say, again=f"Continue: {command}") as stopping,
-        progress.counter(round(sum(job.cost for job in jobs)), label) as advance,
-    ):
-        board = Board(list(jobs), engine, progress, advance)
+    with listen(progress.say, again=f"Continue: {command}") as stopping:
         try:
-            while board.waiting or board.doing:
-                board.stopping = board.stopping or stopping() or board.ending is not None
-                if board.stopping:
-                    engine.stop()
-                    if not board.doing:
-                        break
-                elif board.start():
-                    continue
-                engine.watch(board.note)
+            while jobs:
+                with progress.counter(round(sum(job.cost for job in jobs)), label) as advance:
+                    board = Board(list(jobs), engine, progress, advance)
+                    _empty(board, stopping)
+                if board.ending:
+                    raise board.ending
+                if board.waiting:
+                    done = len(jobs) - len(board.waiting)
+                    raise Interrupted(f"Stopped after {done} of {len(jobs)} jobs, all saved. Continue: {command}")
+                jobs = more()
         finally:
             engine.close()
-    if board.ending:
-        raise board.ending
-    if board.waiting:
-        done = len(jobs) - len(board.waiting)
-        raise Interrupted(f"Stopped after {done} of {len(jobs)} jobs, all saved. Continue: {command}")
+
+
+def _empty(board: Board, stopping: Callable[[], bool]) -> None:
+    """Do what waits, until all is done or no further job may start."""
+    while board.waiting or board.doing:
+        board.stopping = board.stopping or stopping() or board.ending is not None
+        if board.stopping:
+            board.engine.stop()
+            if not board.doing:
+                return
+        elif board.start():
+            continue
+        board.engine.watch(board.note)

@@ -21,7 +21,7 @@ from datadiet.scores.checkpoint import training_score_names
 from datadiet.selectors import selection
 from datadiet.selectors.options import LIKE, RANDOM, default_parameters, option_names, without_unused
 from datadiet.storage.layout import ExperimentLayout, score_file
-from datadiet.storage.records import CellRecord, MeanRecord, StudyRecord
+from datadiet.storage.records import AUTO, CellRecord, MeanRecord, StudyRecord
 from datadiet.study.plan import Plan, check_names, check_plan, named, sizes, steps
 
 FULL_FOLDER = "full_data"  # of the runs on all examples, below the study's own
@@ -125,16 +125,23 @@ class StudySpec:
         chosen = [name for name in (*option_names(), "features_step") if name in told]
         told |= {name: value_of(self.given, name) for name in chosen} | dict(self.given.registered)
         told |= {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self.plan).items()}
+        if self.plan.eval_runs is None:
+            told["eval_runs"] = AUTO
+        else:
+            del told["max_eval_runs"]
         return told | {"score_steps": list(self.score_steps)}
 
 
-def compile_study(plan: Plan, config: TrainConfig, exp: str, layout: ExperimentLayout, num_examples: int) -> StudySpec:
+def compile_study(
+    plan: Plan, config: TrainConfig, exp: str, layout: ExperimentLayout, num_examples: int, runs: int | None = None
+) -> StudySpec:
     """Check a study and lay out all that it does, before anything is trained.
 
     Args:
         config: Training options as given; its run and subset options are set by the study.
         exp: Experiment folder that everything is written below.
         num_examples: N of the full training set.
+        runs: Evaluation runs of each subset; None: as planned, to begin with.
     Raises:
         UserError: an option is impossible: it could not be finished.
     """
@@ -143,8 +150,9 @@ def compile_study(plan: Plan, config: TrainConfig, exp: str, layout: ExperimentL
     given = {name: value_of(config, name) for name in (*option_names(), "features_step")}
     check_plan(plan, with_values(scored_config, given), num_examples)
     making = _Compiler(
-        plan, replace(config, num_steps=scored_config.num_steps), scored_config, exp, layout, num_examples
-    )
+        plan, replace(config, num_steps=scored_config.num_steps), scored_config, exp, layout, num_examples,
+        runs or plan.first_runs,
+    )  # fmt: skip
     scored = tuple(making.trained(replace(scored_config, run=run)) for run in range(plan.score_runs))
     parts = making.scored(scored)
     means = tuple(making.mean(kind, step, waits) for (kind, step), (waits, _) in parts.items())
@@ -219,6 +227,7 @@ class _Compiler:
     exp: str
     layout: ExperimentLayout
     num_examples: int
+    runs: int  # that judge each subset
 
     @property
     def source(self) -> str:
@@ -291,7 +300,7 @@ class _Compiler:
         exp, first = f"{self.exp}/{arm.folder}", config.run
         jobs = tuple(
             self.train_job(replace(config, run=run), exp, after, role="evaluation", arm=arm.name)
-            for run in range(first, first + self.plan.eval_runs)
+            for run in range(first, first + self.runs)
         )
         return Cell(arm, size, size / self.num_examples, jobs)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import partial
 
 from datadiet.config import TrainConfig
 from datadiet.data.dataset import Dataset
@@ -11,6 +12,7 @@ from datadiet.data.registry import count_of, tell_notes
 from datadiet.errors import Interrupted, UserError
 from datadiet.report.decision import Decision
 from datadiet.report.evidence import CellResult
+from datadiet.report.outlook import asked, reachable
 from datadiet.report.page import read_decision, write_report
 from datadiet.report.results_table import of_study, to_csv
 from datadiet.report.text import headline, table
@@ -23,6 +25,7 @@ from datadiet.storage.files import write_text
 from datadiet.study.engine import EngineOptions
 from datadiet.study.engines import begin_engine, check_device, check_engine
 from datadiet.study.plan import Plan
+from datadiet.study.rounds import Rounds, note_look
 from datadiet.study.scheduler import run_jobs
 from datadiet.study.spec import SEEDS, Job, StudySpec, TrainJob, compile_study
 from datadiet.tracking import record
@@ -38,13 +41,20 @@ def check(spec: StudySpec, output: Output) -> Dataset:
         UserError: with what differs.
     """
     published, _ = load_data(spec.config)
-    tell_notes(published)
     inputs = labels_for(spec.config, published).inputs
     for job in spec.jobs:
         run_dir = output.layout.exps / job.name
         if isinstance(job, TrainJob) and not output.overwrite and (run_dir / "args.json").exists():
             resume.check_same(run_dir, job.config, published.fingerprint, inputs)
+    tell_notes(published)
     return published
+
+
+def _check_seeds(config: TrainConfig) -> None:
+    if given := [name for name in SEEDS if getattr(config, name) is not None]:
+        raise UserError(
+            f"{given[0]}={getattr(config, given[0])}: the runs of a study have seeds of their own; expected none given."
+        )
 
 
 def run_study(config: TrainConfig, exp: str, context: Context, plan: Plan, engine: EngineOptions) -> Decision:
@@ -60,32 +70,39 @@ def run_study(config: TrainConfig, exp: str, context: Context, plan: Plan, engin
         What the report is about; its table is printed, and all files are logged to MLflow.
     """
     check_engine(engine)
-    if given := [name for name in SEEDS if getattr(config, name) is not None]:
-        raise UserError(
-            f"{given[0]}={getattr(config, given[0])}: the runs of a study have seeds of their own; expected none given."
-        )
+    _check_seeds(config)
     output, folder = context.output, context.output.layout.experiment(exp)
-    spec = compile_study(plan, config, exp, output.layout, count_of(config))
-    described = spec.record(dataset := check(spec, output))
-    left = [job for job in spec.jobs if output.overwrite or not _is_finished(output, job)]
+    compiled = partial(compile_study, plan, config, exp, output.layout, count_of(config))
+    whole = compiled(plan.most_runs)
+    dataset = check(whole, output)
+    rounds = Rounds(plan, compiled, dataset, output, output.layout.name(folder))
+    left = [job for job in whole.jobs if output.overwrite or not _is_finished(output, job)]
     if left:
         check_device(engine, context.reporter.say)
     if not output.overwrite:
         record.reopen(folder / record.NAME)
+    context.reporter.say(rounds.outlook())
     note, again = f"Study of {config.model} on {config.dataset}.", f"Continue: {context.tracker.command}"
+    params = rounds.described.plan
     with (
         listen(context.reporter.say, again=again) as stopping,
-        context.tracker.track("study", exp, exp, folder / record.NAME, params=described.plan, note=note) as tracked,
+        context.tracker.track("study", exp, exp, folder / record.NAME, params=params, note=note) as tracked,
     ):
-        described.write(folder / "study.json")
+        jobs = rounds.jobs(rounds.first, rounds.before)
         tracked.log_input(dataset.name, dataset.fingerprint, "study", num_rows=dataset.num_examples)
         tracked.log_params(noted(dataset))
-        output, tracker = replace(output, resume=not output.overwrite), replace(context.tracker, parent=tracked)
-        inner = replace(context, output=output, tracker=tracker)
-        run_jobs(spec.jobs, begin_engine(engine, inner, len(left)), context.reporter, exp, context.tracker.command)
+        begun = begin_engine(engine, _within(tracked, context), len(left))
+        more = partial(rounds.more, tracked, context.reporter.say)
+        run_jobs(jobs, begun, context.reporter, exp, context.tracker.command, more)
         if stopping():
-            raise Interrupted(f"Stopped before the report; all {len(spec.jobs)} jobs are done. {again}")
+            raise Interrupted(f"Stopped before the report; all {len(rounds.known)} jobs are done. {again}")
         return conclude(exp, plan.margin, tracked, context)
+
+
+def _within(tracked: TrackedRun, context: Context) -> Context:
+    """What the jobs of a study are handed."""
+    output = replace(context.output, resume=not context.output.overwrite)
+    return replace(context, output=output, tracker=replace(context.tracker, parent=tracked))
 
 
 def _is_finished(output: Output, job: Job) -> bool:
@@ -102,6 +119,7 @@ def conclude(exp: str, margin: float, tracked: TrackedRun, context: Context) -> 
     """
     layout, folder = context.output.layout, context.output.layout.experiment(exp)
     decision = read_decision(layout.exps, layout.name(folder), margin)
+    note_look(decision)
     write_text(folder / "results.csv", to_csv(of_study(decision.study, context.reporter.say)))
     for path in (folder / "study.json", folder / "results.csv", *write_report(decision)):
         where = path.parent.relative_to(folder).as_posix()
@@ -110,8 +128,9 @@ def conclude(exp: str, margin: float, tracked: TrackedRun, context: Context) -> 
     for percent, of_arms in _curves(decision).items():
         tracked.log_metrics(of_arms, percent)
     tracked.set_tag("datadiet.decision", headline(decision))
+    told = "\n".join([headline(decision), *asked(decision), reachable(decision.nearest)])
     context.reporter.say(
-        f"\n{table(decision)}\n\n{headline(decision)}\n"
+        f"\n{table(decision)}\n\n{told}\n"
         f"Report: {folder / 'report.html'}\nPictures: {folder / 'figures'}\nEvery training: {folder / 'results.csv'}"
     )
     return decision

@@ -29,7 +29,7 @@ DIGITS_TRAIN = 1438  # of 1,797
 
 def load_digits(data_dir: Path | None) -> Splits:
     """scikit-learn's 1,797 8x8 digits; every fifth example is the test set."""
-    table = np.loadtxt(distribution("scikit-learn").locate_file(DIGITS_FILE), delimiter=",")
+    table = np.loadtxt(str(distribution("scikit-learn").locate_file(DIGITS_FILE)), delimiter=",")
     images = np.round(table[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
     labels = table[:, -1].astype(np.int32)
     ids = np.array([f"digits_{i:04d}" for i in range(len(labels))])

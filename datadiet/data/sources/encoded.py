@@ -39,7 +39,8 @@ def facts_of(path: Path, whole: bool) -> ImageFacts | str:
                 turned = image.getexif().get(ExifTags.Base.Orientation, 1) > 4
     except (UserError, *BROKEN) as error:
         return str(error)
-    return ImageFacts(image.size[::-1] if turned else image.size, image.mode, stored)
+    width, height = image.size
+    return ImageFacts((height, width) if turned else (width, height), image.mode, stored)
 
 
 def encoded(image: np.ndarray) -> bytes:
@@ -57,9 +58,9 @@ def strip(images: Sequence[np.ndarray], side: int) -> bytes:
     for place, pixels in enumerate(images):
         image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).convert("RGB")
         scale = side / max(image.size)
-        size = tuple(max(1, round(length * (int(scale) if scale >= 1 else scale))) for length in image.size)
-        image = image.resize(size, Image.Resampling.NEAREST if scale >= 1 else RESAMPLING)
-        whole.paste(image, (place * (side + gap) + (side - size[0]) // 2, (side - size[1]) // 2))
+        width, height = (max(1, round(length * (int(scale) if scale >= 1 else scale))) for length in image.size)
+        image = image.resize((width, height), Image.Resampling.NEAREST if scale >= 1 else RESAMPLING)
+        whole.paste(image, (place * (side + gap) + (side - width) // 2, (side - height) // 2))
     buffer = io.BytesIO()
     whole.save(buffer, "PNG")
     return buffer.getvalue()

@@ -137,7 +137,9 @@ def _place(text: str) -> float:
     Names that differ only in their last number are spread evenly: each takes its place at a distance of the golden
     ratio from the one before. So of numbered images of a class, however few, about the fraction is taken that is asked.
     """
-    head, number, tail = re.fullmatch(r"(?s)(.*?)([0-9]{0,18})([^0-9]*)", normalize("NFC", text)).groups()
+    parts = re.fullmatch(r"(?s)(.*?)([0-9]{0,18})([^0-9]*)", normalize("NFC", text))
+    assert parts, "each part may be empty"
+    head, number, tail = parts.groups()
     digest = hashlib.sha256(f"{head}\0{tail}".encode(errors="surrogatepass")).digest()
     return (int.from_bytes(digest[:8]) + int(number or 0) * GOLDEN) % 2**64 / 2**64
 
