@@ -25,7 +25,7 @@ HOUSE = {
         "sources.tfds_folder", "registry", "align", "download", "tfds_builders", "prepare",
     ],
     "models": ["conv", "networks", "registry"],
-    "scores": ["logits", "forgetting", "trajectory", "gradients", "checkpoint", "combine"],
+    "scores": ["names", "logits", "forgetting", "trajectory", "gradients", "checkpoint", "combine"],
     "selectors": ["coresets", "selection", "options", "window_search"],
     "training": ["device", "compiled", "state", "step", "loop"],
     "storage": [
@@ -34,8 +34,8 @@ HOUSE = {
     "tracking": ["record", "failures", "mlflow_store", "push", "link", "run", "sync"],
     "runs": ["background", "signals", "context", "inputs", "task", "resume", "folders", "train", "score", "select"],
     "report": [
-        "statistics", "comparison", "evidence", "decision", "text", "figures", "pictures", "kept_sets", "page",
-        "results_table",
+        "statistics", "comparison", "evidence", "decision", "text", "summary", "figures", "pictures", "kept_sets",
+        "page", "results_table",
     ],
     "study": ["plan_file", "plan", "spec", "engine", "local_engine", "ray_engine", "engines", "scheduler", "study"],
 }  # fmt: skip
@@ -51,7 +51,7 @@ ENTRY_POINTS = {  # own parameters and defaults, from the contract; None: has to
     "select": {"selector": None, "size": None, "scores": "auto", "run": 0},
     "score": {"run": 0, "step": "auto", "batch_size": 512, "type": "l2_error"},
     "mean_score": {"n_runs": 10, "step": "auto", "type": "l2_error"},
-    "report": {"exp": "study", "margin": "auto"},
+    "report": {"exp": "study", "margin": "auto", "format": "html", "output": "auto"},
     "prepare_data": {"dataset": "cifar10", "data_dir": "auto", "archive": "auto", "download": "true"},
     "sync": {},
     "results": {"exps_path": "auto", "output": "results.csv"},
