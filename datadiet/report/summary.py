@@ -24,8 +24,8 @@ PICTURE = "figures/accuracy.png"
 
 
 def beware(decision: Decision) -> list[str]:
-    """What concerns the subset to keep: few runs, its worst run and class, that it beats all of the data, the cliff next
-    to it, classes that it nearly empties, a score that other runs would not repeat, labels drawn anew.
+    """What concerns the subset to keep: few runs, its worst run and class, that it beats all of the data, the cliff
+    next to it, classes that it nearly empties, a score that other runs would not repeat, labels drawn anew.
 
     Returns:
         Sentences; [] where nothing may be dropped.
