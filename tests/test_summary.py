@@ -93,7 +93,7 @@ def first_screen(page: str) -> str:
 
 def test_the_first_screen_has_answer_picture_warning_and_cost_and_nothing_else(page, decision):
     first, rest = first_screen(page), page[page.index("</section>") :]
-    parts = [headline(decision), "Keep the 1,150 examples", 'id="beware"', "What it costs", '<figure id="accuracy"']
+    parts = [headline(decision), '<figure id="accuracy"', "Keep the 1,150 examples", 'id="beware"', "What it costs"]
     places = [first.index(part) for part in parts]
     assert places == sorted(places)
     assert first.count("<img") == 1
@@ -105,7 +105,7 @@ def test_the_first_screen_has_answer_picture_warning_and_cost_and_nothing_else(p
 def test_only_warnings_of_the_subset_to_keep_are_on_the_first_screen(page, decision):
     first = first_screen(page)
     of_it, others = summary.beware(decision), summary.beware_too(decision)
-    assert any("Nearly emptied: keep_max l2_error at 80 % keeps" in warning for warning in of_it)
+    assert any("It keeps less than a fifth of the share of class 0 (" in warning for warning in of_it)
     assert "Keep no less: at 40 % the same choice breaks down." in of_it
     assert any("The learning rate never decays" in warning for warning in others)
     assert all(warning in first for warning in of_it)

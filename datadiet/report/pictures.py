@@ -44,11 +44,9 @@ def pictures(decision: Decision) -> list[Picture]:
 
 def accuracy(decision: Decision) -> Drawn:
     runs = len(decision.study.full.accuracies)
-    means = f"means over {runs} runs with 95 % intervals over runs, where there are any" if runs > 1 else "of one run"
-    caption = (
-        f"Test accuracies, {means}; in the band less than {decision.margin:g} points are lost"
-        f"{', the ring is what to keep' if decision.best else ''}. Arms are shifted sideways to keep them apart."
-    )
+    means = f"Means of {runs} runs with 95 % intervals over runs" if runs > 1 else "Of one run"
+    ring = "; the ring is what to keep" if decision.best else ""
+    caption = f"{means}; in the green band less than {decision.margin:g} points are lost{ring}."
     return Drawn("Accuracy against the fraction kept", caption, figures.accuracy(decision))
 
 

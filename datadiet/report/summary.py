@@ -12,11 +12,13 @@ import numpy as np
 from datadiet.printable import escaped, printable
 from datadiet.report import text
 from datadiet.report.comparison import ALPHA
-from datadiet.report.decision import Decision, Line
+from datadiet.report.decision import ClassWarning, Decision, Line
 from datadiet.report.statistics import Estimate
 
 FORMAT = 1  # of `facts`
 ROWS = 12  # of the table of a description
+NAME = 200  # characters of a name there
+CLASSES = 3  # that a warning names
 PICTURE = "figures/accuracy.png"
 
 
@@ -36,7 +38,7 @@ def beware(decision: Decision) -> list[str]:
     found = [*text.worst(decision), *text.few_runs(decision)]
     if compared[best.cell.arm, best.cell.fraction].bounds(ALPHA / len(compared))[0] > 0:
         found.append("It is shown to be more accurate than all of the data: it is the training recipe that is judged.")
-    found += [text.emptied(decision, [one]) for one in decision.emptied if one.cell is best.cell]
+    found += [_emptied(decision, one) for one in decision.emptied if one.cell is best.cell]
     cliff, sizes = decision.cliffs.get(best.cell.arm), [cell.fraction for cell in study.of_arm(best.cell.arm)]
     if cliff and cliff.fraction == max((one for one in sizes if one < best.cell.fraction), default=None):
         found.append(f"Keep no less: at {text.kept(cliff.fraction)} the same choice breaks down.")
@@ -46,6 +48,14 @@ def beware(decision: Decision) -> list[str]:
     if score and study.config.random_label_fraction:
         found.append("Some training labels were drawn anew, and what is kept first is mostly mislabelled.")
     return found
+
+
+def _emptied(decision: Decision, found: ClassWarning) -> str:
+    names = decision.study.class_names
+    shown = [f"{names[c]} ({found.cell.kept_per_class[c]:.0f} left)" for c in found.classes[:CLASSES]]
+    more = f" and {len(found.classes) - CLASSES} more" if len(found.classes) > CLASSES else ""
+    es = "es" if len(found.classes) > 1 else ""
+    return f"It keeps less than a fifth of the share of class{es} {', '.join(shown)}{more}."
 
 
 def beware_too(decision: Decision) -> list[str]:
@@ -135,7 +145,7 @@ def markdown(decision: Decision, command: str, run_id: str | None) -> str:
         run_id: Whose artifact the picture is; None: not known yet.
     """
     study, alt = decision.study, "Accuracy against the fraction kept"
-    parts = [f"Study of {inert(study.record.model)} on {inert(study.record.dataset)}."]
+    parts = [f"Study of {inert(study.record.model[:NAME])} on {inert(study.record.dataset[:NAME])}."]
     parts += [f"**{inert(text.headline(decision))}**", inert(" ".join(text.which(decision)))]
     parts += [f"Beware: {inert(warning)}" for warning in beware(decision)]
     parts += [_table(decision), inert(" ".join(text.price(decision)))]
@@ -147,12 +157,17 @@ def markdown(decision: Decision, command: str, run_id: str | None) -> str:
 
 def _table(decision: Decision) -> str:
     """All of the data, and every arm at the size that the report is about."""
+
+    def called(arm: str) -> str:
+        short = decision.study.short(arm)
+        return arm if short == arm else f"{short} ({arm})"
+
     size = decision.shown.cell.size
     lines = [line for line in decision.lines[1:] if line.cell.size == size]
     shown = [decision.lines[0], *sorted(lines, key=lambda line: line.cell is not decision.shown.cell)][:ROWS]
     rows = [
         [
-            line.cell.arm, text.kept(line.cell.fraction), text.percent(line.accuracy.mean),
+            called(line.cell.arm), text.kept(line.cell.fraction), text.percent(line.accuracy.mean),
             text.points(line.minus_full) if line.minus_full else "", line.verdict or "",
         ]
         for line in shown

@@ -248,7 +248,7 @@ def warnings(decision: Decision) -> list[str]:
         found.append(f"Cliff: at {kept(cliff.fraction)} kept, {arm} {why}.")
     for arm in study.arms:
         if hit := [warning for warning in decision.emptied if warning.cell.arm == arm]:
-            found.append(emptied(decision, hit))
+            found.append(_emptied(decision, hit))
     if fraction := study.config.random_label_fraction:
         found.append(
             f"{kept(fraction)} of the training labels were drawn anew: the examples of largest score are then mostly "
@@ -324,7 +324,7 @@ def _opponent(decision: Decision) -> list[str]:
     return found
 
 
-def emptied(decision: Decision, hit: list[ClassWarning]) -> str:
+def _emptied(decision: Decision, hit: list[ClassWarning]) -> str:
     """The first, that is largest, subset of an arm that nearly empties classes, and the smallest."""
     first, last = hit[0], hit[-1]
     named = [f"{decision.study.class_names[c]} ({first.cell.kept_per_class[c]:.0f} left)" for c in first.classes]
