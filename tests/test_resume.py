@@ -139,7 +139,6 @@ def test_a_run_killed_again_and_again_ends_the_same(base):
     moments = (
         (run / "mlflow_run.json").exists,
         lambda: len(list((run / "ckpts").glob("*"))) > 6 and any((run / "ckpts").glob("*tmp*")),  # while saving
-        lambda: (run / "metrics.jsonl").exists() and b'"step": 195' in (run / "metrics.jsonl").read_bytes(),
     )
     for moment in moments:
         process = begin_long(base, root)

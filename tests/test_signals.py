@@ -71,17 +71,37 @@ def test_a_second_ctrl_c_ends_the_block_with_how_to_go_on(monkeypatch, blocked):
         press_ctrl_c_twice(blocked)
 
 
+def test_a_main_thread_that_misses_the_first_call_is_called_again(monkeypatch):
+    """As where it looks for signals just before it begins to wait."""
+    listener, calls = signals._Listener(None, "", ""), []
+
+    def raise_at_the_second(thread: int, number: int) -> None:
+        assert (thread, number) == (threading.main_thread().ident, signal.SIGINT)
+        calls.append(number)
+        listener.raised = len(calls) > 1
+
+    monkeypatch.setattr(signals.signal, "pthread_kill", raise_at_the_second)
+    monkeypatch.setattr(signals, "GRACE_SECONDS", PATIENCE)
+    insisting = threading.Thread(target=listener._insist)
+    insisting.start()
+    while not listener.raised:
+        time.sleep(0.001)
+    listener.over.set()
+    insisting.join(PATIENCE)
+    assert (len(calls), insisting.is_alive()) == (2, False)
+
+
 def test_a_ctrl_c_without_a_listener_is_one():
     with pytest.raises(KeyboardInterrupt), listen():
         raise KeyboardInterrupt
 
 
 HELD = """
-import signal, threading
+import threading
 from datadiet.runs import signals
 signals.GRACE_SECONDS = 0.1
+signals._Listener.__call__ = lambda *_: None  # the main thread never comes back, so Python calls no handler
 with signals.listen(lambda text: print(text, flush=True), again="Continue: so"):
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the main thread never comes back
     print("begun", flush=True)
     threading.Event().wait()
 """

@@ -156,6 +156,7 @@ def test_every_command_tells_it_so(tmp_path, port, command, monkeypatch):
     done = CliRunner().invoke(main, [command, "--root", str(folder)])
     assert done.exit_code == 2
     assert "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in done.stderr
+    assert ("--offline true" in done.stderr) == (command == "results"), "what a command does not take is not advised"
 
 
 def test_a_store_that_is_full_is_one_line_and_no_traceback(tmp_path, capfd):

@@ -105,7 +105,12 @@ def test_selectors_have_options_of_their_own_beside_those_of_all():
 
 
 def test_a_study_compares_any_selectors(tmp_path):
-    given = {"selectors": "ccs:cutoff=0.2,moderate,keep_max:balance=equal,offset", "offset": 30, "score_types": "aum"}
+    given = {
+        "selectors": "ccs:cutoff=0.2,moderate,keep_max:balance=equal,offset",
+        "offset": 30,
+        "score_types": "aum",
+        "eval_runs": 1,
+    }
     datadiet("study", tmp_path, workers=1, exp="s", score_steps=44, **OPTIONS | TINY | given)
     described = read_json(tmp_path / "exps/s/study.json")
     assert described["plan"]["offset"] == 30

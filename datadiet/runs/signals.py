@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -14,6 +15,7 @@ from datadiet.errors import Interrupted
 
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: stopped, not failed; the same command with resume=true goes on
 GRACE_SECONDS = 5.0  # after a second Ctrl-C, for noting how things ended
+AGAIN_SECONDS = 0.05  # until the main thread is woken again
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -50,8 +52,12 @@ class _Listener:
 
     def _insist(self) -> None:
         """Have the main thread note how things end, and end the process where it does not come to that."""
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # it may be waiting for something
-        if not self.over.wait(GRACE_SECONDS):
+        end = time.monotonic() + GRACE_SECONDS
+        while not self.raised and time.monotonic() < end:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # it may be waiting for something
+            if self.over.wait(AGAIN_SECONDS):  # or was about to wait, and would not have seen the first
+                return
+        if not self.over.wait(max(0.0, end - time.monotonic())):
             if self.say:
                 with suppress(OSError):
                     os.write(2, f"\nError: {self.ended_at_once}\n".encode())

@@ -176,23 +176,27 @@ def connect() -> MlflowClient:
 
 
 @contextmanager
-def usable() -> Iterator[None]:
-    """For the length of a `with` block, failures of MLflow are errors with what repairs them."""
+def usable(needed: bool = False) -> Iterator[None]:
+    """For the length of a `with` block, failures of MLflow are errors with what repairs them.
+
+    Args:
+        needed: The work is nothing without MLflow.
+    """
     try:
         yield
     except Unusable:
         raise
     except AWAY as error:
+        without = "" if needed else f", or work without it: {commands.option('offline', True)}"
         raise UserError(
             f"MLflow store {store_name()} cannot be used: {reason(error)}\n{repair(error, commands.command('sync'))}, "
-            "or name another store with MLFLOW_TRACKING_URI (sqlite:///mlflow.db keeps it in a file here), or work "
-            f"without it: {commands.option('offline', True)}."
+            f"or name another store with MLFLOW_TRACKING_URI (sqlite:///mlflow.db keeps it in a file here){without}."
         ) from error
 
 
-def connected() -> MlflowClient:
+def connected(needed: bool = False) -> MlflowClient:
     """Raises UserError where MLflow cannot be reached, or lacks what the environment names."""
-    with usable():
+    with usable(needed):
         client = connect()
         if run_id := os.environ.get("MLFLOW_RUN_ID"):
             _check_stage("run", "MLFLOW_RUN_ID", run_id, lambda: client.get_run(run_id).info.lifecycle_stage)

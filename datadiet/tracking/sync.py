@@ -14,7 +14,7 @@ from datadiet.storage.layout import ExperimentLayout
 from datadiet.storage.runs import lock_run
 from datadiet.tracking import mlflow_store, record
 from datadiet.tracking.record import Record
-from datadiet.tracking.run import bring, check_store
+from datadiet.tracking.run import bring
 
 
 def record_files(folder: Path) -> Iterator[Path]:
@@ -36,7 +36,7 @@ def sync_mirror(layout: ExperimentLayout, exp: str | None, say: Callable[[str], 
     if not folder.is_dir():
         root, of_exp = commands.option("root", "FOLDER"), commands.option("exp", "EXP")
         raise UserError(f"{folder}: no such folder; expected the runs of a root ({root}) or of an exp ({of_exp}).")
-    check_store()
+    mlflow_store.connected(needed=True)
     records, failed = _load_all(folder, layout, say)
     by_uid = {one.uid: one for one in records}
     counts: Counter[str] = Counter()
