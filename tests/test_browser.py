@@ -141,9 +141,13 @@ def test_a_report_fits_a_phone_and_paper(root, browser):
 def test_a_study_describes_itself_with_a_table_and_its_picture(root, address, browser):
     study = run_named("study")
     page = f"{address}/#/experiments/{study.info.experiment_id}/runs/{study.info.run_id}"
-    seen(browser, page, "Study of mlp on digits", "chosen by", "Again:")
+    seen(browser, page, "Study of mlp on digits.", "Not decided: what can be dropped", "Show more")
+    browser.find_element("xpath", "//*[text()='Show more']").click()
     shown = "return [...document.querySelectorAll('img[src*=accuracy]')].map(e => e.naturalWidth)"
-    end = time.monotonic() + PATIENCE
-    while not (widths := browser.execute_script(shown)) or not min(widths):
+    end, widths = time.monotonic() + PATIENCE, []
+    while not widths or not min(widths):
         assert time.monotonic() < end, "the picture does not load"
         time.sleep(0.2)
+        widths = browser.execute_script(shown)
+    assert [e.text for e in browser.find_elements("css selector", "th")][:2] == ["chosen by", "kept"]
+    assert "Again:" in browser.find_element("tag name", "body").text
