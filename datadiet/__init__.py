@@ -9,6 +9,7 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not call __getat
     from datadiet.config import TrainConfig
     from datadiet.data.batches import randomize_labels
     from datadiet.data.dataset import Dataset
+    from datadiet.data.objects import dataset_from
     from datadiet.data.registry import load_dataset
     from datadiet.errors import UserError
     from datadiet.models.networks import Network
@@ -29,6 +30,7 @@ _MODULES = {
     "build_model": "models.registry",
     "compare": "report.comparison",
     "compute_scores": "scores.checkpoint",
+    "dataset_from": "data.objects",
     "decide": "report.comparison",
     "forgetting_scores": "scores.forgetting",
     "load_dataset": "data.registry",
@@ -46,6 +48,7 @@ __all__ = [
     "build_model",
     "compare",
     "compute_scores",
+    "dataset_from",
     "decide",
     "forgetting_scores",
     "load_dataset",

@@ -22,15 +22,18 @@ DATADIET = "datadiet"
 MLFLOW_RUN = "mlflow run"
 MLFLOW = f"{MLFLOW_RUN} ."
 
-_TRAINING = ("dataset", "model", "data_dir", "root", "offline")
+_DATA = ("dataset", "data_dir", "image_size", "test_fraction", "test_split", "labels", "skip_bad")
+_TRAINING = (*_DATA, "model", "root", "offline")
 # Entry point -> those of the options that commands of one session share which it takes.
 SHARED = {
     **dict.fromkeys(("main", "study", "full_data", "random_subset", "keep_max", "offset_subset", "subset"), _TRAINING),
-    "select": ("dataset", "data_dir", "root", "offline"),
+    "select": (*_DATA, "root", "offline"),
+    "export": (*_DATA, "root", "offline"),
     "score": ("root", "offline"),
     "mean_score": ("root", "offline"),
     "report": ("root",),
-    "prepare_data": ("dataset", "data_dir"),
+    "inspect": _TRAINING,
+    "prepare_data": _DATA,
     "sync": ("root",),
     "results": ("root", "offline"),
 }

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from datadiet.errors import UserError
-from datadiet.option import Option, Parameters, check_values, refuse
+from datadiet.option import SHARE, SHARES, Option, Parameters, check_values, refuse
 from datadiet.option import check_text as check_text
 from datadiet.option import option as option
 from datadiet.registries import REGISTRIES, brought_options, options_for
@@ -37,11 +37,28 @@ def validate(config: TrainConfig) -> None:
     check_values(config)
     for name, value in config.registered:
         find_option(name).check(value)
+    if config.labels is not None and config.random_label_fraction:
+        raise refuse("labels", config.labels, f"no such where random_label_fraction={config.random_label_fraction}")
     if config.num_steps is not None:
         early = min(config.early_step, config.num_steps)
         _check_number_of("save_steps", config.num_steps, config.save_steps, MAX_CHECKPOINTS, "checkpoints")
         _check_number_of("early_save_steps", early, config.early_save_steps, MAX_CHECKPOINTS, "checkpoints")
         _check_number_of("log_steps", config.num_steps, config.log_steps, MAX_REPORTS, "reports")
+
+
+def number_kept(size: float, num_examples: int) -> int:
+    """M, how many of N examples a size keeps: itself, or as a float the fraction of them, rounded to the nearest whole
+    number (a half to the even one), as those of a study.
+
+    Raises:
+        UserError: a fraction that is none, or keeps no example.
+    """
+    if not isinstance(size, float):
+        return int(size)
+    found = round(size * num_examples) if size in SHARES else 0
+    if not found:
+        raise refuse("size", size, f"{SHARE}, that keeps at least 1 of {num_examples} examples")
+    return found
 
 
 def check_size(size: int, offset: int, num_examples: int) -> None:
@@ -73,8 +90,9 @@ def resolve(config: TrainConfig, num_examples: int) -> ResolvedConfig:
         UserError: an option or the subset asked for is impossible.
     """
     validate(config)
-    if config.size is not None:
-        check_size(config.size, config.offset, num_examples)
+    size = None if config.size is None else number_kept(config.size, num_examples)
+    if size is not None:
+        check_size(size, config.offset, num_examples)
     epoch = max(1, num_examples // config.train_batch_size)
     num_steps = config.num_steps or EPOCHS * epoch
     save_steps = config.save_steps or max(1, num_steps // 10)
@@ -86,7 +104,7 @@ def resolve(config: TrainConfig, num_examples: int) -> ResolvedConfig:
         "early_save_steps": save_steps,
     }
     values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    values |= {name: value for name, value in derived.items() if values[name] is None}
+    values |= {name: value for name, value in derived.items() if values[name] is None} | {"size": size}
     values["trajectory"] = tuple(name for name in config.trajectory if config.track_forgetting or name != "forget")
     names = (name for kind in REGISTRIES for name in options_for(config, kind) if name not in FIELDS)
     values["registered"] = tuple(sorted((dict(config.registered) | {n: value_of(config, n) for n in names}).items()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from datadiet.printable import visible
 
 
@@ -10,6 +12,13 @@ class UserError(Exception):
 
     def __init__(self, message: object = "") -> None:
         super().__init__(visible(str(message)))
+
+    @classmethod
+    def of_shown(cls, message: str) -> Self:
+        """From a message that can be shown as it is, such as one made of others."""
+        error = cls()
+        error.args = (message,)
+        return error
 
 
 class Misplaced(UserError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -34,11 +35,13 @@ class Bounds(NamedTuple):
     above: float | None = None
     below: float | None = None
     choices: tuple[str, ...] | None = None
+    form: str | None = None  # of a text, as a regular expression
 
     def __contains__(self, value: object) -> bool:
         if isinstance(value, str):
-            return self.choices is None or value in self.choices
-        if not isinstance(value, Real):
+            fits = self.form is None or re.fullmatch(self.form, value) is not None
+            return fits and (self.choices is None or value in self.choices)
+        if not isinstance(value, Real) or self.form is not None:
             return False
         value = float(value) if not isinstance(value, int) else value
         return (
@@ -61,7 +64,7 @@ class Bounds(NamedTuple):
 def option(
     default: Any, text: str, *, auto: str | None = None, min: float | None = None, max: float | None = None,
     above: float | None = None, below: float | None = None, choices: Iterable[str] | None = None,
-    noun: str | None = None, kind: Any = None,
+    form: str | None = None, noun: str | None = None, kind: Any = None,
 ) -> Any:  # fmt: skip
     """A field of a dataclass of options, or an option that an entry of a registry brings.
 
@@ -72,12 +75,33 @@ def option(
         min, max: Bounds that are allowed themselves, of each value where there are several.
         above, below: Bounds that are not.
         choices: The texts there are.
+        form: Of a text, as a regular expression; `noun` tells it in words.
         noun: What is expected, for the message that refuses a value: 'a momentum' (below 1), or a unit as in (at
             least 3) 'presentations'.
-        kind: The type, as an annotation; only outside a dataclass, where the default does not tell it.
+        kind: The type, as an annotation; only outside a dataclass, where the default does not tell it. `int | float` is
+            an amount: a whole number, or a fraction of all there are.
     """
-    bounds = Bounds(min, max, above, below, None if choices is None else tuple(choices))
+    bounds = Bounds(min, max, above, below, None if choices is None else tuple(choices), form)
     return field(default=default, metadata={"help": text, "auto": auto, "bounds": bounds, "noun": noun, "kind": kind})
+
+
+SHARES = Bounds(above=0, below=1)  # of all there are
+SHARE = f"a fraction of all ({SHARES}), as in 0.5 or 50%"
+
+
+def amount(text: str) -> int | float:
+    """A whole number, or a fraction of all there are, as in 900, 0.5 and 50%.
+
+    Raises:
+        ValueError: neither. Fractions may be out of `SHARES`.
+    """
+    text = text.strip()
+    if text.endswith("%"):
+        return float(f"{text[:-1].strip()}e-2")
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
 
 
 @dataclass(frozen=True)
@@ -93,6 +117,7 @@ class Option:
     auto: str | None
     bounds: Bounds
     noun: str | None
+    amount: bool = False  # a whole number, or a fraction of all there are; see `amount`
 
     @classmethod
     def of(cls, name: str, made: dataclasses.Field, kind: Any = None) -> Option:
@@ -104,13 +129,16 @@ class Option:
         told, kind = made.metadata, kind or made.metadata["kind"] or type(made.default)
         parts = [part for part in get_args(kind) if part is not NoneType]
         optional = made.default is None or NoneType in get_args(kind)
-        if get_origin(kind) is not tuple and len(parts) == 1:  # X | None
+        if amount := parts == [int, float]:
+            kind = int
+        elif get_origin(kind) is not tuple and len(parts) == 1:  # X | None
             kind, parts = parts[0], [part for part in get_args(parts[0]) if part is not Ellipsis]
         many = get_origin(kind) is tuple
         one = parts[0] if many else kind
         if one not in (bool, int, float, str):
             raise UserError(f"option {name}: its type is {one}; expected bool, int, float, str or a tuple of such.")
-        return cls(name, one, many, optional, made.default, *(told[key] for key in ("help", "auto", "bounds", "noun")))
+        described = (told[key] for key in ("help", "auto", "bounds", "noun"))
+        return cls(name, one, many, optional, made.default, *described, amount=amount)
 
     @property
     def expected(self) -> str:
@@ -119,7 +147,7 @@ class Option:
         if self.bounds.choices is not None:
             return self.noun or range_
         if not noun.startswith("a "):  # a unit
-            return f"{range_} {noun}".strip()
+            return f"{range_} {noun}{f', or {SHARE}' if self.amount else ''}".strip()
         return f"{noun} {'of ' if range_.startswith('at ') else ''}{range_}".strip()
 
     def parse(self, text: str) -> Any:
@@ -135,6 +163,8 @@ class Option:
         return self._parse(text)
 
     def _parse(self, text: str) -> Any:
+        if self.amount:
+            return amount(text)
         if self.type is not bool:
             return self.type(text)
         if text.lower() not in ("true", "false"):
@@ -154,7 +184,8 @@ class Option:
             if isinstance(part, str):
                 check_text(self.name, part)
             misfit = isinstance(part, str) and self.type is not str
-            if misfit or (isinstance(part, float) and not math.isfinite(part)) or part not in self.bounds:
+            bounds = SHARES if self.amount and isinstance(part, float) else self.bounds
+            if misfit or (isinstance(part, float) and not math.isfinite(part)) or part not in bounds:
                 raise refuse(self.name, part, self.expected)
             largest = {int: LARGEST, float: LARGEST_REAL}.get(self.type)
             if largest and self.bounds.max is None and part not in Bounds(-largest, largest):

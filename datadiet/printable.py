@@ -55,6 +55,22 @@ def _as_it_is(found: re.Match[str]) -> bool:
     return character != "\\" and not UNSEEN.match(character)
 
 
+# --- cells of tables --------------------------------------------------------------------------
+
+_FORMULA = re.compile("'*[=+@-]")  # what a spreadsheet evaluates, and what would be taken for its disguise
+
+
+def harmless(text: str) -> str:
+    """Text of users as a cell: on one line, and behind a ' where a spreadsheet would take it for a formula."""
+    cell = escaped(text)
+    return f"'{cell}" if _FORMULA.match(cell) else cell
+
+
+def original(cell: str) -> str:
+    """The inverse of `harmless`."""
+    return unescaped(cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell)
+
+
 # --- names of files --------------------------------------------------------------------------
 
 # Bytes that are not UTF-8 reach Python as half characters (U+DC80 to U+DCFF). A backslash is only touched where it
@@ -68,6 +84,19 @@ def visible(text: str) -> str:
     Different texts stay different: backslashes before what would read as such a byte are doubled.
     """
     return _BYTE_OR_BACKSLASHES.sub(lambda m: m[1] * 2 if m[1] else f"\\x{ord(m[2]) - 0xDC00:02x}", text)
+
+
+_VISIBLE = re.compile(r"(\\+)x([89a-f][0-9a-f])")
+
+
+def as_named(text: str) -> str:
+    """The inverse of `visible`: the name as the system has it."""
+    return _VISIBLE.sub(_named, text)
+
+
+def _named(found: re.Match[str]) -> str:
+    half, is_byte = divmod(len(found[1]), 2)
+    return "\\" * half + (chr(0xDC00 + int(found[2], 16)) if is_byte else f"x{found[2]}")
 
 
 def from_bytes(name: bytes) -> str:

@@ -36,6 +36,24 @@ class TrainConfig:
 
     dataset: str = option("cifar10", "Training data, by name.")
     data_dir: str | None = option(None, "Folder that holds the data.", auto="where the dataset is usually found")
+    image_size: str | None = option(
+        None,
+        "Size of images in pixels: N (the shorter side, then the centre) or HxW (height and width exactly).",
+        auto="that of the images, which have to be of one",
+        form=r"[1-9]\d{0,4}(x[1-9]\d{0,4})?",
+        noun="N or HxW in pixels, as in 64 or 48x64",
+    )
+    test_fraction: float | None = option(
+        None, "Fraction of each class that is the test set, where the data has none; chosen by the examples' names.",
+        auto="the data's own test set", above=0, below=1, noun="a fraction",
+    )  # fmt: skip
+    test_split: str | None = option(
+        None, "Which of the data's splits is the test set, by name.", auto="test, else a validation set with labels"
+    )
+    labels: str | None = option(
+        None, "File of labels (csv: example_id,label) to train on instead of the data's own.", auto="the data's own"
+    )
+    skip_bad: bool = option(False, "Leave out images that cannot be read; which they are is recorded.")
     model: str = option("resnet18_lowres", "Network, by name.")
     width: int | None = option(None, "Channels (units, for mlp) of the first layer.", auto="the model's own", min=1)
     compute_dtype: str = option(
@@ -96,7 +114,13 @@ class TrainConfig:
     train_seed: int | None = _seed("example order and augmentation", "train_seed")
     random_subset_seed: int | None = _seed("random subsets and of ties between scores", "random_subset_seed")
     selector: str = option("all", "Which examples to keep: 'all' or a selector.")
-    size: int | None = option(None, "Number of training examples to keep.", auto="all", min=1, noun="example to keep")
+    size: int | float | None = option(
+        None,
+        "Number of training examples to keep, or the fraction of all of them, as in 0.5 or 50%.",
+        auto="all",
+        min=1,
+        noun="example to keep",
+    )
     offset: int = option(0, "Examples of smallest score to skip before the window (selector 'offset').", min=0)
     scores: str | None = option(None, "Score file (.npy) to select by.", auto="the mean score of score_exp")
     balance: str | None = option(
@@ -125,6 +149,9 @@ class TrainConfig:
     manifest: str | None = option(
         None, "File of kept examples (kept.csv) to train on (selector manifest).", auto="none"
     )
+    like: str | None = option(
+        None, "File of kept examples (kept.csv): as many of each class are drawn (selector random).", auto="none"
+    )
     registered: tuple[tuple[str, Any], ...] = field(
         default=(), metadata={"help": "Options that entries of registries bring, by name; see `registered_options`."}
     )
@@ -145,6 +172,7 @@ class ResolvedConfig(TrainConfig):
     model_seed: int = field()
     train_seed: int = field()
     random_subset_seed: int = field()
+    size: int | None = field(default=None)
     derived_seeds: tuple[tuple[str, int], ...] = field(default=(), repr=False, compare=False)
 
     def __post_init__(self) -> None:

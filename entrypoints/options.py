@@ -16,14 +16,17 @@ from tqdm import tqdm
 
 from datadiet import commands
 from datadiet.config import FIELDS, MAX_RUNS, TrainConfig, find_option, given_config
+from datadiet.data.reading import NAMES as READING
 from datadiet.errors import Interrupted, UserError
 from datadiet.option import Option, check_text
 from datadiet.printable import printable
 from datadiet.runs.context import Context, Output, Tracker
 from datadiet.runs.signals import EXIT_CODE
 from datadiet.scores import trajectory
-from datadiet.selectors.options import FEATURE_FIELDS, option_names
+from datadiet.selectors.options import FEATURE_FIELDS, LIKE, option_names
 from datadiet.storage.layout import ExperimentLayout
+
+from .amount import Amount as Amount
 
 
 class Optional(click.ParamType):
@@ -101,7 +104,7 @@ TYPES = {  # and what several are called
 def click_type(option: Option) -> click.ParamType:
     """How the command line reads an option; its bounds are checked with all others, by `config.validate`."""
     one, words = TYPES[option.type]
-    kind = Listed(one, words) if option.many else one
+    kind = Amount(option) if option.amount else Listed(one, words) if option.many else one
     return Optional(kind) if option.optional else kind
 
 
@@ -136,6 +139,11 @@ def selector_options() -> list[Callable]:
     return [config_option(name, find_option(name).default) for name in option_names()]
 
 
+def reading_options() -> list[Callable]:
+    """How data is read."""
+    return [config_option(name, find_option(name).default) for name in READING]
+
+
 def required_option(name: str, names: tuple[str, ...] = ()) -> Callable:
     option = find_option(name)
     return click.option(f"--{name}", type=click_type(option), required=True, help=option.help + _one_of(names))
@@ -147,7 +155,7 @@ def training_options(without: tuple[str, ...] = (), **defaults: Any) -> Callable
     from datadiet.models.registry import MODELS
 
     known = {"dataset": known_datasets(), "model": tuple(MODELS)}
-    own = ("selector", "size", "scores", "manifest", *option_names(), *FEATURE_FIELDS)  # of entry points
+    own = ("selector", "size", "scores", "manifest", LIKE, *option_names(), *FEATURE_FIELDS)  # of entry points
     names = [name for name in dict.fromkeys([*FIELDS, *trajectory.option_names()]) if name not in (*own, *without)]
 
     def decorate(command: Callable) -> Callable:
@@ -233,7 +241,10 @@ def typed_command(ctx: click.Context) -> str:
 
 
 # Where an option has these values, a command that leaves it out means the same; `main` has other defaults of its own.
-_UNSAID = {name: FIELDS[name].default for name in ("dataset", "model", "data_dir")} | {"root": Path(), "offline": False}
+_UNSAID = {name: FIELDS[name].default for name in ("dataset", "model", "data_dir", *READING)} | {
+    "root": Path(),
+    "offline": False,
+}
 
 
 def _caller(ctx: click.Context) -> commands.Caller:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import click
 
 from datadiet.data.prepare import prepare
 from datadiet.data.registry import known_datasets
 
-from .options import Console, Optional, config_option, make_command
+from .options import Console, Optional, config_option, make_command, reading_options
 
 ARCHIVE = click.option("--archive", type=Optional(click.STRING), help="The published file, or a folder that has it.  "
                        "[default: looked for in data_dir, then downloaded]")  # fmt: skip
@@ -18,13 +19,13 @@ DOWNLOAD = click.option(
 )
 
 
-def _prepare_data(dataset: str, data_dir: str | None, archive: str | None, download: bool) -> None:
+def _prepare_data(dataset: str, data_dir: str | None, archive: str | None, download: bool, **reading: Any) -> None:
     """Fetch, unpack, check and cache a dataset, so that every training finds it.
 
     What is ready already stays as it is; several processes may do this at once.
     """
     start = time.perf_counter()
-    ready = prepare(dataset, data_dir, archive, download)
+    ready = prepare(dataset, data_dir, archive, download, **reading)
     seconds = time.perf_counter() - start
     shape = "x".join(map(str, ready.image_shape))
     Console(click.get_current_context()).say(
@@ -35,4 +36,5 @@ def _prepare_data(dataset: str, data_dir: str | None, archive: str | None, downl
 
 def prepare_data() -> click.Command:
     dataset = config_option("dataset", "cifar10", known_datasets())
-    return make_command("prepare_data", _prepare_data, dataset, config_option("data_dir", None), ARCHIVE, DOWNLOAD)
+    data = (dataset, config_option("data_dir", None), *reading_options())
+    return make_command("prepare_data", _prepare_data, *data, ARCHIVE, DOWNLOAD)

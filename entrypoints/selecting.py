@@ -10,11 +10,12 @@ import click
 from datadiet.data.registry import known_datasets
 from datadiet.runs.select import select_run
 
-from .options import config_option, make_command, make_config, make_context, place_options
+from .options import config_option, make_command, make_config, make_context, place_options, reading_options
 from .training import SCORE_CHOICE, score_choice, selection
 
 DATA = (
     config_option("data_dir", None),
+    *reading_options(),
     config_option("run", 0),
     config_option("random_subset_seed", None),
     config_option("random_label_fraction", 0.0),

@@ -11,7 +11,7 @@ import click
 from datadiet.config import find_option
 from datadiet.runs.inputs import ScoreChoice
 from datadiet.runs.train import train_runs
-from datadiet.selectors.options import FEATURE_FIELDS, MANIFEST
+from datadiet.selectors.options import FEATURE_FIELDS, LIKE, MANIFEST
 from datadiet.selectors.selection import SELECTORS
 
 from .options import (
@@ -44,7 +44,7 @@ def selection() -> list[Callable]:
         required_option("selector", (*SELECTORS, MANIFEST)),
         config_option("size", None),
         *selector_options(),
-        *(config_option(name, find_option(name).default) for name in FEATURE_FIELDS),
+        *(config_option(name, find_option(name).default) for name in (*FEATURE_FIELDS, LIKE)),
     ]
 
 
@@ -107,7 +107,7 @@ def full_data() -> click.Command:
 
 
 def random_subset() -> click.Command:
-    return _training_command("random_subset", "random", required_option("size"), BALANCE)
+    return _training_command("random_subset", "random", required_option("size"), BALANCE, config_option(LIKE, None))
 
 
 def keep_max() -> click.Command:

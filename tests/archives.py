@@ -102,6 +102,17 @@ def write_npz(path, seed):
     return path
 
 
+def write_pictures(root, paths, seed=0, size=(8, 8)):
+    """Files of images in a folder, each of pixels of its own; a format by suffix, PNG where that tells none."""
+    random = np.random.RandomState(seed)
+    for path in paths:
+        file = Path(os.fsdecode(os.path.join(os.fsencode(root), os.fsencode(path))))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        kind = {".jpg": "JPEG", ".gif": "GIF", ".bmp": "BMP"}.get(file.suffix, "PNG")
+        Image.fromarray(random.randint(0, 256, (*size, 3)).astype(np.uint8)).save(file, kind)
+    return root
+
+
 def accept(monkeypatch, name, path, counts=None):
     """Tell the code that the archive at `path` is the published one, and how many examples it has."""
     archives = []

@@ -118,6 +118,30 @@ SELECTORS = {
 }
 
 
+def _rs2(epoch, size, count, seed, losses, keep, done, parameters):
+    """The pieces of one shuffle after the other, or the first of a new shuffle each time; all have weight 1."""
+    pieces = []
+    for shuffle in range(epoch + 1):
+        ids = np.random.RandomState([seed, shuffle]).permutation(count).tolist()
+        while len(ids) >= size:
+            pieces.append(ids[:size])
+            ids = [] if parameters.replacement else ids[size:]
+    return sorted(pieces[epoch]), [1.0] * count
+
+
+def _infobatch(epoch, size, count, seed, losses, keep, done, parameters):
+    """Each example below the mean loss is left out where its draw is not below `keep`, and counts 1 / keep if it is
+    not; at the end nothing is left out."""
+    draws = np.random.RandomState([seed, epoch, 1]).random_sample(count).tolist()
+    mean = sum(map(float, losses)) / count
+    below = [done < parameters.full_from and float(loss) < mean for loss in losses]
+    kept = [i for i in range(count) if not below[i] or draws[i] < keep]
+    return kept, [1 / keep if low else 1.0 for low in below]
+
+
+EPOCHS = {"rs2": _rs2, "infobatch": _infobatch}  # -> sorted ids of an epoch, and the weight of every example
+
+
 def in_proportion(counts, size, quotas):
     """Whether quotas are those of the largest remainder."""
     exact = [size * count / sum(counts) for count in counts]

@@ -88,6 +88,7 @@ def own_scores(digits, labels: np.ndarray, runs: int, seed: int = 0) -> np.ndarr
 def _cell(exps, exp, config, digits, labels, arm, size, differences, first_run, budget) -> CellRecord:
     selector, _, kind = arm.partition(" ")
     selector, kind = ("all", None) if arm == "full data" else (selector, kind or None)
+    kind = None if selector == "random" else kind
     folder = "full_data" if size is None else f"{arm.replace(' ', '.')}/size_{size}"
     mean = score_file(exps / exp / "full_data", kind, STEP) if kind else None
     values = load_scores(mean)[0] if mean else np.arange(len(labels))
@@ -97,12 +98,12 @@ def _cell(exps, exp, config, digits, labels, arm, size, differences, first_run, 
                                       model_seed=None, train_seed=None, random_subset_seed=None,
                                       scores=str(mean) if mean else None), len(labels))  # fmt: skip
         kept = np.arange(len(labels))
-        if size is not None:
+        if size is not None and not selection.chooses_anew(selector):
             kept = selection.kept_order(selector, values, size=size, seed=run.random_subset_seed)
         paths.append(f"{exp}/{folder}/run_{run.run}")
-        share = len(kept) / len(labels) if budget == "epochs" else 1.0
+        share = (size or len(labels)) / len(labels) if budget == "epochs" else 1.0
         write_run(exps / paths[-1], run, digits, labels, accuracy, kept, share * (TRAIN_SECONDS + 0.01 * position))
-        if size is not None:
+        if len(kept) < len(labels):
             write_text(exps / paths[-1] / "kept.csv", manifest_text(digits, kept, values if kind else None))
     size = len(labels) if size is None else size
     step = STEP if kind else None

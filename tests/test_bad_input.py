@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from entrypoints.__main__ import COMMANDS, main
-from entrypoints.options import Listed, Location, Optional
+from entrypoints.options import Amount, Listed, Location, Optional
 
 pytestmark = pytest.mark.usefixtures("hasty")
 
@@ -24,7 +24,8 @@ VALID: dict[str, dict[str, Any]] = {name: dict(QUICK) for name in TRAINED}  # wh
 VALID |= {name: {**QUICK, "size": 9} for name in ("random_subset", "keep_max", "offset_subset")}
 VALID |= {"subset": {**QUICK, "selector": "keep_max", "size": 9}, "prepare_data": {"dataset": "digits"}}
 VALID |= {"select": {"dataset": "digits", "selector": "keep_max", "size": 9}}
-FREE = {"archive", "ray_address", "score_type", "manifest", "features_run", "scores"}  # any text, as far as is known
+# Any text, as far as is known.
+FREE = {"archive", "ray_address", "score_type", "manifest", "features_run", "scores", "like"}
 
 NOT_WHOLE = st.sampled_from(["x", "1.5", "nan", "inf", "1e3", "0x10", "--", "1 2", "½", "\x00", "9" * 5000]) | st.text(
     st.characters(categories=["L", "P", "S"]), min_size=1
@@ -52,6 +53,14 @@ def bad_values(command: str, option: click.Parameter) -> st.SearchStrategy[str] 
         return NOT_WHOLE | NEGATIVE
     if kind is click.INT:
         return NOT_WHOLE | NEGATIVE | HUGE
+    if isinstance(kind, Amount):
+        return (
+            NOT_WHOLE
+            | NEGATIVE
+            | HUGE
+            | NOT_REAL
+            | st.sampled_from(["1.0", "0.0", "150%", "100%", "0%", "%", "50 50%"])
+        )
     if kind is click.FLOAT:
         return NOT_REAL | NEGATIVE_REAL
     if kind is click.BOOL:

@@ -22,6 +22,8 @@ from mlflow.projects.utils import load_project
 
 from datadiet import commands
 from datadiet.commands import MLFLOW, SHARED, Caller
+from datadiet.config import find_option
+from datadiet.data.reading import NAMES as READING
 from datadiet.runs.context import Output
 from datadiet.storage.layout import ExperimentLayout
 from entrypoints.__main__ import COMMANDS, LazyGroup
@@ -72,7 +74,8 @@ def test_any_name_comes_through_shell_mlflow_and_click(caller, text):
     line = caller.command("prepare_data", dataset=text, data_dir=f"{text}/data")
     assert parse(line, caller.program) == (
         "prepare_data",
-        {"dataset": text, "data_dir": f"{text}/data", "archive": None, "download": True},
+        {"dataset": text, "data_dir": f"{text}/data", "archive": None, "download": True}
+        | {name: find_option(name).default for name in READING},
     )
     name, values = parse(caller.command("full_data", run=3, root=text), caller.program)
     assert (name, values["run"], values["root"]) == ("full_data", 3, Path(text))
@@ -124,7 +127,7 @@ def test_what_commands_share_is_what_they_take():
     for name, shared in SHARED.items():
         command = group.get_command(click.Context(group), name)
         taken = {str(param.name) for param in command.params}
-        assert taken & {"dataset", "model", "data_dir", "root", "offline"} == set(shared), name
+        assert taken & {"dataset", "model", "data_dir", *READING, "root", "offline"} == set(shared), name
 
 
 def test_shared_options_are_added_where_they_are_taken():

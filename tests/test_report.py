@@ -24,6 +24,7 @@ from PIL import Image
 from datadiet.data.registry import load_dataset
 from datadiet.errors import UserError
 from datadiet.report import kept_sets
+from datadiet.report.cost import spent
 from datadiet.report.decision import Decision, noise_audit
 from datadiet.report.evidence import read_study
 from datadiet.report.page import html, read_decision, write_report
@@ -231,13 +232,20 @@ def test_with_equal_steps_the_diet_never_pays_in_time(tmp_path):
     assert cost.score == pytest.approx(studies.SCORE_RUNS * studies.SCORE_SECONDS)
     assert cost.pays_after is None
     assert "It never pays in training time" in words(decision)
-    assert "would pay after 3 of them" in words(decision)  # 9.01 s at 0.2 * 20 s each
+    assert "is measured by budget=epochs, not here" in words(decision), "nothing is projected"
 
 
 def test_with_equal_epochs_it_pays_after_as_many_trainings_as_are_said(tmp_path):
     decision = decide(tmp_path, budget="epochs")
-    assert decision.cost(decision.shown).pays_after == 3
-    assert "the diet pays after 3 trainings" in words(decision)
+    cost, whole = decision.cost(decision.shown), spent(decision.study)
+    assert cost.pays_after == 3
+    assert whole.scored == studies.SCORE_RUNS * studies.TRAIN_SECONDS
+    assert whole.judged > 5 * studies.TRAIN_SECONDS
+    assert cost.study_pays_after == math.ceil(whole.total / cost.saving.mean) > 60
+    text = words(decision)
+    assert f"the diet pays after 3 trainings, the whole study after {cost.study_pays_after} trainings" in text
+    assert "Who decides this for the first time pays for the whole study, 7 min: 80 s for 4 networks that are" in text
+    assert price(decision)[0].startswith("Choosing, 9 s in all")
 
 
 def test_the_noise_audit_finds_the_changed_labels(noisy):
@@ -391,25 +399,29 @@ def test_kept_tables_tell_every_example(noisy):
     cell = study.cell("keep_max l2_error", 575)
     assert cell is not None
     table = pd.read_parquet(kept_sets.path_of(study, cell, "parquet"))
-    columns = ["example_id", "index", "label", "score_mean", "score_standard_error", "rank", "kept"]
-    assert list(table.columns) == columns
+    assert list(table.columns) == [
+        "example_id", "index", "label", "class", "split", "path", "score", "stderr", "rank", "kept",
+    ]  # fmt: skip
     own = pd.read_csv(noisy / cell.paths[0] / "kept.csv")
     assert set(table.example_id[table.kept]) == set(own.example_id)
     assert (table["rank"] <= 575).equals(table.kept.astype("boolean"))
     np.testing.assert_array_equal(table["index"], np.arange(digits.num_examples))
     assert study.noise is not None
     np.testing.assert_array_equal(table.label, study.noise.labels)
+    assert table["class"].tolist() == [str(label) for label in study.noise.labels]
+    assert set(table.split) == {"train"}
+    assert table.path.isna().all(), "no files"
     runs = studies.own_scores(digits, study.noise.labels, studies.SCORE_RUNS)
-    np.testing.assert_allclose(table.score_mean, runs.mean(axis=0), rtol=1e-5)
-    np.testing.assert_allclose(table.score_standard_error, runs.std(axis=0, ddof=1) / 2, rtol=1e-4)
-    same = pd.read_csv(kept_sets.path_of(study, cell, "csv"))
+    np.testing.assert_allclose(table.score, runs.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(table.stderr, runs.std(axis=0, ddof=1) / 2, rtol=1e-4)
+    same = pd.read_csv(kept_sets.path_of(study, cell, "csv"), dtype={"class": str, "path": str})
     pd.testing.assert_frame_equal(same, table, check_dtype=False)
 
 
 def test_a_random_subset_has_no_scores(noisy):
     table = pd.read_csv(noisy / "demo/kept/random_575.csv")
     assert table.kept.sum() == 575
-    assert table[["score_mean", "score_standard_error", "rank"]].isna().all().all()
+    assert table[["score", "stderr", "rank"]].isna().all().all()
 
 
 def test_pytorch_takes_a_kept_set(noisy):

@@ -28,7 +28,8 @@ from datadiet.training.state import initial_state
 # Most reports come between two checkpoints.
 SHORT = QUICK | {"num_steps": 90, "save_steps": 20, "log_steps": 15, "trajectory": "all", "trajectory_window": 4}
 LONG = SHORT | {"num_steps": 300}
-TIMED = {f"{name}_seconds" for name in ("train", "eval", "select", "compile", "total")} | {"seconds", "mlflow_run_id"}
+PARTS = ("train", "eval", "select", "compile", "total")
+TIMED = {f"{name}_seconds" for name in PARTS} | {"seconds", "joules", "mlflow_run_id"}
 
 
 @pytest.fixture(scope="module")

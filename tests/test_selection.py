@@ -7,7 +7,7 @@ import oracles_selection
 import pytest
 
 import datadiet as dd
-from datadiet.config import FIELDS
+from datadiet.config import find_option
 from datadiet.errors import UserError
 from datadiet.selectors import coresets
 from datadiet.selectors.coresets import evenly, in_proportion
@@ -15,6 +15,7 @@ from datadiet.selectors.selection import SELECTORS, kept_order, option_names, pa
 from entrypoints.__main__ import COMMANDS
 
 N = 60
+KEEPING = [name for name, selector in SELECTORS.items() if selector.keep]  # the others choose anew in each epoch
 DISTINCT = {"cutoff": 0.2, "strata": 7, "neighbors": 4, "gamma": 0.3}  # other than the defaults
 
 
@@ -40,7 +41,7 @@ def options_of(name: str, size: int) -> dict:
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16"])
-@pytest.mark.parametrize("name", SELECTORS)
+@pytest.mark.parametrize("name", KEEPING)
 def test_selectors_keep_the_same_of_scores_of_every_type(name, dtype):
     scores, more = pool()
     low, high = (-100, 100) if dtype == "float16" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
@@ -57,10 +58,11 @@ def test_selectors_keep_the_same_of_scores_of_every_type(name, dtype):
 
 
 def test_every_selector_has_an_oracle():
-    assert set(SELECTORS) == set(oracles_selection.SELECTORS)
+    assert set(KEEPING) == set(oracles_selection.SELECTORS)
+    assert set(SELECTORS) - set(KEEPING) == set(oracles_selection.EPOCHS)
 
 
-@pytest.mark.parametrize("name", SELECTORS)
+@pytest.mark.parametrize("name", KEEPING)
 @pytest.mark.parametrize("kind", ["distinct", "ties", "constant"])
 @pytest.mark.parametrize("size", [1, 13, 40, N])
 def test_selectors_agree_with_their_definition(name, kind, size):
@@ -91,7 +93,7 @@ def test_moderate_by_medians_agrees_with_its_definition():
     assert oracles_selection.SELECTORS["moderate"](scores, more["labels"].tolist(), more["features"], order, parameters)
 
 
-@pytest.mark.parametrize("name", SELECTORS)
+@pytest.mark.parametrize("name", KEEPING)
 @pytest.mark.parametrize("balance", ["proportional", "equal"])
 @pytest.mark.parametrize("size", [1, 3, 20, 47, N])
 def test_any_selector_can_be_balanced(name, balance, size):
@@ -109,6 +111,39 @@ def test_any_selector_can_be_balanced(name, balance, size):
             assert own == members[np.argsort(-scores[members])][: len(own)].tolist()
 
 
+@pytest.mark.parametrize("size", [1, 13, 40, N])
+def test_a_random_subset_can_be_like_another_in_the_numbers_of_each_class(size):
+    scores, more = pool()
+    like = kept_order("keep_max", scores, size=size)
+    kept = kept_order("random", scores, size=size, seed=6, labels=more["labels"], like=like)
+    assert len(set(kept.tolist())) == size
+    expected = [sum(more["labels"][i] == c for i in like) for c in range(4)]
+    assert [sum(more["labels"][i] == c for i in kept) for c in range(4)] == expected
+    for seed in range(5) if size == 13 else ():
+        other = kept_order("random", scores, size=size, seed=seed, labels=more["labels"], like=like)
+        assert set(other.tolist()) != set(like.tolist()), "drawn anew, whatever the other keeps"
+
+
+def test_a_subset_like_another_draws_each_member_of_a_class_equally_often():
+    scores, more = pool()
+    like = kept_order("keep_max", scores, size=20)
+    draws = [dd.select("random", scores, size=20, seed=s, labels=more["labels"], like=like) for s in range(400)]
+    counts = sum(np.bincount(kept, minlength=N) for kept in draws)
+    for c in range(4):
+        own = more["labels"] == c
+        share = (more["labels"][like] == c).sum() / own.sum()
+        assert abs(counts[own] - 400 * share).max() <= 5 * np.sqrt(400 * share * (1 - share)) + 1e-9
+
+
+def test_a_subset_cannot_be_like_one_of_another_size_or_have_a_balance_too():
+    with pytest.raises(UserError, match="size=4: like keeps 3 examples"):
+        dd.select("random", np.zeros(9), size=4, labels=np.zeros(9, int), like=np.arange(3))
+    with pytest.raises(UserError, match="balance=equal: like keeps 3 examples, and says how many of each class"):
+        dd.select("random", np.zeros(9), size=3, labels=np.zeros(9, int), like=np.arange(3), balance="equal")
+    with pytest.raises(UserError, match="selector=random needs labels"):
+        dd.select("random", np.zeros(9), size=3, like=np.arange(3))
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_shares_are_exact(seed):
     random = np.random.RandomState(seed)
@@ -121,7 +156,7 @@ def test_shares_are_exact(seed):
                 assert check(counts.tolist(), size, quotas.tolist()), (share, counts, size, quotas)
 
 
-@pytest.mark.parametrize("name", sorted(set(SELECTORS) - {"random", "ccs"}))
+@pytest.mark.parametrize("name", sorted(set(KEEPING) - {"random", "ccs"}))
 @pytest.mark.parametrize("balance", ["none", "proportional"])
 def test_the_order_of_the_examples_changes_nothing(name, balance):
     """Where nothing is drawn and nothing is tied."""
@@ -150,7 +185,7 @@ def test_neighbours_do_not_depend_on_the_block(block, monkeypatch):
     np.testing.assert_array_equal(found, np.sort(np.argsort(distances, axis=1)[:, :4], axis=1))
 
 
-@pytest.mark.parametrize("name", sorted(set(SELECTORS) - {"random"}))
+@pytest.mark.parametrize("name", sorted(set(KEEPING) - {"random"}))
 def test_ties_depend_on_the_seed_not_on_the_position(name):
     scores = np.zeros(1000)
     more = {"labels": np.zeros(1000, int), "features": np.ones((1000, 2), np.float32)}
@@ -223,7 +258,7 @@ def test_impossible_parameters_are_refused(name, given, message):
 def test_parameters_are_options_with_the_same_defaults():
     for selector in SELECTORS:
         for name, default in parameters_of(selector, {}).as_dict().items():
-            assert FIELDS[name].default == default, name
+            assert find_option(name).default == default, name
     assert set().union(*(selector.options for selector in SELECTORS.values())) == {*option_names()} - {"balance"}
 
 

@@ -270,7 +270,7 @@ def test_grey_folders_stay_grey(tmp_path):
         (lambda f: f | {"val/cow/1.png": png(images(5, 7, 3))}, "class cow is present only in the test split"),
         (
             lambda f: f | {"val/zebra/1.png": png(images(5, 8, 3))},
-            r"zebra/1.png: 8 x 5 pixels, but .*: 7 x 5.*images of one size",
+            r"images of 2 sizes; expected images of one size:\n  7 x 5 pixels: 26 .*\n  8 x 5 pixels: 1 .*image_size 5",
         ),
         (lambda f: f | {"train/zebra/9.png": b"text"}, "9.png: cannot be read as an image"),
         (lambda f: f | {"train/zebra/9.png": png(images(5, 7, 3))[:60]}, "9.png: cannot be read as an image"),
@@ -350,7 +350,8 @@ def test_what_is_left_aside_in_a_folder_is_said(tmp_path):
 
 def test_own_data_needs_no_archive(tmp_path):
     write_tree(tmp_path, folder_images())
-    assert prepare(f"folder:{tmp_path}").num_examples == 18
+    with pytest.warns(UserWarning, match="val is the test set"):
+        assert prepare(f"folder:{tmp_path}").num_examples == 18
     with pytest.raises(UserError, match=r"takes no archive"):
         prepare(f"folder:{tmp_path}", archive=tmp_path)
 
@@ -598,7 +599,7 @@ def test_parquet_that_cannot_be_learned_from_is_refused(tmp_path):
 
     train, test = tmp_path / "train.parquet", tmp_path / "test.parquet"
     write_parquet(train, 6)
-    refused("no test split in")
+    refused("no test split: expected files such as .* in .*; got train. Add --test_fraction 0.2")
     write_parquet(test, 6)
     write_parquet(tmp_path / "rest.parquet", 6)
     refused("rest.parquet names no split")

@@ -428,6 +428,10 @@ def test_a_split_to_test_on_is_demanded(prepared):
     path.write_text(json.dumps(info | {"splits": info["splits"][:1]}))
     with pytest.raises(UserError, match=r"has the splits train; expected train, and test or validation"):
         load_dataset("tfds/cifar10", prepared)
+    with pytest.warns(UserWarning, match="are the test set"):
+        dataset = load_dataset("tfds/cifar10", prepared, test_fraction=0.2, image_size=16)
+    assert dataset.num_examples + len(dataset.test_labels) == SMALL[0]
+    assert dataset.image_shape == (16, 16, 3)
 
 
 def test_a_dataset_without_class_labels_is_refused(prepared):

@@ -97,7 +97,7 @@ def test_a_study_reports_whatever_examples_and_classes_are_called(tmp_path, name
     """Nothing warns either: no glyph is missing, no layout fails, no name is taken for a formula."""
     names = ["$x_1$", "a$b", r"\$\frac{", "<b>", "日本語", "x" * 150, *NAMES[:4]]  # 10
     named = dataclasses.replace(named, class_names=tuple(names))
-    monkeypatch.setattr(evidence, "load_dataset", lambda *_: named)
+    monkeypatch.setattr(evidence, "dataset_of", lambda *_: named)
     exps = studies.write_study(tmp_path, {"keep_max l2_error": (0.001, 0.08), "random": (0.01, 0.05)})
     for path in exps.rglob("kept.csv"):  # as a study of this data would have written them
         path.write_text(manifest_text(named, manifest_ids(path, load_dataset("digits")), None))

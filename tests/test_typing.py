@@ -30,6 +30,6 @@ def test_a_type_checker_knows_the_public_names(tmp_path):
     except ValueError:
         pytest.skip(f"pyright does not run here: {result.stdout}{result.stderr}")
     found = {(d["range"]["start"]["line"], d["severity"], d.get("rule")): d["message"] for d in told}
-    assert "size: int" in found.pop((2, "information", None))
+    assert "size: float" in found.pop((2, "information", None))
     assert '"selct"' in found.pop((3, "error", "reportAttributeAccessIssue"))
     assert {line for line, severity, _ in found if severity == "error"} == {4}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import jax
@@ -124,12 +125,25 @@ def batch_ids(kept: np.ndarray, batch_size: int, seed: int, first_step: int, num
         int32 [num_steps, min(batch_size, M)].
     """
     size = min(batch_size, len(kept))
-    per_epoch = len(kept) // size
+    return batches(lambda epoch: kept[epoch_order(seed, epoch, len(kept))], len(kept), size, first_step, num_steps)
+
+
+def batches(
+    order: Callable[[int], np.ndarray], length: int, batch_size: int, first_step: int, num_steps: int
+) -> np.ndarray:
+    """`batch_ids` of epochs that all have `length` examples, at least one batch.
+
+    Args:
+        order: ids of epoch 0, 1, … in order of presentation, int [length].
+    Returns:
+        int32 [num_steps, batch_size].
+    """
+    per_epoch = length // batch_size
     begin, end = first_step - 1, first_step - 1 + num_steps
     epochs = range(begin // per_epoch, -(-end // per_epoch))
-    orders = [epoch_order(seed, e, len(kept))[: per_epoch * size].reshape(per_epoch, size) for e in epochs]
+    orders = [order(epoch)[: per_epoch * batch_size].reshape(per_epoch, batch_size) for epoch in epochs]
     skip = begin - epochs.start * per_epoch
-    return kept[np.concatenate(orders)[skip : skip + num_steps]].astype(np.int32)
+    return np.concatenate(orders)[skip : skip + num_steps].astype(np.int32)
 
 
 def randomize_labels(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

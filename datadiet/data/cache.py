@@ -37,13 +37,16 @@ def root() -> Path:
     return cache_folder()
 
 
-def key(name: str, files: Sequence[str | Path]) -> str:
+def key(name: str, files: Sequence[str | Path], how: str = "") -> str:
     """Identity of the source files, 16 hex digits: path, size, times of change. Content is not read.
 
     The time of the inode's change is in it because a copy that keeps the time of modification
     cannot forge it.
+
+    Args:
+        how: They are read, where that is not as usual.
     """
-    digest = hashlib.sha256(f"{FORMAT}\n{name}\n".encode(errors="surrogateescape"))
+    digest = hashlib.sha256(f"{FORMAT}\n{name}\n{how}".encode(errors="surrogateescape"))
     for file in files:
         status = os.stat(file)
         facts = (os.path.abspath(file), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
@@ -97,7 +100,7 @@ def read(path: Path) -> dict[str, Any] | None:
 
 
 def through(
-    name: str, files: Callable[[], Sequence[str | Path]], build: Callable[[], dict[str, Any]]
+    name: str, files: Callable[[], Sequence[str | Path]], build: Callable[[], dict[str, Any]], how: str = ""
 ) -> dict[str, Any]:
     """The record stored for the present state of `files`, else a built one, which is then stored.
 
@@ -108,10 +111,11 @@ def through(
         name: Dataset, part of the entry's name.
         files: Lists all files that the content depends on.
         build: Arrays and JSON-ready values by name.
+        how: The files are read, where that is not as usual.
     Raises:
         UserError: the files changed while they were read.
     """
-    present = key(name, files())
+    present = key(name, files(), how)
     try:
         path = entry_path(name, present)
         intake.private_folder(path.parent, ours=not os.environ.get(CACHE))
@@ -124,13 +128,13 @@ def through(
     except (OSError, RuntimeError) as error:  # the latter: no home, or a file system without locks
         return _unstored(name, build(), error)
     try:
-        return _stored(name, files, build, path)
+        return _stored(name, files, build, path, how)
     finally:
         lock.release()
 
 
 def _stored(
-    name: str, files: Callable[[], Sequence[str | Path]], build: Callable[[], dict[str, Any]], path: Path
+    name: str, files: Callable[[], Sequence[str | Path]], build: Callable[[], dict[str, Any]], path: Path, how: str
 ) -> dict[str, Any]:
     """The entry at `path`, built and written where there is none that is good; the caller holds its lock."""
     if path.exists():
@@ -138,7 +142,7 @@ def _stored(
             return stored
         shutil.rmtree(path)
     built = build()
-    if entry_path(name, key(name, files())) != path:
+    if entry_path(name, key(name, files(), how)) != path:
         raise UserError(f"{name}: its files changed while they were read; run again when they are complete.")
     try:
         save(path, built)

@@ -29,6 +29,8 @@ class Dataset:
     fingerprint: sha256 (hex) over ids, labels and pixels of the training set *as published*,
         so that it stays the same when images are padded for a network.
     class_names: C names, or () where the source has none.
+    notes: What was decided or found when it was read, in sentences.
+    skipped: Names of images that cannot be read and were left out.
     """
 
     name: str
@@ -42,6 +44,8 @@ class Dataset:
     std: np.ndarray
     fingerprint: str
     class_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
 
     @property
     def num_examples(self) -> int:
@@ -105,6 +109,7 @@ class Splits(NamedTuple):
 
     train_images, test_images: uint8 [N, H, W, D], or float32 [N, D] for vectors.
     train_labels, test_labels: int32 [N]. example_ids: str [N]. class_names: C names, or ().
+    test_ids: str [M], or None where the source has no names for them. skipped: Names of what could not be read.
     """
 
     train_images: np.ndarray
@@ -113,6 +118,8 @@ class Splits(NamedTuple):
     test_labels: np.ndarray
     example_ids: np.ndarray
     class_names: tuple[str, ...] = ()
+    test_ids: np.ndarray | None = None
+    skipped: tuple[str, ...] = ()
 
 
 def check_splits(name: str, splits: Splits) -> int:
@@ -121,7 +128,7 @@ def check_splits(name: str, splits: Splits) -> int:
     Returns:
         C, the number of classes.
     Raises:
-        UserError: no examples or no test split, unequal lengths, images of different sizes,
+        UserError: no examples or no test split, unequal lengths, images of different sizes, or of one colour alone,
             NaN or infinite features, one class, labels other than 0..C-1, a class only in test.
     """
     for which, images, labels in (
@@ -132,6 +139,11 @@ def check_splits(name: str, splits: Splits) -> int:
             raise UserError(f"{name}: {len(images)} {which} examples but {len(labels)} labels; expected equal lengths.")
         if not len(images):
             raise UserError(f"{name}: the {which} split is empty; a data diet needs a training and a test split.")
+        if images.dtype == np.uint8 and np.ptp(images[0]) == 0 and images.min() == images.max():
+            raise UserError(
+                f"{name}: every pixel of the {len(images)} {which} images is {images.flat[0]}; expected images that "
+                "differ. Were they drawn in a channel that is not read?"
+            )
         if images.dtype == np.float32 and not np.isfinite(images).all():
             rows = np.flatnonzero(~np.isfinite(images).all(axis=tuple(range(1, images.ndim))))
             raise UserError(
@@ -165,3 +177,26 @@ def _check_classes(name: str, train_labels: np.ndarray, test_labels: np.ndarray)
             f"{len(present) - 1}: drop these examples or add some to the training split."
         )
     return len(present)
+
+
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of each channel
+
+
+def assembled(name: str, splits: Splits, statistics: Statistics | None = None) -> Dataset:
+    """A dataset of what a source returns, checked.
+
+    Args:
+        statistics: For normalisation; None: those of the training set.
+    Raises:
+        UserError: data that cannot be learned from; see `check_splits`.
+    """
+    num_classes = check_splits(name, splits)
+    if statistics:
+        mean, std = (np.asarray(values, np.float32) for values in statistics)
+    else:
+        computed = pixel_statistics if splits.train_images.dtype == np.uint8 else vector_statistics
+        mean, std = computed(splits.train_images)
+    digest = fingerprint(splits.example_ids, splits.train_labels, splits.train_images)
+    return Dataset(
+        name, *splits[:5], num_classes, mean, std, digest, splits.class_names, skipped=splits.skipped
+    )  # fmt: skip

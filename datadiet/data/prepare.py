@@ -9,6 +9,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,12 @@ from filelock import FileLock
 from datadiet import commands
 from datadiet.data.dataset import Dataset
 from datadiet.data.download import ARCHIVES, Archive, by_hand, obtain, place, reachable
-from datadiet.data.registry import data_folder, find_source, load_dataset
-from datadiet.data.sources import cinic10, embedded, tfds_folder
+from datadiet.data.labels import given_labels
+from datadiet.data.reading import Reading
+from datadiet.data.registry import data_folder, find_source, read_dataset, tell_notes
+from datadiet.data.sources import cifar, cinic10, embedded, tfds_folder
 from datadiet.data.sources.base import prepare_command
+from datadiet.data.sources.published import CIFAR_PICKLES
 from datadiet.errors import UserError
 
 LEFTOVER_SECONDS = 3600.0
@@ -148,7 +152,8 @@ def _prepare_tfds(tfds_name: str, name: str, data_dir: Path | None, given: Path 
     root = tfds_folder.root(data_dir)
     with _locked(root, tfds_name):
         _remove_leftovers(root / tfds_name)
-        if not _exists(tfds_folder.find, tfds_name, name, data_dir):
+        ready = partial(cifar.find, name) if name in CIFAR_PICKLES else partial(tfds_folder.find, tfds_name, name)
+        if not _exists(ready, data_dir):
             _run_builder(tfds_name, name, data_dir, given, may_download)
 
 
@@ -174,8 +179,9 @@ def _prepare_fashion_mnist(data_dir: Path | None, given: Path | None, may_downlo
 
 
 def prepare(
-    name: str, data_dir: str | Path | None = None, archive: str | Path | None = None, download: bool = True
-) -> Dataset:
+    name: str, data_dir: str | Path | None = None, archive: str | Path | None = None, download: bool = True,
+    **reading: Any,
+) -> Dataset:  # fmt: skip
     """Make a dataset ready, so that every later `data.load` finds it and is fast.
 
     What is ready already stays as it is. Any number of processes may do this at once, and what
@@ -187,6 +193,7 @@ def prepare(
         archive: The published file, or a folder that has it (needed where there are several);
             None: looked for in data_dir, then downloaded.
         download: Whether the network may be used.
+        reading: As for `load_dataset`.
     Returns:
         The loaded dataset.
     Raises:
@@ -206,4 +213,8 @@ def prepare(
         _prepare_fashion_mnist(folder, given, download)
     elif given is not None:
         raise UserError(f"{name}: takes no archive; run {prepare_command(name, folder)} without it.")
-    return load_dataset(name, data_dir)
+    dataset = read_dataset(name, data_dir, asked := Reading.asked(**reading))
+    tell_notes(dataset, stacklevel=3)
+    if asked.labels is not None:
+        given_labels(asked.labels, dataset)  # which are checked here, and read by each training
+    return dataset

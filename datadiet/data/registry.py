@@ -2,51 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from datadiet.data import cache
-from datadiet.data.dataset import Dataset, Splits, check_splits, fingerprint, pixel_statistics, vector_statistics
+from datadiet.data.dataset import Dataset, Splits, Statistics, assembled
+from datadiet.data.doubts import tell_doubts
+from datadiet.data.reading import AS_IT_IS, Reading, Remark
+from datadiet.data.sources.base import Origins
 from datadiet.errors import UserError
+from datadiet.printable import printable
+from datadiet.train_config import TrainConfig
 
 
 class Source(NamedTuple):
-    """One entry of DATASETS. Each function takes data_dir."""
+    """One entry of DATASETS. Each function takes data_dir, and after it a `Reading` where `reads` says so."""
 
-    load: Callable[[Path | None], Splits]
+    load: Callable[..., Splits]
     num_classes: int | None  # None: found from the labels
-    num_examples: Callable[[Path | None], int]  # of the training set, found without loading it
-    statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # None: computed
-    files: Callable[[Path | None], Sequence[str | Path]] | None = None  # that the content depends on; None: no cache
+    num_examples: Callable[..., int]  # of the training set, found without loading it
+    statistics: Statistics | None = None  # None: computed
+    files: Callable[..., Sequence[str | Path]] | None = None  # that the content depends on; None: no cache
+    reads: bool = False  # it splits and sizes as a Reading says; of others, images are resized when they are read
+    origins: Callable[..., Origins] | None = None  # None: its examples are no files
 
 
-def lazily(module: str, function: str, *first: str) -> Callable[[Path | None], Any]:
+def lazily(module: str, function: str, *first: str) -> Callable[..., Any]:
     """A function of data.sources that is imported when it is called."""
 
-    def call(data_dir: Path | None) -> Any:
-        return getattr(import_module(f"datadiet.data.sources.{module}"), function)(*first, data_dir)
+    def call(*given: Any) -> Any:
+        return getattr(import_module(f"datadiet.data.sources.{module}"), function)(*first, *given)
 
     return call
 
 
-def _tfds(statistics: Any, num_classes: int | None, tfds_name: str, name: str) -> Source:
+def _tfds(tfds_name: str) -> Source:
     load_, count, files = (
-        lazily("tfds_folder", function, tfds_name, name)
+        lazily("tfds_folder", function, tfds_name, f"tfds/{tfds_name}")
         for function in ("load_prepared", "count_prepared", "prepared_files")
     )
-    return Source(load_, num_classes, count, statistics, files)
+    return Source(load_, None, count, None, files, reads=True)
 
 
-def _own(kind: str, module: str, path: str) -> Source:
-    load_, count, files = (
-        lazily(module, function, path) for function in (f"load_{kind}", f"count_{kind}", f"{kind}_files")
+def _cifar(num_classes: int, name: str) -> Source:
+    load_, count, files = (lazily("cifar", function, name) for function in ("load", "count", "files"))
+    return Source(load_, num_classes, count, CIFAR_STATISTICS, files)
+
+
+def _own(kind: str, module: str, path: str, *, of_files: bool = False) -> Source:
+    load_, count, files, origins = (
+        lazily(module, function, path)
+        for function in (f"load_{kind}", f"count_{kind}", f"{kind}_files", f"{kind}_origins")
     )
-    return Source(load_, None, count, None, files)
+    return Source(load_, None, count, None, files, True, origins if of_files else None)
 
 
 # Means and standard deviations as in the original, which takes CIFAR-10's for CIFAR-100 too.
@@ -62,8 +76,8 @@ DATASETS: dict[str, Source] = {
         lazily("embedded", "load_fashion_mnist"), 10, lazily("embedded", "count_fashion_mnist"),
         None, lazily("embedded", "fashion_mnist_files"),
     ),
-    "cifar10": _tfds(CIFAR_STATISTICS, 10, "cifar10", "cifar10"),
-    "cifar100": _tfds(CIFAR_STATISTICS, 100, "cifar100", "cifar100"),
+    "cifar10": _cifar(10, "cifar10"),
+    "cifar100": _cifar(100, "cifar100"),
     "cinic10": Source(
         lazily("cinic10", "load"), 10, lazily("cinic10", "count"), CINIC_STATISTICS, lazily("cinic10", "files")
     ),
@@ -72,10 +86,12 @@ DATASETS: dict[str, Source] = {
 
 # What may stand before a name or a path of the user's own.
 PREFIXES: dict[str, Callable[[str], Source]] = {
-    "tfds/": lambda name: _tfds(None, None, name, f"tfds/{name}"),
-    "folder:": partial(_own, "folder", "own"),
+    "tfds/": _tfds,
+    "folder:": partial(_own, "folder", "own", of_files=True),
     "npz:": partial(_own, "npz", "own"),
     "parquet:": partial(_own, "parquet", "parquet"),
+    "csv:": partial(_own, "csv", "csv_file", of_files=True),
+    "idx:": partial(_own, "idx", "idx"),
 }
 
 
@@ -106,52 +122,166 @@ def data_folder(data_dir: str | Path | None) -> Path | None:
         raise UserError(f"data_dir={data_dir}: expected a folder ({error}).") from None
 
 
-def count_examples(name: str, data_dir: str | Path | None = None) -> int:
-    """Size N of the training set, found without loading it.
+def count_examples(name: str, data_dir: str | Path | None = None, **options: Any) -> int:
+    """Size N of the training set, found without loading it where it is read as it is.
+
+    Args:
+        options: As for `load_dataset`.
+    Raises:
+        UserError: unknown name, or the data is not there (with the command that repairs it), or cannot be read so.
+    """
+    return _count(name, data_dir, Reading.asked(**options))
+
+
+def origins_of(config: TrainConfig) -> Origins:
+    """Where the training examples that a config names come from.
 
     Raises:
-        UserError: unknown name, or the data is not there (with the command that repairs it).
+        UserError: unknown name, or the data is not there.
     """
-    return find_source(name).num_examples(data_folder(data_dir))
+    entry = find_source(config.dataset)
+    if entry.origins is None:
+        return Origins()
+    with noting():  # what there is to say is said when it is loaded
+        return entry.origins(*_asked(entry, config.data_dir, Reading.of(config)))
 
 
-def build_dataset(name: str, data_dir: str | Path | None = None) -> Dataset:
-    """A dataset read from its source, past the cache, and checked."""
+def count_of(config: TrainConfig) -> int:
+    """The same of what a config names."""
+    return _count(config.dataset, config.data_dir, Reading.of(config))
+
+
+def _count(name: str, data_dir: str | Path | None, reading: Reading) -> int:
+    reading = replace(reading, labels=None)  # which there are as many of
+    if reading.given():
+        return read_dataset(name, data_dir, reading).num_examples
+    return _listing(name, find_source(name).num_examples, data_dir, reading)
+
+
+def _listing(name: str, function: Callable[..., Any], data_dir: str | Path | None, reading: Reading) -> Any:
+    """What a function of a source gives that looks at no content. What there is to say is said when it is loaded; where
+    it cannot be, all that stands in the way is named, not the first of it."""
+    try:
+        with warnings.catch_warnings(action="ignore", category=Remark):
+            return function(*_asked(find_source(name), data_dir, reading))
+    except UserError:
+        build_dataset(name, data_dir, reading)
+        raise
+
+
+def _asked(entry: Source, data_dir: str | Path | None, reading: Reading) -> tuple[Any, ...]:
+    """What the functions of a source take."""
+    return (data_folder(data_dir), reading) if entry.reads else (data_folder(data_dir),)
+
+
+def build_dataset(name: str, data_dir: str | Path | None = None, reading: Reading = AS_IT_IS) -> Dataset:
+    """A dataset read from its source, past the cache, and checked; what there is to say is in its notes."""
     entry = find_source(name)
-    splits = entry.load(data_folder(data_dir))
-    num_classes = check_splits(name, splits)
-    if entry.num_classes not in (None, num_classes):
-        raise UserError(f"{name}: its training labels are of {num_classes} classes; expected {entry.num_classes}.")
-    if entry.statistics:
-        mean, std = (np.asarray(values, np.float32) for values in entry.statistics)
-    else:
-        statistics = pixel_statistics if splits.train_images.dtype == np.uint8 else vector_statistics
-        mean, std = statistics(splits.train_images)
-    digest = fingerprint(splits.example_ids, splits.train_labels, splits.train_images)
-    return Dataset(name, *splits[:5], num_classes, mean, std, digest, splits.class_names)
+    with noting() as notes:
+        known = None if reading.shape else entry.statistics
+        splits = _read(name, entry, data_dir, reading)
+        dataset = assembled(name, splits, known)
+        tell_doubts(name, splits)
+    if entry.num_classes not in (None, found := dataset.num_classes):
+        raise UserError(f"{name}: its training labels are of {found} classes; expected {entry.num_classes}.")
+    return replace(dataset, notes=tuple(notes))
 
 
-def load_dataset(name: str, data_dir: str | Path | None = None) -> Dataset:
+def _read(name: str, entry: Source, data_dir: str | Path | None, reading: Reading) -> Splits:
+    """What a source has, as a Reading asks for it."""
+    if not entry.reads and reading.test_fraction is not None:
+        raise UserError(f"{name}: test_fraction={reading.test_fraction}, but it has a test set of its own.")
+    if not entry.reads and reading.test_split not in (None, "test"):
+        raise UserError(f"{name}: test_split={reading.test_split}; it has the splits train and test.")
+    splits = entry.load(*_asked(entry, data_dir, reading))
+    return _resized(name, splits, reading) if reading.shape else splits
+
+
+def _resized(name: str, splits: Splits, reading: Reading) -> Splits:
+    """Images of the size that is asked for, those that have it as they are."""
+    from datadiet.data.sources.images import resize  # here, because --help needs no Pillow
+
+    train, test = (resize(name, images, reading) for images in (splits.train_images, splits.test_images))
+    return splits._replace(train_images=train, test_images=test)
+
+
+@contextmanager
+def noting() -> Iterator[list[str]]:
+    """The remarks of a `with` block, in a list, each once after it; other warnings are given."""
+    notes: list[str] = []
+    remarks = True
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", Remark)
+            yield notes
+        remarks = False
+        notes += dict.fromkeys(printable(w.message) for w in caught if issubclass(w.category, Remark))
+    finally:  # where data is refused, what is said of it is said now
+        for warning in caught:
+            if remarks or not issubclass(warning.category, Remark):
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+
+
+def load_dataset(
+    name: str, data_dir: str | Path | None = None, *, image_size: int | str | None = None,
+    test_fraction: float | None = None, test_split: str | None = None, labels: str | None = None,
+    skip_bad: bool = False,
+) -> Dataset:  # fmt: skip
     """A dataset by name, in canonical order. Nothing is downloaded.
 
-    The first load of given files writes a cache; later ones memory-map it.
+    The first load of given files writes a cache; later ones memory-map it. What was decided when it was read, or is
+    doubtful, is in its notes, and warned of.
 
     Args:
         name: One of `known_datasets`.
         data_dir: Folder that holds its files; None: where they are usually found. A relative
             PATH is taken from it.
+        image_size: N, pixels of the shorter side, after which the centre is taken; or 'HxW', height and width exactly;
+            None: that of the images, which have to be of one.
+        test_fraction: Fraction of each class that is the test set, where there is none, in 0..1, both excluded. By a
+            hash of the examples' ids: more examples do not move the others.
+        test_split: Which of the splits there are is the test set; None: test, else a labelled validation set.
+        labels: csv file (example_id,label): the training labels are these instead of the data's own. The fingerprint
+            stays, the test labels too.
+        skip_bad: Leave out images that cannot be read.
     Raises:
         UserError: unknown name, missing or damaged files (with the command that repairs it),
-            or data that cannot be learned from.
+            or data that cannot be learned from, with all that stands in the way.
     """
-    files = find_source(name).files
-    if files is None:
-        return build_dataset(name, data_dir)
-    return Dataset(name, **cache.through(name, partial(files, data_folder(data_dir)), partial(_record, name, data_dir)))
+    options = {"test_fraction": test_fraction, "test_split": test_split, "labels": labels, "skip_bad": skip_bad}
+    dataset = read_dataset(name, data_dir, Reading.asked(image_size, **options))
+    tell_notes(dataset, stacklevel=3)
+    if labels is None:
+        return dataset
+    from datadiet.data.labels import given_labels  # here, because --help needs no reader of tables
+
+    return replace(dataset, train_labels=given_labels(labels, dataset))
 
 
-def _record(name: str, data_dir: str | Path | None) -> dict[str, Any]:
+def dataset_of(config: TrainConfig) -> Dataset:
+    """The dataset that a config names, read as it says, with its own labels; see `load_dataset`. Its notes are not
+    told."""
+    return read_dataset(config.dataset, config.data_dir, Reading.of(config))
+
+
+def tell_notes(dataset: Dataset, stacklevel: int = 2) -> None:
+    """Warn of what was decided when a dataset was read, and what is doubtful: once for a piece of work."""
+    for note in dataset.notes:
+        warnings.warn(note, Remark, stacklevel=stacklevel)
+
+
+def read_dataset(name: str, data_dir: str | Path | None, reading: Reading) -> Dataset:
+    """`load_dataset`, with the labels of its own; its notes are not told."""
+    reading = replace(reading, labels=None)
+    if (source_files := find_source(name).files) is None:
+        return build_dataset(name, data_dir, reading)
+    files = partial(_listing, name, source_files, data_dir, reading)
+    how = "".join(f"{option}={value}\n" for option, value in reading.given().items())
+    return Dataset(name, **cache.through(name, files, partial(_record, name, data_dir, reading), how))
+
+
+def _record(name: str, data_dir: str | Path | None, reading: Reading) -> dict[str, Any]:
     """A freshly built dataset as the values that the cache keeps."""
-    record = dict(vars(build_dataset(name, data_dir)))
+    record = dict(vars(build_dataset(name, data_dir, reading)))
     del record["name"]
     return record

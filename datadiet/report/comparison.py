@@ -11,7 +11,7 @@ degrees of freedom by Satterthwaite 1946.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -255,21 +255,23 @@ def decide(cells: Mapping[Key, Any], margin: float = 0.005, random: str = "rando
 
 
 def conclude(
-    found: Mapping[Key, Comparison], comparing: Callable[[Key, Key], Comparison], margin: float, random: str
-) -> Verdicts:
+    found: Mapping[Key, Comparison], comparing: Callable[[Key, Key], Comparison], margin: float, random: str,
+    keeping: Container[str] = (),
+) -> Verdicts:  # fmt: skip
     """`decide` of subsets that have been compared with full data.
 
     Args:
         comparing: Compares two of them.
+        keeping: Arms that drop nothing: they are judged like the others, and never what may be dropped.
     """
     by_arm: dict[str, dict[float, Comparison]] = {arm: {} for arm, _ in found}
     for (arm, fraction), one in sorted(found.items(), key=lambda item: -item[0][1]):
         by_arm[arm][fraction] = one
     passed = _passed(by_arm)
-    reached = {arm: fractions[-1] for arm, fractions in passed.items() if fractions}
+    reached = {arm: fractions[-1] for arm, fractions in passed.items() if fractions and arm not in keeping}
     if not reached:
-        first = [next(iter(sequence.values())) for sequence in by_arm.values()]
-        lost = all(one.verdict_at(ALPHA / len(first)) == WORSE for one in first)
+        first = [next(iter(sequence.values())) for arm, sequence in by_arm.items() if arm not in keeping]
+        lost = all(one.verdict_at(ALPHA / len(by_arm)) == WORSE for one in first)
         return Verdicts(margin, 1.0, None, CANNOT if lost else NOT_DECIDED, found, passed)
     fraction = min(reached.values())
     able = [arm for arm, least in reached.items() if least == fraction]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
@@ -21,8 +20,10 @@ from datadiet.report.comparison import (
     compare_accuracies,
     conclude,
 )
-from datadiet.report.evidence import RANDOM, CellResult, Score, Study
+from datadiet.report.cost import Cost, cost_of
+from datadiet.report.evidence import CellResult, Study
 from datadiet.report.statistics import Estimate
+from datadiet.selectors.options import LIKE, RANDOM
 
 
 def check_margin(margin: float) -> None:
@@ -46,27 +47,6 @@ class ClassWarning(NamedTuple):
 
     cell: CellResult
     classes: list[int]
-
-
-class Cost(NamedTuple):
-    """Seconds that a choice costs, and that training on its subset saves; NaN where they were not recorded."""
-
-    train: float  # to train the scored networks as far as they are scored
-    score: float
-    select: float
-    full_training: Estimate  # seconds of one training on all of the data
-    subset_training: Estimate
-    saving: Estimate  # seconds per training, from pairs
-    pays_after: int | None  # trainings on the subset; None: never, as far as was measured
-
-    @property
-    def total(self) -> float:
-        return self.train + self.score + self.select
-
-    @property
-    def recorded(self) -> bool:
-        """Whether all seconds were; those that were not are NaN."""
-        return not math.isnan(self.total) and not math.isnan(self.saving.mean)
 
 
 class Decision:
@@ -96,12 +76,20 @@ class Decision:
         minus_full = _estimate(cell, full, self.verdicts.comparisons[cell.arm, cell.fraction])
         return Line(cell, accuracy, minus_random, minus_full, self.verdicts.of(cell.arm, cell.fraction))
 
+    def minus_like(self, line: Line) -> Estimate | None:
+        """The difference to a random subset with as many of each class; None where there is none."""
+        like = self.study.cell(f"{RANDOM} {LIKE} {line.cell.arm}", line.cell.size)
+        return _estimate(line.cell, like, self._compared(line.cell, like)) if like else None
+
     @cached_property
     def verdicts(self) -> Verdicts:
         """Of all subsets, corrected for all that was compared."""
         cells = {(cell.arm, cell.fraction): cell for cell in self.study.cells if cell is not self.study.full}
         found = {key: self._compared(cell, self.study.full) for key, cell in cells.items()}
-        return conclude(found, lambda one, other: self._compared(cells[one], cells[other]), self.margin / 100, RANDOM)
+        keeping = {arm for (arm, _), cell in cells.items() if not cell.drops}
+        return conclude(
+            found, lambda one, other: self._compared(cells[one], cells[other]), self.margin / 100, RANDOM, keeping
+        )
 
     def _compared(self, one: CellResult, other: CellResult) -> Comparison:
         if one.correct is not None and other.correct is not None:
@@ -127,7 +115,7 @@ class Decision:
     @cached_property
     def shown(self) -> Line:
         """The subset that pictures and prices are about: what to keep, else the one closest to all of the data."""
-        subsets = [line for line in self.lines if line.minus_full]
+        subsets = [line for line in self.lines if line.minus_full and line.cell.drops]
         return self.best or max(subsets, key=lambda line: line.accuracy.mean)
 
     def pair_correlation(self, cell: CellResult) -> float:
@@ -198,16 +186,7 @@ class Decision:
 
     def cost(self, line: Line) -> Cost:
         """What choosing this subset cost, and what a training on it saves."""
-        full, cell = self.study.full, line.cell
-        score: Score | None = self.study.score_of(cell)
-        train, scoring = (score.train_seconds, score.score_seconds) if score else (0.0, 0.0)
-        saving = st.paired(full.train_seconds, cell.train_seconds)
-        spent = train + scoring + cell.select_seconds
-        # With equal steps a difference is chance, or a device's: no saving is claimed from it.
-        equal = self.study.record.budget == "iterations"
-        pays = None if equal or math.isnan(spent) else st.break_even(spent, saving)
-        return Cost(train, scoring, cell.select_seconds, st.estimate(full.train_seconds),
-                    st.estimate(cell.train_seconds), saving, pays)  # fmt: skip
+        return cost_of(self.study, line.cell)
 
 
 def _estimate(one: CellResult, other: CellResult, compared: Comparison) -> Estimate:
@@ -216,7 +195,8 @@ def _estimate(one: CellResult, other: CellResult, compared: Comparison) -> Estim
 
 
 def noise_audit(study: Study) -> list[dict[str, float | int | str]]:
-    """How well each score, and the control, finds labels that were randomised; [] where none were."""
+    """How well each score, and the control, finds labels that were randomised or given; [] where none is another than
+    the data's own."""
     if study.noise is None or not study.noise.changed.any():
         return []
     changed, k = study.noise.changed, int(study.noise.changed.sum())

@@ -15,20 +15,21 @@ import numpy as np
 
 from datadiet import commands
 from datadiet.config import ResolvedConfig
-from datadiet.data.batches import randomize_labels
 from datadiet.data.dataset import CHUNK, Dataset
-from datadiet.data.registry import load_dataset
+from datadiet.data.registry import dataset_of, origins_of
+from datadiet.data.sources.base import Origins
 from datadiet.errors import UserError
+from datadiet.runs.labels import labels_of
 from datadiet.scores.checkpoint import training_score_names
 from datadiet.scores.names import names_of
-from datadiet.selectors.selection import SELECTORS
+from datadiet.selectors.options import LIKE, RANDOM
+from datadiet.selectors.selection import SELECTORS, chooses_anew
 from datadiet.storage.answers import read_answers
 from datadiet.storage.layout import score_file
 from datadiet.storage.records import CellRecord, MeanRecord, ScoreRecord, StudyRecord, Summary
 from datadiet.storage.runs import StoredRun, open_run
 from datadiet.storage.score_files import load_scores
 
-RANDOM = "random"  # the arm that every other is compared with
 Loaded = tuple[np.ndarray, ScoreRecord | None]  # scores and the record beside them
 
 
@@ -48,6 +49,11 @@ class CellResult(NamedTuple):
     kept_per_class: np.ndarray  # float [C], mean over runs
     train_seconds: np.ndarray  # float [n], without compilation and evaluation; these and the others: NaN, not recorded
     select_seconds: float  # mean over runs
+
+    @property
+    def drops(self) -> bool:
+        """Whether it keeps a subset; else each epoch takes another one of all examples."""
+        return not chooses_anew(self.selector)
 
 
 class Score(NamedTuple):
@@ -98,10 +104,10 @@ class History(NamedTuple):
 
 
 class Noise(NamedTuple):
-    """Labels that were randomised."""
+    """Labels that were randomised, or given."""
 
     labels: np.ndarray  # int32 [N], those trained on
-    changed: np.ndarray  # bool [N]: differs from the published label
+    changed: np.ndarray  # bool [N]: differs from the data's own label
 
 
 @dataclass(frozen=True)
@@ -125,14 +131,14 @@ class Study:
             self._runs[path] = open_run(self.exps / path, path)
         return self._runs[path]
 
-    def _finished(self, path: str) -> Summary:
-        """Raises UserError where a run is not finished."""
+    def finished(self, path: str) -> Summary:
+        """Summary of a run; raises UserError where it is not finished."""
         if (summary := self.run(path).summary) is None:
             raise UserError(f"{self.exps / path} is not finished; the same study command continues it.")
         return summary
 
     def _cell(self, record: CellRecord) -> CellResult:
-        found = [self._finished(path) for path in record.runs]
+        found = [self.finished(path) for path in record.runs]
         nothing = [None] * self.run(record.runs[0]).data.num_classes  # of runs made before these were recorded
         last = [self.run(path).reports[-1] for path in record.runs]
         return CellResult(
@@ -158,11 +164,16 @@ class Study:
     @property
     def num_test(self) -> int | None:
         """M; None where neither the runs nor the data tell."""
-        told = self._finished(self.full.paths[0]).num_test
+        told = self.finished(self.full.paths[0]).num_test
         return told or (len(self.dataset.test_labels) if self.dataset else None)
 
     def cell(self, arm: str, size: int) -> CellResult | None:
         return next((cell for cell in self.cells if (cell.arm, cell.size) == (arm, size)), None)
+
+    def like(self, cell: CellResult) -> CellResult | None:
+        """The cell whose numbers of each class a random one takes over."""
+        arm = cell.arm.removeprefix(f"{RANDOM} {LIKE} ")
+        return self.cell(arm, cell.size) if arm != cell.arm else None
 
     @property
     def full(self) -> CellResult:
@@ -240,6 +251,11 @@ class Study:
         """The data, as published; None where it cannot be had here (`no_dataset` says why)."""
         return self._found[0]
 
+    @cached_property
+    def origins(self) -> Origins:
+        """Where the training examples come from."""
+        return origins_of(self.config)
+
     @property
     def no_dataset(self) -> str:
         return self._found[1]
@@ -247,7 +263,7 @@ class Study:
     @cached_property
     def _found(self) -> tuple[Dataset | None, str]:
         try:
-            dataset = load_dataset(self.config.dataset, self.config.data_dir)
+            dataset = dataset_of(self.config)
         except UserError as error:
             return None, str(error)
         if dataset.fingerprint != self.record.fingerprint:
@@ -263,13 +279,12 @@ class Study:
 
     @cached_property
     def noise(self) -> Noise | None:
-        """None where labels are as published, or the data cannot be had."""
+        """None where labels are the data's own, or the data cannot be had."""
         config = self.config
-        if not config.random_label_fraction or self.dataset is None:
+        if self.dataset is None or not (config.random_label_fraction or config.labels):
             return None
-        published = self.dataset.train_labels
-        labels, _ = randomize_labels(published, config.random_label_fraction, config.random_label_seed)
-        return Noise(labels, labels != published)
+        labels = labels_of(self.first, self.dataset)
+        return Noise(labels, labels != self.dataset.train_labels)
 
     @cached_property
     def input_norm(self) -> np.ndarray | None:

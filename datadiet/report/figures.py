@@ -18,7 +18,8 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from datadiet.printable import escaped
 from datadiet.report.decision import Decision
-from datadiet.report.evidence import RANDOM, CellResult, History, Score
+from datadiet.report.evidence import CellResult, History, Score
+from datadiet.selectors.options import RANDOM
 
 WIDTH = 4.8  # inches
 DPI = 160

@@ -20,13 +20,14 @@ from datadiet.commands import MLFLOW, Caller, typed
 from datadiet.config import FIELDS, as_dict
 from datadiet.errors import UserError
 from datadiet.report import kept_sets, summary, text
-from datadiet.report.decision import Decision, check_margin, noise_audit
+from datadiet.report.cost import saved, spent
+from datadiet.report.decision import Decision, Line, check_margin, noise_audit
 from datadiet.report.evidence import Study, read_study
 from datadiet.report.pictures import Picture, pictures
 from datadiet.report.statistics import Estimate
 from datadiet.report.summary import as_json, facts, plain
 from datadiet.runs.context import Context
-from datadiet.selectors.options import FEATURE_FIELDS, given_parameters, option_names
+from datadiet.selectors.options import FEATURE_FIELDS, LIKE, given_parameters, option_names
 from datadiet.selectors.selection import SELECTORS
 from datadiet.storage.files import make_folder, make_subfolder, read_json, write_bytes, write_json, write_text, writing
 from datadiet.tracking.run import TrackedRun
@@ -35,7 +36,7 @@ LEAD = "accuracy"  # the picture of the first screen
 COLUMNS = 12  # of a table of scores against scores, so that it fits on paper
 MARGIN = 0.5  # percentage points, where neither the caller nor the study says
 _OF_A_RUN = frozenset(
-    {"run", "selector", "size", "scores", "model_seed", "train_seed", "random_subset_seed",
+    {"run", "selector", "size", "scores", LIKE, "model_seed", "train_seed", "random_subset_seed",
      "save_steps", "early_step", "early_save_steps", "log_steps"}
 )  # fmt: skip
 
@@ -60,7 +61,8 @@ def numbers(decision: Decision) -> dict[str, Any]:
             {"arm": line.cell.arm, "size": line.cell.size, "fraction": line.cell.fraction, "accuracy": line.accuracy,
              "minus_random": line.minus_random, "minus_full": line.minus_full, "verdict": line.verdict,
              "pair_correlation": decision.pair_correlation(line.cell) if line.verdict else None,
-             "per_class": line.cell.per_class.mean(axis=0), "kept_per_class": line.cell.kept_per_class}
+             "minus_like": decision.minus_like(line), "per_class": line.cell.per_class.mean(axis=0),
+             "kept_per_class": line.cell.kept_per_class}
             for line in decision.lines
         ],
         "cliffs": {arm: cliff.fraction for arm, cliff in decision.cliffs.items()},
@@ -70,8 +72,16 @@ def numbers(decision: Decision) -> dict[str, Any]:
         "kendall": {"names": names, "matrix": agreement.get("kendall", [])},
         "top_overlap": {"names": names, "size": decision.shown.cell.size, "matrix": agreement.get("top", [])},
         "noise_audit": noise_audit(decision.study),
-        "cost": {"of": [decision.shown.cell.arm, decision.shown.cell.size], **cost._asdict(), "total": cost.total},
+        "cost": {"of": [decision.shown.cell.arm, decision.shown.cell.size], **cost._asdict(), "total": cost.total,
+                 "study": (whole := spent(decision.study))._asdict() | {"total": whole.total},
+                 "arms": [_price(decision, line) for line in decision.lines]},
     })  # fmt: skip
+
+
+def _price(decision: Decision, line: Line) -> dict[str, Any]:
+    """What an arm costs at a size, and saves."""
+    cost, less = decision.cost(line), saved(decision.study, line.cell)._asdict()
+    return {"arm": line.cell.arm, "size": line.cell.size, **cost._asdict(), "total": cost.total, "saved": less}
 
 
 def class_rows(decision: Decision) -> list[tuple[str, int, int, str, str]]:
@@ -115,6 +125,8 @@ def commands(study: Study, decision: Decision) -> list[tuple[str, str]]:
     if known:  # one that was registered elsewhere may be missing here
         named = [] if known.entry_point else [f"selector={cell.selector}"]
         sources = [f"scores=exps/{score.path}"] if score else []
+        if like := study.like(cell):
+            sources.append(f"{LIKE}=exps/{like.paths[0]}/kept.csv")
         if known.features:
             sources += [f"{name}={typed(values[name])}" for name in FEATURE_FIELDS]
         words = [*named, f"size={cell.size}", *sources, *own]
@@ -185,8 +197,8 @@ def html(decision: Decision, shown: list[Picture], kept_files: list[str]) -> str
         lead=next((picture for picture in shown if picture.name == LEAD), None),
         pictures=[picture for picture in shown if picture.name != LEAD], certainty=certainty(decision),
         class_rows=class_rows(decision), audit=noise_audit(study), commands=commands(study, decision),
-        cost=decision.cost, version=datadiet.__version__, typed=typed, ratio=_ratio, interval=_interval,
-        spread=_spread, COLUMNS=COLUMNS,
+        cost=decision.cost, version=datadiet.__version__, typed=typed, isfinite=math.isfinite, ratio=_ratio,
+        interval=_interval, spread=_spread, COLUMNS=COLUMNS,
         called=defaultdict(str, {score.name: study.words(score.type, score.step) for score in study.scores}),
         score_records={score.name: score.made for score in study.scores if score.made},
     )  # fmt: skip
@@ -225,7 +237,7 @@ def write_report(decision: Decision) -> list[Path]:
     made, products = pictures(decision), []
     if study.dataset is not None:
         for cell in study.cells:
-            if cell is not study.full:
+            if cell is not study.full and cell.drops:
                 written = kept_sets.write(study, cell)
                 products += written if cell is decision.shown.cell else []
     paths = [folder / "report.html", folder / "statistics.json"]

@@ -107,7 +107,7 @@ def facts(decision: Decision) -> dict[str, Any]:
         "other_warnings": beware_too(decision),
         "cost": {
             "choosing": cost.total, "training": cost.subset_training.mean, "training_full": cost.full_training.mean,
-            "pays_after": cost.pays_after, "words": text.price(decision),
+            "pays_after": cost.pays_after, "study_pays_after": cost.study_pays_after, "words": text.price(decision),
         },
     })  # fmt: skip
 

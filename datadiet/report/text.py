@@ -7,42 +7,17 @@ import math
 import numpy as np
 
 from datadiet.report.comparison import ALPHA, CANNOT, NOT_DECIDED
-from datadiet.report.decision import ClassWarning, Cost, Decision, Line
-from datadiet.report.evidence import RANDOM, CellResult, Study
+from datadiet.report.decision import ClassWarning, Decision, Line
+from datadiet.report.evidence import CellResult, Study
+from datadiet.report.price import price as price
 from datadiet.report.statistics import Estimate
+from datadiet.report.words import kept, percent, points
+from datadiet.report.words import seconds as seconds
+from datadiet.selectors.options import RANDOM
 from datadiet.selectors.selection import SELECTORS
 
 COLLAPSE = 0.03  # loss of accuracy of one run that a mean must not hide
 RELIABLE = 0.7  # split-half reliability below which a ranking is mostly the runs' own
-
-
-def percent(value: float, digits: int = 2) -> str:
-    """0.9012 -> '90.12 %'."""
-    return f"{100 * value:.{digits}f} %"
-
-
-def kept(fraction: float) -> str:
-    """A fraction of the examples: 0.7 -> '70 %'."""
-    return f"{100 * fraction:.3g} %"
-
-
-def seconds(value: float) -> str:
-    """A duration at about two digits; NaN is one that was not recorded."""
-    if math.isnan(value):
-        return "not recorded"
-    if value < 10:
-        return f"{value:.2g} s"
-    if value < 120:
-        return f"{value:.0f} s"
-    return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
-
-
-def points(difference: Estimate) -> str:
-    """A difference of accuracies in percentage points with its interval."""
-    text = f"{100 * difference.mean:+.2f} points"
-    if difference.known:
-        return f"{text} (95 % interval {100 * difference.low:+.2f} to {100 * difference.high:+.2f})"
-    return f"{text} (no interval: {'one run' if difference.n < 2 else 'all pairs differ by the same'})"
 
 
 def what(cell: CellResult, study: Study) -> str:
@@ -50,7 +25,8 @@ def what(cell: CellResult, study: Study) -> str:
     score = study.words(cell.type, cell.step) if cell.type and cell.step is not None else ""
     known = SELECTORS.get(cell.selector)
     if known and known.words:
-        return known.words.format(count=f"{cell.size:,}", score=score)
+        told = known.words.format(count=f"{cell.size:,}", score=score)
+        return f"{told} ({cell.arm})" if cell.selector == RANDOM != cell.arm else told
     return f"the {cell.size:,} examples chosen by {cell.selector}" + (f" from the {score}" if score else "")
 
 
@@ -91,6 +67,7 @@ def which(decision: Decision) -> list[str]:
             f"Test accuracy {percent(best.accuracy.mean)} against {percent(full.mean)} with all of the data: "
             f"{points(best.minus_full)}, {full.n} pairs of runs{decision.study.seeds_told}.",
             _against_random(best),
+            *_against_like(decision, best),
         ]
     near = decision.shown
     found = [
@@ -128,6 +105,15 @@ def _against_random(line: Line) -> str:
     if line.minus_random.low > 0:  # else random would stand here
         return f"{against}; the score is worth having."
     return f"{against}; whether the score is better than chance is not decided."
+
+
+def _against_like(decision: Decision, line: Line) -> list[str]:
+    """What is the score's doing, and what the balance of classes that comes with it."""
+    if (difference := decision.minus_like(line)) is None:
+        return []
+    shown = difference.low > 0 or difference.high < 0
+    told = "that is what the choice within classes does" if shown else "whether more than that is gained is not decided"
+    return [f"Against a random subset with as many of each class: {points(difference)}; {told}."]
 
 
 def how_sure(decision: Decision) -> list[str]:
@@ -180,62 +166,6 @@ def _reach(decision: Decision) -> list[str]:
     return found
 
 
-def price(decision: Decision) -> list[str]:
-    """What the choice costs and when it pays."""
-    line, budget = decision.shown, decision.study.record.budget
-    cost = decision.cost(line)
-    found = [
-        f"One training takes {seconds(cost.subset_training.mean)} on the subset, {seconds(cost.full_training.mean)} on "
-        "all of the data (compilation and evaluation left out)."
-    ]
-    if math.isnan(cost.saving.mean):
-        found = ["How long a training takes was not recorded by all of its runs."]
-    if decision.best is None:
-        spent = [f"{seconds(s.train_seconds + s.score_seconds)} for {s.name}" for s in decision.study.scores]
-        scored = f"Scoring, networks trained up to the scored step included: {', '.join(spent)}. " if spent else ""
-        return [f"{scored}As nothing can be dropped at this margin, nothing pays it back.", *found]
-    if score := decision.study.score_of(line.cell):
-        found.insert(
-            0,
-            f"Choosing, {seconds(cost.total)} in all: {seconds(cost.train)} to train {len(score.runs)} networks up to "
-            f"the scored step, {seconds(cost.score)} to score, {seconds(cost.select)} to select.",
-        )
-    elif line.cell.arm == RANDOM:
-        return ["A random choice costs nothing.", *found]
-    return found + (_equal_steps(line, cost) if budget == "iterations" else _equal_epochs(cost))
-
-
-def _equal_steps(line: Line, cost: Cost) -> list[str]:
-    """With budget=iterations no training is shortened."""
-    found = [
-        "It never pays in training time: with budget=iterations every subset trains for as many steps as all of the "
-        "data, so no training gets shorter. What is saved is data to keep, label and load."
-    ]
-    saving = (1 - line.cell.fraction) * cost.full_training.mean
-    if cost.total > 0 and saving > 0:
-        found.append(
-            f"If trainings on the subset were cut to the same number of epochs, each would save about "
-            f"{seconds(saving)}, and the diet would pay after {max(1, math.ceil(cost.total / saving)):,} of them; but "
-            "this study did not measure their accuracy (budget=epochs does)."
-        )
-    return found
-
-
-def _equal_epochs(cost: Cost) -> list[str]:
-    saving = cost.saving
-    if not cost.recorded:
-        return ["When it pays is not known, because not all seconds were recorded."]
-    if cost.pays_after is None:
-        return ["It does not pay, as far as was measured: no training on the subset is surely shorter."]
-    spread = f" (95 % interval {seconds(saving.low)} to {seconds(saving.high)})"
-    if cost.total < 0.005 * saving.mean:
-        return [f"Each training on the subset saves {seconds(saving.mean)}{spread}: it pays from the first one."]
-    return [
-        f"Each training on the subset saves {seconds(saving.mean)}{spread}: the diet pays after "
-        f"{cost.pays_after:,} training{'s' if cost.pays_after > 1 else ''}."
-    ]
-
-
 def warnings(decision: Decision) -> list[str]:
     """What to beware of: few runs, bad runs and classes, an unfair opponent, cliffs, emptied classes, label noise."""
     found, study = [], decision.study
@@ -253,6 +183,11 @@ def warnings(decision: Decision) -> list[str]:
         found.append(
             f"{kept(fraction)} of the training labels were drawn anew: the examples of largest score are then mostly "
             "mislabelled; see the noise audit."
+        )
+    elif study.noise and study.noise.changed.any():
+        found.append(
+            f"{int(study.noise.changed.sum()):,} of {len(study.noise.changed):,} training labels are other than the "
+            f"data's own ({study.config.labels}): the noise audit tells which scores find them."
         )
     return found
 

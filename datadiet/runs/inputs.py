@@ -18,7 +18,8 @@ from datadiet.config import ResolvedConfig, TrainConfig
 from datadiet.data import align
 from datadiet.data.batches import Normalizer, fit_images
 from datadiet.data.dataset import Dataset
-from datadiet.data.registry import count_examples, load_dataset
+from datadiet.data.reading import Reading
+from datadiet.data.registry import count_of, load_dataset
 from datadiet.errors import UserError
 from datadiet.models.registry import check_model
 from datadiet.scores import trajectory
@@ -26,6 +27,7 @@ from datadiet.scores.checkpoint import compute_features, training_score_names
 from datadiet.selectors import selection
 from datadiet.selectors.options import (
     FEATURE_FIELDS,
+    LIKE,
     MANIFEST,
     given_parameters,
     option_names,
@@ -34,7 +36,7 @@ from datadiet.selectors.options import (
 )
 from datadiet.storage.layout import ExperimentLayout, score_file
 from datadiet.storage.manifests import find_manifest, manifest_ids
-from datadiet.storage.records import ScoreRecord
+from datadiet.storage.records import KeptRecord, ScoreRecord, Summary
 from datadiet.storage.runs import StoredRun, open_run
 from datadiet.storage.score_files import load_scores
 from datadiet.train_config import DERIVED
@@ -127,6 +129,8 @@ def find_scores(layout: ExperimentLayout, config: ResolvedConfig, choice: ScoreC
 def find_sources(layout: ExperimentLayout, config: ResolvedConfig, choice: ScoreChoice) -> ResolvedConfig:
     """The config with all that its selector looks at: the score file, and the checkpoint of its features."""
     config = find_scores(layout, config, choice)
+    if config.like is not None and not Path(config.like).is_file():
+        raise UserError(f"like={config.like}: no such file; expected a file of kept examples (kept.csv).")
     return find_features(layout, config, choice.exp, choice.step)
 
 
@@ -160,18 +164,16 @@ def training_command(
     """
     alike = {}
     if sibling := first_run(layout, exp):
-        alike = as_typed(
-            sibling.config, sibling.data.num_examples or count_examples(sibling.config.dataset, sibling.config.data_dir)
-        )
+        alike = as_typed(sibling.config, sibling.data.num_examples or count_of(sibling.config))
     elif config is not None:
-        alike = as_typed(config, count_examples(config.dataset, config.data_dir))
+        alike = as_typed(config, count_of(config))
     return commands.command("full_data", **{"run": run, "exp": exp, **alike, "root": layout.root, **more})
 
 
 # Of one run among several, or of a subset and what it was chosen by.
 _OF_ONE = frozenset(
     {"run", "model_seed", "train_seed", "random_subset_seed", "selector", "size", "scores", "manifest",
-     *FEATURE_FIELDS}
+     LIKE, *FEATURE_FIELDS}
 )  # fmt: skip
 _NAMED = ("dataset", "model", "data_dir")  # also where they are the defaults
 
@@ -229,7 +231,7 @@ def choose(
         labels: int32 [N], those trained on.
     """
     everything = np.arange(dataset.num_examples, dtype=np.int32)
-    if config.size is None:
+    if config.size is None or selection.chooses_anew(config.selector):
         return everything, None, None
     if config.manifest is not None:
         return manifest_ids(Path(config.manifest), dataset), None, None
@@ -240,6 +242,7 @@ def choose(
     kept = selection.kept_order(
         config.selector, chosen_from, size=config.size, seed=config.random_subset_seed, labels=labels,
         features=features(config, dataset) if config.features_run else None,
+        like=None if config.like is None else manifest_ids(Path(config.like), dataset),
         **parameters(config).as_dict(),
     )  # fmt: skip
     return kept, values, score_type
@@ -247,13 +250,21 @@ def choose(
 
 def scored_by(config: TrainConfig, score_type: str | None) -> str:
     """How the training examples of a run were chosen, in words for the table."""
-    told = " ".join(f"{name} {value}" for name, value in given_parameters(config).items())
+    given = given_parameters(config) | ({} if config.like is None else {LIKE: _made_as(Path(config.like))})
+    told = " ".join(f"{name} {value}" for name, value in given.items())
     if config.scores is None:
         name = "full data" if config.selector == "all" else config.selector
         return f"{name} ({told})" if told else name
     name, chosen = score_type or Path(config.scores).stem, selection.SELECTORS.get(config.selector)
     manner = " ".join(filter(None, ["" if chosen and chosen.entry_point else config.selector, told]))
     return f"{name} ({manner})" if manner else name
+
+
+def _made_as(kept: Path) -> str:
+    """How a file of kept examples was chosen, in words; its name where nothing beside it tells."""
+    if (record := kept.with_suffix(".json")).exists():
+        return KeptRecord.read(record).kept_by or kept.name
+    return Summary.read(record).scored_by if (record := kept.with_name("summary.json")).exists() else kept.name
 
 
 def find_features(layout: ExperimentLayout, config: ResolvedConfig, exp: str, step: int | None) -> ResolvedConfig:
@@ -292,12 +303,13 @@ def features(config: TrainConfig, dataset: Dataset) -> np.ndarray:
         raise UserError(f"features_run={path} was trained on other data than {dataset.name}: name a run on that.")
     folder = path / "ckpts" / str(config.features_step)
     made = folder.stat().st_mtime_ns if folder.exists() else 0
-    return _features(path.resolve(), config.features_step, made, config.dataset, config.data_dir)
+    read = (config.dataset, config.data_dir, replace(Reading.of(config), labels=None))
+    return _features(path.resolve(), config.features_step, made, *read)
 
 
 @lru_cache(maxsize=1)  # the runs of a study share them; they are never written
-def _features(path: Path, step: int, made: int, dataset: str, data_dir: str | None) -> np.ndarray:
+def _features(path: Path, step: int, made: int, dataset: str, data_dir: str | None, reading: Reading) -> np.ndarray:
     stored = open_run(path)
     variables = stored.variables(step)
-    fitted = fit_images(load_dataset(dataset, data_dir), stored.network.image_shape)
+    fitted = fit_images(load_dataset(dataset, data_dir, **reading.given()), stored.network.image_shape)
     return compute_features(stored.network, variables, fitted.train_images, prepare=Normalizer.of(fitted))

@@ -13,11 +13,12 @@ import numpy as np
 
 from datadiet import commands
 from datadiet import config as options
-from datadiet.data.batches import Normalizer, fit_images, randomize_labels
-from datadiet.data.registry import load_dataset
+from datadiet.data.batches import Normalizer, fit_images
+from datadiet.data.registry import dataset_of
 from datadiet.errors import Interrupted, UserError
 from datadiet.runs.context import Context
 from datadiet.runs.inputs import gathering, training_command
+from datadiet.runs.labels import given_digest, labels_of
 from datadiet.runs.signals import listen
 from datadiet.scores.checkpoint import check_score, compute_many, score_names, training_score_names
 from datadiet.scores.combine import COMBINATIONS, standard_error
@@ -31,6 +32,7 @@ from datadiet.tracking.run import settle
 from datadiet.training.compiled import compile_seconds, unless
 from datadiet.training.device import check_device
 
+LABELS = ("random_labels", "given_labels")  # what a record says of labels that are not the data's own
 QUANTILES = (5, 25, 50, 75, 95)  # per cent
 
 
@@ -153,7 +155,7 @@ def score_run(
     labels_from = {"fraction": config.random_label_fraction, "seed": config.random_label_seed}
     provenance = {
         "type": kind, "step": step, "runs": [run], "source": layout.name(stored.path),
-        "random_labels": labels_from if config.random_label_fraction else None,
+        "random_labels": labels_from if config.random_label_fraction else None, "given_labels": given_digest(stored),
     }  # fmt: skip
     check_replaceable(path, provenance, output.overwrite)
     if output.resume and _made_before(layout, path, provenance, stored.data.fingerprint):
@@ -167,10 +169,10 @@ def _score(stored: StoredRun, path: Path, provenance: dict[str, Any], batch_size
     """Raises UserError where the data has changed since the run was trained, Interrupted where it was stopped."""
     config, kind = stored.config, provenance["type"]
     variables = stored.variables(provenance["step"])
-    dataset = fit_images(load_dataset(config.dataset, config.data_dir), stored.network.image_shape)
+    dataset = fit_images(dataset_of(config), stored.network.image_shape)
     if dataset.fingerprint != stored.data.fingerprint:
         raise UserError(f"{dataset.name} has changed since {stored.path} was trained on it; train the run again.")
-    labels, _ = randomize_labels(dataset.train_labels, config.random_label_fraction, config.random_label_seed)
+    labels = labels_of(stored, dataset)
     start = time.perf_counter()
     label = f"{kind} of {context.output.layout.name(stored.path)}"
     again, say = f"Continue: {context.tracker.command}", context.reporter.say
@@ -225,7 +227,7 @@ def mean_run(
     runs, first = _load_runs(layout, paths)
     provenance = {
         "type": kind, "step": step, "runs": list(range(n_runs)), "source": source_exp,
-        "random_labels": first.random_labels, **({} if combine == "mean" else {"combine": combine}),
+        **{name: getattr(first, name) for name in LABELS}, **({} if combine == "mean" else {"combine": combine}),
     }  # fmt: skip
     check_replaceable(target, provenance, output.overwrite)
     values = COMBINATIONS[combine](runs)

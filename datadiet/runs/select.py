@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import time
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from datadiet import commands
 from datadiet import config as options
 from datadiet.config import TrainConfig
-from datadiet.data.batches import randomize_labels
-from datadiet.data.registry import count_examples, load_dataset
+from datadiet.data.reading import Reading
+from datadiet.data.registry import count_of, dataset_of, tell_notes
+from datadiet.errors import UserError
 from datadiet.runs.context import Context
 from datadiet.runs.inputs import ScoreChoice, choose, find_sources, resolve_config, scored_by
+from datadiet.runs.labels import labels_for
 from datadiet.runs.score import check_replaceable
-from datadiet.selectors.options import FEATURE_FIELDS, option_names
+from datadiet.selectors.options import FEATURE_FIELDS, LIKE, option_names
+from datadiet.selectors.selection import chooses_anew
 from datadiet.storage.manifests import write_manifest
 from datadiet.storage.records import KeptRecord
 from datadiet.tracking import record
@@ -20,8 +28,25 @@ from datadiet.training.device import check_device
 
 RECORDED = (  # beside the options of selectors
     "selector", "size", "scores", *FEATURE_FIELDS, "random_subset_seed", "random_label_fraction", "random_label_seed",
-    "run",
+    "labels", "run", LIKE,
 )  # fmt: skip
+
+
+def _check_keeps(config: TrainConfig) -> None:
+    """Raises UserError where a selector chooses anew in each epoch of a training."""
+    if chooses_anew(config.selector):
+        raise UserError(
+            f"selector={config.selector} keeps no subset: each epoch of a training takes another one. Train with it: "
+            f"`{commands.command('subset', selector=config.selector, size=config.size)}`"
+        )
+
+
+def _recorded(config: TrainConfig, labels: np.ndarray) -> dict[str, Any]:
+    """What a choice is told by: options, how the data was read, and a hash of labels that were given."""
+    chosen = {*RECORDED, *option_names(), *Reading.of(config).given()}
+    recorded = {name: value for name, value in options.as_dict(config).items() if name in chosen}
+    given = {"labels_sha256": sha256(labels.tobytes()).hexdigest()} if config.labels is not None else {}
+    return recorded | given
 
 
 def select_run(config: TrainConfig, exp: str, context: Context, choice: ScoreChoice) -> Path:
@@ -38,17 +63,18 @@ def select_run(config: TrainConfig, exp: str, context: Context, choice: ScoreCho
         UserError: anything the caller can repair, or another selection in the way.
     """
     layout = context.output.layout
-    resolved = resolve_config(config, count_examples(config.dataset, config.data_dir))
-    config = find_sources(layout, resolved, choice)
+    _check_keeps(config)
+    config = find_sources(layout, resolve_config(config, count_of(config)), choice)
     path = layout.run(exp, config) / "kept.csv"
     if config.features_run is not None:
         check_device(context.reporter.say)
     context.tracker.check()
-    dataset = load_dataset(config.dataset, config.data_dir)
-    recorded = {name: value for name, value in options.as_dict(config).items() if name in {*RECORDED, *option_names()}}
+    dataset = dataset_of(config)
+    tell_notes(dataset)
+    labels = labels_for(config, dataset).labels
+    recorded = _recorded(config, labels)
     facts = {**recorded, "fingerprint": dataset.fingerprint}
     check_replaceable(path, facts, context.output.overwrite, KeptRecord.read)
-    labels, _ = randomize_labels(dataset.train_labels, config.random_label_fraction, config.random_label_seed)
     start = time.perf_counter()
     kept, values, score_type = choose(config, dataset, labels, context.reporter.say)
     seconds = time.perf_counter() - start

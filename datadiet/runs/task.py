@@ -12,17 +12,18 @@ import numpy as np
 
 from datadiet import commands
 from datadiet.config import ResolvedConfig
-from datadiet.data.batches import fit_images, randomize_labels
+from datadiet.data.batches import fit_images
 from datadiet.data.dataset import Dataset
-from datadiet.data.registry import load_dataset
+from datadiet.data.registry import dataset_of
 from datadiet.errors import UserError
 from datadiet.models.registry import input_shape
 from datadiet.runs.inputs import choose, scored_by
+from datadiet.runs.labels import labels_for
+from datadiet.selectors.selection import chooses_anew
 from datadiet.storage.files import write_text
 from datadiet.storage.layout import ExperimentLayout
 from datadiet.storage.manifests import manifest_text
 from datadiet.storage.records import Arguments, DataFacts, MadeAs
-from datadiet.storage.tables import csv_text
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,17 @@ class Task:
     name: str  # path below exps
     dataset: Dataset  # as the model takes it
     labels: np.ndarray  # int32 [N], those trained on
-    touched: np.ndarray  # ids whose label was drawn anew
+    touched: np.ndarray  # ids whose label was drawn anew, or given
     kept: np.ndarray  # ids to train on, in kept order
     kept_by: str
     select_seconds: float  # that choosing them took, reading the scores included
-    inputs: dict[str, str]  # kept.csv for a subset, random_labels.csv where labels were randomised
+    inputs: dict[str, str]  # kept.csv for a subset, random_labels.csv or given_labels.csv
     continues: bool = False  # its folder holds a part of it
+
+    @property
+    def num_kept(self) -> int:
+        """Examples of an epoch: all that it trains on, unless each epoch chooses among them."""
+        return self.config.size or len(self.kept)
 
     @property
     def member(self) -> np.ndarray:
@@ -56,12 +62,17 @@ def load_data(config: ResolvedConfig) -> tuple[Dataset, Dataset]:
     Raises:
         UserError: the data cannot be had, or cannot be trained on as asked.
     """
-    published = load_dataset(config.dataset, config.data_dir)
+    published = dataset_of(config)
     dataset = fit_images(published, input_shape(config.model, published.image_shape))
     if config.augment and len(dataset.image_shape) != 3:
         repair = commands.option("augment", False)
         raise UserError(f"augment=true needs images; {dataset.name} has vectors: {repair}.")
     return published, dataset
+
+
+def noted(dataset: Dataset) -> dict[str, str]:
+    """What was decided when the data was read, as a param for MLflow."""
+    return {"data.notes": " ".join(dataset.notes)} if dataset.notes else {}
 
 
 def prepare_task(
@@ -76,16 +87,13 @@ def prepare_task(
         UserError: the scores cannot be had or do not fit.
     """
     published, dataset = loaded
-    labels, touched = randomize_labels(dataset.train_labels, config.random_label_fraction, config.random_label_seed)
+    labels, touched, inputs = labels_for(config, published)
     start = time.perf_counter()
     kept, values, score_type = choose(config, published, labels, say)
     select_seconds = time.perf_counter() - start
-    inputs = {}
-    if config.selector != "all":
+    inputs = dict(inputs)
+    if config.selector != "all" and not chooses_anew(config.selector):
         inputs["kept.csv"] = manifest_text(dataset, kept, values)
-    if config.random_label_fraction:
-        rows = ((dataset.example_ids[i], i, dataset.train_labels[i], labels[i]) for i in touched)
-        inputs["random_labels.csv"] = csv_text(("example_id", "id", "label", "random_label"), rows)
     run_dir = layout.run(exp, config)
     name, kept_by = layout.name(run_dir), scored_by(config, score_type)
     return Task(config, exp, run_dir, name, dataset, labels, touched, kept, kept_by, select_seconds, inputs)
@@ -96,7 +104,7 @@ def write_inputs(task: Task) -> None:
     dataset, path = task.dataset, task.run_dir / "args.json"
     facts = DataFacts(
         dataset.fingerprint, dataset.num_classes, list(dataset.image_shape), dataset.num_examples,
-        dataset.mean.tolist(), dataset.std.tolist(),
+        dataset.mean.tolist(), dataset.std.tolist(), list(dataset.notes), list(dataset.skipped),
     )  # fmt: skip
     if not path.exists():
         hashes = {name: sha256(text.encode()).hexdigest() for name, text in task.inputs.items()}

@@ -12,7 +12,7 @@ import numpy as np
 from datadiet import commands
 from datadiet import config as options
 from datadiet.config import ResolvedConfig, TrainConfig
-from datadiet.data.registry import count_examples
+from datadiet.data.registry import count_of, tell_notes
 from datadiet.errors import Interrupted, UserError
 from datadiet.models.networks import Network
 from datadiet.models.registry import build_model, gains_together
@@ -22,7 +22,7 @@ from datadiet.runs.context import Context, Tracker
 from datadiet.runs.folders import begin, check_folder, check_found, is_finished
 from datadiet.runs.inputs import DEFAULT_CHOICE, ScoreChoice, find_sources, resolve_config
 from datadiet.runs.signals import listen
-from datadiet.runs.task import Task, load_data, prepare_task
+from datadiet.runs.task import Task, load_data, noted, prepare_task
 from datadiet.scores import trajectory
 from datadiet.storage import answers
 from datadiet.storage.answers import write_answers
@@ -36,6 +36,7 @@ from datadiet.tracking import record
 from datadiet.tracking.run import TrackedRun
 from datadiet.training.compiled import unless
 from datadiet.training.device import check_device
+from datadiet.training.energy import Meter
 from datadiet.training.loop import Entrant, Report, class_metric, fit_runs
 from datadiet.training.state import DeviceData, initial_state, on_device
 
@@ -96,7 +97,7 @@ def train_runs(
     """
     if len(set(runs)) < len(runs):
         raise UserError(f"runs={','.join(map(str, runs))}: expected each run once.")
-    count = count_examples(config.dataset, config.data_dir)
+    count = count_of(config)
     return train_resolved([resolve_config(replace(config, run=run), count) for run in runs], exp, context, choice)
 
 
@@ -114,6 +115,8 @@ def train_resolved(
         check_device(say)
     tracker.check()
     loaded = load_data(configs[0])
+    if tracker.parent is None:  # a study has told them
+        tell_notes(loaded[0])
     for config in configs if output.resume else ():
         check_found(output.layout.run(exp, config), config, loaded[1].fingerprint)
     ended: dict[str, Summary | UserError] = {}
@@ -251,14 +254,17 @@ class Lane:
         if report.metrics:
             self.tracked.log_metrics(self.metrics, report.step, mirrored=True)
 
-    def finish(self, say: Callable[[str], None]) -> Summary:
+    def finish(self, say: Callable[[str], None], joules: float | None) -> Summary:
         """Write the summary.
 
+        Args:
+            joules: Energy that its training took since it was begun here.
         Raises:
             UserError: a part of the run is gone.
         """
         resume.check_complete(self.task)
         task, summary = self.task, summarize(self.task, self.tracked, self.metrics)
+        summary = replace(summary, joules=None if self.start.step else joules)
         summary.write(task.run_dir / "summary.json")
         if summary.test_correct_sha256:
             self.tracked.log_artifact(task.run_dir / answers.NAME)
@@ -277,7 +283,7 @@ def _train(
         Interrupted: `stopping` said yes before the last step; the states are saved.
     """
     config, step = group[0][0].config, group[0][1].step or 0
-    ended: dict[str, Summary | UserError] = {}
+    ended, meter = {}, Meter()
     with ExitStack() as all_runs:
         lanes = [Lane(*pair, all_runs.enter_context(_open(pair[0], context.tracker))) for pair in group]
         names = [lane.task.name for lane in lanes]
@@ -297,21 +303,24 @@ def _train(
             raise Interrupted(
                 f"Stopped after step {step} of {config.num_steps}, all saved. Continue: {_again(context)}"
             )
+        joules = meter.joules()
         for name, lane in zip(names, lanes):
             if name not in ended:
-                ended[name] = lane.finish(context.reporter.say)
+                ended[name] = lane.finish(context.reporter.say, joules and joules / len(lanes))
     return ended
 
 
 def log_inputs(task: Task, tracked: TrackedRun) -> None:
     """What is trained on, to MLflow; saying it again changes nothing."""
     config, dataset = task.config, task.dataset
-    tracked.log_params({"data.num_examples": dataset.num_examples, "data.num_kept": len(task.kept)})
-    digest = dataset.fingerprint if config.selector == "all" else dataset.subset_digest(task.kept)
+    tracked.log_params({"data.num_examples": dataset.num_examples, "data.num_kept": task.num_kept, **noted(dataset)})
+    digest = dataset.fingerprint if "kept.csv" not in task.inputs else dataset.subset_digest(task.kept)
     tracked.log_input(dataset.name, digest, "training", num_rows=len(task.kept), kept_by=task.kept_by)
     if config.random_label_fraction:
         changed = int((task.labels != dataset.train_labels).sum())
         tracked.log_metrics({"random_labels/touched": len(task.touched), "random_labels/changed": changed})
+    if config.labels is not None:
+        tracked.log_metrics({"given_labels/changed": len(task.touched)})
 
 
 def summarize(task: Task, tracked: TrackedRun, last: dict[str, float]) -> Summary:
@@ -323,7 +332,7 @@ def summarize(task: Task, tracked: TrackedRun, last: dict[str, float]) -> Summar
         dataset=task.dataset.name,
         model=task.config.model,
         scored_by=task.kept_by,
-        num_kept=len(task.kept),
+        num_kept=task.num_kept,
         num_examples=task.dataset.num_examples,
         **{key: last[key] for key in ("train_acc", "test_acc", "train_loss", "test_loss")},
         test_acc_per_class=[last.get(class_metric(c)) for c in classes],

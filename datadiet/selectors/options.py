@@ -45,7 +45,7 @@ def refuse_unused(config: TrainConfig) -> None:
             for name in options_of(entry) if kind == "selector" else registry[entry].options:
                 users.setdefault(name, {}).setdefault(kind, []).append(entry)
     of_features = [name for name, chosen in selection.SELECTORS.items() if chosen.features]
-    users |= {name: {"selector": of_features} for name in FEATURE_FIELDS}
+    users |= {name: {"selector": of_features} for name in FEATURE_FIELDS} | {LIKE: {"selector": [RANDOM]}}
     for name, by_kind in users.items():
         used = config.selector in by_kind.get("selector", ()) or {*by_kind.get("trajectory", ())} & {*config.trajectory}
         if value_of(config, name) != find_option(name).default and not used:
@@ -59,4 +59,5 @@ def refuse_unused(config: TrainConfig) -> None:
 
 
 MANIFEST = "manifest"  # the selector that keeps what a file names
+RANDOM, LIKE = "random", "like"  # a selector, and its option that names a file
 FEATURE_FIELDS = ("features_run", "features_step")

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from datadiet.config import FIELDS, check_size, find_option
+from datadiet.config import FIELDS, check_size, find_option, number_kept
 from datadiet.errors import UserError
-from datadiet.option import Parameters
+from datadiet.option import Parameters, option
 from datadiet.registries import REGISTRIES
-from datadiet.selectors import coresets
+from datadiet.selectors import coresets, epochs
 from datadiet.selectors.coresets import Pool, ascending, descending
+from datadiet.selectors.epochs import Choice
 
 
 def keep_max(pool: Pool, size: int, parameters: Parameters) -> np.ndarray:
@@ -64,7 +65,7 @@ Keep = Callable[[Pool, int, Parameters], np.ndarray]
 class Selector(NamedTuple):
     """One entry of SELECTORS."""
 
-    keep: Keep
+    keep: Keep | None  # None: each epoch chooses anew, by `epochs`
     scores: bool = True  # whether it needs them
     labels: bool = False
     features: bool = False
@@ -72,6 +73,7 @@ class Selector(NamedTuple):
     balance: str = "none"  # where none is asked for; see BALANCES
     entry_point: str | None = None  # its own, whose folders and tables need not name it
     words: str | None = None  # what it keeps, with {count} and {score}
+    epochs: Choice | None = None  # then it needs all examples, and has no balance
 
 
 SELECTORS: dict[str, Selector] = {
@@ -88,7 +90,17 @@ SELECTORS: dict[str, Selector] = {
     "k_center": Selector(coresets.k_center, scores=False, features=True),
     "herding": Selector(coresets.herding, scores=False, features=True, balance="proportional"),
     "d2": Selector(coresets.d2, features=True, options=("cutoff", "neighbors", "gamma"), balance="proportional"),
-}
+    "rs2": Selector(
+        None, scores=False, epochs=Choice(epochs.rs2),
+        words="in each epoch another random {count} of the training examples",
+        options={"replacement": option(False, "Each epoch draws from all examples, not from those left (rs2).")},
+    ),
+    "infobatch": Selector(
+        None, scores=False, epochs=Choice(epochs.infobatch, epochs.infobatch_weights),
+        words="in each epoch the training examples of large loss and a share of the others, as {count} is of all",
+        options={"full_from": option(0.875, "Part of the steps; after it none is left out (infobatch).", min=0, max=1)},
+    ),
+}  # fmt: skip
 REGISTRIES["selector"] = SELECTORS
 
 # How many of each class to keep: (counts [C], size, seed) -> int [C].
@@ -135,7 +147,12 @@ def without_scores() -> list[str]:
 def options_of(selector: str) -> tuple[str, ...]:
     """Names of the options that a selector uses."""
     chosen = SELECTORS.get(selector)
-    return (*chosen.options, "balance") if chosen else ()
+    return (*chosen.options, *([] if chosen.epochs else ["balance"])) if chosen else ()
+
+
+def chooses_anew(selector: str) -> bool:
+    """Whether a selector keeps no subset, but takes another one in each epoch, and needs all examples for that."""
+    return selector in SELECTORS and SELECTORS[selector].epochs is not None
 
 
 def option_names() -> list[str]:
@@ -209,6 +226,20 @@ def check_balance(parameters: Parameters) -> None:
         raise UserError(f"balance={parameters.balance}: expected one of {', '.join(BALANCES)}.")
 
 
+def _quotas(like: np.ndarray, parameters: Parameters, labels: np.ndarray, size: int) -> Callable[..., np.ndarray]:
+    """What BALANCES has, so that each class gets as many as `like` has of it.
+
+    Raises:
+        UserError: it keeps another number of examples, or another balance is asked for.
+    """
+    if len(like) != size or parameters.balance is not None:
+        got = f"size={size}" if len(like) != size else f"balance={parameters.balance}"
+        raise UserError(f"{got}: like keeps {len(like)} examples, and says how many of each class; expected no other.")
+    classes, own = np.unique(labels, return_inverse=True)
+    quotas = np.bincount(own[like], minlength=len(classes))
+    return lambda counts, size, seed: quotas
+
+
 def _checked(name: str, array: Any, what: str, count: int, ndim: int) -> np.ndarray:
     if array is None:
         raise UserError(f"selector={name} needs {what}.")
@@ -219,44 +250,50 @@ def _checked(name: str, array: Any, what: str, count: int, ndim: int) -> np.ndar
 
 
 def kept_order(
-    name: str, values: np.ndarray, *, size: int, offset: int = 0, seed: int = 0, labels: np.ndarray | None = None,
-    features: np.ndarray | None = None, **parameters: Any,
+    name: str, values: np.ndarray, *, size: float, offset: int = 0, seed: int = 0, labels: np.ndarray | None = None,
+    features: np.ndarray | None = None, like: np.ndarray | None = None, **parameters: Any,
 ) -> np.ndarray:  # fmt: skip
-    """Ids to keep, int32 [size], in the order in which the selector keeps them; see `select`."""
+    """Ids to keep, int32 [M], in the order in which the selector keeps them; see `select`."""
     check_selector(name)
+    size = number_kept(size, len(values))
     check_size(size, offset, len(values))
     chosen, given = SELECTORS[name], parameters_of(name, {"offset": offset, **parameters})
+    if chosen.keep is None:
+        raise UserError(f"selector={name} keeps no subset: each epoch of a training takes another one. Train with it.")
     values = check_values(values) if chosen.scores else np.asarray(values)
     check_parameters(name, given, size, len(values))
     pool = Pool(values, seed)
-    if needs_labels(name, given.balance):
+    if needs_labels(name, given.balance) or like is not None:
         pool = replace(pool, labels=_checked(name, labels, "labels", len(values), 1))
     if chosen.features:
         pool = replace(pool, features=_checked(name, features, "features", len(values), 2))
     share = BALANCES[manner_of_balance(name, given.balance)]
+    share = share if like is None else _quotas(like, given, pool.labels, size)
     keep = partial(balanced, chosen.keep, share) if share else chosen.keep
     return keep(pool, size, given).astype(np.int32)
 
 
 def select(
-    name: str, values: np.ndarray, *, size: int, offset: int = 0, seed: int = 0, labels: np.ndarray | None = None,
-    features: np.ndarray | None = None, **parameters: Any,
+    name: str, values: np.ndarray, *, size: float, offset: int = 0, seed: int = 0, labels: np.ndarray | None = None,
+    features: np.ndarray | None = None, like: np.ndarray | None = None, **parameters: Any,
 ) -> np.ndarray:  # fmt: skip
     """Ids of the examples to keep.
 
     Args:
         name: A key of SELECTORS.
         values: Scores [N] in canonical order; of those `without_scores` their number alone counts.
-        size: M, how many to keep, 1 to N - offset.
+        size: M, how many to keep, 1 to N - offset; or a float, the fraction of N (above 0 and below 1), rounded.
         offset: How many of the smallest to skip first ('offset' only).
         seed: Of draws and of the order among equals.
-        labels: int [N], for moderate, herding, d2 and any `balance`.
+        labels: int [N], for moderate, herding, d2, any `balance`, and `like`.
         features: float [N, F], for moderate, k_center, herding and d2.
+        like: ids [M] of another selection: as many of each class are kept.
         **parameters: Other options of the selector, as in `option_names`.
     Returns:
         Sorted int32 [M].
     Raises:
         UserError: unknown selector, impossible size or parameter, NaN scores, missing labels or features.
     """
-    given = {"size": size, "offset": offset, "seed": seed, "labels": labels, "features": features}
+    given = {"size": size, "offset": offset, "seed": seed, "labels": labels, "features": features,
+             "like": like}  # fmt: skip
     return np.sort(kept_order(name, values, **given, **parameters))

@@ -111,6 +111,7 @@ def load_state(run_dir: Path, step: int, like: TrainState) -> TrainState:
         opt_state=jax.tree.unflatten(jax.tree.structure(like.opt_state), training["opt_state"]),
         sums=training["sums"],
         trajectory={name: type(stats)(**gathered[name]) for name, stats in like.trajectory.items()},
+        losses=like.losses and type(like.losses)(**training["losses"]),
     )
     return jax.tree.map(jnp.array, restored)
 
@@ -125,6 +126,8 @@ def _trees(state: TrainState) -> dict[str, Any]:
     training = {"step": state.step, "sums": state.sums, "opt_state": jax.tree.leaves(state.opt_state)}
     if state.trajectory:
         training["trajectory"] = {name: stats._asdict() for name, stats in state.trajectory.items()}
+    if state.losses:
+        training["losses"] = state.losses._asdict()
     return {"variables": state.variables, "training": training}
 
 

@@ -11,7 +11,7 @@ from datadiet import commands
 from datadiet.config import TrainConfig
 from datadiet.errors import Misplaced, UserError
 from datadiet.option import check_text
-from datadiet.selectors.options import given_parameters
+from datadiet.selectors.options import LIKE, given_parameters
 from datadiet.selectors.selection import SELECTORS
 
 SCORE_FOLDERS = {"l2_error": "error_l2_norm_scores"}  # of every other type: <type>_scores
@@ -74,7 +74,8 @@ class ExperimentLayout:
             if not re.fullmatch(r"[\w.,+-]*", str(value)):
                 raise UserError(f"{name}={value}: it names a folder; expected letters, digits and '_-.,+'.")
         selector = [] if implied else [config.selector]
-        return ".".join([f"size_{config.size}", *selector, *(f"{name}_{value}" for name, value in given.items())])
+        return ".".join([f"size_{config.size}", *selector, *(f"{name}_{value}" for name, value in given.items()),
+                         *([LIKE] if config.like else [])])  # fmt: skip
 
     def name(self, path: Path) -> str:
         """Path below exps, with '/': the name of a run; see `inside`."""

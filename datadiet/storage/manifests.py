@@ -14,7 +14,7 @@ from datadiet import commands
 from datadiet.config import TrainConfig
 from datadiet.data.dataset import Dataset
 from datadiet.errors import UserError
-from datadiet.intake import read_bytes
+from datadiet.intake import check_size, read_bytes, size_of
 from datadiet.selectors.options import MANIFEST
 from datadiet.storage.files import write_text
 from datadiet.storage.records import KeptRecord
@@ -42,16 +42,44 @@ def find_manifest(config: TrainConfig) -> TrainConfig:
     return replace(config, size=size)
 
 
-def _manifest_names(path: Path) -> list[str]:
-    """example_id of every line that is kept, in kept order where it is told; lines without a column `kept` all are."""
-    rows = [row for row in read_csv(path, "example_id") if _is_kept(path, row)]
+def kept_rows(path: Path) -> list[dict[str, str]]:
+    """The lines of a kept.csv, or of a kept table (.csv or .parquet), that are kept, in kept order where it is told;
+    lines without a column `kept` all are.
+
+    Raises:
+        UserError: no such table, or none is kept.
+    """
+    read = _read_parquet if path.suffix == ".parquet" else read_csv
+    rows = [row for row in read(path, "example_id") if _is_kept(path, row)]
     try:
         rows.sort(key=lambda row: int(row.get("kept_order", 0)))
     except ValueError as error:
         raise UserError(f"{path}: kept_order counts the examples ({error}).") from None
     if not rows:
         raise UserError(f"{path} keeps no example.")
-    return [row["example_id"] for row in rows]
+    return rows
+
+
+def _manifest_names(path: Path) -> list[str]:
+    return [row["example_id"] for row in kept_rows(path)]
+
+
+def _read_parquet(path: Path, *columns: str) -> list[dict[str, str]]:
+    """As `read_csv`; what is missing is an empty text."""
+    import pyarrow as pa  # here, because no other file of kept examples needs it
+    import pyarrow.parquet as pq
+
+    try:
+        stored = size_of(path)
+        footer = pq.read_metadata(path)
+        groups = map(footer.row_group, range(footer.num_row_groups))
+        check_size(str(path), sum(group.total_byte_size for group in groups), stored)
+        found = pq.read_table(path)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{path}: expected a parquet file with a column {columns[0]} ({error}).") from error
+    if columns[0] not in found.column_names:
+        raise UserError(f"{path}: expected a parquet file with a column {columns[0]}; got {found.column_names}.")
+    return [{name: "" if cell is None else str(cell) for name, cell in row.items()} for row in found.to_pylist()]
 
 
 def _is_kept(path: Path, row: dict[str, str]) -> bool:

@@ -143,6 +143,8 @@ class DataFacts:
     num_examples: int | None = None  # N of the full training set
     mean: list[float] | None = None  # [D], for normalisation
     std: list[float] | None = None
+    notes: list[str] = field(default_factory=list)  # what was decided or found when it was read
+    skipped: list[str] = field(default_factory=list)  # images that were left out
 
     def check(self) -> None:
         """Raises UserError, naming it, for what no data has."""
@@ -163,7 +165,9 @@ class MadeAs:
     """What binds a run to its place; the seals of its checkpoints and its reports bind them to this."""
 
     path: str  # of its folder, below exps
-    inputs: dict[str, str] = field(default_factory=dict)  # sha256 of kept.csv and random_labels.csv, by name
+    inputs: dict[str, str] = field(
+        default_factory=dict
+    )  # sha256 of kept.csv, random_labels.csv and given_labels.csv, by name
 
 
 @dataclass(kw_only=True)
@@ -228,6 +232,7 @@ class Summary(MirrorRecord):
     eval_seconds: float | None = None
     compile_seconds: float | None = None
     total_seconds: float | None = None
+    joules: float | None = None  # of the GPUs while it trained; None: nothing told it, or the run was continued
     fingerprint: str | None = None
     num_test: int | None = None  # M, test examples
     test_correct_sha256: str | None = None  # of test_correct.npy; None: of a run of before
@@ -252,6 +257,7 @@ class ScoreRecord(MirrorRecord):
     runs: list[int] | None = None
     source: str | None = None  # run or experiment that was scored
     random_labels: dict[str, Any] | None = None  # fraction and seed, where labels were randomised
+    given_labels: str | None = None  # sha256 of given_labels.csv, where labels were given
     combine: str | None = None  # how runs were combined; None: by their mean
     seconds: float | None = None
     compile_seconds: float | None = None
@@ -266,14 +272,14 @@ class ScoreRecord(MirrorRecord):
 
 @dataclass(kw_only=True)
 class KeptRecord(MirrorRecord):
-    """kept.json, beside a kept.csv that no run trained on."""
+    """kept.json, beside a kept.csv that no run trained on; NAME.json, beside what `export` wrote."""
 
-    options: dict[str, Any] = field(default_factory=dict)  # of the selector; in the file beside the others
+    options: dict[str, Any] = field(default_factory=dict)  # of the selector, of export; in the file beside the others
     kept_by: str | None = None
     dataset: str | None = None
     fingerprint: str | None = None
     num_kept: int | None = None
-    sha256: str | None = None  # of kept.csv
+    sha256: str | None = None  # of kept.csv, or what was exported
 
     def as_json(self) -> dict[str, Any]:
         values = super().as_json()

@@ -60,7 +60,7 @@ class StoredRun:
         return found
 
     def input(self, name: str) -> Path:
-        """kept.csv or random_labels.csv, as the run wrote it.
+        """kept.csv, random_labels.csv or given_labels.csv, as the run wrote it.
 
         Raises:
             UserError: it is missing, or not what the run was trained on.

@@ -4,27 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from datadiet.errors import UserError
 from datadiet.intake import read_bytes
-from datadiet.printable import escaped, unescaped
-
-_FORMULA = re.compile("'*[=+@-]")  # what a spreadsheet evaluates, and what would be taken for its disguise
-
-
-def harmless(text: str) -> str:
-    """Text of users as a cell: on one line, and behind a ' where a spreadsheet would take it for a formula."""
-    cell = escaped(text)
-    return f"'{cell}" if _FORMULA.match(cell) else cell
-
-
-def original(cell: str) -> str:
-    """The inverse of `harmless`."""
-    return unescaped(cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell)
+from datadiet.printable import harmless as harmless
+from datadiet.printable import original
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:

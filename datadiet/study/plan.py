@@ -14,7 +14,7 @@ from datadiet.option import check_values
 from datadiet.scores import trajectory
 from datadiet.scores.checkpoint import score_names, training_score_names
 from datadiet.selectors import selection
-from datadiet.selectors.options import option_names, options_of, parameters, without_unused
+from datadiet.selectors.options import LIKE, RANDOM, option_names, options_of, parameters, without_unused
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Plan:
     selectors: tuple[str, ...] = option(
         ("keep_max",),
         "Ways to choose examples, comma-separated: selectors, each by every score that it needs, with options of their "
-        "own where wanted, as in ccs:cutoff=0.3:strata=20.",
+        "own where wanted, as in ccs:cutoff=0.3:strata=20; random:like=ARM keeps as many of each class as ARM.",
     )
     fractions: tuple[float, ...] = option(
         (0.9, 0.7, 0.5, 0.3),
@@ -81,7 +81,7 @@ def named(text: str) -> tuple[str, dict[str, Any]]:
     selector, *pairs = text.split(":")
     if selector not in selection.SELECTORS:
         raise UserError(f"selectors={text}: expected one or more of {', '.join(selection.SELECTORS)}, each once.")
-    own, known = {}, options_of(selector)
+    own, known = {}, (*options_of(selector), *([LIKE] if selector == RANDOM else []))
     for pair in pairs:
         name, _, value = pair.partition("=")
         if name not in known:
@@ -159,7 +159,7 @@ def _check_selectors(plan: Plan, config: ResolvedConfig, num_examples: int) -> N
         chosen = without_unused(with_values(config, {"selector": selector, **own}))
         options.validate(chosen)
         given = parameters(chosen)
-        if (other := seen.setdefault((selector, given), text)) != text:
+        if (other := seen.setdefault((selector, given, own.get(LIKE)), text)) != text:
             raise UserError(f"selectors={','.join(plan.selectors)}: {other} and {text} are the same; name it once.")
         for size in sizes(plan, num_examples):
             selection.check_parameters(selector, given, size, num_examples)

@@ -6,6 +6,7 @@ to choose examples) trains on its subsets with seeds that no scoring run has.
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ from typing import Any
 from datadiet import config as options
 from datadiet.config import ResolvedConfig, TrainConfig, find_option, value_of, with_values
 from datadiet.data.dataset import Dataset
+from datadiet.errors import UserError
 from datadiet.runs.inputs import resolve_config
 from datadiet.scores import trajectory
 from datadiet.scores.checkpoint import training_score_names
 from datadiet.selectors import selection
-from datadiet.selectors.options import default_parameters, option_names, without_unused
+from datadiet.selectors.options import LIKE, RANDOM, default_parameters, option_names, without_unused
 from datadiet.storage.layout import ExperimentLayout, score_file
 from datadiet.storage.records import CellRecord, MeanRecord, StudyRecord
 from datadiet.study.plan import Plan, check_names, check_plan, named, sizes, steps
@@ -25,7 +27,7 @@ from datadiet.study.plan import Plan, check_names, check_plan, named, sizes, ste
 FULL_FOLDER = "full_data"  # of the runs on all examples, below the study's own
 PASSES = {"train": 3.0, "grad_norm": 3.0, "score": 1.0}  # work per example, in forward passes, for the time left
 SEEDS = ("model_seed", "train_seed", "random_subset_seed")
-OF_A_RUN = ("run", "selector", "size", "scores", *SEEDS)  # options that differ between the runs of a study
+OF_A_RUN = ("run", "selector", "size", "scores", LIKE, *SEEDS)  # options that differ between the runs of a study
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,8 @@ def arms(plan: Plan, scored_at: tuple[int, ...]) -> list[Arm]:
         Arm("full data", "all", None, None, FULL_FOLDER),
         Arm("random", "random", None, None, "random", control=True),
     ]
-    for selector, own in map(named, plan.selectors):
+    chosen = [named(text) for text in plan.selectors]
+    for selector, own in (pair for pair in chosen if LIKE not in pair[1]):
         told, given = "".join(f" {name} {value}" for name, value in own.items()), tuple(own.items())
         if not selection.SELECTORS[selector].scores:
             if f"{selector}{told}" != "random":
@@ -180,7 +183,30 @@ def arms(plan: Plan, scored_at: tuple[int, ...]) -> list[Arm]:
             for step in scored_at:
                 name = f"{selector} {kind}{told}" + (f" step {step}" if len(scored_at) > 1 else "")
                 made.append(Arm(name, selector, kind, step, f"{selector}.{kind}.{step}", given))
+    for wanted in (own[LIKE] for _, own in chosen if LIKE in own):
+        made += [arm for arm in _random_like(wanted, made) if arm not in made]
     return made
+
+
+def _random_like(wanted: str, made: list[Arm]) -> list[Arm]:
+    """Random subsets with as many of each class as an arm keeps, or as every arm whose name begins so.
+
+    Raises:
+        UserError: there is none.
+    """
+    apart = ("all", RANDOM)
+    others = [arm.name for arm in made if arm.selector not in apart and not selection.chooses_anew(arm.selector)]
+    meant = [name for name in others if f"{name} ".startswith(f"{wanted} ")]
+    if not meant:
+        known = ", ".join(others) or "none"
+        raise UserError(f"selectors={RANDOM}:{LIKE}={wanted}: expected an arm, or its first words; there are: {known}.")
+    return [
+        Arm(
+            f"{RANDOM} {LIKE} {name}", RANDOM, None, None, re.sub(r"[^\w.+-]+", "_", f"{RANDOM}.{LIKE}.{name}"),
+            ((LIKE, name),), control=True,
+        )
+        for name in meant
+    ]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -244,8 +270,19 @@ class _Compiler:
         full, random, *others = arms(self.plan, steps(self.plan, self.scored_config))
         made = [self._cell(full, self.num_examples, means)]
         for size in sizes(self.plan, self.num_examples):
-            made += [self._cell(arm, size, means) for arm in (*others, random)]
+            for arm in (*others, random):
+                like = next((c for c in made if (c.arm.name, c.size) == (dict(arm.options).get(LIKE), size)), None)
+                made.append(self._cell(arm, size, means) if like is None else self._like(arm, like))
         return tuple(made)
+
+    def _like(self, arm: Arm, like: Cell) -> Cell:
+        """Random subsets with as many of each class as those of another cell, run by run."""
+        config = resolve_config(self._judging(arm, like.size), self.num_examples)
+        jobs = []
+        for job in like.jobs:
+            own = replace(config, run=job.config.run, like=str(self.layout.exps / job.name / "kept.csv"))
+            jobs.append(self.train_job(own, f"{self.exp}/{arm.folder}", (job.name,), role="evaluation", arm=arm.name))
+        return Cell(arm, like.size, like.fraction, tuple(jobs))
 
     def _cell(self, arm: Arm, size: int, means: tuple[MeanJob, ...]) -> Cell:
         config = resolve_config(self._judging(arm, size), self.num_examples)

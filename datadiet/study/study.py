@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from datadiet.config import TrainConfig
 from datadiet.data.dataset import Dataset
-from datadiet.data.registry import count_examples
+from datadiet.data.registry import count_of, tell_notes
 from datadiet.errors import Interrupted, UserError
 from datadiet.report.decision import Decision
 from datadiet.report.evidence import CellResult
@@ -16,8 +16,9 @@ from datadiet.report.results_table import of_study, to_csv
 from datadiet.report.text import headline, table
 from datadiet.runs import resume
 from datadiet.runs.context import Context, Output
+from datadiet.runs.labels import labels_for
 from datadiet.runs.signals import listen
-from datadiet.runs.task import load_data
+from datadiet.runs.task import load_data, noted
 from datadiet.storage.files import write_text
 from datadiet.study.engine import EngineOptions
 from datadiet.study.engines import begin_engine, check_device, check_engine
@@ -37,10 +38,12 @@ def check(spec: StudySpec, output: Output) -> Dataset:
         UserError: with what differs.
     """
     published, _ = load_data(spec.config)
+    tell_notes(published)
+    inputs = labels_for(spec.config, published).inputs
     for job in spec.jobs:
         run_dir = output.layout.exps / job.name
         if isinstance(job, TrainJob) and not output.overwrite and (run_dir / "args.json").exists():
-            resume.check_same(run_dir, job.config, published.fingerprint, {})
+            resume.check_same(run_dir, job.config, published.fingerprint, inputs)
     return published
 
 
@@ -62,9 +65,8 @@ def run_study(config: TrainConfig, exp: str, context: Context, plan: Plan, engin
             f"{given[0]}={getattr(config, given[0])}: the runs of a study have seeds of their own; expected none given."
         )
     output, folder = context.output, context.output.layout.experiment(exp)
-    spec = compile_study(plan, config, exp, output.layout, count_examples(config.dataset, config.data_dir))
-    dataset = check(spec, output)
-    described = spec.record(dataset)
+    spec = compile_study(plan, config, exp, output.layout, count_of(config))
+    described = spec.record(dataset := check(spec, output))
     left = [job for job in spec.jobs if output.overwrite or not _is_finished(output, job)]
     if left:
         check_device(engine, context.reporter.say)
@@ -77,6 +79,7 @@ def run_study(config: TrainConfig, exp: str, context: Context, plan: Plan, engin
     ):
         described.write(folder / "study.json")
         tracked.log_input(dataset.name, dataset.fingerprint, "study", num_rows=dataset.num_examples)
+        tracked.log_params(noted(dataset))
         inner = Context(
             replace(output, resume=not output.overwrite), context.reporter, replace(context.tracker, parent=tracked)
         )

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, ClassVar, Self
 
-from datadiet.config import LOCATION_FIELDS
+from datadiet.config import FIELDS, LOCATION_FIELDS
 from datadiet.errors import UserError
 from datadiet.printable import masked
 from datadiet.storage.files import read_lines
@@ -116,7 +116,8 @@ class Record(MirrorRecord):
         """Whether a run that was begun as `self` is the one that would begin as `other`: it did not finish, or MLflow
         did not hear of its end."""
         theirs = {k: v for k, v in other.params.items() if k.removeprefix("cfg.") not in LOCATION_FIELDS}
-        mine = {name: self.params.get(name) for name in theirs}
+        new = as_json({f"cfg.{name}": option.default for name, option in FIELDS.items()})  # of what an older one lacks
+        mine = {name: self.params.get(name, new.get(name)) for name in theirs}
         ended = self.status == "FINISHED" and self.synced
         return (self.kind, self.name, mine) == (other.kind, other.name, theirs) and not ended
 

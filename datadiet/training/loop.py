@@ -19,12 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from datadiet.config import FIELDS, ResolvedConfig, logged_steps, options_for, saved_steps
-from datadiet.data.batches import batch_ids
 from datadiet.errors import Diverged, Interrupted
 from datadiet.models.conv import on_cpu
 from datadiet.models.networks import Network
 from datadiet.scores import trajectory
 from datadiet.training.compiled import Clock, compiled, never, timed
+from datadiet.training.schedule import Schedule
 from datadiet.training.state import DeviceData, TrainState, learning_rate
 from datadiet.training.step import _evaluate, _run_chunk, _run_chunks
 
@@ -36,10 +36,11 @@ CHUNK_SECONDS = 0.5  # and about so long, so that progress shows and an interrup
 # The options that do not shape the compiled program, which runs share that differ in nothing else: data, seeds, which
 # examples are kept, and when is reported. What is not named here does.
 NOT_PROGRAM = frozenset((
-    "dataset", "data_dir", "random_label_fraction", "random_label_seed", "test_batch_size", "run", "model_seed",
-    "train_seed", "random_subset_seed", "budget", "log_steps", "save_steps", "early_step", "early_save_steps",
-    "selector", "size", "offset", "scores", "balance", "cutoff", "strata", "center", "neighbors", "gamma",
-    "features_run", "features_step", "manifest",
+    "dataset", "data_dir", "image_size", "test_fraction", "test_split", "labels", "skip_bad",
+    "random_label_fraction", "random_label_seed", "test_batch_size", "run", "model_seed", "train_seed",
+    "random_subset_seed", "budget", "log_steps", "save_steps", "early_step", "early_save_steps", "selector", "size",
+    "offset", "scores", "balance", "cutoff", "strata", "center", "neighbors", "gamma", "features_run",
+    "features_step", "manifest", "like",
 ))  # fmt: skip
 
 
@@ -127,7 +128,8 @@ def fit_runs(
     """
     config, began = entrants[0].config, int(entrants[0].state.step)
     clocks = [Clock(run.earlier) for run in entrants]
-    batch_size = min(config.train_batch_size, len(entrants[0].kept))
+    schedules = [Schedule(run.config, run.kept) for run in entrants]
+    batch_size = schedules[0].batch_size
     keys = tuple(jax.random.key(run.config.train_seed) for run in entrants)
     states = tuple(run.state for run in entrants)
     ids = np.zeros((len(entrants), CHUNK_STEPS, batch_size), np.int32)
@@ -161,8 +163,9 @@ def fit_runs(
         while step < stop and not (step > began and stopping()):
             pace = training / max(1, step - began)
             count = min(stop - step, CHUNK_STEPS, max(1, int(CHUNK_SECONDS / pace)) if pace else 1)
-            for rows, run in zip(ids, entrants):
-                rows[:count] = batch_ids(run.kept, batch_size, run.config.train_seed, step + 1, count)
+            states, count = _begin(schedules, states, step, count)
+            for rows, schedule in zip(ids, schedules):
+                rows[:count] = schedule.ids(step, count)
             start = time.perf_counter()
             states = timed(clocks, "train", advance, states, ids, np.int32(count))
             training += time.perf_counter() - start
@@ -178,6 +181,15 @@ def fit_runs(
         alive -= {run for run, found in metrics.items() if isinstance(found, Diverged)}
         if not alive:
             return
+
+
+def _begin(
+    schedules: Sequence[Schedule], states: tuple[TrainState, ...], step: int, count: int
+) -> tuple[tuple[TrainState, ...], int]:
+    """The states with what their next batches are chosen by, and how many of `count` batches that is enough for."""
+    begun = [schedule.begin(state.losses, step) for schedule, state in zip(schedules, states)]
+    states = tuple(state._replace(losses=losses) for state, losses in zip(states, begun))
+    return states, min(count, *(schedule.left(step) for schedule in schedules))
 
 
 def _member(kept: np.ndarray, count: int) -> np.ndarray:

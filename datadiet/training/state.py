@@ -14,6 +14,7 @@ from datadiet.data.batches import normalize
 from datadiet.data.dataset import Dataset
 from datadiet.models.networks import Network, Variables
 from datadiet.scores import trajectory
+from datadiet.training.schedule import Losses, initial_losses
 
 
 class TrainState(NamedTuple):
@@ -25,6 +26,7 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState
     sums: jax.Array  # float32 [2]: loss and accuracy summed over the steps since the last report
     trajectory: dict[str, Any]  # statistics of TRAJECTORIES by name
+    losses: Losses | None = None  # where they choose the epochs
 
     @property
     def variables(self) -> Variables:
@@ -86,4 +88,5 @@ def initial_state(network: Network, config: ResolvedConfig, num_examples: int) -
         opt_state=optimizer(config).init(variables["params"]),
         sums=jnp.zeros(2),
         trajectory=trajectory.start(config.trajectory, shape, parameters_for(config, "trajectory")),
+        losses=initial_losses(config, num_examples),
     )

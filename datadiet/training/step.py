@@ -28,17 +28,24 @@ def train_step(
     images = train.batch(augment(key, train.images, ids) if config.augment else train.images[ids])
     labels = train.labels[ids]
 
+    carried = state.losses
+
     def loss(params):
         logits, batch_stats = network.apply_training({"params": params, "batch_stats": state.batch_stats}, images)
-        return cross_entropy(logits, labels).mean(), (logits, batch_stats)
+        losses = cross_entropy(logits, labels)
+        weighted = losses if carried is None else carried.weights[ids] * losses
+        return weighted.mean(), (logits, batch_stats)
 
     (value, (logits, batch_stats)), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
     updates, opt_state = optimizer(config).update(grads, state.opt_state, state.params)
     batch = trajectory.Batch(ids, labels, logits)
     gathered = trajectory.update(state.trajectory, batch, parameters_for(config, "trajectory"))
     params = optax.apply_updates(state.params, updates)
+    if carried is not None:
+        losses = cross_entropy(logits, labels)
+        value, carried = losses.mean(), carried._replace(latest=carried.latest.at[ids].set(losses))
     sums = state.sums + jnp.stack([value, batch.correct.mean()])
-    return TrainState(state.step + 1, params, batch_stats, opt_state, sums, gathered)
+    return TrainState(state.step + 1, params, batch_stats, opt_state, sums, gathered, carried)
 
 
 def _run_chunk(network, config, key, train, state, ids, num_steps):

@@ -1,6 +1,6 @@
 """The proof: faults at random moments and places, each survived or detected, none of them losing anything.
 
-python -m tests.faults                 # all of it, about 15 minutes on two cores; writes tests/faults/results.md
+python -m tests.faults                 # all of it, up to an hour on two cores; writes tests/faults/results.md
 python -m tests.faults --seed 7        # other moments and places
 python -m tests.faults --part 0.05     # a twentieth of it
 """

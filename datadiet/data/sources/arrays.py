@@ -2,52 +2,60 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
+from datadiet.data.reading import remark
+from datadiet.data.sources.splits import TEST, TRAIN, spelled_alike
 from datadiet.errors import UserError
 from datadiet.printable import from_bytes, visible
 
 _CHANNELS = (1, 3)
-# How the arrays of a split are called: in keras, in scikit-learn's examples, in MedMNIST, and otherwise.
-_EXAMPLES = ("x_{0}", "X_{0}", "{0}_images", "{0}_x", "{0}_X")
-_LABELS = ("y_{0}", "Y_{0}", "{0}_labels", "{0}_y", "{0}_Y")
-_TESTS = ("test", "val", "valid", "validation")  # the first that there is
+# How the arrays of a split are called, in lower case: in keras and scikit-learn's examples, in MedMNIST, and otherwise.
+_EXAMPLES = ("x_{0}", "{0}_images", "{0}_x")
+_LABELS = ("y_{0}", "{0}_labels", "{0}_y")
+_IDS = ("ids_{0}", "{0}_ids")
+WHOLE = ""  # name of all examples, where there are no splits
+_OF_WHOLE = (("x", "images", "data"), ("y", "labels", "label", "targets", "target"), ("ids",))
 
 
-def find_names(name: str, there: Iterable[str]) -> tuple[str, str, str, str]:
-    """Names of the training examples, their labels, the test examples and theirs.
+class Arrays(NamedTuple):
+    """Names of the arrays of one split."""
+
+    name: str  # of the split
+    examples: str
+    labels: str | None
+    ids: str | None
+
+
+def find_splits(name: str, there: Iterable[str]) -> dict[str, Arrays]:
+    """The splits whose examples there are, by their names in lower case.
 
     Args:
         name: Of the data, for errors.
         there: Names of all arrays.
     Raises:
-        UserError: they are not there, or are there twice.
+        UserError: an array that is there twice.
     """
-    names = list(there)
+    names, found = list(there), {}
+    for split in (*TRAIN, *TEST, WHOLE):
+        kinds = [[form.format(split) for form in forms] for forms in (_EXAMPLES, _LABELS, _IDS)]
+        arrays = [[key for key in names if key.lower() in kind] for kind in (_OF_WHOLE if split == WHOLE else kinds)]
+        if split == WHOLE and any(train in found for train in TRAIN):
+            continue
+        if twice := next((same for same in arrays if len(same) > 1), None):
+            both = " and ".join(sorted(twice, reverse=True))
+            raise UserError(f"{name}: {both} may both be meant; expected one of them.")
+        if arrays[0]:
+            found[split] = Arrays(split, arrays[0][0], *(same[0] if same else None for same in arrays[1:]))
+    return found
 
-    def pair(split: str) -> list[str]:
-        wanted = ([form.format(split) for form in forms] for forms in (_EXAMPLES, _LABELS))
-        found = [[key for key in forms if key in names] for forms in wanted]
-        if twice := next((same for same in found if len(same) > 1), None):
-            raise UserError(f"{name}: {' and '.join(twice)} may both be meant; expected one of them.")
-        return [same[0] for same in found if same]
 
-    train = pair("train")
-    tests = [(split, both) for split in _TESTS if (both := pair(split))]
-    whole = [(split, both) for split, both in tests if len(both) == 2]
-    if len(train) < 2 or not whole:
-        raise UserError(
-            f"{name}: it has {', '.join(names) or 'no array'}; expected x_train, y_train, x_test, y_test (or X_…, or "
-            "train_images, train_labels, …): np.savez('FILE.npz', x_train=…, y_train=…, x_test=…, y_test=…)."
-        )
-    (split, test), others = whole[0], [split for split, _ in whole[1:]]
-    if others or split != "test":
-        unused = f"; {', '.join(others)} is not used" if others else ""
-        warnings.warn(f"{name}: {split} is the test set{unused}.", stacklevel=2)
-    return train[0], train[1], test[0], test[1]
+def has_labels(values: np.ndarray) -> bool:
+    """Whether they tell classes: where all are below 0, as of test sets that are kept secret, they do not."""
+    return not (values.size and values.dtype.kind in "if" and (values < 0).all())
 
 
 # --- examples -----------------------------------------------------------------------------------
@@ -78,7 +86,7 @@ def as_examples(name: str, given: dict[str, np.ndarray]) -> list[np.ndarray]:
     found = [values if values.ndim == 4 else values[..., None] for values in found]
     if all(values.shape[1] in _CHANNELS and values.shape[3] not in (*_CHANNELS, 4) for values in found):
         shape = list(found[0].shape)
-        warnings.warn(f"{name}: {shape} has its channels first; they are put last.", stacklevel=2)
+        remark(f"{name}: {shape} has its channels first; they are put last.")
         found = [np.ascontiguousarray(np.moveaxis(values, 1, 3)) for values in found]
     return found
 
@@ -94,11 +102,11 @@ def _scale(name: str, given: dict[str, np.ndarray]) -> int:
             "Normalised images are not: give them as they were before that."
         )
     if kinds == {"b"} or (kinds == {"f"} and high <= 1):
-        warnings.warn(f"{name}: images from 0 to 1 are read as 0 to 255.", stacklevel=3)
+        remark(f"{name}: images from 0 to 1 are read as 0 to 255.")
         return 255
     whole = all(v.dtype.kind != "f" or (v == np.round(v)).all() for v in given.values())
     if not whole:
-        warnings.warn(f"{name}: images from {low:g} to {high:g} are rounded to whole numbers.", stacklevel=3)
+        remark(f"{name}: images from {low:g} to {high:g} are rounded to whole numbers.")
     return 1
 
 
@@ -123,6 +131,9 @@ def as_labels(name: str, given: dict[str, np.ndarray]) -> tuple[list[np.ndarray]
         UserError: none of these, below 0, or a class only in the test set.
     """
     train, test = (_plain(name, key, values) for key, values in given.items())
+    if train.dtype.kind == test.dtype.kind == "U":
+        same = spelled_alike(name, train.tolist(), test.tolist())
+        train, test = (np.array([same[one] for one in values.tolist()], dtype=str) for values in (train, test))
     if (train.dtype.kind == "U") != (test.dtype.kind == "U"):
         raise UserError(f"{name}: {' and '.join(given)} labels are {train.dtype} and {test.dtype}; expected one type.")
     classes = np.unique(train)
@@ -145,7 +156,7 @@ def as_labels(name: str, given: dict[str, np.ndarray]) -> tuple[list[np.ndarray]
         )
     if numbered:
         shown = ", ".join(map(str, classes[:8])) + (" …" if len(classes) > 8 else "")
-        warnings.warn(f"{name}: labels {shown} are renumbered 0 to {len(classes) - 1}.", stacklevel=2)
+        remark(f"{name}: labels {shown} are renumbered 0 to {len(classes) - 1}.")
     found = [np.searchsorted(classes, values).astype(np.int32) for values in (train, test)]
     return found, tuple(str(one) for one in classes)
 

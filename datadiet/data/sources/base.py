@@ -5,19 +5,71 @@ A source turns files into `Splits`, arrays as published in canonical order; `che
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from datadiet import commands
 from datadiet.errors import UserError
+from datadiet.printable import as_named, visible
 
 DATA_ROOT = Path("~/tensorflow_datasets")  # where tensorflow-datasets keeps its data, and so do we
+
+
+class Origins(NamedTuple):
+    """Where the training examples of a data set come from."""
+
+    split: str = "train"  # the data's own name of it
+    root: Path | None = None  # of the data; None: its examples are no files
+    below: str = ""  # what stands between that and an example's name, with '/' at its end
+
+    def path(self, example_id: str) -> str | None:
+        """Of an example's file below the root, as the system has it."""
+        return None if self.root is None else self.below + as_named(example_id)
 
 
 def prepare_command(name: str, data_dir: Path | str | None) -> str:
     """The command that prepares a dataset."""
     return f"`{commands.command('prepare_data', dataset=name, data_dir=data_dir or None)}`"
+
+
+class Obstacles:
+    """What stands in the way of reading data, gathered so that all of it is named at once.
+
+    Attributes:
+        name: Of the data.
+        found: Each in words that can be shown.
+        options: That repair some of it, by name.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.found: list[str] = []
+        self.options: dict[str, Any] = {}
+
+    def add(self, text: str, *, lines: Iterable[str] = (), **options: Any) -> None:
+        """Add one.
+
+        Args:
+            text: In words, without a point.
+            lines: That follow it, as they can be shown.
+            options: That repair it, by name.
+        """
+        self.found.append("\n  ".join((visible(text), *lines)))
+        self.options |= options
+
+    def check(self) -> None:
+        """Raises UserError where there is any, with the options that repair it."""
+        if not self.found:
+            return
+        several = len(self.found) > 1
+        told = "".join(f"\n- {text}" for text in self.found) if several else f" {self.found[0]}"
+        head = f" {len(self.found)} things stand in the way:" if several else ""
+        repair = " ".join(commands.option(name, value) for name, value in self.options.items())
+        end = ("\n" if several else ". ") + f"Add {repair}" if repair else ""
+        raise UserError.of_shown(f"{visible(self.name)}:{head}{told}{end}.")
 
 
 def integer_labels(name: str, which: str, values: np.ndarray) -> np.ndarray:

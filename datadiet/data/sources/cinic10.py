@@ -15,7 +15,7 @@ import numpy as np
 
 from datadiet import commands
 from datadiet.data.dataset import Splits
-from datadiet.data.sources.base import DATA_ROOT, integer_labels, prepare_command
+from datadiet.data.sources.base import DATA_ROOT, Obstacles, integer_labels, prepare_command
 from datadiet.data.sources.images import read_images
 from datadiet.data.sources.published import ARCHIVES, verify
 from datadiet.data.sources.walk import walk
@@ -130,10 +130,11 @@ def _load_images(place: Place) -> Splits:
     found = {split: sorted(name for name in members if name.startswith(f"{split}/")) for split in SPLITS}
     names = [name for split in SPLITS for name in found[split]]
     _check_counts(names, place.path)
-    if place.kind == "archive":
-        images = read_images(names, lambda i: members[names[i]], colour=True)
-    else:
-        images = read_images(names, lambda i: place.path / names[i], colour=True)
+    given = members.__getitem__ if place.kind == "archive" else place.path.joinpath
+    obstacles = Obstacles("cinic10")
+    images = read_images(obstacles, names, lambda i: given(names[i]), colour=True).pixels
+    obstacles.options.clear()  # it is as it was published, or it is not CINIC-10
+    obstacles.check()
     labels = np.array([CLASSES.index(name.split("/")[1]) for name in names], np.int32)
     n = len(found["train"]) + len(found["valid"])
     return Splits(images[:n], labels[:n], images[n:], labels[n:], np.array(names[:n]), CLASSES)

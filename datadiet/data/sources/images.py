@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import io
+import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from statistics import median_low
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from tqdm import tqdm
 
+from datadiet.data.reading import AS_IT_IS, Reading, remark
+from datadiet.data.sources.base import Obstacles
 from datadiet.errors import UserError
 from datadiet.intake import check_memory, check_size, size_of
+from datadiet.printable import printable, visible
 
 FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")  # no other decoder is asked, whatever the bytes
 EXPLAINED = 2000  # bytes of pixels that a byte of a file may stand for; a blank PNG has half of that
@@ -19,12 +29,19 @@ SMALL = 2**24  # bytes of pixels that any file may have
 SIGNATURES = (  # how files of FORMATS begin
     b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*", *(b"P%d" % i for i in range(1, 7)),
 )  # fmt: skip
+SHOWN = 10  # of what is counted, by name
+ADVISED = 64  # pixels of the size that is advised, at most
+LINE = 200  # characters of why an image cannot be read, but for the first
+AT_ONCE = 8  # images that a thread is given
+RESAMPLING = Image.Resampling.BICUBIC
 GREY = ("1", "L", "LA")
 DEEP = ("I", "F")  # and I;16…: more than 8 bits per channel, which uint8 cannot hold
 BROKEN = (
     OSError, SyntaxError, ValueError, EOFError, UnidentifiedImageError, Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )  # fmt: skip
+
+Found = TypeVar("Found")
 
 
 def decode(given: Path | bytes, name: str) -> Image.Image:
@@ -36,18 +53,29 @@ def decode(given: Path | bytes, name: str) -> Image.Image:
         UserError: not an image of FORMATS, damaged, of more pixels than its size can explain, or of more than 8 bits
             per channel.
     """
-    opened, stored = (io.BytesIO(given), len(given)) if isinstance(given, bytes) else (given, size_of(given))
+    with _strictly():
+        return _decode(given, name)
+
+
+@contextmanager
+def _strictly() -> Iterator[None]:
+    """What Pillow only warns of is refused; in all threads, for the length of a `with` block."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def _decode(given: Path | bytes, name: str) -> Image.Image:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(opened, formats=FORMATS)
+        opened, stored = (io.BytesIO(given), len(given)) if isinstance(given, bytes) else (given, size_of(given))
+        image = Image.open(opened, formats=FORMATS)
         with image:
             _check_pixels(name, image, stored)
             image.load()
     except BROKEN as error:
-        raise UserError(f"{name}: cannot be read as an image ({error}); replace or remove it.") from error
+        raise UserError(f"{name}: cannot be read as an image ({error})") from error
     if image.mode.startswith(DEEP):
-        raise UserError(f"{name}: an image of mode {image.mode}; expected 8 bits per channel: convert it, to PNG say.")
+        raise UserError(f"{name}: an image of mode {image.mode}; expected 8 bits per channel")
     return image
 
 
@@ -64,41 +92,177 @@ def _room(count: int, size: tuple[int, int], channels: int) -> np.ndarray:
     return np.empty((count, size[1], size[0], channels), np.uint8)
 
 
-def read_images(names: Sequence[str], given: Callable[[int], Path | bytes], *, colour: bool = False) -> np.ndarray:
-    """All images, uint8 [N, H, W, D]; D is 1 where every one is grey, else 3.
+class Seen(NamedTuple):
+    """One image that was looked at."""
+
+    pixels: np.ndarray | None  # uint8 [H, W] or [H, W, 3]; None: none are wanted
+    size: tuple[int, int]  # width and height as it is seen, before it is resized
+    turned: bool
+    transparent: bool
+
+
+def look(given: Path | bytes, name: str, reading: Reading) -> Seen:
+    """An image as it is seen: turned as its EXIF data says, on white where it is transparent, of the size that is
+    asked for. Raises UserError as `decode` does."""
+    try:
+        image = _decode(given, name)
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        image, transparent = on_white(ImageOps.exif_transpose(image))
+        mode = "L" if image.mode in GREY else "RGB"
+        plain = image if image.mode == mode else image.convert(mode)
+        return Seen(np.asarray(fitted(plain, reading)), image.size, turned, transparent)
+    except UserError:
+        raise
+    except Exception as error:  # whatever else damage leads Pillow to
+        raise UserError(f"{name}: cannot be read as an image ({error})") from error
+
+
+class Images(NamedTuple):
+    """Images in one array."""
+
+    pixels: np.ndarray  # uint8 [M, H, W, D]
+    good: np.ndarray  # int64 [M], positions among those that were asked for; all, where none are left out
+    skipped: tuple[str, ...]  # names of those that are left out
+
+
+def read_images(
+    obstacles: Obstacles, names: Sequence[str], given: Callable[[int], Path | bytes], reading: Reading = AS_IT_IS, *,
+    colour: bool = False,
+) -> Images:  # fmt: skip
+    """All images as one array; D is 1 where every one is grey, else 3.
+
+    They are decoded in as many threads as there are processors, with a bar where that takes more than a second. That
+    images are turned, put on white, resized or left out is said.
 
     Args:
-        names: What to call each image in an error; its length is N.
+        obstacles: Told of images that cannot be read, all of them, and of several sizes; where there are any, those
+            before this call included, no pixels are kept.
+        names: What to call each image; its length is N.
         given: File of image i, or what is in it.
-        colour: D = 3 even if all are grey. Images are turned as their EXIF data says, and transparent parts are white;
-            both are said.
+        reading: Their size, and whether those that cannot be read are left out.
+        colour: D = 3 even if all are grey.
     Raises:
-        UserError: an unreadable image, images of different sizes, or more of them than memory takes.
+        UserError: more images than memory takes.
     """
-    images, turned, pasted = np.empty((0,), np.uint8), 0, 0
-    for i, name in enumerate(names):
-        image = decode(given(i), name)
-        turned += image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-        image, transparent = on_white(ImageOps.exif_transpose(image))
-        pasted += transparent
-        grey = image.mode in GREY and not colour
-        if i == 0:
-            size = image.size
-            images = _room(len(names), size, 1 if grey else 3)
-        if image.size != size:
-            raise UserError(
-                f"{name}: {image.width} x {image.height} pixels, but {names[0]}: {size[0]} x {size[1]}; expected "
-                "images of one size: give copies of them that are."
-            )
-        if not grey and images.shape[-1] == 1:
-            grey_ones, images = images, _room(len(names), size, 3)
-            images[:i] = grey_ones[:i]
-        mode = "L" if images.shape[-1] == 1 else "RGB"
-        images[i] = np.asarray(image if image.mode == mode else image.convert(mode)).reshape(images.shape[1:])
-    for count, what in ((turned, "are turned as their EXIF data says"), (pasted, "are put on white where transparent")):
-        if count:
-            warnings.warn(f"{count} of {len(names)} images {what}.", stacklevel=3)
-    return images
+    stack = _Stack(len(names), colour, keep=not obstacles.found)
+    bad: dict[str, str] = {}  # name -> why
+
+    def seen(i: int) -> Seen | UserError:
+        try:
+            found = look(given(i), names[i], reading)
+        except UserError as error:
+            return error
+        return found if stack.keep else found._replace(pixels=None)
+
+    with _strictly():
+        for i, one in enumerate(in_order(seen, len(names), obstacles.name)):
+            if isinstance(one, UserError):
+                bad[names[i]] = str(one)
+            else:
+                stack.add(i, one, reading)
+    _conclude(obstacles, names, stack, bad, reading)
+    skipped = tuple(map(visible, bad)) if reading.skip_bad else ()
+    return Images(stack.pixels[: len(stack.good)], np.array(stack.good, np.int64), skipped)
+
+
+def _conclude(obstacles: Obstacles, names: Sequence[str], stack: _Stack, bad: dict[str, str], reading: Reading) -> None:
+    """Add what stands in the way; where nothing does, say what became of the images."""
+    if bad and (not reading.skip_bad or len(bad) == len(names)):
+        first, *others = [*bad.values()][:SHOWN]
+        lines = [first, *(why if len(why) <= LINE else f"{why[:LINE]}…" for why in others), *_more(len(bad))]
+        obstacles.add(
+            f"{len(bad)} of {len(names)} images cannot be read:",
+            lines=lines,
+            **({} if reading.skip_bad else {"skip_bad": True}),
+        )
+    if reading.shape is None and len(stack.sizes) > 1:
+        what = f"images of {len(stack.sizes)} sizes; expected images of one size:"
+        obstacles.add(what, lines=stack.table(names), image_size=stack.advised())
+    if not obstacles.found:
+        stack.tell(obstacles.name, reading)
+        if bad:
+            shown = ", ".join([*[*bad][:SHOWN], *_more(len(bad))])
+            remark(f"{obstacles.name}: {len(bad)} images cannot be read and are left out: {shown}.")
+
+
+def _more(count: int) -> list[str]:
+    return [f"… and {count - SHOWN} more"] if count > SHOWN else []
+
+
+class _Stack:
+    """Images as they come, one upon the other."""
+
+    def __init__(self, count: int, colour: bool, keep: bool) -> None:
+        self.count, self.colour, self.keep = count, colour, keep
+        self.pixels = np.empty((0,), np.uint8)
+        self.good: list[int] = []
+        self.sizes: dict[tuple[int, int], list[int]] = {}  # (width, height) -> images
+        self.turned = self.transparent = 0
+
+    def add(self, i: int, seen: Seen, reading: Reading) -> None:
+        self.sizes.setdefault(seen.size, []).append(i)
+        self.turned += seen.turned
+        self.transparent += seen.transparent
+        self.keep = self.keep and (reading.shape is not None or len(self.sizes) == 1)
+        if not self.keep or seen.pixels is None:
+            return
+        size, grey = (seen.pixels.shape[1], seen.pixels.shape[0]), seen.pixels.ndim == 2
+        if not self.good:
+            self.pixels = _room(self.count, size, 1 if grey and not self.colour else 3)
+        if not grey and self.pixels.shape[-1] == 1:
+            grey_ones, self.pixels = self.pixels, _room(self.count, size, 3)
+            self.pixels[: len(self.good)] = grey_ones[: len(self.good)]
+        self.pixels[len(self.good)] = seen.pixels[..., None] if grey else seen.pixels
+        self.good.append(i)
+
+    def table(self, names: Sequence[str]) -> list[str]:
+        """Which sizes there are, in lines, those of most images first."""
+        sizes = sorted(self.sizes.items(), key=lambda item: (-len(item[1]), item[0]))
+        lines = [f"{w} x {h} pixels: {len(at)} ({visible(names[at[0]])}{' …' * (len(at) > 1)})"
+                 for (w, h), at in sizes[:SHOWN]]  # fmt: skip
+        return lines + _more(len(sizes))
+
+    def advised(self) -> int:
+        """The shorter side that half of the images have or exceed; at most ADVISED."""
+        return min(ADVISED, median_low([min(size) for size, at in self.sizes.items() for _ in at]))
+
+    def tell(self, name: str, reading: Reading) -> None:
+        """Say what became of the images."""
+        counts = [(self.turned, "are turned as their EXIF data says"),
+                  (self.transparent, "are put on white where transparent")]  # fmt: skip
+        if reading.shape is not None:
+            height, width = reading.shape
+            others = {size: len(at) for size, at in self.sizes.items() if size != (width, height)}
+            larger = sum(count for size, count in others.items() if size[0] < width or size[1] < height)
+            how = "" if reading.exact else ", the shorter side, and the centre taken"
+            enlarged = f", {larger} of them enlarged" if larger else ""
+            counts.append((sum(others.values()), f"are resized to {width} x {height} pixels{how}{enlarged}"))
+        for count, what in counts:
+            if count:
+                remark(f"{name}: {count} of {sum(map(len, self.sizes.values()))} images {what}.")
+
+
+def in_order(work: Callable[[int], Found], count: int, label: str) -> Iterator[Found]:
+    """What `work` gives for 0 … count - 1, done in threads, a few ahead of what is taken."""
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    waiting: deque[Future[list[Found]]] = deque()
+    with (
+        tqdm(total=count, desc=printable(label), leave=False, disable=None, dynamic_ncols=True, delay=1) as bar,
+        ThreadPoolExecutor(threads) as pool,
+    ):
+
+        def first() -> Iterator[Found]:
+            for found in waiting.popleft().result():
+                yield found
+                bar.update()
+
+        for start in range(0, count, AT_ONCE):
+            part = range(start, min(start + AT_ONCE, count))
+            waiting.append(pool.submit(lambda part: [work(i) for i in part], part))
+            if len(waiting) > threads:
+                yield from first()
+        while waiting:
+            yield from first()
 
 
 def on_white(image: Image.Image) -> tuple[Image.Image, bool]:
@@ -113,6 +277,41 @@ def on_white(image: Image.Image) -> tuple[Image.Image, bool]:
     white = Image.new(plain.mode, plain.size, "white")
     white.paste(plain, mask=alpha)
     return white, True
+
+
+def fitted(image: Image.Image, reading: Reading) -> Image.Image:
+    """An image (of mode L or RGB) of the size that is asked for, resampled once, with antialiasing; where it has that
+    size or none is asked for, as it is."""
+    if reading.shape in (None, (image.height, image.width)):
+        return image
+    height, width = reading.shape
+    if reading.exact:
+        return image.resize((width, height), RESAMPLING)
+    scale = height / min(image.size)
+    whole = max(height, round(image.width * scale)), max(height, round(image.height * scale))
+    left, top = ((side - height) // 2 for side in whole)
+    return image.resize(whole, RESAMPLING).crop((left, top, left + height, top + height))
+
+
+def resize(name: str, images: np.ndarray, reading: Reading) -> np.ndarray:
+    """Images uint8 [N, H, W, D] in the size that is asked for; see `fitted`.
+
+    Raises:
+        UserError: they are vectors, or not grey or coloured.
+    """
+    if images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise UserError(
+            f"{name}: image_size={reading.image_size}, but its examples are {images.dtype} {list(images.shape)}; only "
+            "images of 1 or 3 channels can be resized."
+        )
+    if reading.shape is None or images.shape[1:3] == reading.shape:
+        return images
+    height, width = reading.shape
+    found = _room(len(images), (width, height), images.shape[-1])
+    for i, pixels in enumerate(images):
+        image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+        found[i] = np.asarray(fitted(image, reading)).reshape(found.shape[1:])
+    return found
 
 
 def looks_like_one(path: str) -> bool:

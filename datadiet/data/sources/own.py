@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
-import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 from numpy.lib.npyio import NpzFile
 
 from datadiet.data.dataset import Splits
-from datadiet.data.sources.arrays import as_examples, as_labels, find_names, texts
+from datadiet.data.reading import AS_IT_IS, Reading, remark
+from datadiet.data.sources.arrays import WHOLE, Arrays, as_examples, as_labels, find_splits, has_labels, texts
+from datadiet.data.sources.base import Obstacles, Origins
+from datadiet.data.sources.splits import TEST, TRAIN, choose, divide, named, parted, spelled_alike, tell_numbers
 from datadiet.data.sources.walk import walk
 from datadiet.errors import UserError
 from datadiet.intake import check_npy
@@ -21,8 +25,6 @@ from datadiet.printable import visible
 
 OTHERS = frozenset({".txt", ".csv", ".json", ".xml", ".md", ".py", ".html", ".db", ".ini", ".zip", ".gz", ".tar"})
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"})
-TRAIN_FOLDERS = ("train", "training")
-TEST_FOLDERS = ("test", "testing", "val", "valid", "validation", "eval")  # the first that exists is the test set
 
 
 def resolve_path(path: str, data_dir: Path | None) -> Path:
@@ -33,41 +35,58 @@ def resolve_path(path: str, data_dir: Path | None) -> Path:
 # --- folder:PATH --------------------------------------------------------------------------------
 
 
-def _split_folders(path: str, data_dir: Path | None) -> tuple[Path, Path]:
-    """Of the training and of the test set, whatever the case of their names."""
+class Listed(NamedTuple):
+    """Images of a folder, by their paths below that of their split, CLASS/…, sorted; see `walk`."""
+
+    folders: list[Path]  # of the training set, and of the test set where that has one
+    files: list[list[str]]  # in each
+
+
+def _listed(path: str, data_dir: Path | None, reading: Reading, obstacles: Obstacles) -> Listed:
+    """Raises UserError where there is nothing to read; other obstacles are added to those given."""
+    folders = _split_folders(path, data_dir, reading, obstacles)
+    files = [_images(obstacles, *pair) for pair in zip(folders, walk(obstacles.name, *folders))]
+    if not files[0]:
+        obstacles.add(f"no image in {folders[0]}; expected {folders[0]}/CLASS/IMAGE")
+        obstacles.check()
+    return Listed(folders, files)
+
+
+def _split_folders(path: str, data_dir: Path | None, reading: Reading, obstacles: Obstacles) -> list[Path]:
+    """Of the training and of the test set, whatever the case of their names; of the first alone, where there is no
+    other. Without any, folders of classes are all that there is."""
     root = resolve_path(path, data_dir)
-    there = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name[0] != ".") if root.is_dir() else []
-    layout = f"expected {root}/train/CLASS/IMAGE and {root}/test/CLASS/IMAGE (or {', '.join(TEST_FOLDERS[1:])})"
+    there = _folders(root)
+    trains = named(there, TRAIN)
+    known = {normalize("NFC", one) for name in trains for one in _folders(root / name)}
+    labelled = {name: any(normalize("NFC", one) in known for one in _folders(root / name)) for name in there}
     got = f"got {', '.join(there[:10]) or 'no folder'}{' …' if len(there) > 10 else ''}"
-    trains, tests = ([name for wanted in names for name in there if name.lower() == wanted]
-                     for names in (TRAIN_FOLDERS, TEST_FOLDERS))  # fmt: skip
-    if not trains:
-        raise UserError(f"folder:{path}: no folder {root / 'train'}; {layout}; {got}.")
-    if not tests:
-        raise UserError(f"folder:{path}: no test split: {layout}; {got}.")
-    if len(trains) > 1 or tests[0].lower() in [name.lower() for name in tests[1:]]:
-        raise UserError(f"folder:{path}: {', '.join(trains + tests)} may each be meant; {layout}, each once.")
-    if len(tests) > 1:
-        others = ", ".join(tests[1:])
-        warnings.warn(f"folder:{path}: {tests[0]} is the test set; {others} is not used.", stacklevel=2)
-    return root / trains[0], root / tests[0]
+    expected = f"expected {root}/train/CLASS/IMAGE and {root}/test/CLASS/IMAGE (or {', '.join(TEST[1:])}); {got}"
+    whole = not trains and not named(there, TEST) and len(there) > 1
+    if not trains and not whole:
+        obstacles.add(f"no folder {root / 'train'}; {expected}")
+        obstacles.check()
+    train, test = choose(obstacles, {".": True} if whole else labelled, reading, expected, "." if whole else None)
+    if train is None:
+        obstacles.check()
+    return [root / name for name in (train, test) if name is not None]
 
 
-def _image_files(path: str, folders: tuple[Path, Path]) -> list[list[str]]:
-    """Images of each split by their path below its folder, CLASS/…, sorted; see `walk`."""
-    return [_images(f"folder:{path}", *pair) for pair in zip(folders, walk(f"folder:{path}", *folders))]
+def _folders(root: Path) -> list[str]:
+    """Names of the folders in one, without those that are hidden."""
+    return sorted(p.name for p in root.iterdir() if p.is_dir() and p.name[0] != ".") if root.is_dir() else []
 
 
-def _images(name: str, folder: Path, listed: list[str]) -> list[str]:
+def _images(obstacles: Obstacles, folder: Path, listed: list[str]) -> list[str]:
     found = [path for path in listed if "/" in path and _is_image(folder, path)]
     if len(found) < len(listed):
         first = min(set(listed).difference(found))
         left = len(listed) - len(found)
-        warnings.warn(f"{name}: {left} files are no images of a class: {folder / first} …", stacklevel=4)
+        remark(f"{obstacles.name}: {left} files are no images of a class: {folder / first} …")
     classes = {path[: path.index("/")] for path in found}
-    empty = [p.name for p in folder.iterdir() if p.is_dir() and p.name not in classes and not p.name.startswith(".")]
-    if empty:
-        raise UserError(f"{name}: no image in {folder / min(empty)}; add images or remove the folder.")
+    if empty := [one for one in _folders(folder) if one not in classes]:
+        several = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
+        obstacles.add(f"no image in {folder / empty[0]}{several}; expected some in each folder of a class")
     return found
 
 
@@ -79,54 +98,67 @@ def _is_image(folder: Path, path: str) -> bool:
     return suffix in SUFFIXES or (suffix not in OTHERS and looks_like_one(f"{folder}/{path}"))
 
 
-def folder_files(path: str, data_dir: Path | None) -> list[str]:
+def folder_files(path: str, data_dir: Path | None, reading: Reading) -> list[str]:
     """Every image of both splits."""
-    folders = _split_folders(path, data_dir)
-    return [f"{folder}/{file}" for folder, files in zip(folders, _image_files(path, folders)) for file in files]
+    listed = _listed(path, data_dir, reading, Obstacles(f"folder:{path}"))
+    return [f"{folder}/{file}" for folder, files in zip(*listed) for file in files]
 
 
-def count_folder(path: str, data_dir: Path | None) -> int:
+def folder_origins(path: str, data_dir: Path | None, reading: Reading) -> Origins:
+    """The folder of the training images: of a split, else that of the classes itself."""
+    root = resolve_path(path, data_dir)
+    train = next(iter(named(_folders(root), TRAIN)), None)
+    return Origins(root=root) if train is None else Origins(visible(train), root, f"{train}/")
+
+
+def count_folder(path: str, data_dir: Path | None, reading: Reading) -> int:
     """N, by listing the folders."""
-    return len(_image_files(path, _split_folders(path, data_dir))[0])
+    listed = _listed(path, data_dir, reading, obstacles := Obstacles(f"folder:{path}"))
+    obstacles.check()
+    return len(listed.files[0])
 
 
-def load_folder(path: str, data_dir: Path | None) -> Splits:
+def load_folder(path: str, data_dir: Path | None, reading: Reading) -> Splits:
     """Images in train/CLASS/… and test/CLASS/…; ids are paths below train, and their order is the canonical one.
 
-    Ids and names of classes that are not UTF-8 are spelled by `visible`.
+    Where there is no test set, a fraction of train/CLASS/… or, without any splits, of CLASS/… is one. Ids and names of
+    classes that are not UTF-8 are spelled by `visible`.
 
     Raises:
-        UserError: no test split, an empty class, a class only in test, an unreadable image,
-            images of different sizes.
+        UserError: no test split, an empty class, a class only in test, unreadable images, images of several sizes;
+            all of these that there are.
     """
     from datadiet.data.sources.images import read_images
 
-    name = f"folder:{path}"
-    folders = _split_folders(path, data_dir)
-    train, test = _image_files(path, folders)
-    if not train:
-        raise UserError(f"{name}: no image in {folders[0]}; expected {folders[0]}/CLASS/IMAGE.")
-    train_classes, test_classes = ([file[: file.index("/")] for file in files] for files in (train, test))
-    class_names = tuple(sorted(set(train_classes)))
-    unknown = sorted(set(test_classes).difference(class_names))
-    if unknown:
-        raise UserError(
-            f"{name}: class {unknown[0]} is present only in the test split; {folders[0]} has {', '.join(class_names)}: "
-            f"add training images or remove {folders[1] / unknown[0]}."
+    obstacles = Obstacles(f"folder:{path}")
+    folders, listed = _listed(path, data_dir, reading, obstacles)
+    names = [file for files in listed for file in files]
+    given = [name[: name.index("/")] for name in names]
+    count = len(listed[0])
+    same = spelled_alike(obstacles.name, given[:count], given[count:])
+    class_names = sorted({same[one] for one in given[:count]})
+    if unknown := sorted({same[one] for one in given[count:]}.difference(class_names)):
+        shown = ", ".join(unknown[:10])
+        obstacles.add(
+            f"class {shown} is present only in the test split; {folders[0]} has {', '.join(class_names[:20])}"
         )
-    files = [f"{folder}/{file}" for folder, found in zip(folders, (train, test)) for file in found]
-    images = read_images(files, lambda i: Path(files[i]))
-    index = {label: i for i, label in enumerate(class_names)}
-    labels = np.array([index[label] for label in train_classes + test_classes], np.int32)
-    n = len(train)
-    ids = np.array([visible(file) for file in train])
-    return Splits(images[:n], labels[:n], images[n:], labels[n:], ids, tuple(map(visible, class_names)))
+    paths = [f"{folder}/{file}" for folder, files in zip(folders, listed) for file in files]
+    images = read_images(obstacles, paths, lambda i: Path(paths[i]), reading)
+    obstacles.check()
+    tell_numbers(obstacles.name, list(map(visible, class_names)))
+    index = {one: i for i, one in enumerate(class_names)}
+    labels = np.array([index[same[one]] for one in given], np.int32)[images.good]
+    ids = np.array([visible(name) for name in names])[images.good]
+    test = images.good >= count
+    if len(listed) == 1 and reading.test_fraction is not None:
+        test = divide(obstacles.name, ids, labels, reading.test_fraction)
+    return parted(obstacles.name, images.pixels, labels, ids, test, tuple(map(visible, class_names)), images.skipped)
 
 
 # --- npz:PATH -----------------------------------------------------------------------------------
 
 
-def npz_files(path: str, data_dir: Path | None) -> list[Path]:
+def npz_files(path: str, data_dir: Path | None, reading: Reading) -> list[Path]:
     """The npz file itself."""
     file = resolve_path(path, data_dir)
     if not file.is_file():
@@ -134,14 +166,14 @@ def npz_files(path: str, data_dir: Path | None) -> list[Path]:
     return [file]
 
 
-def _arrays(path: str, data_dir: Path | None, wanted: Callable[[list[str]], Sequence[str]]) -> list[np.ndarray]:
-    """Arrays of the file by what `wanted` names of those that there are."""
-    file = npz_files(path, data_dir)[0]
+def _arrays(path: str, data_dir: Path | None, wanted: Callable[[list[str]], Iterable[str]]) -> dict[str, np.ndarray]:
+    """Arrays of the file by name, those that `wanted` names of those that there are."""
+    (file,) = npz_files(path, data_dir, AS_IT_IS)
     try:
         if not zipfile.is_zipfile(file):  # which np.load would read as something else
             raise zipfile.BadZipFile("it is no zip file")
         with np.load(file, allow_pickle=False) as archive:
-            return [_array(f"npz:{path}: {key}", archive, key) for key in wanted(archive.files)]
+            return {key: _array(f"npz:{path}: {key}", archive, key) for key in wanted(archive.files)}
     except (
         ValueError, OSError, EOFError, TypeError, AttributeError, NotImplementedError, RuntimeError, MemoryError,
         SyntaxError, zipfile.BadZipFile, zlib.error,
@@ -159,36 +191,77 @@ def _array(what: str, archive: NpzFile, key: str) -> np.ndarray:
     return archive[key]
 
 
-def _ids(values: np.ndarray) -> np.ndarray:
-    """Names of examples as text."""
-    return texts(values) if values.dtype.kind in "SU" else values.astype(str)
+class Chosen(NamedTuple):
+    """Arrays of the splits that are trained and tested on."""
+
+    train: Arrays
+    test: Arrays | None
+    labels: dict[str, np.ndarray]  # those of all splits, by name
 
 
-def count_npz(path: str, data_dir: Path | None) -> int:
-    """N, from the training labels alone."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what there is to say is said when they are loaded
-        return len(_arrays(path, data_dir, lambda there: find_names(f"npz:{path}", there)[1:2])[0])
+def _chosen(path: str, data_dir: Path | None, reading: Reading, obstacles: Obstacles) -> Chosen:
+    """Raises UserError where there is nothing to read; other obstacles are added to those given."""
+    there: dict[str, Arrays] = {}
+    names: list[str] = []
+
+    def labels_of(keys: list[str]) -> list[str]:
+        names[:], found = keys, find_splits(obstacles.name, keys)
+        there.update(found)
+        return [arrays.labels for arrays in found.values() if arrays.labels]
+
+    labels = _arrays(path, data_dir, labels_of)
+    labelled = {split: one.labels is not None and has_labels(labels[one.labels]) for split, one in there.items()}
+    expected = (
+        f"it has {', '.join(names) or 'no array'}; expected x_train, y_train, x_test, y_test (or X_…, or train_images, "
+        "train_labels, …): np.savez('FILE.npz', x_train=…, y_train=…, x_test=…, y_test=…)"
+    )
+    train, test = choose(obstacles, labelled, reading, expected, WHOLE if WHOLE in there else None)
+    if train is None or not labelled[train]:
+        obstacles.found = obstacles.found or [f"no training split: {expected}"]
+        obstacles.check()
+    return Chosen(there[train or WHOLE], there[test] if test else None, labels)
 
 
-def load_npz(path: str, data_dir: Path | None) -> Splits:
+def count_npz(path: str, data_dir: Path | None, reading: Reading) -> int:
+    """N, from the labels alone."""
+    train, _, labels = _chosen(path, data_dir, reading, obstacles := Obstacles(f"npz:{path}"))
+    obstacles.check()
+    return len(labels[str(train.labels)])
+
+
+def load_npz(path: str, data_dir: Path | None, reading: Reading) -> Splits:
     """Training and test examples and their labels, called as in keras (x_train), scikit-learn (X_train) or MedMNIST
     (train_images), and, optionally, ids_train; in file order. See `as_examples` and `as_labels`.
+
+    Without a test set, a fraction of the training set is one.
 
     Raises:
         UserError: an array is missing or of another form than images or vectors with labels.
     """
     name = f"npz:{path}"
-    names: list[str] = []
+    train, test, labels = _chosen(path, data_dir, reading, obstacles := Obstacles(name))
+    obstacles.check()
+    keys = [key for one in (train, test) if one for key in (one.examples, one.ids) if key]
+    arrays = {**labels, **_arrays(path, data_dir, lambda there: keys)}
+    y, nothing = str(train.labels), f"{train.labels} of no examples"
+    if test is None or test.labels is None:
+        given = {train.examples: arrays[train.examples], nothing: arrays[train.examples][:0]}
+        given_labels = {y: arrays[y], nothing: arrays[y][:0]}
+    else:
+        given = {one.examples: arrays[one.examples] for one in (train, test)}
+        given_labels = {y: arrays[y], test.labels: arrays[test.labels]}
+    examples, others = as_examples(name, given)
+    (y_train, y_test), class_names = as_labels(name, given_labels)
+    ids = [_ids(arrays, one, count) for one, count in ((train, len(examples)), (test, len(others))) if one]
+    if test is None and reading.test_fraction is not None:
+        held = divide(name, ids[0], y_train, reading.test_fraction)
+        return parted(name, examples, y_train, ids[0], held, class_names)
+    return Splits(examples, y_train, others, y_test, ids[0], class_names, ids[1])
 
-    def wanted(there: list[str]) -> list[str]:
-        names[:] = [*find_names(name, there), *(key for key in ("ids_train",) if key in there)]
-        return names
 
-    found = _arrays(path, data_dir, wanted)
-    arrays = dict(zip(names, found, strict=True))
-    x, y, x_other, y_other, *ids = names
-    x_train, x_test = as_examples(name, {x: arrays[x], x_other: arrays[x_other]})
-    (y_train, y_test), class_names = as_labels(name, {y: arrays[y], y_other: arrays[y_other]})
-    given = arrays[ids[0]] if ids else np.array([f"train_{i:06d}" for i in range(len(x_train))])
-    return Splits(x_train, y_train, x_test, y_test, _ids(given), class_names)
+def _ids(arrays: dict[str, np.ndarray], split: Arrays, count: int) -> np.ndarray:
+    """Names of examples as text; numbers where the file has none."""
+    if split.ids is None:
+        return np.array([f"{split.name or 'example'}_{i:06d}" for i in range(count)])
+    values = arrays[split.ids]
+    return texts(values) if values.dtype.kind in "SU" else values.astype(str)

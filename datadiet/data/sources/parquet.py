@@ -4,32 +4,37 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator, Set
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datadiet.data.dataset import Splits
-from datadiet.data.sources.arrays import as_labels
+from datadiet.data.reading import Reading
+from datadiet.data.sources.arrays import as_labels, has_labels
+from datadiet.data.sources.base import Obstacles
 from datadiet.data.sources.images import read_images
 from datadiet.data.sources.own import resolve_path
+from datadiet.data.sources.splits import TEST, TRAIN, choose, divide, parted
 from datadiet.data.sources.walk import walk
 from datadiet.errors import UserError
 from datadiet.intake import check_size
 
-SPLIT = re.compile(r"(?<![a-z])(train|test|validation|valid|val)(?![a-z])")
+SPLIT = re.compile(rf"(?<![a-z])({'|'.join((*TRAIN, *TEST))})(?![a-z])")
 ROWS = 1000  # read at once
 AT_ONCE = 2**25  # bytes that they may take
 SMALL = 2**26  # bytes that any file may take; encoded images hardly shrink
 LABEL_NAMES = ("label", "labels", "fine_label")  # the first of these, else the only ClassLabel; never another column
 
 
-def split_files(path: str, data_dir: Path | None) -> tuple[list[Path], list[Path]]:
-    """Files of the training and of the test split, sorted by path.
+def all_splits(path: str, data_dir: Path | None) -> dict[str, list[Path]]:
+    """Files of each split there is, sorted by path.
 
     The split is the first of its words in the file's name, else in the folder's it lies in:
     train-00000-of-00002.parquet, data/test-….parquet, default/train/0000.parquet.
@@ -45,23 +50,56 @@ def split_files(path: str, data_dir: Path | None) -> tuple[list[Path], list[Path
         if not words:
             raise UserError(f"parquet:{path}: {file} names no split; expected train, test or validation in its name.")
         configurations.add("/".join(part for part in parts[:-1] if not SPLIT.fullmatch(part.lower())) or ".")
-        found.setdefault("test" if words[0] == "test" else words[0][:3], []).append(file)
+        found.setdefault(words[0], []).append(file)
     if len(configurations) > 1:
         several = ", ".join(sorted(configurations))
         raise UserError(f"parquet:{path}: {root} has several data sets, in {several}; name the folder of one of them.")
-    train, test = found.get("tra", []), found.get("test", found.get("val", []))
-    if not train or not test:
-        raise UserError(
-            f"parquet:{path}: no {'test' if train else 'train'} split in {root}; expected files such as "
-            "train-00000-of-00001.parquet and test-00000-of-00001.parquet (or validation-…)."
-        )
-    return train, test
+    return found
 
 
-def parquet_files(path: str, data_dir: Path | None) -> list[Path]:
+def chosen_files(path: str, data_dir: Path | None, reading: Reading, obstacles: Obstacles) -> list[list[Path]]:
+    """Files of the training and of the test split; of the first alone, where there is no other.
+
+    Raises:
+        UserError: there is nothing to read; other obstacles are added to those given.
+    """
+    splits = all_splits(path, data_dir)
+    trained = next((splits[split] for split in TRAIN if split in splits), None)
+    labelled = {
+        split: split in TRAIN or trained is None or _has_labels(obstacles.name, trained[0], files)
+        for split, files in splits.items()
+    }
+    root, got = resolve_path(path, data_dir), ", ".join(splits) or "no parquet file"
+    expected = (
+        f"expected files such as train-00000-of-00001.parquet and test-00000-of-00001.parquet (or validation-…) in "
+        f"{root}; got {got}"
+    )
+    if trained is None:
+        obstacles.add(f"no train split: {expected}")
+        obstacles.check()
+    train, test = choose(obstacles, labelled, reading, expected)
+    if train is None:
+        obstacles.check()
+    return [splits[split] for split in (train, test) if split]
+
+
+def _has_labels(name: str, like: Path, files: list[Path]) -> bool:
+    """Whether files of a split have labels in the column that a file of the training split has them in."""
+    label = _found_columns(name, _opened(name, like, pq.read_schema))[1]
+
+    def look(file: Path) -> bool:
+        with pq.ParquetFile(file) as parts:
+            if label not in parts.schema_arrow.names:
+                return False
+            batches = parts.iter_batches(ROWS, columns=[label])
+            return parts.metadata.num_rows == 0 or any(has_labels(plain_labels(b[label].drop_null())) for b in batches)
+
+    return any(_opened(name, file, look) for file in files)
+
+
+def parquet_files(path: str, data_dir: Path | None, reading: Reading) -> list[Path]:
     """Every file of both splits."""
-    train, test = split_files(path, data_dir)
-    return train + test
+    return [file for files in chosen_files(path, data_dir, reading, Obstacles(f"parquet:{path}")) for file in files]
 
 
 def _opened(name: str, file: Path, read: Any) -> Any:
@@ -71,14 +109,26 @@ def _opened(name: str, file: Path, read: Any) -> Any:
         raise UserError(f"{name}: {file} cannot be read as parquet ({error}); fetch it again.") from error
 
 
-def count_parquet(path: str, data_dir: Path | None) -> int:
+def count_parquet(path: str, data_dir: Path | None, reading: Reading) -> int:
     """N, from the files' footers."""
-    train, _ = split_files(path, data_dir)
+    train, *_ = chosen_files(path, data_dir, reading, obstacles := Obstacles(f"parquet:{path}"))
+    obstacles.check()
     return sum(_opened(f"parquet:{path}", file, pq.read_metadata).num_rows for file in train)
 
 
-def _columns(name: str, schema: pa.Schema) -> tuple[str, str]:
-    """Names of the image and of the label column."""
+def _found_columns(name: str, schema: pa.Schema) -> tuple[str, str]:
+    return find_columns(name, schema, [one for one in schema.names if _class_names(schema, one)])
+
+
+def find_columns(name: str, schema: pa.Schema, classes: list[str], *, lists: bool = False) -> tuple[str, str]:
+    """Names of the image and of the label column.
+
+    Args:
+        classes: Columns of labels whose classes have names.
+        lists: Where no column has encoded images, one of lists of numbers is taken for them.
+    Raises:
+        UserError: there is not one of each.
+    """
 
     def is_image(kind: pa.DataType) -> bool:
         if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
@@ -86,15 +136,21 @@ def _columns(name: str, schema: pa.Schema) -> tuple[str, str]:
         return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
     images = [field.name for field in schema if is_image(field.type)]
-    classes = [field.name for field in schema if _class_names(schema, field.name)]
+    if lists and not images:
+        images = [field.name for field in schema if _is_list(field.type)]
     label = next((name for name in LABEL_NAMES if name in schema.names), classes[0] if len(classes) == 1 else None)
     if len(images) != 1 or label is None or not _is_label(schema.field(label).type):
         columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
         raise UserError(
             f"{name}: columns {columns}; expected one image column (struct of bytes and path, or binary) and one "
-            f"called {' or '.join(LABEL_NAMES)}, of whole numbers, texts or truth values: rename or drop the others."
+            f"called {' or '.join(LABEL_NAMES)}, of whole numbers, texts or truth values."
         )
     return images[0], label
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    kind = getattr(kind, "storage_type", kind)  # of an extension, as datasets makes one of arrays
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
 def _is_label(kind: pa.DataType) -> bool:
@@ -132,11 +188,11 @@ def _rows_of(name: str, image: str, label: str, file: Path) -> list[tuple[list[A
             check_size(f"{name}: {file}", taken, stored, small=SMALL)
             if table[label].null_count:
                 raise UserError(f"{name}: {table[label].null_count} rows without a label in {file}; drop these rows.")
-            found.append((table[image].to_pylist(), _plain(table[label])))
+            found.append((table[image].to_pylist(), plain_labels(table[label])))
     return found
 
 
-def _plain(column: pa.ChunkedArray) -> np.ndarray:
+def plain_labels(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
     """Labels [N] as NumPy has them, texts as texts."""
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     values = column.cast(kind)
@@ -159,15 +215,23 @@ def _repeatable(column: Any) -> int:
     return packed + max(0, column.total_uncompressed_size - column.total_compressed_size)
 
 
-def _rows(name: str, files: list[Path]) -> tuple[list[bytes], list[str | None], np.ndarray, tuple[str, ...]]:
-    """Encoded images, their paths where given, labels, class names."""
+class Rows(NamedTuple):
+    """What the files of a split have."""
+
+    encoded: list[bytes]  # images
+    paths: list[str | None]  # theirs, where given
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+
+
+def _rows(name: str, files: list[Path]) -> Rows:
     encoded: list[bytes] = []
     paths: list[str | None] = []
     labels: list[np.ndarray] = []
     class_names: tuple[str, ...] = ()
     for file in files:
         schema = _opened(name, file, pq.read_schema)
-        image, label = _columns(name, schema)
+        image, label = _found_columns(name, schema)
         class_names = _class_names(schema, label)
         for cells, found in _opened(name, file, partial(_rows_of, name, image, label)):
             encoded += [cell["bytes"] if isinstance(cell, dict) else cell for cell in cells]
@@ -177,36 +241,89 @@ def _rows(name: str, files: list[Path]) -> tuple[list[bytes], list[str | None], 
     if missing:
         raise UserError(f"{name}: {len(missing)} rows without image bytes (the first: {missing[0]}); embed the images.")
     joined = np.concatenate(labels) if labels else np.empty(0, np.int32)
-    return encoded, paths, joined, class_names
+    return Rows(encoded, paths, joined, class_names)
 
 
-def load_parquet(path: str, data_dir: Path | None) -> Splits:
-    """Rows of all files of a split in turn; ids are the images' paths where all differ, else row numbers.
+def load_parquet(path: str, data_dir: Path | None, reading: Reading) -> Splits:
+    """Rows of all files of a split in turn; ids are the images' paths where all differ, else row numbers. Without a
+    test split, a fraction of the training split is one.
 
     Raises:
-        UserError: no test split, unknown columns, rows without image or label, damaged files or images.
+        UserError: no test split, unknown columns, rows without image or label, damaged files or images, images of
+            several sizes.
+    """
+    obstacles = Obstacles(f"parquet:{path}")
+    files = chosen_files(path, data_dir, reading, obstacles)
+    train, *tests = (_rows(obstacles.name, of_split) for of_split in files)
+    test = tests[0] if tests else Rows([], [], train.labels[:0], ())
+    _check_names(obstacles.name, files, train.class_names, test.class_names)
+    found, class_names = as_labels(obstacles.name, {"train": train.labels, "test": test.labels})
+    if class_names:  # texts, or the numbers there were
+        named = _number(class_names, train.class_names)
+        class_names = tuple(train.class_names[int(c)] for c in class_names) if named else class_names
+    else:
+        class_names = train.class_names
+    n, cells = len(train.encoded), train.encoded + test.encoded
+    names = [f"train row {i}" for i in range(n)] + [f"test row {i}" for i in range(len(test.encoded))]
+    images = read_images(obstacles, [f"{obstacles.name} {name}" for name in names], cells.__getitem__, reading)
+    obstacles.check()
+    ids = np.concatenate([_ids(train, "train"), _ids(test, "test")])[images.good]
+    labels = np.concatenate(found)[images.good]
+    held_out = images.good >= n
+    if not tests and reading.test_fraction is not None:
+        held_out = divide(obstacles.name, ids, labels, reading.test_fraction)
+    return parted(obstacles.name, images.pixels, labels, ids, held_out, class_names, images.skipped)
+
+
+def _ids(rows: Rows, split: str) -> np.ndarray:
+    return np.array(_called(rows.paths, split), dtype=str)
+
+
+def _called(paths: list[str | None], split: str) -> list[str]:
+    """Names of rows: the paths of their images where all differ, else numbers."""
+    given = [path for path in paths if path]
+    return given if len(set(given)) == len(paths) else [f"{split}_{i:06d}" for i in range(len(paths))]
+
+
+def _check_names(name: str, files: list[list[Path]], one: tuple[str, ...], other: tuple[str, ...]) -> None:
+    """Refuse class names of the training and of the test split that are not the same in the same order; in another
+    spelling of Unicode they are."""
+    if one and other and [normalize("NFC", c) for c in one] != [normalize("NFC", c) for c in other]:
+        pairs = zip_longest(one, other, fillvalue="none")
+        number, (here, there) = next(
+            (i, pair) for i, pair in enumerate(pairs) if normalize("NFC", pair[0]) != normalize("NFC", pair[1])
+        )
+        raise UserError(
+            f"{name}: class {number} is {here!r} in {files[0][0].name} and {there!r} in {files[1][0].name}; expected "
+            "the same classes in the same order."
+        )
+
+
+def training_rows(path: str, data_dir: Path | None, kept: Set[str]) -> Iterator[pa.Table]:
+    """The rows of some training examples with all their columns, some at a time, in their order.
+
+    Args:
+        kept: Names of these examples.
     """
     name = f"parquet:{path}"
-    train_files, test_files = split_files(path, data_dir)
-    encoded, paths, train_labels, class_names = _rows(name, train_files)
-    test_encoded, _, test_labels, test_names = _rows(name, test_files)
-    if class_names and test_names and class_names != test_names:
-        pairs = zip_longest(class_names, test_names, fillvalue="none")
-        number, (one, other) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
-        raise UserError(
-            f"{name}: class {number} is {one!r} in {train_files[0].name} and {other!r} in {test_files[0].name}; "
-            "expected the same classes in the same order."
-        )
-    (train_labels, test_labels), found = as_labels(name, {"train": train_labels, "test": test_labels})
-    if found:  # texts, or the numbers there were
-        class_names = tuple(class_names[int(c)] for c in found) if _number(found, class_names) else found
-    n = len(encoded)
-    named = all(paths) and len(set(paths)) == n
-    ids = np.array(paths if named else [f"train_{i:06d}" for i in range(n)])
-    names = [f"{name} train row {i}" for i in range(n)] + [f"{name} test row {i}" for i in range(len(test_encoded))]
-    cells = encoded + test_encoded
-    images = read_images(names, cells.__getitem__)
-    return Splits(images[:n], train_labels, images[n:], test_labels, ids, class_names)
+    splits = all_splits(path, data_dir)
+    files = next(splits[split] for split in TRAIN if split in splits)
+    paths = [one for file in files for one in _paths(name, file)]
+    names = iter(_called(paths, "train"))
+    for file in files:
+        for batch in _opened(name, file, pq.ParquetFile).iter_batches(ROWS):
+            mask = [next(names) in kept for _ in range(batch.num_rows)]
+            yield pa.Table.from_batches([batch]).filter(pa.array(mask, pa.bool_()))
+
+
+def _paths(name: str, file: Path) -> list[str | None]:
+    """The path of each row's image, where one is given."""
+    schema = _opened(name, file, pq.read_schema)
+    image, _ = _found_columns(name, schema)
+    if not pa.types.is_struct(schema.field(image).type) or schema.field(image).type.get_field_index("path") < 0:
+        return [None] * _opened(name, file, pq.read_metadata).num_rows
+    found = _opened(name, file, pq.ParquetFile).read(columns=[f"{image}.path"])[image]
+    return [cell and cell.get("path") for cell in found.to_pylist()]
 
 
 def _number(found: tuple[str, ...], class_names: tuple[str, ...]) -> bool:

@@ -81,6 +81,49 @@ ARCHIVES: dict[str, tuple[Archive, ...]] = {
 }  # fmt: skip
 
 
+class CifarPickles(NamedTuple):
+    """CIFAR as torchvision has it."""
+
+    archive: Archive
+    folder: str
+    train: tuple[str, ...]  # files, in the order of their examples
+    test: tuple[str, ...]
+    meta: str
+    class_names: str  # under which the latter has them
+    labels: str  # under which the others have them
+    digests: dict[str, str]  # md5 of each file
+
+
+# Archives and files with the md5 that torchvision's datasets/cifar.py checks.
+CIFAR_PICKLES: dict[str, CifarPickles] = {
+    "cifar10": CifarPickles(
+        Archive(
+            f"{CIFAR_URL}cifar-10-python.tar.gz", "cifar-10-python.tar.gz", 170498071,
+            "c58f30108f718f92721af3b95e74349a", "md5",
+        ),
+        "cifar-10-batches-py", tuple(f"data_batch_{k}" for k in range(1, 6)), ("test_batch",), "batches.meta",
+        "label_names", "labels",
+        {
+            "data_batch_1": "c99cafc152244af753f735de768cd75f", "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+            "data_batch_3": "54ebc095f3ab1f0389bbae665268c751", "data_batch_4": "634d18415352ddfa80567beed471001a",
+            "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb", "test_batch": "40351d587109b95175f43aff81a1287e",
+            "batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
+        },
+    ),
+    "cifar100": CifarPickles(
+        Archive(
+            f"{CIFAR_URL}cifar-100-python.tar.gz", "cifar-100-python.tar.gz", 169001437,
+            "eb9058c3a382ffc7106e4002c42a8d85", "md5",
+        ),
+        "cifar-100-python", ("train",), ("test",), "meta", "fine_label_names", "fine_labels",
+        {
+            "train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
+            "meta": "7973b15100ade9c7d40fb424638fde48",
+        },
+    ),
+}  # fmt: skip
+
+
 # sha256 of the unpacked idx files, because Debian's are packed anew. They are those of the archives above: Debian's
 # packed bytes behind the headers of the published files (their names, and times of 2017-08-31) have those digests.
 CONTENTS: dict[str, tuple[str, ...]] = {

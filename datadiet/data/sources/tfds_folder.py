@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ import numpy as np
 
 from datadiet import commands
 from datadiet.data.dataset import Splits
-from datadiet.data.sources.base import DATA_ROOT, prepare_command
+from datadiet.data.reading import Reading
+from datadiet.data.sources.base import DATA_ROOT, Obstacles, prepare_command
 from datadiet.data.sources.images import read_images
 from datadiet.data.sources.published import CONTENTS, verify_content
+from datadiet.data.sources.splits import choose, divide, parted
 from datadiet.errors import UserError
 from datadiet.home import expanded
 from datadiet.intake import check_size, read_bytes, size_of
@@ -98,14 +101,14 @@ def damaged(folder: Path, name: str, data_dir: Path | None, error: object) -> Us
     )
 
 
-def prepared_files(tfds_name: str, name: str, data_dir: Path | None) -> list[Path]:
+def prepared_files(tfds_name: str, name: str, data_dir: Path | None, reading: Reading) -> list[Path]:
     """Every file of the prepared folder that its content depends on."""
     folder = find(tfds_name, name, data_dir)
     read_info(folder, name, data_dir)
     return [folder / "dataset_info.json", *sorted(folder.glob("features.json")), *sorted(folder.glob("*array_record*"))]
 
 
-def count_prepared(tfds_name: str, name: str, data_dir: Path | None) -> int:
+def count_prepared(tfds_name: str, name: str, data_dir: Path | None, reading: Reading) -> int:
     """N: a published number, known before the data is there; of another dataset, from its dataset_info.json."""
     if name in COUNTS:
         return COUNTS[name][0]
@@ -134,14 +137,18 @@ def inverse_shuffle(split: str, count: int) -> np.ndarray:
     return positions
 
 
-def _test_split(folder: Path, lengths: dict[str, int], name: str) -> str:
-    """The split to test on. Raises UserError where there is none, or none to train on."""
-    test_split = next((split for split in TEST_SPLITS if lengths.get(split)), None)
-    if "train" not in lengths or test_split is None:
-        raise UserError(
-            f"{name}: {folder} has the splits {', '.join(lengths)}; expected train, and {' or '.join(TEST_SPLITS)}."
-        )
-    return test_split
+def _splits(obstacles: Obstacles, folder: Path, lengths: dict[str, int], reading: Reading) -> list[str]:
+    """The splits to train and to test on; the first alone, where a fraction of it is to be tested on.
+
+    Raises:
+        UserError: there are none.
+    """
+    expected = f"{folder} has the splits {', '.join(lengths)}; expected train, and {' or '.join(TEST_SPLITS)}"
+    train, test = choose(obstacles, {split: count > 0 for split, count in lengths.items()}, reading, expected)
+    if train is None:
+        obstacles.add(expected)
+    obstacles.check()
+    return [split for split in (train, test) if split]
 
 
 def _feature_names(builder: Any, name: str) -> tuple[str, str]:
@@ -233,8 +240,8 @@ def _check_published(tfds_name: str, folder: Path, splits: Splits) -> None:
         verify_content(tfds_name, [folder] * 4, [a[..., 0] if a.ndim == 4 else a for a in arrays])
 
 
-def load_prepared(tfds_name: str, name: str, data_dir: Path | None) -> Splits:
-    """The training and the test set of a folder prepared as array_record.
+def load_prepared(tfds_name: str, name: str, data_dir: Path | None, reading: Reading) -> Splits:
+    """The training and the test set of a folder prepared as array_record; without a test set, a fraction is one.
 
     Raises:
         UserError: not prepared, of another format, damaged, without a test split, not images
@@ -245,31 +252,46 @@ def load_prepared(tfds_name: str, name: str, data_dir: Path | None) -> Splits:
     logging.getLogger("absl").setLevel(logging.ERROR)  # it recommends OpenCV, which is not used
     folder = find(tfds_name, name, data_dir)
     info = read_info(folder, name, data_dir)
-    test_split = _test_split(folder, info["lengths"], name)
-    counts = info["lengths"]["train"], info["lengths"][test_split]
+    obstacles = Obstacles(name)
+    chosen = _splits(obstacles, folder, info["lengths"], reading)
+    counts = tuple(info["lengths"][split] for split in chosen)
     stored = _stored(folder, name, info["bytes"])
     if counts != (expected := COUNTS.get(name, counts)):
-        got = f"{counts[0]} + {counts[1]} examples, expected {expected[0]} + {expected[1]}"
+        got = f"{' + '.join(map(str, counts))} examples, expected {expected[0]} + {expected[1]}"
         raise damaged(folder, name, data_dir, got)
     try:
         builder: Any = tfds.builder_from_directory(folder)
         image, label = _feature_names(builder, name)
-        read = [_read_split(builder, split, image, label, stored) for split in ("train", test_split)]
+        read = [_read_split(builder, split, image, label, stored) for split in chosen]
     except UserError:
         raise
     except Exception as error:  # whatever a damaged features.json leads to, or array_record says of damage
         raise damaged(folder, name, data_dir, error) from error
-    if (len(read[0]), len(read[1])) != counts:
-        raise damaged(folder, name, data_dir, f"{len(read[0])} + {len(read[1])} records, {counts} announced")
-    train, ids = _in_source_order(read[0], info["name"], "train")
-    test, test_ids = _in_source_order(read[1], info["name"], test_split)
-    records = train + test
-    grey = builder.info.features[image].shape[-1] == 1
-    names = [f"{name}/{example_id}" for example_id in ids + test_ids]
-    images = read_images(names, lambda i: bytes(records[i][image]), colour=not grey)
-    labels = np.array([record[label] for record in records], np.int32)
-    class_names = tuple(builder.info.features[label].names or ())
-    n = len(train)
-    splits = Splits(images[:n], labels[:n], images[n:], labels[n:], np.array(ids), class_names)
+    if tuple(map(len, read)) != counts:
+        raise damaged(folder, name, data_dir, f"{' + '.join(map(str, map(len, read)))} records, {counts} announced")
+    splits = _as_splits(obstacles, read, chosen, builder, reading)
     _check_published(tfds_name, folder, splits)
     return splits
+
+
+def _as_splits(
+    obstacles: Obstacles, read: list[list[dict]], chosen: list[str], builder: Any, reading: Reading
+) -> Splits:
+    """Records of the splits that are trained and tested on, decoded."""
+    name, (image, label) = obstacles.name, _feature_names(builder, obstacles.name)
+    ordered = [_in_source_order(records, builder.info.name, split) for records, split in zip(read, chosen)]
+    records = [record for of_split, _ in ordered for record in of_split]
+    ids = np.array([one for _, of_split in ordered for one in of_split])
+    if builder.info.name in CONTENTS:  # which is compared as it is
+        reading = replace(reading, image_size=None)
+    grey = builder.info.features[image].shape[-1] == 1
+    images = read_images(
+        obstacles, [f"{name}/{one}" for one in ids], lambda i: bytes(records[i][image]), reading, colour=not grey
+    )
+    obstacles.check()
+    labels, ids = np.array([record[label] for record in records], np.int32)[images.good], ids[images.good]
+    test = images.good >= len(read[0])
+    if len(chosen) == 1 and reading.test_fraction is not None:
+        test = divide(name, ids, labels, reading.test_fraction)
+    class_names = tuple(builder.info.features[label].names or ())
+    return parted(name, images.pixels, labels, ids, test, class_names, images.skipped)

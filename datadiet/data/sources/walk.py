@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from datadiet.data.reading import remark
 from datadiet.errors import UserError
 
 
@@ -32,7 +32,7 @@ def walk(name: str, *folders: Path) -> list[list[str]]:
         (found.odd, "are pipes, sockets or devices, and are not read"),
     ):
         if paths:
-            warnings.warn(f"{name}: {len(paths)} {what}: {min(paths)} …", stacklevel=3)
+            remark(f"{name}: {len(paths)} {what}: {min(paths)} …")
     return [sorted(paths) for paths in found.files]
 
 
