@@ -96,7 +96,7 @@ def accuracy(decision: Decision) -> Figure:
     for axes in grid[:, 0]:
         _accuracies(axes, decision)
     if zoomed:
-        top = max(100 * np.nanmax([line.accuracy.high, line.accuracy.mean]) for line in decision.lines)
+        top = min(100, max(100 * np.nanmax([line.accuracy.high, line.accuracy.mean]) for line in decision.lines))
         grid[0, 0].set(ylim=(full - near, top + 0.1 * near), title=f"within {near:g} points of all of the data")
         grid[0, 0].title.set_fontsize(9)
         grid[1, 0].set(ylabel="all (%)")
