@@ -6,9 +6,12 @@ from pathlib import Path
 
 import click
 
-from datadiet.report.page import make_report
+from datadiet import commands
+from datadiet.errors import UserError
+from datadiet.report.page import make_report, read_decision, write_decision
+from datadiet.report.summary import as_json
 
-from .options import ROOT, Optional, make_context, repairable
+from .options import ROOT, Location, Optional, make_context, repairable
 
 
 @click.command()
@@ -16,11 +19,27 @@ from .options import ROOT, Optional, make_context, repairable
 @click.option("--exp", default="study", help="Experiment folder of the study below exps/.  [default: study]")
 @click.option("--margin", type=Optional(click.FLOAT), help="Loss of test accuracy that would not matter, in percentage "
               "points.  [default: the study's own, else 0.5]")  # fmt: skip
+@click.option("--format", "form", type=click.Choice(["html", "json"]), default="html",
+              help="json: the decision alone, for programs; makes no report.  [default: html]")  # fmt: skip
+@click.option("--output", type=Optional(Location()),
+              help="File to write the decision to (format=json).  [default: it is printed]")  # fmt: skip
 @repairable
-def report(root: Path, exp: str, margin: float | None) -> None:
+def report(root: Path, exp: str, margin: float | None, form: str, output: Path | None) -> None:
     """Say what a finished study decides, from the mirror alone; nothing is trained.
 
     Writes report.html (self-contained), statistics.json, figures/ and kept/ (the kept set of every subset as .csv
-    and .parquet) below <root>/exps/<exp>/, in place of an earlier report, and logs them to MLflow.
+    and .parquet) below <root>/exps/<exp>/, in place of an earlier report, and logs them to MLflow. With --format json
+    it prints the decision, or writes it to a file, and does nothing else; docs/decision.md has its entries.
     """
-    make_report(exp, margin, make_context(root, overwrite=True))
+    context = make_context(root, overwrite=True)
+    if form == "html" and output is not None:
+        raise UserError(f"output={output}: only {commands.option('format', 'json')} writes a file that has a name.")
+    if form == "html":
+        make_report(exp, margin, context)
+    elif output is None:
+        click.echo(as_json(read_decision(context.output.layout.exps, exp, margin)))
+    else:
+        # `mlflow run` works in the folder of the project
+        output = output.absolute() if commands.caller().by_mlflow else output
+        write_decision(read_decision(context.output.layout.exps, exp, margin), output)
+        context.reporter.say(str(output))

@@ -114,3 +114,40 @@ def test_a_training_shows_its_options_data_and_accuracy(root, address, browser):
     page = f"{address}/#/experiments/{study.info.experiment_id}/runs/{child.info.run_id}"
     told = "mlp on 719 of 1,438 examples of digits"
     seen(browser, page, "study/random/size_719/run_1", told, "cfg.model_seed", "test_acc")
+
+
+WIDE = "return [...document.querySelectorAll('table, pre, dl, img')].map(e => e.getBoundingClientRect().right)"
+
+
+def test_a_report_fits_a_phone_and_paper(root, browser):
+    """What is wider than a phone scrolls in its own box; on A4, within its margins, nothing is wider than the page."""
+
+    def at(width: int, media: str = "screen") -> None:
+        metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": media == "screen"}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media})
+
+    try:
+        at(375)
+        browser.get((root / "exps/study/report.html").as_uri())
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= 375
+        at(688, "print")  # 210 mm less twice 14, at 96 dots per inch
+        assert max(browser.execute_script(WIDE)) <= 688
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_a_study_describes_itself_with_a_table_and_its_picture(root, address, browser):
+    study = run_named("study")
+    page = f"{address}/#/experiments/{study.info.experiment_id}/runs/{study.info.run_id}"
+    seen(browser, page, "Study of mlp on digits.", "Not decided: what can be dropped", "Show more")
+    browser.find_element("xpath", "//*[text()='Show more']").click()
+    shown = "return [...document.querySelectorAll('img[src*=accuracy]')].map(e => e.naturalWidth)"
+    end, widths = time.monotonic() + PATIENCE, []
+    while not widths or not min(widths):
+        assert time.monotonic() < end, "the picture does not load"
+        time.sleep(0.2)
+        widths = browser.execute_script(shown)
+    assert [e.text for e in browser.find_elements("css selector", "th")][:2] == ["chosen by", "kept"]
+    assert "Again:" in browser.find_element("tag name", "body").text

@@ -27,7 +27,7 @@ HOUSE = {
         "tfds_builders", "prepare",
     ],
     "models": ["conv", "networks", "registry"],
-    "scores": ["logits", "forgetting", "trajectory", "gradients", "checkpoint", "combine"],
+    "scores": ["names", "logits", "forgetting", "trajectory", "gradients", "checkpoint", "combine"],
     "selectors": ["coresets", "epochs", "selection", "options", "window_search"],
     "training": ["device", "energy", "compiled", "schedule", "state", "feed", "placing", "step", "loop"],
     "storage": [
@@ -40,7 +40,7 @@ HOUSE = {
     ],
     "report": [
         "statistics", "comparison", "sequential", "gain", "verdicts", "evidence", "cost", "decision", "words", "price",
-        "outlook", "text", "figures", "pictures", "kept_sets", "kept_files", "export", "page", "data_page",
+        "outlook", "text", "summary", "figures", "pictures", "kept_sets", "kept_files", "export", "page", "data_page",
         "inspection", "results_table",
     ],
     "study": [
@@ -60,7 +60,7 @@ ENTRY_POINTS = {  # own parameters and defaults, from the contract; None: has to
     "export": {"kept": None, "output": None, "format": "csv"},
     "score": {"run": 0, "step": "auto", "batch_size": 512, "type": "l2_error"},
     "mean_score": {"n_runs": 10, "step": "auto", "type": "l2_error"},
-    "report": {"exp": "study", "margin": "auto"},
+    "report": {"exp": "study", "margin": "auto", "format": "html", "output": "auto"},
     "inspect": {"dataset": "cifar10", "data_dir": "auto", "model": "auto"},
     "prepare_data": {"dataset": "cifar10", "data_dir": "auto", "archive": "auto", "download": "true"},
     "sync": {},

@@ -92,16 +92,17 @@ def test_a_report_reads_each_file_of_the_mirror_at_most_once(tmp_path):
 
 def test_what_may_be_dropped_is_said_first(tmp_path):
     decision = decide(tmp_path)
-    assert headline(decision) == "20 % of the training examples can be dropped at a margin of 0.5 points."
+    told = "20 % of the training examples can be dropped: test accuracy falls by less than 0.5 points."
+    assert headline(decision) == told
     text = words(decision)
-    assert "Keep the 1,150 examples of largest l2_error score (step 10)." in text
+    assert "Keep the 1,150 examples of largest error vector length early in training (EL2N, step 10)." in text
     assert "95.30 % against 95.40 % with all of the data: -0.10 points (95 % interval -0." in text
     assert "the score is worth having" in text
 
 
 def test_undecided_is_not_nothing_and_says_what_it_takes(tmp_path):
     decision = decide(tmp_path, margin=0.05)
-    assert headline(decision) == "Not decided at a margin of 0.05 points."
+    assert headline(decision) == "Not decided: what can be dropped while test accuracy falls by less than 0.05 points."
     assert decision.best is None
     text = words(decision)
     assert "The most accurate subset is the 1,150 examples" in text
@@ -112,7 +113,7 @@ def test_undecided_is_not_nothing_and_says_what_it_takes(tmp_path):
 
 def test_nothing_can_be_dropped_where_every_arm_is_shown_to_lose(tmp_path):
     decision = decide(tmp_path, {"keep_max l2_error": (0.02, 0.08), "random": (0.02, 0.05)})
-    told = "Nothing can be dropped at a margin of 0.5 points: every way to choose is shown to lose more."
+    told = "Nothing can be dropped: every way to choose is shown to lose more than 0.5 points of test accuracy."
     assert headline(decision) == told
     assert {line.verdict for line in decision.lines[1:]} == {"worse"}
     assert "Neither" not in words(decision)
@@ -140,7 +141,7 @@ def test_runs_that_did_not_record_their_answers_give_wider_intervals(tmp_path):
     assert one is not None
     assert other is not None
     assert other.high - other.low > 5 * (one.high - one.low), "digits has 359 test examples"
-    assert headline(untold) == "Not decided at a margin of 0.5 points."
+    assert headline(untold) == "Not decided: what can be dropped while test accuracy falls by less than 0.5 points."
     assert "These runs are of an earlier version" in words(untold)
     assert "The 359 test examples are the limit: with any number of runs they show margins of" in words(untold)
 
@@ -438,13 +439,17 @@ def test_pytorch_takes_a_kept_set(noisy):
 def test_the_entry_point_makes_it_again_and_logs_it(tmp_path):
     exps = studies.write_study(tmp_path, GOOD)
     done = datadiet("report", tmp_path, exp="demo", margin=0.05)
-    assert "Not decided at a margin of 0.05 points." in done.output
+    assert "Not decided: what can be dropped while test accuracy falls by less than 0.05 points." in done.output
     assert "Another question than was planned: the study asked for a margin of 0.5 points" in done.output
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     experiment = client.get_experiment_by_name("datadiet")
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id])
     assert (run.data.tags["datadiet.kind"], run.data.params["cfg.margin"]) == ("report", "0.05")
+    told = run.data.tags
+    assert (told["datadiet.decision.answer"], told["datadiet.decision.arm"]) == ("not decided", "none")
+    assert f"run_uuid={run.info.run_id}" in told["mlflow.note.content"]
+    assert "    datadiet report --exp demo --margin 0.05" in told["mlflow.note.content"]
     names = {a.path for a in client.list_artifacts(run.info.run_id)}
     assert names == {"report.html", "statistics.json", "figures", "kept"}
     assert (exps / "demo/report.html").exists()

@@ -124,6 +124,10 @@ class Decision:
         subsets = [line for line in self.lines if line.minus_full and line.cell.drops]
         return self.best or max(subsets, key=lambda line: line.accuracy.mean)
 
+    def pair_correlation(self, cell: CellResult) -> float:
+        """Of a subset's runs with those on all of the data; nothing is chosen by it, since the plan makes the pairs."""
+        return st.pair_correlation(cell.accuracies, self.study.full.accuracies)
+
     @cached_property
     def cliffs(self) -> dict[str, Cliff]:
         """By arm, where it breaks down; all that could be called one are wrong together with a chance of 2.5 %."""

@@ -21,8 +21,9 @@ from datadiet.data.sources.base import Origins
 from datadiet.errors import UserError
 from datadiet.runs.labels import labels_of
 from datadiet.scores.checkpoint import training_score_names
+from datadiet.scores.names import names_of
 from datadiet.selectors.options import LIKE, RANDOM
-from datadiet.selectors.selection import chooses_anew
+from datadiet.selectors.selection import SELECTORS, chooses_anew
 from datadiet.storage.answers import read_answers
 from datadiet.storage.layout import score_file
 from datadiet.storage.records import AUTO, CellRecord, MeanRecord, ScoreRecord, StudyRecord, Summary
@@ -72,10 +73,22 @@ class Score(NamedTuple):
         return f"{self.type} at {self.step}"
 
     @property
+    def paper(self) -> str:
+        """As the literature calls it."""
+        return names_of(self.type).paper
+
+    @property
     def stderr(self) -> np.ndarray:
         """Standard error of the mean over runs, float [N]; NaN for one run."""
         runs = len(self.runs)
         return np.std(self.runs, axis=0, ddof=1) / np.sqrt(runs) if runs > 1 else np.full_like(self.mean, np.nan)
+
+
+def _which(selector: str) -> str:
+    """'largest' for the name of one that keeps "the {count} examples of largest {score}"; else the name."""
+    entry = SELECTORS.get(selector)
+    before, _, after = ((entry and entry.words) or "").partition(" examples of ")
+    return after.removesuffix(" {score}") if before == "the {count}" else selector
 
 
 def _known(seconds: float | None, otherwise: float = math.nan) -> float:
@@ -183,6 +196,27 @@ class Study:
         """Ways to choose a subset, random last."""
         names = dict.fromkeys(cell.arm for cell in self.cells if cell.selector != "all")
         return sorted(names, key=lambda name: name == RANDOM)
+
+    @cached_property
+    def seeds_told(self) -> str:
+        """Whether runs of equal positions share their seeds, as words behind 'runs'.
+
+        The plan makes them so, and they are compared in these pairs whatever comes of it.
+        """
+        cells = [[(run.config.model_seed, run.config.train_seed) for run in map(self.run, c.paths)] for c in self.cells]
+        same = all(len(set(at_position)) == 1 for at_position in zip(*cells))
+        return " that share their seeds" if same else ", which share no seeds"
+
+    def words(self, kind: str, step: int) -> str:
+        """A score in plain words, such as 'error vector length early in training (EL2N, step 468)'."""
+        last, in_training = self.config.num_steps, " in training" if kind in training_score_names() else ""
+        when = " early in training" if 4 * step <= last else in_training or " late in training"
+        return names_of(kind).at(" of an untrained network" if step == 0 else when, f"step {step:,}")
+
+    def short(self, arm: str) -> str:
+        """An arm as pictures name it, scores as the literature does: 'largest EL2N' for 'keep_max l2_error'."""
+        types = {cell.type for cell in self.cells if cell.type}
+        return " ".join(names_of(part).paper if part in types else _which(part) for part in arm.split(" "))
 
     def of_arm(self, arm: str) -> list[CellResult]:
         """Its cells, the largest size first."""

@@ -34,6 +34,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F
 MARKERS = "osD^vP*X"
 DASHES = ("-", "--", "-.", (0, (3, 1, 1, 1, 1, 1)), (0, (5, 1)), (0, (1, 1)))
 HATCHES = ("//", "..", "xx", "\\\\", "++", "oo")
+BAND = "#cfe8d5"  # where less than the margin is lost
+RING: dict[str, Any] = {"marker": "o", "markersize": 13, "linestyle": "none", "color": "black", "fillstyle": "none"}
 CLASSES_SHOWN = 10
 IMAGES_SHOWN = 5
 LONGEST = 32  # characters of a name
@@ -82,42 +84,47 @@ def png(figure: Figure) -> bytes:
 
 
 def accuracy(decision: Decision) -> Figure:
-    """Test accuracy against the fraction kept: means with 95 % intervals, all of the data as a band.
+    """Test accuracy against the fraction kept, with 95 % intervals; a band from all of the data down to the margin.
 
-    Where a cliff makes differences near all of the data too small to see, those are a panel of their own.
+    Where a cliff makes differences near all of the data too small to see, all of it is a small panel below.
     """
     full = 100 * decision.lines[0].accuracy.mean
     means = [100 * line.accuracy.mean for line in decision.lines]
     near = max(3.0, 4 * decision.margin)
     zoomed = full - min(means) > 3 * near
-    figure, grid = _figure(5.6 if zoomed else 3.9, 1 + zoomed, sharex=True)
+    figure, grid = _figure(5.0 if zoomed else 3.9, 1 + zoomed, sharex=True, height_ratios=[2, 1][: 1 + zoomed])
     for axes in grid[:, 0]:
         _accuracies(axes, decision)
     if zoomed:
-        top = max(100 * np.nanmax([line.accuracy.high, line.accuracy.mean]) for line in decision.lines)
-        grid[0, 0].set(ylim=(full - near, top + 0.1 * near), title=f"within {near:g} points of full data")
+        top = min(100, max(100 * np.nanmax([line.accuracy.high, line.accuracy.mean]) for line in decision.lines))
+        grid[0, 0].set(ylim=(full - near, top + 0.1 * near), title=f"within {near:g} points of all of the data")
         grid[0, 0].title.set_fontsize(9)
-        grid[1, 0].set_title("all", fontsize=9)
+        grid[1, 0].set(ylabel="all (%)")
     grid[-1, 0].set_xlabel("training examples kept (%)")
     grid[-1, 0].invert_xaxis()
-    _key(grid[-1, 0])
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     return figure
 
 
 def _accuracies(axes: Axes, decision: Decision) -> None:
-    full, arms = decision.lines[0].accuracy, decision.study.arms
-    axes.axhline(100 * full.mean, color="0.35", linewidth=1, label="full data")
+    full, arms, best = decision.lines[0].accuracy, decision.study.arms, decision.best
+    within = f"less than {decision.margin:g} points lost"
+    axes.axhspan(100 * full.mean - decision.margin, 100 * full.mean, color=BAND, linewidth=0, label=within)
+    axes.axhline(100 * full.mean, color="0.25", linewidth=1, label="all of the data")
     if full.known:
-        axes.axhspan(100 * full.low, 100 * full.high, color="0.85", linewidth=0)
-    axes.axhline(100 * full.mean - decision.margin, color="0.35", linewidth=0.8, linestyle=(0, (1, 3)), label="margin")
+        axes.plot([100, 100], [100 * full.low, 100 * full.high], color="0.25", linewidth=2.5, solid_capstyle="butt")
     for position, arm in enumerate(arms):
         own = [line for line in decision.lines if line.cell.arm == arm]
         x = np.array([100 * line.cell.fraction for line in own]) - 0.6 * (position - (len(arms) - 1) / 2)
         mean, low, high = (
             100 * np.array([getattr(line.accuracy, name) for line in own]) for name in ("mean", "low", "high")
         )
-        half = np.nan_to_num((high - low) / 2)
-        axes.errorbar(x, mean, half, capsize=2.5, markersize=5, linewidth=1.2, label=plain(arm), **style(position, arm))
+        half, label = np.nan_to_num((high - low) / 2), plain(decision.study.short(arm))
+        axes.errorbar(x, mean, half, capsize=2.5, markersize=5, linewidth=1.2, label=label, **style(position, arm))
+        if best and best.cell.arm == arm:
+            chosen = [line is best for line in own].index(True)
+            axes.plot(x[chosen], mean[chosen], label="to keep", **RING)
     axes.set_ylabel("test accuracy (%)")
 
 
@@ -131,7 +138,7 @@ def score_histograms(scores: Sequence[Score], sizes: Sequence[int]) -> Figure:
             axes.axvline(ordered[size - 1], color="black", linewidth=0.8, linestyle="--")
             axes.annotate(f"{size / len(ordered):.0%}", (ordered[size - 1], 0.97), xycoords=("data", "axes fraction"),
                           rotation=90, va="top", ha="right", fontsize=7)  # fmt: skip
-        axes.set(xlabel=f"{plain(score.type)}, step {score.step:,}, mean of {len(score.runs)} runs", ylabel="examples")
+        axes.set(xlabel=f"{plain(score.paper)}, step {score.step:,}, mean of {len(score.runs)} runs", ylabel="examples")
     return figure
 
 
@@ -146,21 +153,21 @@ def forgetting_histogram(values: np.ndarray) -> Figure:
     return figure
 
 
-def kept_per_class(by_size: Mapping[int, Sequence[CellResult]], total: np.ndarray, names: Sequence[str]) -> Figure:
+def kept_per_class(by_size: Mapping[int, Mapping[str, CellResult]], total: np.ndarray, names: Sequence[str]) -> Figure:
     """Examples kept of every class by every arm, one panel per size; grey bars: what a random subset leaves on average.
 
     Args:
-        by_size: Cells of equal size, in the order of the arms.
+        by_size: Cells of equal size by what their arms are called, in the order of the arms.
         total: Examples per class [C] in all.
     """
     figure, grid = _figure(1.75 * len(by_size) + 0.9, len(by_size), sharex=True)
     positions = np.arange(len(total))
     for axes, (size, cells) in zip(grid[:, 0], by_size.items()):
         axes.bar(positions, total * size / total.sum(), color="0.88", width=0.9)
-        for i, cell in enumerate(cells):
+        for i, (name, cell) in enumerate(cells.items()):
             look = style(i, cell.arm) | {"linestyle": "none"}
             shift = 0.6 * ((i + 0.5) / len(cells) - 0.5)
-            axes.plot(positions + shift, cell.kept_per_class, markersize=4.5, label=plain(cell.arm), **look)
+            axes.plot(positions + shift, cell.kept_per_class, markersize=4.5, label=plain(name), **look)
         axes.set(ylabel="examples", title=f"{size / total.sum():.0%} kept", ylim=(0, None))
         axes.title.set_fontsize(9)
         axes.grid(axis="x", visible=False)
@@ -174,20 +181,30 @@ def kept_per_class(by_size: Mapping[int, Sequence[CellResult]], total: np.ndarra
     return figure
 
 
-def training_curves(histories: Mapping[str, History], arms: Sequence[str]) -> Figure:
+def training_curves(histories: Mapping[str, History], arms: Mapping[str, str]) -> Figure:
     """Test accuracy while training: mean over runs, and the range of the runs as a band.
 
     Args:
         histories: By arm; 'full data' first.
-        arms: In the order that gives an arm its look.
+        arms: What they are called, in the order that gives an arm its look.
     """
     figure, grid = _figure(3.9)
     axes = grid[0, 0]
     for name, history in histories.items():
-        look = style(arms.index(name), name) if name in arms else {"color": "0.45", "linestyle": "-", "marker": ""}
+        look = (
+            style(list(arms).index(name), name) if name in arms else {"color": "0.45", "linestyle": "-", "marker": ""}
+        )
         every = max(1, len(history.steps) // 8)
         mean = 100 * history.accuracies.mean(axis=0)
-        axes.plot(history.steps, mean, label=plain(name), linewidth=1.3, markersize=4.5, markevery=every, **look)
+        axes.plot(
+            history.steps,
+            mean,
+            label=plain(arms.get(name, name)),
+            linewidth=1.3,
+            markersize=4.5,
+            markevery=every,
+            **look,
+        )
         axes.fill_between(history.steps, 100 * history.accuracies.min(axis=0), 100 * history.accuracies.max(axis=0),
                           color=look["color"], alpha=0.12, linewidth=0)  # fmt: skip
     ends = [100 * h.accuracies[:, len(h.steps) // 4 :].min() for h in histories.values()]

@@ -7,6 +7,7 @@ mirror gives the same bytes.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,18 +18,23 @@ import numpy as np
 import datadiet
 from datadiet.commands import MLFLOW, Caller, typed
 from datadiet.config import FIELDS, as_dict
-from datadiet.report import kept_sets, text
+from datadiet.errors import UserError
+from datadiet.report import kept_sets, summary, text
 from datadiet.report.cost import saved, spent
 from datadiet.report.decision import Decision, Line, check_margin, noise_audit
 from datadiet.report.evidence import Study, read_study
 from datadiet.report.outlook import asked
 from datadiet.report.pictures import Picture, pictures
 from datadiet.report.statistics import Estimate
+from datadiet.report.summary import as_json, facts, plain
 from datadiet.runs.context import Context
 from datadiet.selectors.options import FEATURE_FIELDS, LIKE, given_parameters, option_names
 from datadiet.selectors.selection import SELECTORS
-from datadiet.storage.files import make_subfolder, write_bytes, write_json, write_text
+from datadiet.storage.files import make_folder, make_subfolder, read_json, write_bytes, write_json, write_text, writing
+from datadiet.tracking.run import TrackedRun
 
+LEAD = "accuracy"  # the picture of the first screen
+COLUMNS = 12  # of a table of scores against scores, so that it fits on paper
 MARGIN = 0.5  # percentage points, where neither the caller nor the study says
 _OF_A_RUN = frozenset(
     {"run", "selector", "size", "scores", LIKE, "model_seed", "train_seed", "random_subset_seed",
@@ -39,24 +45,12 @@ _OF_A_RUN = frozenset(
 # --- numbers ----------------------------------------------------------------------------------
 
 
-def _plain(value: Any) -> Any:
-    """Numbers ready for JSON; what is not finite becomes null."""
-    if isinstance(value, Estimate):
-        return {name: _plain(getattr(value, name)) for name in Estimate._fields}
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray | list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float | np.floating):
-        return float(value) if math.isfinite(value) else None
-    return int(value) if isinstance(value, np.integer) else value
-
-
 def numbers(decision: Decision) -> dict[str, Any]:
     """statistics.json: every number of the report; accuracies 0 to 1, the margin in percentage points."""
     names, agreement = decision.agreement if decision.study.scores else ([], {})
     cost = decision.cost(decision.shown)
-    return _plain({
+    return plain({
+        "decision": facts(decision),
         "margin": decision.margin,
         "planned_margin": decision.study.planned_margin,
         "looks": {"runs": decision.looks.runs, "planned": decision.looks.planned, "spent": decision.looks.spent},
@@ -71,6 +65,7 @@ def numbers(decision: Decision) -> dict[str, Any]:
         "cells": [
             {"arm": line.cell.arm, "size": line.cell.size, "fraction": line.cell.fraction, "accuracy": line.accuracy,
              "minus_random": line.minus_random, "minus_full": line.minus_full, "verdict": line.verdict,
+             "pair_correlation": decision.pair_correlation(line.cell) if line.verdict else None,
              "minus_like": decision.minus_like(line), "per_class": line.cell.per_class.mean(axis=0),
              "kept_per_class": line.cell.kept_per_class}
             for line in decision.lines
@@ -140,7 +135,7 @@ def commands(study: Study, decision: Decision) -> list[tuple[str, str]]:
         if known.features:
             sources += [f"{name}={typed(values[name])}" for name in FEATURE_FIELDS]
         words = [*named, f"size={cell.size}", *sources, *own]
-        made.append((f"One more training on {text.what(cell)}:", _mlflow(known.entry_point or "subset", words)))
+        made.append((f"One more training on {text.what(cell, study)}:", _mlflow(known.entry_point or "subset", words)))
     return made
 
 
@@ -165,6 +160,32 @@ def _spread(found: Estimate | None) -> str:
     return f"{100 * found.low:+.2f} to {100 * found.high:+.2f}" if found and found.known else ""
 
 
+def _ratio(value: float, digits: int = 2) -> str:
+    """A correlation or a share; NaN is one that there is not."""
+    return f"{value:.{digits}f}" if math.isfinite(value) else "–"
+
+
+def certainty(decision: Decision) -> list[tuple[str, str]]:
+    """How sure the subset shown is, each with its name: both intervals, the smallest margin, the runs that it takes."""
+    near, margin = decision.nearest, f"{decision.margin:g}"
+    low, high = (f"{100 * end:+.2f}" for end in near.this_test_set)
+    needed = f"about {near.runs_needed:,}; there are {near.runs:,}" if near.runs_needed else "no number of them does"
+    return [
+        ("Difference of test accuracy", f"{100 * near.difference:+.2f} points"),
+        ("95 % interval for new runs and new test examples", f"{100 * near.low:+.2f} to {100 * near.high:+.2f} points"),
+        (
+            "95 % interval for new runs on this test set alone",
+            f"{low} to {high} points" if math.isfinite(near.this_test_set[0]) else "not known: runs do not differ",
+        ),
+        (
+            "Smallest margin that this test set can decide",
+            f"{100 * near.smallest_margin:.2f} points, with any number of runs",
+        ),
+        (f"Evaluation runs that decide a margin of {margin} points", needed),
+        ("Correlation of the pairs of runs", _ratio(decision.pair_correlation(decision.shown.cell))),
+    ]
+
+
 # --- the page ---------------------------------------------------------------------------------
 
 
@@ -177,10 +198,13 @@ def html(decision: Decision, shown: list[Picture], kept_files: list[str]) -> str
     )
     study = decision.study
     return template.render(
-        study=study, decision=decision, wording=text, pictures=shown, kept_files=kept_files,
+        study=study, decision=decision, wording=text, summary=summary, kept_files=kept_files,
+        lead=next((picture for picture in shown if picture.name == LEAD), None),
+        pictures=[picture for picture in shown if picture.name != LEAD], certainty=certainty(decision),
         class_rows=class_rows(decision), audit=noise_audit(study), commands=commands(study, decision),
-        cost=decision.cost, version=datadiet.__version__, typed=typed, isfinite=math.isfinite, interval=_interval,
-        spread=_spread,
+        cost=decision.cost, version=datadiet.__version__, typed=typed, isfinite=math.isfinite, ratio=_ratio,
+        interval=_interval, spread=_spread, COLUMNS=COLUMNS,
+        called=defaultdict(str, {score.name: study.words(score.type, score.step) for score in study.scores}),
         score_records={score.name: score.made for score in study.scores if score.made},
     )  # fmt: skip
 
@@ -246,5 +270,36 @@ def make_report(exp: str, margin: float | None, context: Context) -> Decision:
         for path in write_report(decision):
             inside = path.parent.relative_to(folder).as_posix()
             tracked.log_artifact(path, None if inside == "." else inside)
+        describe(decision, tracked, context)
         context.reporter.say("\n".join([text.headline(decision), *asked(decision)]) + f"\n{folder / 'report.html'}")
     return decision
+
+
+def describe(decision: Decision, tracked: TrackedRun, context: Context) -> None:
+    """Tell the decision to MLflow: as tags, and on one page as the description of the run."""
+    for name, value in summary.tags(decision).items():
+        tracked.set_tag(name, value)
+    tracked.describe(summary.markdown(decision, context.tracker.command, tracked.id))
+
+
+def write_decision(decision: Decision, output: Path) -> None:
+    """The decision as JSON, into a file that is new or holds an earlier one.
+
+    Raises:
+        UserError: it holds something else, or cannot be written.
+    """
+    if output.is_dir():
+        raise UserError(f"output={output} is a folder; expected the name of a file.")
+    if output.exists() and not _is_decision(output):
+        raise UserError(f"output={output} holds no decision of a study, and would be lost. Name another file.")
+    with writing(output):
+        make_folder(output.parent)
+    write_text(output, f"{as_json(decision)}\n")
+
+
+def _is_decision(path: Path) -> bool:
+    try:
+        found = read_json(path)
+    except UserError:
+        return False
+    return isinstance(found, dict) and {"format", "answer", "kept_fraction"} <= set(found)

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from datadiet.report import figures, text
 from datadiet.report.decision import Decision
+from datadiet.report.evidence import Study
 
 
 class Drawn(NamedTuple):
@@ -42,11 +43,10 @@ def pictures(decision: Decision) -> list[Picture]:
 
 
 def accuracy(decision: Decision) -> Drawn:
-    caption = (
-        f"Means over {len(decision.study.full.accuracies)} runs with 95 % intervals, where there are any; the grey "
-        "line and band are all of the data, the dotted line lies the margin below it. Arms are shifted sideways a "
-        "little to keep them apart."
-    )
+    runs = len(decision.study.full.accuracies)
+    means = f"Means of {runs} runs with 95 % intervals over runs" if runs > 1 else "Of one run"
+    ring = "; the ring is what to keep" if decision.best else ""
+    caption = f"{means}; in the green band less than {decision.margin:g} points are lost{ring}."
     return Drawn("Accuracy against the fraction kept", caption, figures.accuracy(decision))
 
 
@@ -56,14 +56,17 @@ def training_curves(decision: Decision) -> Drawn:
     curves = {cell.arm: study.history(cell) for cell in (study.full, *at_size)}
     caption = "Test accuracy at every report: mean, and the range of the runs. Nothing was chosen by it; the last step "
     caption += "counts."
-    return Drawn(f"While training, {_level(decision)}", caption, figures.training_curves(curves, study.arms))
+    return Drawn(f"While training, {_level(decision)}", caption, figures.training_curves(curves, _called(study)))
 
 
 def kept_per_class(decision: Decision) -> Drawn | None:
     study, total = decision.study, decision.study.full.kept_per_class
     if not np.isfinite(total).all():
         return None
-    by_size = {size: [c for arm in study.arms if (c := study.cell(arm, size))] for size in _sizes(decision)}
+    called = _called(study).items()
+    by_size = {
+        size: {name: found for arm, name in called if (found := study.cell(arm, size))} for size in _sizes(decision)
+    }
     figure = figures.kept_per_class(by_size, total, study.class_names)
     return Drawn("Examples kept of each class", "Bars: what a random subset leaves on average.", figure)
 
@@ -82,7 +85,9 @@ def stability(decision: Decision) -> Drawn | None:
         "Overlap of the examples kept by fewer runs with those kept by all of them. It ends at 100 % by construction; "
         "read how early it flattens."
     )
-    figure = figures.stability(decision.stability, decision.shown.cell.fraction)
+    called = {score.name: f"{score.paper} at {score.step:,}" for score in decision.study.scores}
+    overlaps = {called[name]: values for name, values in decision.stability.items()}
+    figure = figures.stability(overlaps, decision.shown.cell.fraction)
     return Drawn(f"How many runs a score needs, {_level(decision)}", caption, figure)
 
 
@@ -103,8 +108,14 @@ def extremes(decision: Decision) -> Drawn | None:
     labels = study.noise.labels if study.noise else dataset.train_labels
     figure = figures.extremes(score.mean, labels, dataset.train_images, study.class_names)
     more = f" The first {figures.CLASSES_SHOWN} classes." if len(study.class_names) > figures.CLASSES_SHOWN else ""
-    caption = f"By the mean {score.type} score at step {score.step:,}, labels as trained on.{more}"
+    caption = f"By {study.words(score.type, score.step)}, mean of {len(score.runs)} runs; labels as trained on.{more}"
     return Drawn("Easiest and hardest examples", caption, figure)
+
+
+def _called(study: Study) -> dict[str, str]:
+    """Arms, and what pictures call them."""
+    called = {arm: study.short(arm) for arm in study.arms}
+    return called if len(set(called.values())) == len(called) else {arm: arm for arm in called}
 
 
 def _level(decision: Decision) -> str:

@@ -70,6 +70,15 @@ def paired(one: np.ndarray, other: np.ndarray, level: float = LEVEL) -> Estimate
     return estimate(one - other, level)
 
 
+def pair_correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Correlation of accuracies [n] of runs in pairs, -1 to 1: how far a pair goes up and down together, which its
+    difference does without; NaN for fewer than 3 pairs, or where all runs of either are equal."""
+    one, other = np.asarray(one, float), np.asarray(other, float)
+    if len(one) < 3 or min(np.std(one, ddof=1), np.std(other, ddof=1)) < EQUAL:
+        return math.nan
+    return float(np.corrcoef(one, other)[0, 1])
+
+
 # --- kept sets --------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from datadiet.report.comparison import ALPHA
 from datadiet.report.decision import ClassWarning, Decision, Line
-from datadiet.report.evidence import CellResult
+from datadiet.report.evidence import CellResult, Study
 from datadiet.report.outlook import asked, freed_from_choice, looked, reachable
 from datadiet.report.price import price as price
 from datadiet.report.statistics import Estimate
@@ -22,9 +22,9 @@ COLLAPSE = 0.03  # loss of accuracy of one run that a mean must not hide
 RELIABLE = 0.7  # split-half reliability below which a ranking is mostly the runs' own
 
 
-def what(cell: CellResult) -> str:
+def what(cell: CellResult, study: Study) -> str:
     """Which examples a subset keeps."""
-    score = f"{cell.type} score (step {cell.step:,})" if cell.type else ""
+    score = study.words(cell.type, cell.step) if cell.type and cell.step is not None else ""
     known = SELECTORS.get(cell.selector)
     if known and known.words:
         told = known.words.format(count=f"{cell.size:,}", score=score)
@@ -50,13 +50,14 @@ def _signed(difference: Estimate | None) -> str:
 
 
 def headline(decision: Decision) -> str:
-    """The answer in one sentence."""
+    """The answer in one sentence, for readers who know no statistics."""
     margin, best = f"{decision.margin:g} points", decision.best
     if best:
-        return f"{kept(1 - best.cell.fraction)} of the training examples can be dropped at a margin of {margin}."
+        dropped = kept(1 - best.cell.fraction)
+        return f"{dropped} of the training examples can be dropped: test accuracy falls by less than {margin}."
     if decision.verdicts.answer == CANNOT:
-        return f"Nothing can be dropped at a margin of {margin}: every way to choose is shown to lose more."
-    return f"Not decided at a margin of {margin}."
+        return f"Nothing can be dropped: every way to choose is shown to lose more than {margin} of test accuracy."
+    return f"Not decided: what can be dropped while test accuracy falls by less than {margin}."
 
 
 def which(decision: Decision) -> list[str]:
@@ -64,17 +65,17 @@ def which(decision: Decision) -> list[str]:
     full, best = decision.lines[0].accuracy, decision.best
     if best and best.minus_full:
         return [
-            f"Keep {what(best.cell)}.",
+            f"Keep {what(best.cell, decision.study)}.",
             f"Test accuracy {percent(best.accuracy.mean)} against {percent(full.mean)} with all of the data: "
-            f"{points(best.minus_full)}, {full.n} pairs of runs that share their seeds.",
+            f"{points(best.minus_full)}, {full.n} pairs of runs{decision.study.seeds_told}.",
             _against_random(decision, best),
             *_against_like(decision, best),
             *freed_from_choice(decision),
         ]
     near = decision.shown
     found = [
-        f"The most accurate subset is {what(near.cell)}: {percent(near.accuracy.mean)} against {percent(full.mean)} "
-        f"with all of the data, {points(near.minus_full) if near.minus_full else ''}."
+        f"The most accurate subset is {what(near.cell, decision.study)}: {percent(near.accuracy.mean)} against "
+        f"{percent(full.mean)} with all of the data, {points(near.minus_full) if near.minus_full else ''}."
     ]
     if decision.verdicts.answer == NOT_DECIDED:
         found.append("Neither is it shown that something may go, nor that nothing may. " + what_it_takes(decision))
@@ -137,10 +138,10 @@ def how_sure(decision: Decision) -> list[str]:
     if score := decision.study.score_of(decision.shown.cell):
         reliability = decision.reliability[score.name]
         if math.isnan(reliability.whole):
-            found.append(f"The {score.type} score comes from one run: how far another would agree is unknown.")
+            found.append(f"The {score.paper} score comes from one run: how far another would agree is unknown.")
         else:
             found.append(
-                f"The {score.type} score, averaged over {reliability.runs} runs, has a split-half reliability of "
+                f"The {score.paper} score, averaged over {reliability.runs} runs, has a split-half reliability of "
                 f"{reliability.whole:.3f} (1: other runs would rank the examples alike)."
             )
     return found
@@ -168,10 +169,7 @@ def _reach(decision: Decision) -> list[str]:
 def warnings(decision: Decision) -> list[str]:
     """What to beware of: few runs, bad runs and classes, an unfair opponent, cliffs, emptied classes, label noise."""
     found, study = asked(decision), decision.study
-    n = decision.lines[0].accuracy.n
-    if n < 3:
-        found.append(f"Only {n} evaluation run{'s' if n > 1 else ''} per subset; take 5 or more.")
-    found += _worst(decision) + _opponent(decision)
+    found += few_runs(decision) + worst(decision) + _opponent(decision)
     for arm, cliff in decision.cliffs.items():
         why = f"falls by {-100 * cliff.fall.difference:.2f} points in one step"
         if below := cliff.below_random:
@@ -194,7 +192,12 @@ def warnings(decision: Decision) -> list[str]:
     return found
 
 
-def _worst(decision: Decision) -> list[str]:
+def few_runs(decision: Decision) -> list[str]:
+    n = decision.lines[0].accuracy.n
+    return [f"Only {n} evaluation run{'s' if n > 1 else ''} per subset; take 5 or more."] if n < 3 else []
+
+
+def worst(decision: Decision) -> list[str]:
     """A run or a class of the recommended subset that loses what the mean does not show."""
     found, best = [], decision.best
     if best is None:

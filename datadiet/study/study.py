@@ -13,7 +13,7 @@ from datadiet.errors import Interrupted, UserError
 from datadiet.report.decision import Decision
 from datadiet.report.evidence import CellResult
 from datadiet.report.outlook import asked, reachable
-from datadiet.report.page import read_decision, write_report
+from datadiet.report.page import describe, read_decision, write_report
 from datadiet.report.results_table import of_study, to_csv
 from datadiet.report.text import headline, table
 from datadiet.runs import resume
@@ -127,7 +127,7 @@ def conclude(exp: str, margin: float, tracked: TrackedRun, context: Context) -> 
     tracked.log_metrics({_metric(line.cell): line.accuracy.mean for line in decision.lines} | _headline(decision))
     for percent, of_arms in _curves(decision).items():
         tracked.log_metrics(of_arms, percent)
-    tracked.set_tag("datadiet.decision", headline(decision))
+    describe(decision, tracked, context)
     told = "\n".join([headline(decision), *asked(decision), reachable(decision.nearest)])
     context.reporter.say(
         f"\n{table(decision)}\n\n{told}\n"

@@ -15,7 +15,7 @@ from datadiet.printable import printable
 from datadiet.tracking import mlflow_store
 from datadiet.tracking.failures import reason, repair
 from datadiet.tracking.link import Link
-from datadiet.tracking.mlflow_store import AWAY
+from datadiet.tracking.mlflow_store import AWAY, NOTE
 from datadiet.tracking.push import Home, close_doubles, find, point_launcher, push
 from datadiet.tracking.record import Record, as_json, begin, load, now
 from datadiet.training.loop import is_timing
@@ -99,6 +99,10 @@ class TrackedRun:
             self.record.tags[key] = value
             self.record.save()
         self._tell(lambda client: mlflow_store.set_tags(client, str(self.id), {key: value}))
+
+    def describe(self, note: str) -> None:
+        """In markdown, which the UI shows above all else of a run."""
+        self.set_tag(NOTE, note)
 
     def end(self, status: str, error: BaseException | None = None) -> None:
         """Note the end in the mirror, then in MLflow; of several, the first counts.
@@ -208,7 +212,7 @@ def track_run(
     """
     named = {f"datadiet.{k}": v for k, v in {"kind": kind, "exp": exp, "path": name, **tags}.items()}
     told = as_json({f"cfg.{k}": v for k, v in params.items()})
-    named["mlflow.note.content"] = note
+    named[NOTE] = note
     new = Record(mirror, kind, name, told, named, parent=parent.record.uid if parent else None)
     if parent is None:
         check_store(offline)
