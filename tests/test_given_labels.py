@@ -4,12 +4,24 @@ import json
 
 import numpy as np
 import pytest
+import studies
 from archives import png
 from conftest import datadiet
 
 import datadiet as dd
 from datadiet.errors import UserError
+from datadiet.report.decision import Decision, noise_audit
+from datadiet.report.evidence import read_study
+from datadiet.report.page import html, numbers
+from datadiet.report.text import warnings
+from datadiet.runs.context import Output
+from datadiet.runs.labels import labels_for
+from datadiet.storage.layout import ExperimentLayout
+from datadiet.storage.records import Arguments, DataFacts
 from datadiet.storage.tables import csv_text, read_csv
+from datadiet.study.plan import Plan
+from datadiet.study.spec import compile_study
+from datadiet.study.study import check
 
 NAMES = ("ant", "bee", "cat")
 TRAINING = {"model": "mlp", "width": 8, "num_steps": 8, "save_steps": 8, "augment": "false", "offline": "true"}
@@ -163,24 +175,47 @@ def test_a_changed_file_of_labels_is_noticed(tmp_path, folder, own, swapped):
     assert f"labels: {path} there, None asked for" in told
 
 
-def test_the_audit_tells_which_scores_find_the_labels_that_are_not_the_datas_own(tmp_path, folder, own, swapped):
-    path = table(tmp_path / "labels.csv", own, swapped)
-    plan = {"score_runs": 1, "eval_runs": 1, "fractions": 0.5, "score_types": "l2_error", "score_steps": 60}
-    training = {**TRAINING, "num_steps": 60, "save_steps": 60}
-    study = {"dataset": f"folder:{folder}", "labels": path, **plan, **training}
-    datadiet("study", tmp_path, **study)
-    folder_of = tmp_path / "exps/study"
-    audit = {row["score"]: row for row in json.loads((folder_of / "statistics.json").read_text())["noise_audit"]}
-    found = audit["l2_error at 60"]
-    changed = swapped != own.train_labels
-    values = np.load(next(folder_of.glob("full_data/error_l2_norm_scores/ckpt_60.npy")))
-    assert found["k"] == changed.sum()
-    ranks = values[changed][:, None] > values[~changed]
-    assert found["auroc"] == pytest.approx(ranks.mean(), abs=1e-6)
-    assert found["auroc"] > 0.75
-    assert found["precision"] == pytest.approx(changed[np.argsort(values)[-changed.sum() :]].mean(), abs=0.2)
-    page = (folder_of / "report.html").read_text()
-    assert f"{changed.sum()} training labels differ from the data's own" in page.replace("&#39;", "'")
-    assert "9 of 60 training labels are other than the data's own" in page.replace("&#39;", "'")
+def test_the_audit_tells_which_scores_find_the_labels_that_are_not_the_datas_own(tmp_path):
+    """A study of labels that were drawn anew, and the same one of labels that were given."""
+    exps = studies.write_study(tmp_path, {"keep_max l2_error": (0.001, 0.08), "random": (0.01, 0.05)}, noise=0.1)
+    drawn = read_study(exps, "demo")
+    known, noise, own_labels = noise_audit(drawn), drawn.noise, dd.load_dataset("digits").train_labels
+    assert noise is not None
+    rows = ((i, noise.labels[i]) for i in np.flatnonzero(noise.changed))
+    first = exps / drawn.full.paths[0]
+    studies.rewrite(first / "args.json", random_label_fraction=0.0, labels="mine.csv")
+    (first / "given_labels.csv").write_text(csv_text(("id", "given_label"), rows))
+    study = read_study(exps, "demo")
+    audit = noise_audit(study)
+    assert audit == known
+    changed, values = noise.labels != own_labels, study.scores[0].mean
+    found = audit[0]
+    assert found["k"] == changed.sum() > 100
+    assert found["auroc"] == pytest.approx((values[changed][:, None] > values[~changed]).mean())
+    assert found["auroc"] > 0.8
+    assert found["precision"] == pytest.approx(changed[np.argsort(values)[-changed.sum() :]].mean())
+    decision = Decision(study, 0.5)
+    count = f"{changed.sum()} of 1,438 training labels are other than the data's own (mine.csv)"
+    assert any(count in text for text in warnings(decision))
+    assert f"{changed.sum()} training labels differ from the data's own" in html(decision, [], [])
+    assert numbers(decision)["noise_audit"] == audit
+    rows = [(10**6, 1)]
+    (first / "given_labels.csv").write_text(csv_text(("id", "given_label"), rows))
+    with pytest.raises(UserError, match=r"given_labels\.csv is not of this data"):
+        noise_audit(read_study(exps, "demo"))
+
+
+def test_a_study_notices_labels_that_have_changed_before_it_trains(tmp_path, folder, own, swapped):
+    path, layout = table(tmp_path / "labels.csv", own, swapped), ExperimentLayout(tmp_path)
+    config = dd.TrainConfig(dataset=f"folder:{folder}", labels=str(path), model="mlp", num_steps=8, augment=False)
+    spec = compile_study(Plan(score_runs=1, eval_runs=1, fractions=(0.5,)), config, "study", layout, own.num_examples)
+    job, output = spec.scored[0], Output(layout, False, False)
+    facts = DataFacts(own.fingerprint, 3, [4, 4, 3])
+    run_dir = layout.exps / job.name
+    run_dir.mkdir(parents=True)
+    Arguments(config=job.config, data=facts).write(run_dir / "args.json")
+    (run_dir / "given_labels.csv").write_text(labels_for(job.config, own).inputs["given_labels.csv"])
+    check(spec, output)
     table(path, own, own.train_labels)
-    assert "given_labels.csv has other lines" in datadiet("study", tmp_path, 2, **study).output
+    with pytest.raises(UserError, match=r"given_labels\.csv has other lines"):
+        check(spec, output)
