@@ -202,7 +202,8 @@ def tables(root: Path, exp: str) -> dict[str, object]:
     folder = root / "exps" / exp
     found: dict[str, object] = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("ckpt_*.npy")}
     numbers = read_json(folder / "statistics.json")
-    found["statistics.json"] = {name: value for name, value in numbers.items() if name != "cost"}
+    del numbers["cost"], numbers["decision"]["cost"]
+    found["statistics.json"] = numbers
     found["results.csv"] = [line.rsplit(",", 1)[0] for line in (folder / "results.csv").read_text().splitlines()]
     described = read_json(folder / "study.json")
     found["study.json"] = described
