@@ -260,7 +260,7 @@ def test_a_source_of_data_is_one_function_and_one_line(tmp_path, monkeypatch):
     for command in ("full_data", "select", "prepare_data"):
         shown = help_of(command)
         assert "cinic10, mine, tfds/NAME" in shown
-        assert "parquet:PATH, made:PATH." in shown
+        assert "idx:PATH, made:PATH." in shown
     datadiet("full_data", tmp_path, **SHORT | {"dataset": "mine"})
     datadiet("full_data", tmp_path, **SHORT | {"dataset": "made:30", "run": 1})
     counts = [read(tmp_path / f"exps/full_data/run_{run}/args.json")["data"]["num_examples"] for run in (0, 1)]
