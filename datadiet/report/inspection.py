@@ -71,14 +71,13 @@ def inspect_data(config: TrainConfig, exp: str, context: Context, timed: bool = 
     context.tracker.check()
     facts = inspect(config, context.reporter.counter)
     timing = measure(facts.config, facts.dataset) if timed and facts.dataset is not None else None
-    name = layout.name(folder)
     params = {"dataset": config.dataset, "data_dir": config.data_dir, **Reading.of(config).given()}
     with writing(folder):
         make_folder(folder)
     paths = [folder / "data.html", folder / "data.txt", folder / "data.json"]
     told = data_page.text(facts, timing)
     with context.tracker.track(
-        "inspect", exp, name, folder / record.NAME, params=params, note=data_page.headline(facts)
+        "inspect", exp, layout.name(folder), folder / record.NAME, params=params, note=data_page.headline(facts)
     ) as tracked:
         write_text(paths[0], data_page.html(facts, timing))
         write_text(paths[1], f"{told}\n")
