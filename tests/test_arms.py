@@ -16,7 +16,8 @@ from datadiet.errors import UserError
 from datadiet.report.decision import Decision
 from datadiet.report.evidence import read_study
 from datadiet.report.page import numbers
-from datadiet.report.text import headline, price, which
+from datadiet.report.price import price
+from datadiet.report.text import headline, which
 from datadiet.storage.files import read_json
 from datadiet.storage.layout import ExperimentLayout
 from datadiet.storage.manifests import manifest_ids

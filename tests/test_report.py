@@ -28,7 +28,8 @@ from datadiet.report.cost import spent
 from datadiet.report.decision import Decision, noise_audit
 from datadiet.report.evidence import read_study
 from datadiet.report.page import html, read_decision, write_report
-from datadiet.report.text import headline, how_sure, price, table, warnings, which
+from datadiet.report.price import price
+from datadiet.report.text import headline, how_sure, table, warnings, which
 from datadiet.storage.answers import digest, write_answers
 from datadiet.storage.files import sealed, write_lines
 

@@ -19,12 +19,13 @@ import datadiet
 from datadiet.commands import MLFLOW, Caller, typed
 from datadiet.config import FIELDS, as_dict
 from datadiet.errors import UserError
-from datadiet.report import kept_sets, summary, text
+from datadiet.report import kept_sets, summary, text, words
 from datadiet.report.cost import saved, spent
 from datadiet.report.decision import Decision, Line, check_margin, noise_audit
 from datadiet.report.evidence import Study, read_study
 from datadiet.report.outlook import asked
 from datadiet.report.pictures import Picture, pictures
+from datadiet.report.price import price
 from datadiet.report.statistics import Estimate
 from datadiet.report.summary import as_json, facts, plain
 from datadiet.runs.context import Context
@@ -198,7 +199,7 @@ def html(decision: Decision, shown: list[Picture], kept_files: list[str]) -> str
     )
     study = decision.study
     return template.render(
-        study=study, decision=decision, wording=text, summary=summary, kept_files=kept_files,
+        study=study, decision=decision, wording=text, words=words, price=price, summary=summary, kept_files=kept_files,
         lead=next((picture for picture in shown if picture.name == LEAD), None),
         pictures=[picture for picture in shown if picture.name != LEAD], certainty=certainty(decision),
         class_rows=class_rows(decision), audit=noise_audit(study), commands=commands(study, decision),

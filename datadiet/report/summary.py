@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from datadiet.printable import escaped, printable
-from datadiet.report import text
+from datadiet.report import text, words
 from datadiet.report.comparison import ALPHA
 from datadiet.report.decision import ClassWarning, Decision, Line
+from datadiet.report.price import price
 from datadiet.report.statistics import Estimate
 
 FORMAT = 1  # of `facts`
@@ -41,7 +42,7 @@ def beware(decision: Decision) -> list[str]:
     found += [_emptied(decision, one) for one in decision.emptied if one.cell is best.cell]
     cliff, sizes = decision.cliffs.get(best.cell.arm), [cell.fraction for cell in study.of_arm(best.cell.arm)]
     if cliff and cliff.fraction == max((one for one in sizes if one < best.cell.fraction), default=None):
-        found.append(f"Keep no less: at {text.kept(cliff.fraction)} the same choice breaks down.")
+        found.append(f"Keep no less: at {words.kept(cliff.fraction)} the same choice breaks down.")
     score = study.score_of(best.cell)
     if score and decision.reliability[score.name].whole < text.RELIABLE:
         found.append("Other runs would choose other examples: the scores are mostly chance (reliability below 0.7).")
@@ -107,7 +108,7 @@ def facts(decision: Decision) -> dict[str, Any]:
         "other_warnings": beware_too(decision),
         "cost": {
             "choosing": cost.total, "training": cost.subset_training.mean, "training_full": cost.full_training.mean,
-            "pays_after": cost.pays_after, "study_pays_after": cost.study_pays_after, "words": text.price(decision),
+            "pays_after": cost.pays_after, "study_pays_after": cost.study_pays_after, "words": price(decision),
         },
     })  # fmt: skip
 
@@ -148,7 +149,7 @@ def markdown(decision: Decision, command: str, run_id: str | None) -> str:
     parts = [f"Study of {inert(study.record.model[:NAME])} on {inert(study.record.dataset[:NAME])}."]
     parts += [f"**{inert(text.headline(decision))}**", inert(" ".join(text.which(decision)))]
     parts += [f"Beware: {inert(warning)}" for warning in beware(decision)]
-    parts += [_table(decision), inert(" ".join(text.price(decision)))]
+    parts += [_table(decision), inert(" ".join(price(decision)))]
     source = f"get-artifact?path={PICTURE.replace('/', '%2F')}&run_uuid={run_id}"
     parts.append(f"![{alt}]({source})" if run_id else f"{alt}: artifact `{PICTURE}`.")
     parts.append(f"All of it: artifact `report.html`; for programs `statistics.json`. Again:\n\n    {command}")
@@ -167,8 +168,8 @@ def _table(decision: Decision) -> str:
     shown = [decision.lines[0], *sorted(lines, key=lambda line: line.cell is not decision.shown.cell)][:ROWS]
     rows = [
         [
-            called(line.cell.arm), text.kept(line.cell.fraction), text.percent(line.accuracy.mean),
-            text.points(line.minus_full) if line.minus_full else "", line.verdict or "",
+            called(line.cell.arm), words.kept(line.cell.fraction), words.percent(line.accuracy.mean),
+            words.points(line.minus_full) if line.minus_full else "", line.verdict or "",
         ]
         for line in shown
     ]  # fmt: skip
@@ -183,6 +184,6 @@ def tags(decision: Decision) -> dict[str, str]:
         "datadiet.decision": text.headline(decision),
         "datadiet.decision.answer": decision.verdicts.answer,
         "datadiet.decision.arm": decision.verdicts.arm or "none",
-        "datadiet.decision.kept": text.kept(decision.verdicts.kept_fraction),
+        "datadiet.decision.kept": words.kept(decision.verdicts.kept_fraction),
         "datadiet.decision.margin": f"{decision.margin:g} points",
     }

@@ -10,11 +10,9 @@ from datadiet.report.comparison import ALPHA
 from datadiet.report.decision import ClassWarning, Decision, Line
 from datadiet.report.evidence import CellResult, Study
 from datadiet.report.outlook import asked, freed_from_choice, looked, reachable
-from datadiet.report.price import price as price
 from datadiet.report.statistics import Estimate
 from datadiet.report.verdicts import CANNOT, NOT_DECIDED
 from datadiet.report.words import kept, percent, points
-from datadiet.report.words import seconds as seconds
 from datadiet.selectors.options import RANDOM
 from datadiet.selectors.selection import SELECTORS
 
