@@ -39,8 +39,9 @@ def copied_to_jax(tree: Any) -> Any:
 def softmax(logits: Array) -> Array:
     """Probabilities, as logits [B, C]."""
     if isinstance(logits, np.ndarray):
-        powers = np.exp(logits - logits.max(-1, keepdims=True))
-        return powers / powers.sum(-1, keepdims=True)
+        powers = np.exp(logits - _largest(logits)[:, None])
+        powers /= powers.sum(-1, keepdims=True)
+        return powers
     import jax
 
     return jax.nn.softmax(logits)
@@ -49,7 +50,7 @@ def softmax(logits: Array) -> Array:
 def log_softmax(logits: Array) -> Array:
     """Their logarithms."""
     if isinstance(logits, np.ndarray):
-        shifted = logits - logits.max(-1, keepdims=True)
+        shifted = logits - _largest(logits)[:, None]
         return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
     import jax
 
@@ -64,6 +65,23 @@ def one_hot(outputs: Array, labels: Array, dtype: Any = np.float32) -> Array:
     import jax
 
     return jax.nn.one_hot(labels, classes, dtype=dtype)
+
+
+def other_and_own(outputs: Array, labels: Array) -> tuple[Array, Array]:
+    """The largest of another class, and that of the label, of outputs [B, C]: each [B]."""
+    if isinstance(outputs, np.ndarray):
+        rows, others = np.arange(len(outputs)), outputs.copy()
+        others[rows, labels] = -np.inf
+        return _largest(others), outputs[rows, labels]
+    import jax.numpy as jnp
+
+    true = one_hot(outputs, labels, bool)
+    return jnp.where(true, -jnp.inf, outputs).max(-1), jnp.where(true, outputs, 0).sum(-1)
+
+
+def _largest(outputs: np.ndarray) -> np.ndarray:
+    """The same as max(-1), which takes twice the time in NumPy."""
+    return outputs[np.arange(len(outputs)), outputs.argmax(-1)]
 
 
 def largest_two(outputs: Array) -> tuple[Array, Array]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-
-from datadiet.scores.arrays import Array, largest_two, log_softmax, module_of, one_hot, softmax
+from datadiet.scores.arrays import Array, largest_two, log_softmax, module_of, one_hot, other_and_own, softmax
 
 
 def _errors(logits: Array, labels: Array) -> Array:
@@ -63,8 +61,8 @@ def loss(logits: Array, labels: Array) -> Array:
 
 def lacking_margin(outputs: Array, labels: Array) -> Array:
     """The largest output of another class minus the label's; outputs: logits or probabilities [B, C]."""
-    true, where = one_hot(outputs, labels, bool), module_of(outputs).where
-    return where(true, -np.inf, outputs).max(-1) - where(true, outputs, 0).sum(-1)
+    other, own = other_and_own(outputs, labels)
+    return other - own
 
 
 LOGIT_SCORES: dict[str, Callable[[Array, Array], Array]] = {

@@ -22,12 +22,19 @@ from datadiet.scores.trajectory import TRAJECTORIES, Batch, Moments, Shape, Sum,
 
 
 class Told(Batch):
-    """A batch of NumPy, whose probabilities are computed once."""
+    """A batch of NumPy: what several scores look at is computed once."""
 
     @cached_property
     def probabilities(self) -> Any:
-        """float32 [B, C]."""
         return softmax(self.logits)
+
+    @cached_property
+    def correct(self) -> Any:
+        return super().correct
+
+    @cached_property
+    def true_probability(self) -> Any:
+        return super().true_probability
 
 
 class Recorder:
@@ -94,9 +101,9 @@ class Recorder:
         outputs = logits_from(logits, self._about.num_classes)
         rows = numbers_from("ids", ids, len(outputs), self._about.num_examples)
         classes = numbers_from("labels", labels, len(outputs), self._about.num_classes)
-        if len(rows) != len(np.unique(rows)):
-            twice = np.flatnonzero(np.bincount(rows) > 1)[0]
-            raise UserError(f"ids: {twice} is twice in this batch; expected each example at most once.")
+        ordered = np.sort(rows)
+        if len(twice := ordered[1:][ordered[1:] == ordered[:-1]]):
+            raise UserError(f"ids: {twice[0]} is twice in this batch; expected each example at most once.")
         if len(rows):
             self._tell(Told(rows, classes, outputs))
 

@@ -22,7 +22,7 @@ from datadiet.option import Parameters
 from datadiet.registries import REGISTRIES
 from datadiet.scores import forgetting
 from datadiet.scores.arrays import Array, copied_to_jax, module_of, softmax, zeros
-from datadiet.scores.logits import l2_error, lacking_margin, max_margin
+from datadiet.scores.logits import l2_error, lacking_margin
 
 LOG_EPSILON = 1e-8  # inside the logarithms of tdds, as published
 
@@ -142,7 +142,7 @@ def negative_margin(batch: Batch) -> Array:
 
 def negative_probability_margin(batch: Batch) -> Array:
     """The same of probabilities, in [-1, 1]. Source: the "AUM" of the code of Zheng et al. 2023 (CCS)."""
-    return max_margin(batch.logits, batch.labels)
+    return lacking_margin(batch.probabilities, batch.labels)
 
 
 def doubt(batch: Batch) -> Array:
@@ -258,11 +258,9 @@ class Divergences(NamedTuple):
 
 
 def start_tdds(shape: Shape, given: Parameters) -> Divergences:
-    presentations, score = zeros(shape.examples, np.int32, np.float32)
-    (last,), (recent,) = (
-        zeros(shape.examples, np.float32, more=n) for n in (shape.classes, given.trajectory_window - 1)
-    )
-    return Divergences(presentations, last, recent, score)
+    sizes = shape.classes, given.trajectory_window - 1, None
+    rest = (zeros(shape.examples, np.float32, more=size)[0] for size in sizes)
+    return Divergences(*zeros(shape.examples, np.int32), *rest)
 
 
 def update_tdds(stats: Divergences, batch: Batch, given: Parameters) -> Divergences:
