@@ -250,7 +250,9 @@ def dataset_from(folder: Path) -> Dataset:
     """What the parent has written."""
     from datadiet.data.dataset import Dataset
 
-    images = [np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in ("train", "test")]
+    images = [
+        np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)) for name in ("train", "test")
+    ]
     labels = [np.random.default_rng(2).integers(0, 10, len(split)).astype(np.int32) for split in images]
     constants = np.full(3, 0.5, np.float32), np.full(3, 0.29, np.float32)
     ids = np.arange(len(images[0])).astype(str)

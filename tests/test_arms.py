@@ -170,7 +170,9 @@ def decide(root: Path, losses: dict, margin: float = 0.5, **options) -> Decision
 def test_what_drops_nothing_is_never_what_may_be_dropped(tmp_path):
     losses = {"rs2": (0.0, 0.0), "keep_max l2_error": (0.001, 0.08), "random": (0.01, 0.05)}
     decision = decide(tmp_path, losses)
-    assert headline(decision) == "20 % of the training examples can be dropped at a margin of 0.5 points."
+    assert headline(decision) == (
+        "20 % of the training examples can be dropped: test accuracy falls by less than 0.5 points."
+    )
     assert len(decision.verdicts.passed["rs2"]) == 2, "it is judged like the others"
     told = " ".join(price(decision))
     assert "rs2 drops nothing: each epoch takes other examples of all. With budget=iterations that takes" in told

@@ -24,6 +24,7 @@ VALID: dict[str, dict[str, Any]] = {name: dict(QUICK) for name in TRAINED}  # wh
 VALID |= {name: {**QUICK, "size": 9} for name in ("random_subset", "keep_max", "offset_subset")}
 VALID |= {"subset": {**QUICK, "selector": "keep_max", "size": 9}, "prepare_data": {"dataset": "digits"}}
 VALID |= {"select": {"dataset": "digits", "selector": "keep_max", "size": 9}}
+VALID |= {"export": {"kept": "kept.csv", "output": "x.csv", "dataset": "digits"}, "inspect": {"dataset": "digits"}}
 # Any text, as far as is known.
 FREE = {"archive", "ray_address", "score_type", "manifest", "features_run", "scores", "like"}
 

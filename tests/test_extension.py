@@ -248,8 +248,8 @@ def test_a_model_is_one_class_and_one_line(tmp_path, monkeypatch):
 def splits(count: int) -> Splits:
     random = np.random.RandomState(0)
     labels = (np.arange(count) % 3).astype(np.int32)
-    images = random.randint(0, 256, (count, 4, 4, 1)).astype(np.uint8)
-    return Splits(images, labels, images[:9], labels[:9], np.array([f"n{i}" for i in range(count)]))
+    images = random.randint(0, 256, (count + 9, 4, 4, 1)).astype(np.uint8)
+    return Splits(images[9:], labels, images[:9], labels[:9], np.array([f"n{i}" for i in range(count)]))
 
 
 def test_a_source_of_data_is_one_function_and_one_line(tmp_path, monkeypatch):
@@ -260,7 +260,7 @@ def test_a_source_of_data_is_one_function_and_one_line(tmp_path, monkeypatch):
     for command in ("full_data", "select", "prepare_data"):
         shown = help_of(command)
         assert "cinic10, mine, tfds/NAME" in shown
-        assert "parquet:PATH, made:PATH." in shown
+        assert "idx:PATH, made:PATH." in shown
     datadiet("full_data", tmp_path, **SHORT | {"dataset": "mine"})
     datadiet("full_data", tmp_path, **SHORT | {"dataset": "made:30", "run": 1})
     counts = [read(tmp_path / f"exps/full_data/run_{run}/args.json")["data"]["num_examples"] for run in (0, 1)]

@@ -116,6 +116,7 @@ def test_all_obstacles_are_named_at_once(tmp_path, folder, own):
 
 
 def test_labels_are_given_or_drawn_anew(tmp_path):
+    (tmp_path / "x.csv").write_text("example_id,label\n")
     told = datadiet("full_data", tmp_path, 2, dataset="digits", labels="x.csv", random_label_fraction=0.1, **TRAINING)
     assert "labels=x.csv: expected no such where random_label_fraction=0.1" in told.output
 

@@ -148,7 +148,7 @@ def check_splits(name: str, splits: Splits) -> int:
             rows = np.flatnonzero(~np.isfinite(images).all(axis=tuple(range(1, images.ndim))))
             raise UserError(
                 f"{name}: NaN or infinite features in {len(rows)} {which} examples (the first: {rows[0]}); "
-                "expected finite numbers: drop or repair these rows."
+                "expected finite numbers in every row."
             )
     if splits.train_images.shape[1:] != splits.test_images.shape[1:]:
         shapes = splits.train_images.shape[1:], splits.test_images.shape[1:]
@@ -174,7 +174,7 @@ def _check_classes(name: str, train_labels: np.ndarray, test_labels: np.ndarray)
     if len(unknown):
         raise UserError(
             f"{name}: label {unknown[0]} is present only in the test split; expected test labels from 0 to "
-            f"{len(present) - 1}: drop these examples or add some to the training split."
+            f"{len(present) - 1}, each of a class that is trained on."
         )
     return len(present)
 

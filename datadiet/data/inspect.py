@@ -20,7 +20,7 @@ import numpy as np
 from datadiet.config import validate
 from datadiet.data.dataset import Dataset
 from datadiet.data.reading import Reading, Remark
-from datadiet.data.registry import PREFIXES, data_folder, dataset_of, find_source
+from datadiet.data.registry import PREFIXES, check_asked, data_folder, dataset_of
 from datadiet.data.sources.own import _is_image, resolve_path
 from datadiet.data.sources.walk import walk
 from datadiet.errors import UserError
@@ -93,14 +93,20 @@ class Facts:
 Counting = Callable[[int, str], Any]  # a bar for so many units, as `Reporter.counter`
 
 
+def check(config: TrainConfig) -> None:
+    """Raises UserError for options that cannot be, whatever the data is."""
+    validate(config)
+    check_asked(config.dataset, config.data_dir, Reading.of(config))
+
+
 def inspect(config: TrainConfig, counter: Counting) -> Facts:
     """Look at the data that a config names, whether or not it can be read as that says.
 
+    Args:
+        config: As `check` lets it through.
     Raises:
-        UserError: an unknown name, or nothing is there.
+        UserError: nothing is there.
     """
-    validate(config)
-    find_source(config.dataset)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         start = time.perf_counter()

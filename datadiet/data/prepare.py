@@ -20,7 +20,7 @@ from datadiet.data.dataset import Dataset
 from datadiet.data.download import ARCHIVES, Archive, by_hand, obtain, place, reachable
 from datadiet.data.labels import given_labels
 from datadiet.data.reading import Reading
-from datadiet.data.registry import data_folder, find_source, read_dataset, tell_notes
+from datadiet.data.registry import check_asked, data_folder, read_dataset, tell_notes
 from datadiet.data.sources import cifar, cinic10, embedded, tfds_folder
 from datadiet.data.sources.base import prepare_command
 from datadiet.data.sources.published import CIFAR_PICKLES
@@ -201,7 +201,7 @@ def prepare(
             digest, and where to place it); a file is not the one that was published; the data
             is damaged or not what it must be.
     """
-    find_source(name)
+    check_asked(name, data_dir, Reading.asked(**reading))
     folder = data_folder(data_dir)
     given = data_folder(archive)
     tfds_name = _tfds_name(name)

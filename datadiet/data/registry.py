@@ -143,7 +143,7 @@ def origins_of(config: TrainConfig) -> Origins:
     if entry.origins is None:
         return Origins()
     with noting():  # what there is to say is said when it is loaded
-        return entry.origins(*_asked(entry, config.data_dir, Reading.of(config)))
+        return entry.origins(*_asked(config.dataset, entry, config.data_dir, Reading.of(config)))
 
 
 def count_of(config: TrainConfig) -> int:
@@ -152,6 +152,7 @@ def count_of(config: TrainConfig) -> int:
 
 
 def _count(name: str, data_dir: str | Path | None, reading: Reading) -> int:
+    check_asked(name, data_dir, reading)
     reading = replace(reading, labels=None)  # which there are as many of
     if reading.given():
         return read_dataset(name, data_dir, reading).num_examples
@@ -161,17 +162,39 @@ def _count(name: str, data_dir: str | Path | None, reading: Reading) -> int:
 def _listing(name: str, function: Callable[..., Any], data_dir: str | Path | None, reading: Reading) -> Any:
     """What a function of a source gives that looks at no content. What there is to say is said when it is loaded; where
     it cannot be, all that stands in the way is named, not the first of it."""
+    asked = _asked(name, find_source(name), data_dir, reading)
     try:
         with warnings.catch_warnings(action="ignore", category=Remark):
-            return function(*_asked(find_source(name), data_dir, reading))
+            return function(*asked)
     except UserError:
         build_dataset(name, data_dir, reading)
         raise
 
 
-def _asked(entry: Source, data_dir: str | Path | None, reading: Reading) -> tuple[Any, ...]:
-    """What the functions of a source take."""
-    return (data_folder(data_dir), reading) if entry.reads else (data_folder(data_dir),)
+def _asked(name: str, entry: Source, data_dir: str | Path | None, reading: Reading) -> tuple[Any, ...]:
+    """What the functions of a source take.
+
+    Raises:
+        UserError: what is asked for cannot be had of it, whatever its content.
+    """
+    if entry.reads:
+        return data_folder(data_dir), reading
+    if reading.test_fraction is not None:
+        raise UserError(f"{name}: test_fraction={reading.test_fraction}, but it has a test set of its own.")
+    if reading.test_split not in (None, "test"):
+        raise UserError(f"{name}: test_split={reading.test_split}; it has the splits train and test.")
+    return (data_folder(data_dir),)
+
+
+def check_asked(name: str, data_dir: str | Path | None, reading: Reading) -> None:
+    """Refuse what cannot be had of a dataset, before its content is looked at.
+
+    Raises:
+        UserError: unknown name, an option that does not go with it, no such home or file of labels.
+    """
+    _asked(name, find_source(name), data_dir, reading)
+    if reading.labels is not None and not Path(reading.labels).expanduser().is_file():
+        raise UserError(f"labels={reading.labels}: no such file; expected a csv file with example_id and label.")
 
 
 def build_dataset(name: str, data_dir: str | Path | None = None, reading: Reading = AS_IT_IS) -> Dataset:
@@ -189,11 +212,7 @@ def build_dataset(name: str, data_dir: str | Path | None = None, reading: Readin
 
 def _read(name: str, entry: Source, data_dir: str | Path | None, reading: Reading) -> Splits:
     """What a source has, as a Reading asks for it."""
-    if not entry.reads and reading.test_fraction is not None:
-        raise UserError(f"{name}: test_fraction={reading.test_fraction}, but it has a test set of its own.")
-    if not entry.reads and reading.test_split not in (None, "test"):
-        raise UserError(f"{name}: test_split={reading.test_split}; it has the splits train and test.")
-    splits = entry.load(*_asked(entry, data_dir, reading))
+    splits = entry.load(*_asked(name, entry, data_dir, reading))
     return _resized(name, splits, reading) if reading.shape else splits
 
 
@@ -272,8 +291,9 @@ def tell_notes(dataset: Dataset, stacklevel: int = 2) -> None:
 
 def read_dataset(name: str, data_dir: str | Path | None, reading: Reading) -> Dataset:
     """`load_dataset`, with the labels of its own; its notes are not told."""
-    reading = replace(reading, labels=None)
-    if (source_files := find_source(name).files) is None:
+    reading, entry = replace(reading, labels=None), find_source(name)
+    if (source_files := entry.files) is None:
+        _asked(name, entry, data_dir, reading)
         return build_dataset(name, data_dir, reading)
     files = partial(_listing, name, source_files, data_dir, reading)
     how = "".join(f"{option}={value}\n" for option, value in reading.given().items())

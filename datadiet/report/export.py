@@ -14,8 +14,8 @@ import numpy as np
 
 from datadiet import commands
 from datadiet.config import TrainConfig, from_dict, given_config
-from datadiet.data.reading import Reading
-from datadiet.data.registry import data_folder, dataset_of, origins_of
+from datadiet.data.reading import NAMES, Reading
+from datadiet.data.registry import check_asked, data_folder, dataset_of, origins_of
 from datadiet.data.sources.own import resolve_path
 from datadiet.errors import UserError
 from datadiet.report.kept_files import FOLDERS, FORMATS, KeptSet
@@ -209,6 +209,9 @@ def export_kept(
         raise UserError(f"format={written_as}: expected one of {', '.join(FORMATS)}.")
     if copy and written_as not in FOLDERS:
         raise UserError(f"copy=true is used by format={','.join(FOLDERS)} only.")
+    if "dataset" in given:
+        reading = {name: given[name] for name in NAMES if name in given}
+        check_asked(given["dataset"], given.get("data_dir"), Reading.asked(**reading))
     found, config = with_data(kept, given)
     check_output(output, config, context.output.overwrite)
     context.tracker.check()

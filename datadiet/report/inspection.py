@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from datadiet.config import TrainConfig
-from datadiet.data.inspect import Facts, counts, inspect
+from datadiet.data.inspect import Facts, check, counts, inspect
 from datadiet.data.reading import Reading
+from datadiet.models.registry import check_model
 from datadiet.report import data_page
 from datadiet.runs.context import Context
 from datadiet.runs.timing import Timing, measure
@@ -61,22 +62,22 @@ def inspect_data(config: TrainConfig, exp: str, context: Context, timed: bool = 
     Raises:
         UserError: there is nothing to look at, or no device to time a step on.
     """
+    layout = context.output.layout
+    folder = layout.inside(layout.experiment(exp) / folder_name(config.dataset, config.data_dir))
+    check(config)
     if timed:
+        check_model(config.model)
         check_device(context.reporter.say)
     context.tracker.check()
-    folder = context.output.layout.inside(
-        context.output.layout.experiment(exp) / folder_name(config.dataset, config.data_dir)
-    )
     facts = inspect(config, context.reporter.counter)
     timing = measure(facts.config, facts.dataset) if timed and facts.dataset is not None else None
-    name = context.output.layout.name(folder)
     params = {"dataset": config.dataset, "data_dir": config.data_dir, **Reading.of(config).given()}
     with writing(folder):
         make_folder(folder)
     paths = [folder / "data.html", folder / "data.txt", folder / "data.json"]
     told = data_page.text(facts, timing)
     with context.tracker.track(
-        "inspect", exp, name, folder / record.NAME, params=params, note=data_page.headline(facts)
+        "inspect", exp, layout.name(folder), folder / record.NAME, params=params, note=data_page.headline(facts)
     ) as tracked:
         write_text(paths[0], data_page.html(facts, timing))
         write_text(paths[1], f"{told}\n")

@@ -187,7 +187,7 @@ def _rows_of(name: str, image: str, label: str, file: Path) -> list[tuple[list[A
             taken += table.nbytes
             check_size(f"{name}: {file}", taken, stored, small=SMALL)
             if table[label].null_count:
-                raise UserError(f"{name}: {table[label].null_count} rows without a label in {file}; drop these rows.")
+                raise UserError(f"{name}: {table[label].null_count} rows without a label in {file}; expected none.")
             found.append((table[image].to_pylist(), plain_labels(table[label])))
     return found
 
