@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not call __getat
     from datadiet.report.verdicts import decide
     from datadiet.scores.checkpoint import compute_scores
     from datadiet.scores.forgetting import forgetting_scores
+    from datadiet.scores.outputs import scores_from_logits
+    from datadiet.scores.recorder import Recorder
     from datadiet.selectors.selection import select
     from datadiet.selectors.window_search import window_search
     from datadiet.storage.runs import open_run
@@ -26,6 +28,7 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not call __getat
 _MODULES = {
     "Dataset": "data.dataset",
     "Network": "models.networks",
+    "Recorder": "scores.recorder",
     "TrainConfig": "config",
     "UserError": "errors",
     "build_model": "models.registry",
@@ -37,12 +40,14 @@ _MODULES = {
     "load_dataset": "data.registry",
     "open_run": "storage.runs",
     "randomize_labels": "data.batches",
+    "scores_from_logits": "scores.outputs",
     "select": "selectors.selection",
     "window_search": "selectors.window_search",
 }
 __all__ = [
     "Dataset",
     "Network",
+    "Recorder",
     "TrainConfig",
     "UserError",
     "__version__",
@@ -55,6 +60,7 @@ __all__ = [
     "load_dataset",
     "open_run",
     "randomize_labels",
+    "scores_from_logits",
     "select",
     "window_search",
 ]

@@ -27,7 +27,10 @@ HOUSE = {
         "tfds_builders", "prepare",
     ],
     "models": ["conv", "networks", "registry"],
-    "scores": ["names", "logits", "forgetting", "trajectory", "gradients", "checkpoint", "combine"],
+    "scores": [
+        "names", "arrays", "logits", "forgetting", "trajectory", "outputs", "recorded", "recorder", "gradients",
+        "checkpoint", "combine",
+    ],
     "selectors": ["coresets", "epochs", "selection", "options", "window_search"],
     "training": ["device", "energy", "compiled", "schedule", "state", "feed", "placing", "step", "loop"],
     "storage": [

@@ -5,26 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+
+from datadiet.scores.arrays import Array, zeros
 
 
 class Forgetting(NamedTuple):
     """What a forgetting score needs of the past presentations of each example, all [N]."""
 
-    presentations: jax.Array  # int32: times in a batch
-    forgotten: jax.Array  # int32: times classified wrongly just after rightly
-    was_correct: jax.Array  # bool: at the latest presentation
-    ever_correct: jax.Array  # bool
+    presentations: Array  # int32: times in a batch
+    forgotten: Array  # int32: times classified wrongly just after rightly
+    was_correct: Array  # bool: at the latest presentation
+    ever_correct: Array  # bool
 
 
 def start_forgetting(num_examples: int) -> Forgetting:
-    """Nothing presented yet. (Four arrays of their own: a training step reuses their buffers.)"""
-    return Forgetting(*(jnp.zeros(num_examples, dtype) for dtype in (jnp.int32, jnp.int32, bool, bool)))
+    """Nothing presented yet; of NumPy."""
+    return Forgetting(*zeros(num_examples, np.int32, np.int32, bool, bool))
 
 
-def update_rows(update: Callable[[Any], Any], statistics: Any, ids: jax.Array) -> Any:
+def update_rows(update: Callable[[Any], Any], statistics: Any, ids: Array) -> Any:
     """A pytree of arrays [N, …] after an update of its rows `ids` [B], each at most once.
 
     XLA copies an array of N rows in every step of a loop unless whole rows are written, and from what is read of it.
@@ -32,18 +32,20 @@ def update_rows(update: Callable[[Any], Any], statistics: Any, ids: jax.Array) -
     Args:
         update: Takes the rows, arrays [B, …], and gives the new ones.
     """
+    import jax
+
     rows = update(jax.tree.map(lambda leaf: leaf[ids], statistics))
     return jax.tree.map(lambda leaf, row: leaf.at[ids].set(row), statistics, rows)
 
 
-def update_forgetting(stats: Forgetting, correct: jax.Array) -> Forgetting:
+def update_forgetting(stats: Forgetting, correct: Array) -> Forgetting:
     """The entries of the examples of a batch [B], after it.
 
     Args:
         correct: bool [B], of the augmented batch, before its update.
     """
     lost = stats.was_correct & ~correct
-    forgotten = stats.forgotten + lost.astype(jnp.int32)
+    forgotten = stats.forgotten + lost.astype(np.int32)
     return Forgetting(stats.presentations + 1, forgotten, correct, stats.ever_correct | correct)
 
 
@@ -89,11 +91,13 @@ def forgetting_scores(ids: np.ndarray, correct: np.ndarray, num_examples: int) -
     Returns:
         float32 [N]; NaN for examples that were never presented.
     """
+    import jax
+
     ids, correct = np.asarray(ids), np.asarray(correct, bool)
     rows = (ids.reshape(len(ids), -1), correct.reshape(len(ids), -1))
 
-    def step(stats: Forgetting, row: tuple[jax.Array, jax.Array]) -> tuple[Forgetting, None]:
+    def step(stats: Forgetting, row: tuple[Array, Array]) -> tuple[Forgetting, None]:
         return update_rows(lambda seen: update_forgetting(seen, row[1]), stats, row[0]), None
 
-    stats, _ = jax.lax.scan(step, start_forgetting(num_examples), jax.tree.map(jnp.asarray, rows))
+    stats, _ = jax.lax.scan(step, start_forgetting(num_examples), jax.tree.map(jax.numpy.asarray, rows))
     return forgetting_values(stats)

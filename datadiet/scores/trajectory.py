@@ -1,4 +1,4 @@
-"""Statistics gathered on device while training, one entry per example, in O(N) memory.
+"""Statistics gathered while training, one entry per example, in O(N) memory: by JAX on the device, or by NumPy.
 
 Each is a NamedTuple of arrays [N, …] and pure functions of it. A training step tells them its batch: the augmented
 examples in training mode, before the update. An example falls into at most one batch of an epoch, so its presentations
@@ -15,15 +15,14 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from datadiet.errors import UserError
 from datadiet.option import Parameters
 from datadiet.registries import REGISTRIES
 from datadiet.scores import forgetting
-from datadiet.scores.logits import l2_error, lacking_margin, max_margin
+from datadiet.scores.arrays import Array, copied_to_jax, module_of, softmax, zeros
+from datadiet.scores.logits import l2_error, lacking_margin
 
 LOG_EPSILON = 1e-8  # inside the logarithms of tdds, as published
 
@@ -31,24 +30,24 @@ LOG_EPSILON = 1e-8  # inside the logarithms of tdds, as published
 class Batch(NamedTuple):
     """What a training step tells, before its update."""
 
-    ids: jax.Array  # int32 [B], each at most once
-    labels: jax.Array  # int32 [B], those trained on
-    logits: jax.Array  # float32 [B, C]
+    ids: Array  # int32 [B], each at most once
+    labels: Array  # int32 [B], those trained on
+    logits: Array  # float32 [B, C]
 
     @property
-    def probabilities(self) -> jax.Array:
+    def probabilities(self) -> Array:
         """float32 [B, C]."""
-        return jax.nn.softmax(self.logits)
+        return softmax(self.logits)
 
     @property
-    def correct(self) -> jax.Array:
+    def correct(self) -> Array:
         """bool [B]: the largest logit is that of the label."""
         return self.logits.argmax(-1) == self.labels
 
     @property
-    def true_probability(self) -> jax.Array:
+    def true_probability(self) -> Array:
         """p_y, float32 [B]."""
-        return jnp.take_along_axis(self.probabilities, self.labels[:, None], axis=-1)[:, 0]
+        return module_of(self.logits).take_along_axis(self.probabilities, self.labels[:, None], axis=-1)[:, 0]
 
 
 class Shape(NamedTuple):
@@ -64,7 +63,7 @@ class Trajectory(NamedTuple):
     Where it has options, `start` and `update` take them as one more argument, Parameters with the values of just those.
     """
 
-    start: Callable[..., Any]  # shape -> S, nothing presented yet
+    start: Callable[..., Any]  # shape -> S of NumPy or JAX, nothing presented yet
     update: Callable[..., Any]  # (S of the examples of a batch [B, …], batch) -> the same after
     values: Callable[[Any, np.ndarray], np.ndarray]  # (S, member bool [N]) -> float32 [N], NaN where not measured
     summary: Callable[[Any, np.ndarray], dict[str, float]] | None = None  # (S, member) -> metrics of a report
@@ -88,17 +87,17 @@ def _measured(values: Any, presentations: Any, least: int, member: np.ndarray) -
 class FirstLearned(NamedTuple):
     """All int32 [N]."""
 
-    presentations: jax.Array
-    learned: jax.Array  # the presentation (1, 2, …) of the first right answer; 0: none so far
+    presentations: Array
+    learned: Array  # the presentation (1, 2, …) of the first right answer; 0: none so far
 
 
 def start_first_learned(shape: Shape) -> FirstLearned:
-    return FirstLearned(*(jnp.zeros(shape.examples, jnp.int32) for _ in range(2)))
+    return FirstLearned(*zeros(shape.examples, np.int32, np.int32))
 
 
 def update_first_learned(stats: FirstLearned, batch: Batch) -> FirstLearned:
     now = stats.presentations + 1
-    return FirstLearned(now, jnp.where((stats.learned == 0) & batch.correct, now, stats.learned))
+    return FirstLearned(now, module_of(now).where((stats.learned == 0) & batch.correct, now, stats.learned))
 
 
 def first_learned_values(stats: FirstLearned, member: np.ndarray) -> np.ndarray:
@@ -116,15 +115,15 @@ def first_learned_values(stats: FirstLearned, member: np.ndarray) -> np.ndarray:
 class Sum(NamedTuple):
     """A quantity of every presentation, summed."""
 
-    presentations: jax.Array  # int32 [N]
-    total: jax.Array  # float32 [N]
+    presentations: Array  # int32 [N]
+    total: Array  # float32 [N]
 
 
-def averaged(quantity: Callable[[Batch], jax.Array]) -> Trajectory:
+def averaged(quantity: Callable[[Batch], Array]) -> Trajectory:
     """The mean over presentations of a quantity, float32 [B] of a batch."""
 
     def start(shape: Shape) -> Sum:
-        return Sum(jnp.zeros(shape.examples, jnp.int32), jnp.zeros(shape.examples, jnp.float32))
+        return Sum(*zeros(shape.examples, np.int32, np.float32))
 
     def update(stats: Sum, batch: Batch) -> Sum:
         return Sum(stats.presentations + 1, stats.total + quantity(batch))
@@ -136,27 +135,27 @@ def averaged(quantity: Callable[[Batch], jax.Array]) -> Trajectory:
     return Trajectory(start, update, values)
 
 
-def negative_margin(batch: Batch) -> jax.Array:
+def negative_margin(batch: Batch) -> Array:
     """max over c != y of z_c, minus z_y: its mean is -AUM, since a high AUM is easy. Source: Pleiss et al. 2020."""
     return lacking_margin(batch.logits, batch.labels)
 
 
-def negative_probability_margin(batch: Batch) -> jax.Array:
+def negative_probability_margin(batch: Batch) -> Array:
     """The same of probabilities, in [-1, 1]. Source: the "AUM" of the code of Zheng et al. 2023 (CCS)."""
-    return max_margin(batch.logits, batch.labels)
+    return lacking_margin(batch.probabilities, batch.labels)
 
 
-def doubt(batch: Batch) -> jax.Array:
+def doubt(batch: Batch) -> Array:
     """1 - p_y: its mean is 1 - confidence, since a high confidence is easy. Source: Swayamdipta et al. 2020."""
     return 1 - batch.true_probability
 
 
-def wrongness(batch: Batch) -> jax.Array:
+def wrongness(batch: Batch) -> Array:
     """1 where wrong: its mean is 1 - correctness, since a high correctness is easy. Source: Swayamdipta et al. 2020."""
-    return 1 - batch.correct.astype(jnp.float32)
+    return 1 - batch.correct.astype(np.float32)
 
 
-def el2n(batch: Batch) -> jax.Array:
+def el2n(batch: Batch) -> Array:
     """||p - y||_2 in [0, sqrt(2)]. Source: Paul et al. 2021, there of one checkpoint in evaluation mode."""
     return l2_error(batch.logits, batch.labels)
 
@@ -167,19 +166,18 @@ def el2n(batch: Batch) -> jax.Array:
 class Moments(NamedTuple):
     """Mean and squared deviations of p_y, updated as by Welford 1962, so that nothing cancels."""
 
-    presentations: jax.Array  # int32 [N]
-    mean: jax.Array  # float32 [N]
-    squares: jax.Array  # float32 [N]: sum of (p_y - mean)²
+    presentations: Array  # int32 [N]
+    mean: Array  # float32 [N]
+    squares: Array  # float32 [N]: sum of (p_y - mean)²
 
 
 def start_moments(shape: Shape) -> Moments:
-    zeros = (jnp.zeros(shape.examples, dtype) for dtype in (jnp.int32, jnp.float32, jnp.float32))
-    return Moments(*zeros)
+    return Moments(*zeros(shape.examples, np.int32, np.float32, np.float32))
 
 
 def update_moments(stats: Moments, batch: Batch) -> Moments:
     now, value = stats.presentations + 1, batch.true_probability
-    mean = stats.mean + (value - stats.mean) / now
+    mean = stats.mean + (value - stats.mean) / now.astype(np.float32)
     return Moments(now, mean, stats.squares + (value - stats.mean) * (value - mean))
 
 
@@ -195,12 +193,12 @@ def variability_values(stats: Moments, member: np.ndarray) -> np.ndarray:
 class Windows(NamedTuple):
     """The last J values of p_y in a ring, and what the windows so far add up to."""
 
-    presentations: jax.Array  # int32 [N]
-    recent: jax.Array  # float32 [N, J]
-    total: jax.Array  # float32 [N]: over complete windows; before there is one, of the presentations so far
+    presentations: Array  # int32 [N]
+    recent: Array  # float32 [N, J]
+    total: Array  # float32 [N]: over complete windows; before there is one, of the presentations so far
 
 
-def over_windows(statistic: Callable[[jax.Array, jax.Array], jax.Array]) -> Trajectory:
+def over_windows(statistic: Callable[[Array, Array], Array]) -> Trajectory:
     """The mean of a statistic of p_y over all windows of J presentations in a row.
 
     An example with 2 to J - 1 presentations has one window, of all of them.
@@ -210,16 +208,17 @@ def over_windows(statistic: Callable[[jax.Array, jax.Array], jax.Array]) -> Traj
     """
 
     def start(shape: Shape, given: Parameters) -> Windows:
-        recent = jnp.zeros((shape.examples, given.trajectory_window), jnp.float32)
-        return Windows(jnp.zeros(shape.examples, jnp.int32), recent, jnp.zeros(shape.examples, jnp.float32))
+        presentations, total = zeros(shape.examples, np.int32, np.float32)
+        (recent,) = zeros(shape.examples, np.float32, more=given.trajectory_window)
+        return Windows(presentations, recent, total)
 
     def update(stats: Windows, batch: Batch, given: Parameters) -> Windows:
         seen, length = stats.presentations, stats.recent.shape[1]
-        value, slot = batch.true_probability, seen % length
-        ring = jnp.where(jnp.arange(length) == slot[:, None], value[:, None], stats.recent)
+        value, slot, xp = batch.true_probability, seen % length, module_of(batch.logits)
+        ring = xp.where(xp.arange(length) == slot[:, None], value[:, None], stats.recent)
         mean, squares, count = _deviations(ring, seen + 1)
-        found = statistic(mean, jnp.sqrt(squares / jnp.maximum(count - 1, 1)))
-        return Windows(seen + 1, ring, jnp.where(seen < length, found, stats.total + found))
+        found = statistic(mean, xp.sqrt(squares / xp.maximum(count - 1, 1)))
+        return Windows(seen + 1, ring, xp.where(seen < length, found, stats.total + found))
 
     def values(stats: Windows, member: np.ndarray) -> np.ndarray:
         presentations, windows = np.asarray(stats.presentations), stats.recent.shape[1]
@@ -229,21 +228,22 @@ def over_windows(statistic: Callable[[jax.Array, jax.Array], jax.Array]) -> Traj
     return Trajectory(start, update, values, options=("trajectory_window",))
 
 
-def _deviations(ring: jax.Array, written: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _deviations(ring: Array, written: Array) -> tuple[Array, Array, Array]:
     """Mean [B], sum of squared deviations [B] and number [B] of what is in rings [B, J] written to so many times."""
-    filled = jnp.arange(ring.shape[1]) < written[:, None]
-    count = jnp.minimum(written, ring.shape[1])
-    mean = jnp.where(filled, ring, 0).sum(1) / jnp.maximum(count, 1)
-    squares = jnp.where(filled, (ring - mean[:, None]) ** 2, 0).sum(1)
+    xp = module_of(ring)
+    filled = xp.arange(ring.shape[1]) < written[:, None]
+    count = xp.minimum(written, ring.shape[1]).astype(np.float32)
+    mean = xp.where(filled, ring, 0).sum(1) / xp.maximum(count, 1)
+    squares = xp.where(filled, (ring - mean[:, None]) ** 2, 0).sum(1)
     return mean, squares, count
 
 
-def window_uncertainty(mean: jax.Array, deviation: jax.Array) -> jax.Array:
+def window_uncertainty(mean: Array, deviation: Array) -> Array:
     """Standard deviation in a window. Source: Dyn-Unc, He et al. 2024 (code: 10 times that)."""
     return deviation
 
 
-def window_dual(mean: jax.Array, deviation: jax.Array) -> jax.Array:
+def window_dual(mean: Array, deviation: Array) -> Array:
     """Standard deviation x (1 - mean): uncertain and hard. Source: DUAL, Cho et al. 2025 (code: 10 times that)."""
     return deviation * (1 - mean)
 
@@ -251,26 +251,28 @@ def window_dual(mean: jax.Array, deviation: jax.Array) -> jax.Array:
 class Divergences(NamedTuple):
     """The last probabilities and the last J - 1 differences, in a ring. The only statistic that needs O(N C) memory."""
 
-    presentations: jax.Array  # int32 [N]
-    last: jax.Array  # float32 [N, C]
-    recent: jax.Array  # float32 [N, J - 1]
-    score: jax.Array  # float32 [N]
+    presentations: Array  # int32 [N]
+    last: Array  # float32 [N, C]
+    recent: Array  # float32 [N, J - 1]
+    score: Array  # float32 [N]
 
 
 def start_tdds(shape: Shape, given: Parameters) -> Divergences:
-    sizes = (shape.examples, shape.classes), (shape.examples, given.trajectory_window - 1), (shape.examples,)
-    return Divergences(jnp.zeros(shape.examples, jnp.int32), *(jnp.zeros(size, jnp.float32) for size in sizes))
+    sizes = shape.classes, given.trajectory_window - 1, None
+    rest = (zeros(shape.examples, np.float32, more=size)[0] for size in sizes)
+    return Divergences(*zeros(shape.examples, np.int32), *rest)
 
 
 def update_tdds(stats: Divergences, batch: Batch, given: Parameters) -> Divergences:
     """R of the window that ends here is taken in with weight tdds_decay, what was before fades by 1 - tdds_decay."""
     seen, length, new, decay = stats.presentations, stats.recent.shape[1], batch.probabilities, given.tdds_decay
-    difference = jnp.abs(new * (jnp.log(new + LOG_EPSILON) - jnp.log(stats.last + LOG_EPSILON))).sum(1)
-    slot = jnp.where(seen > 0, (seen - 1) % length, length)  # the first presentation has no difference: out of the ring
-    ring = jnp.where(jnp.arange(length) == slot[:, None], difference[:, None], stats.recent)
-    spread = decay * jnp.sqrt(_deviations(ring, seen)[1])
-    last = jnp.where(difference[:, None] >= 0, new, jnp.nan)  # so that `last` is read before it is written
-    return Divergences(seen + 1, last, ring, jnp.where(seen <= length, spread, (1 - decay) * stats.score + spread))
+    xp = module_of(new)
+    difference = abs(new * (xp.log(new + LOG_EPSILON) - xp.log(stats.last + LOG_EPSILON))).sum(1)
+    slot = xp.where(seen > 0, (seen - 1) % length, length)  # the first presentation has no difference: out of the ring
+    ring = xp.where(xp.arange(length) == slot[:, None], difference[:, None], stats.recent)
+    spread = decay * xp.sqrt(_deviations(ring, seen)[1])
+    last = xp.where(difference[:, None] >= 0, new, np.nan)  # so that `last` is read before it is written
+    return Divergences(seen + 1, last, ring, xp.where(seen <= length, spread, (1 - decay) * stats.score + spread))
 
 
 def tdds_values(stats: Divergences, member: np.ndarray) -> np.ndarray:
@@ -325,9 +327,9 @@ def expand(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def start(names: Iterable[str], shape: Shape, given: Parameters) -> dict[str, Any]:
-    """Fresh statistics by name; see `expand`. `given`: the options of all of them."""
+    """Fresh statistics by name, of JAX; see `expand`. `given`: the options of all of them."""
     entries = {name: TRAJECTORIES[name] for name in expand(names)}
-    return {name: entry.start(shape, *entry.own(given)) for name, entry in entries.items()}
+    return copied_to_jax({name: entry.start(shape, *entry.own(given)) for name, entry in entries.items()})
 
 
 def update(statistics: Mapping[str, Any], batch: Batch, given: Parameters) -> dict[str, Any]:
