@@ -60,6 +60,11 @@ class Dataset:
         ids = [str(i) for i in self.example_ids]
         return {"dataset": self.name, "fingerprint": self.fingerprint, "example_ids": ids}
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, else their numbers."""
+        return self.class_names or tuple(map(str, range(self.num_classes)))
+
     def subset_digest(self, ids: np.ndarray) -> str:
         """sha256 (hex) of a subset of the training examples, whatever the order of `ids` [M]."""
         return hashlib.sha256(self.fingerprint.encode() + np.sort(ids).astype("<i4").tobytes()).hexdigest()

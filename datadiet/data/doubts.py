@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,32 +14,18 @@ from datadiet.data.reading import remark
 SHOWN = 3  # of each kind, by name
 
 
-def tell_doubts(name: str, splits: Splits) -> None:
-    """Say which test examples are training examples too, which training examples are the same but for their labels,
-    and which images have one colour. The same: to the last bit."""
-    ids, labels = splits.example_ids, splits.train_labels
-    first: dict[bytes, int] = {}  # where a training example is there for the first time
-    others: dict[bytes, list[int]] = {}  # all places of those whose labels differ
-    for i, digest in enumerate(_digests(splits.train_images)):
-        if labels[i] != labels[first.setdefault(digest, i)]:
-            others.setdefault(digest, []).append(i)
-    if others:
-        pairs = [f"{ids[first[digest]]} and {ids[i]}" for digest, (i, *_) in others.items()]
-        count = sum(map(len, others.values())) + len(others)
-        remark(
-            f"{name}: {count:,} training examples of {len(labels):,} are the same as others with another label: "
-            f"{_some(pairs)}."
-        )
-    tests = splits.test_ids if splits.test_ids is not None else range(len(splits.test_labels))
-    leaks = [f"{_called('test', tests[i])} is {_called('train', ids[first[digest]])}"
-             for i, digest in enumerate(_digests(splits.test_images)) if digest in first]  # fmt: skip
-    if leaks:
-        remark(
-            f"{name}: {len(leaks):,} test examples of {len(splits.test_labels):,} are training examples too, so that "
-            f"accuracy is too high: {_some(leaks)}."
-        )
-    if splits.train_images.dtype == np.uint8:
-        _tell_blank(name, splits)
+class Repeats(NamedTuple):
+    """Examples that are the same to the last bit, by their places."""
+
+    train: list[tuple[int, int]]  # a training example, and a later one
+    test: list[tuple[int, int]]  # a test example, and the first such training example
+
+
+def repeats(train: np.ndarray, test: np.ndarray) -> Repeats:
+    """Examples [N, …] and [M, …] that are there more than once."""
+    first: dict[bytes, int] = {}
+    again = [(at, i) for i, digest in enumerate(_digests(train)) if (at := first.setdefault(digest, i)) != i]
+    return Repeats(again, [(i, first[digest]) for i, digest in enumerate(_digests(test)) if digest in first])
 
 
 def _digests(examples: np.ndarray) -> Iterator[bytes]:
@@ -47,11 +34,37 @@ def _digests(examples: np.ndarray) -> Iterator[bytes]:
         yield hashlib.blake2b(np.ascontiguousarray(example).data, digest_size=16).digest()
 
 
-def _tell_blank(name: str, splits: Splits) -> None:
-    counts = [sum(1 for image in images if (image == image[0, 0]).all())
-              for images in (splits.train_images, splits.test_images)]  # fmt: skip
-    if any(counts):
-        remark(f"{name}: {counts[0]:,} training images and {counts[1]:,} test images have one colour and no more.")
+def blank(images: np.ndarray) -> list[int]:
+    """Places of images that have one colour and no more; [] of vectors."""
+    return [i for i, image in enumerate(images) if (image == image[0, 0]).all()] if images.ndim == 4 else []
+
+
+def tell_doubts(name: str, splits: Splits) -> None:
+    """Say which test examples are training examples too, which training examples are the same but for their labels,
+    and which images have one colour."""
+    ids, labels = splits.example_ids, splits.train_labels
+    found = repeats(splits.train_images, splits.test_images)
+    others: dict[int, list[int]] = {}  # by the first of them, those whose label differs from its own
+    for before, i in found.train:
+        if labels[before] != labels[i]:
+            others.setdefault(before, []).append(i)
+    if others:
+        pairs = [f"{ids[before]} and {ids[i]}" for before, (i, *_) in others.items()]
+        count = sum(map(len, others.values())) + len(others)
+        remark(
+            f"{name}: {count:,} training examples of {len(labels):,} are the same as others with another label: "
+            f"{_some(pairs)}."
+        )
+    tests = splits.test_ids if splits.test_ids is not None else range(len(splits.test_labels))
+    leaks = [f"{_called('test', tests[i])} is {_called('train', ids[before])}" for i, before in found.test]
+    if leaks:
+        remark(
+            f"{name}: {len(leaks):,} test examples of {len(splits.test_labels):,} are training examples too, so that "
+            f"accuracy is too high: {_some(leaks)}."
+        )
+    train, test = len(blank(splits.train_images)), len(blank(splits.test_images))
+    if train or test:
+        remark(f"{name}: {train:,} training images and {test:,} test images have one colour and no more.")
 
 
 def _called(split: str, name: object) -> str:

@@ -8,10 +8,9 @@ import re
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +18,10 @@ import numpy as np
 
 from datadiet.config import validate
 from datadiet.data.dataset import Dataset
+from datadiet.data.doubts import blank, repeats
 from datadiet.data.reading import Reading, Remark
 from datadiet.data.registry import PREFIXES, check_asked, data_folder, dataset_of
-from datadiet.data.sources.own import _is_image, resolve_path
+from datadiet.data.sources.own import is_image, resolve_path
 from datadiet.data.sources.walk import walk
 from datadiet.errors import UserError
 from datadiet.printable import visible
@@ -85,9 +85,7 @@ class Facts:
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, else their numbers."""
-        if self.dataset is None:
-            return ()
-        return self.dataset.class_names or tuple(map(str, range(self.dataset.num_classes)))
+        return () if self.dataset is None else self.dataset.classes
 
 
 Counting = Callable[[int, str], Any]  # a bar for so many units, as `Reporter.counter`
@@ -184,7 +182,7 @@ def look_at(config: TrainConfig, counter: Counting, decode: bool) -> Files | Non
         listed = walk(config.dataset, root)[0]
     except UserError:  # which has been told as the refusal of the data
         return None
-    images = [path for path in listed if _is_image(root, path)]
+    images = [path for path in listed if is_image(root, path)]
     folders = Counter(visible(path.split("/", 1)[0]) if "/" in path else "." for path in images)
     sizes, kinds, bad, total = Counter(), Counter(), [], 0
     with counter(len(images), "files") as count, ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -205,36 +203,23 @@ def look_at(config: TrainConfig, counter: Counting, decode: bool) -> Files | Non
 
 def doubts(dataset: Dataset) -> Doubts:
     """What is doubtful in data: the same pixels twice, with two labels, or in both splits; images of one colour."""
-    names = dataset.class_names or tuple(map(str, range(dataset.num_classes)))
-    ids, labels = dataset.example_ids, dataset.train_labels
-    first: dict[bytes, int] = {}
-    duplicates, conflicts, leaks, constant = 0, [], [], []
-    for i, (digest, flat) in enumerate(_digests(dataset.train_images)):
-        if flat:
-            constant.append(str(ids[i]))
-        if (before := first.setdefault(digest, i)) == i:
-            continue
-        duplicates += 1
-        if labels[before] != labels[i]:
-            conflicts.append(Pair(str(ids[before]), str(ids[i]), names[labels[before]], names[labels[i]]))
-    for i, (digest, _) in enumerate(_digests(dataset.test_images)):
-        if (before := first.get(digest)) is not None:
-            own = names[dataset.test_labels[i]]
-            leaks.append(Pair(f"test example {i}", str(ids[before]), own, names[labels[before]]))
-    return Doubts(duplicates, conflicts, leaks, constant)
-
-
-def _digests(images: np.ndarray) -> Iterator[tuple[bytes, bool]]:
-    """Of each image: a hash of its pixels, and whether they are all the same."""
-    for image in images:
-        pixels = np.ascontiguousarray(image)
-        flat = pixels.ndim == 3 and bool((pixels == pixels[0, 0]).all())
-        yield blake2b(pixels.data, digest_size=16).digest(), flat
+    names, ids, labels = dataset.classes, dataset.example_ids, dataset.train_labels
+    found = repeats(dataset.train_images, dataset.test_images)
+    conflicts = [
+        Pair(str(ids[before]), str(ids[i]), names[labels[before]], names[labels[i]])
+        for before, i in found.train
+        if labels[before] != labels[i]
+    ]
+    leaks = [
+        Pair(f"test example {i}", str(ids[before]), names[dataset.test_labels[i]], names[labels[before]])
+        for i, before in found.test
+    ]
+    return Doubts(len(found.train), conflicts, leaks, [str(ids[i]) for i in blank(dataset.train_images)])
 
 
 def counts(dataset: Dataset) -> list[tuple[str, int, int]]:
     """Name of each class, and how many training and test examples it has."""
-    names = dataset.class_names or tuple(map(str, range(dataset.num_classes)))
+    names = dataset.classes
     train, test = (np.bincount(y, minlength=len(names)) for y in (dataset.train_labels, dataset.test_labels))
     return [(str(name), int(a), int(b)) for name, a, b in zip(names, train, test, strict=True)]
 

@@ -234,7 +234,7 @@ def export_kept(
 
 
 def _tell_empty_classes(chosen: KeptSet, context: Context) -> None:
-    names = chosen.dataset.class_names or tuple(map(str, range(chosen.dataset.num_classes)))
+    names = chosen.dataset.classes
     kept = set(chosen.table["class"])
     if empty := [name for name in names if name not in kept]:
         context.reporter.say(

@@ -180,7 +180,7 @@ def _image_rows(kept: KeptSet) -> Iterator[Any]:
     """Tables of ROWS examples: a struct of encoded bytes and name, and the label."""
     import pyarrow as pa
 
-    names = kept.dataset.class_names or tuple(map(str, range(kept.dataset.num_classes)))
+    names = kept.dataset.classes
     told = {"image": {"_type": "Image"}, "label": {"names": list(names), "_type": "ClassLabel"}}
     schema = pa.schema(
         {"image": pa.struct({"bytes": pa.binary(), "path": pa.string()}), "label": pa.int64()},

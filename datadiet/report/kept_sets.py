@@ -41,7 +41,7 @@ def examples(
         seed: Of the order among equal scores.
     """
     labels = dataset.train_labels if labels is None else labels
-    names = dataset.class_names or tuple(map(str, range(dataset.num_classes)))
+    names = dataset.classes
     paths = [origins.path(str(one)) for one in dataset.example_ids]
     nothing = np.full(dataset.num_examples, np.nan)
     rank = pd.array([pd.NA] * dataset.num_examples, dtype="Int32")

@@ -15,7 +15,6 @@ from datadiet.config import find_option
 from datadiet.errors import UserError
 from datadiet.option import Parameters
 from datadiet.scores import recorded
-from datadiet.scores.arrays import softmax
 from datadiet.scores.outputs import logits_from, numbers_from
 from datadiet.scores.recorded import About
 from datadiet.scores.trajectory import TRAJECTORIES, Batch, Moments, Shape, Sum, expand, option_names
@@ -26,7 +25,7 @@ class Told(Batch):
 
     @cached_property
     def probabilities(self) -> Any:
-        return softmax(self.logits)
+        return super().probabilities
 
     @cached_property
     def correct(self) -> Any:

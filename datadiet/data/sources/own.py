@@ -78,7 +78,7 @@ def _folders(root: Path) -> list[str]:
 
 
 def _images(obstacles: Obstacles, folder: Path, listed: list[str]) -> list[str]:
-    found = [path for path in listed if "/" in path and _is_image(folder, path)]
+    found = [path for path in listed if "/" in path and is_image(folder, path)]
     if len(found) < len(listed):
         first = min(set(listed).difference(found))
         left = len(listed) - len(found)
@@ -90,7 +90,7 @@ def _images(obstacles: Obstacles, folder: Path, listed: list[str]) -> list[str]:
     return found
 
 
-def _is_image(folder: Path, path: str) -> bool:
+def is_image(folder: Path, path: str) -> bool:
     """By its suffix; where that tells nothing, by how it begins."""
     from datadiet.data.sources.images import looks_like_one
 
