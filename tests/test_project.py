@@ -26,10 +26,10 @@ HOUSE = {
         "sources.tfds_folder", "sources.cifar", "labels", "registry", "objects", "align", "inspect", "download",
         "tfds_builders", "prepare",
     ],
-    "models": ["conv", "networks", "registry"],
+    "models": ["conv", "forms", "nnx_form", "checked", "networks", "wide_resnet", "vit", "registry"],
     "scores": [
-        "names", "arrays", "logits", "forgetting", "trajectory", "outputs", "recorded", "recorder", "gradients",
-        "checkpoint", "combine",
+        "names", "arrays", "logits", "forgetting", "trajectory", "outputs", "recorded", "recorder", "rules",
+        "gradients", "checkpoint", "combine",
     ],
     "selectors": ["coresets", "epochs", "selection", "options", "window_search"],
     "training": ["device", "energy", "compiled", "schedule", "state", "feed", "placing", "step", "loop"],

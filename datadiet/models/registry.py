@@ -11,6 +11,8 @@ from flax import linen as nn
 
 from datadiet.errors import UserError
 from datadiet.models.networks import MLP, BottleneckResNetBlock, Network, ResNet, ResNetBlock, SimpleCNN
+from datadiet.models.vit import ViT
+from datadiet.models.wide_resnet import WideResNet
 
 
 class Model(NamedTuple):
@@ -29,6 +31,8 @@ MODELS: dict[str, Model] = {
     "resnet50_lowres": Model(partial(ResNet, BottleneckResNetBlock, (3, 4, 6, 3)), 64, (32, 32, 3)),
     "simple_cnn_0": Model(SimpleCNN, 32, (32, 32, 3), side_by_side=True),
     "mlp": Model(MLP, 256, None, side_by_side=True),
+    "wrn16_4": Model(partial(WideResNet, 16, 4), 16, (32, 32, 3)),
+    "vit_ti_4": Model(partial(ViT, 4, 12), 192, (32, 32, 3)),
 }
 
 
@@ -79,4 +83,5 @@ def build_model(
     """
     check_model(name)
     model = MODELS[name]
-    return Network(model.build(num_classes, width or model.width, jnp.dtype(compute_dtype)), tuple(image_shape))
+    module = model.build(num_classes, width or model.width, jnp.dtype(compute_dtype))
+    return Network(module, tuple(image_shape), num_classes)
