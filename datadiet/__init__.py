@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not call __getat
     from datadiet.models.registry import build_model
     from datadiet.report.comparison import compare
     from datadiet.report.verdicts import decide
+    from datadiet.runs.unrecorded import train
     from datadiet.scores.checkpoint import compute_scores
     from datadiet.scores.forgetting import forgetting_scores
     from datadiet.scores.outputs import scores_from_logits
@@ -42,6 +43,7 @@ _MODULES = {
     "randomize_labels": "data.batches",
     "scores_from_logits": "scores.outputs",
     "select": "selectors.selection",
+    "train": "runs.unrecorded",
     "window_search": "selectors.window_search",
 }
 __all__ = [
@@ -62,6 +64,7 @@ __all__ = [
     "randomize_labels",
     "scores_from_logits",
     "select",
+    "train",
     "window_search",
 ]
 

@@ -54,7 +54,13 @@ class TrainConfig:
         None, "File of labels (csv: example_id,label) to train on instead of the data's own.", auto="the data's own"
     )
     skip_bad: bool = option(False, "Leave out images that cannot be read; which they are is recorded.")
-    model: str = option("resnet18_lowres", "Network, by name.")
+    model: str = option(
+        "resnet18_lowres", "Network, by name; or a function of your own, package.module:function or FILE.py:function."
+    )
+    model_sha256: str | None = option(
+        None, "SHA-256 that the code of a model of your own has to have.", auto="that of the code there is",
+        form="[0-9a-f]{64}", noun="64 hexadecimal digits",
+    )  # fmt: skip
     width: int | None = option(None, "Channels (units, for mlp) of the first layer.", auto="the model's own", min=1)
     compute_dtype: str = option(
         "float32",

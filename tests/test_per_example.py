@@ -5,10 +5,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from conftest import drawn_variables
 from flax import linen as nn
+from oracles import gradient_norms
 
 from datadiet.models.networks import Network
 from datadiet.models.registry import MODELS, build_model
@@ -24,19 +24,6 @@ by_vmap = jax.jit(grad_norms_by_vmap, static_argnums=0)
 def batch(shape, size=5, seed=0):
     images = np.random.default_rng(seed).normal(size=(size, *shape)).astype(np.float32)
     return jnp.asarray(images), jnp.arange(size, dtype=jnp.int32) % 3
-
-
-def one_by_one(network, variables, images, labels):
-    """The definition: a Python loop of jax.grad over single examples."""
-
-    @jax.jit
-    @jax.grad
-    def gradient(params, image, label):
-        logits = network.apply({**variables, "params": params}, image[None])[0]
-        return optax.losses.softmax_cross_entropy_with_integer_labels(logits, label)
-
-    gradients = [gradient(variables["params"], image, label) for image, label in zip(images, labels)]
-    return np.array([np.sqrt(sum(np.sum(np.float64(x) ** 2) for x in jax.tree.leaves(g))) for g in gradients])
 
 
 def unruled(network, variables, images):
@@ -145,7 +132,7 @@ def test_one_pass_equals_a_loop_of_single_gradients(case):
     network = Network(Layered(layers), shape)
     variables, (images, labels) = drawn_variables(network), batch(shape)
     assert unruled(network, variables, images) == []
-    expected = one_by_one(network, variables, images, labels)
+    expected = gradient_norms(network, variables, images, labels)
     np.testing.assert_allclose(grad_norms(network, variables, images, labels), expected, rtol=2e-5)
 
 
@@ -157,7 +144,7 @@ def test_layers_without_a_rule_are_found_and_still_exact(case):
     names = unruled(network, variables, images)
     assert names
     assert parameter is None or parameter in names
-    expected = one_by_one(network, variables, images, labels)
+    expected = gradient_norms(network, variables, images, labels)
     with pytest.warns(UserWarning, match="no single-pass rule"):
         values = grad_norms(network, variables, images, labels)
     np.testing.assert_allclose(values, expected, rtol=2e-5)
@@ -213,7 +200,7 @@ def test_every_form_of_a_convolution_gives_the_same(form, monkeypatch):
     variables, (images, labels) = drawn_variables(network), batch((7, 6, 4))
     monkeypatch.setattr("datadiet.scores.rules.cheapest_form", lambda *_: form)
     values = grad_norms(network, variables, images, labels)
-    np.testing.assert_allclose(values, one_by_one(network, variables, images, labels), rtol=2e-5)
+    np.testing.assert_allclose(values, gradient_norms(network, variables, images, labels), rtol=2e-5)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
@@ -222,7 +209,7 @@ def test_every_backend_s_way_over_examples_gives_the_same(backend, monkeypatch):
     variables, (images, labels) = drawn_variables(network), batch((6, 6, 4))
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     values = grad_norms(network, variables, images, labels)
-    np.testing.assert_allclose(values, one_by_one(network, variables, images, labels), rtol=2e-5)
+    np.testing.assert_allclose(values, gradient_norms(network, variables, images, labels), rtol=2e-5)
 
 
 def test_no_gradient_of_a_parameter_is_computed(optimised):

@@ -26,7 +26,7 @@ HOUSE = {
         "sources.tfds_folder", "sources.cifar", "labels", "registry", "objects", "align", "inspect", "download",
         "tfds_builders", "prepare",
     ],
-    "models": ["conv", "forms", "nnx_form", "checked", "networks", "wide_resnet", "vit", "registry"],
+    "models": ["conv", "forms", "nnx_form", "checked", "networks", "wide_resnet", "vit", "source", "own", "registry"],
     "scores": [
         "names", "arrays", "logits", "forgetting", "trajectory", "outputs", "recorded", "recorder", "rules",
         "gradients", "checkpoint", "combine",
@@ -40,6 +40,7 @@ HOUSE = {
     "runs": [
         "background", "signals", "context", "inputs", "labels", "task", "resume", "folders", "train", "score", "select",
         "timing",
+        "unrecorded",
     ],
     "report": [
         "statistics", "comparison", "sequential", "gain", "verdicts", "evidence", "cost", "decision", "words", "price",

@@ -185,25 +185,47 @@ class Network:
         Raises:
             UserError: the network has no dense layer, or its last one does not end in one value for each class.
         """
-        taken: list[tuple[jax.Array, jax.Array]] = []
+        logits, features, _ = self._traced_to_features(variables, images)
+        return logits, features
+
+    def feature_layer(self) -> str:
+        """The last dense layer, whose input is what features are, in words.
+
+        Raises:
+            UserError: as `apply_with_features`.
+        """
+        found: list[str] = []
+
+        def trace(key: jax.Array) -> jax.Array:
+            images = jnp.zeros((2, *self.image_shape))
+            _, features, layer = self._traced_to_features(self.init(key), images)
+            path = layer.params()[0][:-1]
+            found.append(f"{'/'.join(path) or self.form.name}, of {features.shape[1]:,} values")
+            return features
+
+        jax.eval_shape(trace, jax.random.key(0))
+        return found[0]
+
+    def _traced_to_features(self, variables: Variables, images: jax.Array) -> tuple[jax.Array, jax.Array, Layer]:
+        taken: list[tuple[jax.Array, jax.Array, Layer]] = []
 
         def keep_input(layer: Layer, args: tuple, kwargs: dict, call: Callable[[], Any]) -> Any:
             output = call()
-            if issubclass(layer.kind, nn.Dense):
-                taken.append((args[0], output))
+            if args and issubclass(layer.kind, nn.Dense):
+                taken.append((args[0], output, layer))
             return output
 
         with self.watched(keep_input):
             logits = self.apply(variables, images)
         if not taken:
             raise UserError(f"{self.form.name} has no dense layer, so no features before it.")
-        features, output = taken[-1]
+        features, output, layer = taken[-1]
         if features.ndim != 2 or output.shape != logits.shape:
             raise UserError(
                 f"{self.form.name}: its last dense layer makes {list(output.shape)} of {list(features.shape)}, the "
                 f"logits are {list(logits.shape)}; features are what a dense layer makes the logits of."
             )
-        return logits, features.astype(jnp.float32)
+        return logits, features.astype(jnp.float32), layer
 
     def features(self, variables: Variables, images: jax.Array) -> jax.Array:
         """Evaluation mode: penultimate features, float32 [B, F]; see `apply_with_features`."""

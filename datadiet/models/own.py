@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from datadiet.errors import UserError
-from datadiet.models.checked import EXPECTED, cause, is_nnx, told
+from datadiet.models.checked import cause, is_nnx
 from datadiet.models.networks import Network
 from datadiet.models.source import Source, find_source
 
@@ -28,8 +28,9 @@ _imported: dict[str, tuple[Source, ModuleType]] = {}  # package.module by its na
 
 
 def own_network(
-    model: str, num_classes: int, image_shape: tuple[int, ...], width: int | None, compute_dtype: str, code: str | None
-) -> Network:
+    model: str, num_classes: int, image_shape: tuple[int, ...], width: int | None, compute_dtype: str,
+    code: str | None = None,
+) -> Network:  # fmt: skip
     """The network of a function of the user's own.
 
     Args:
@@ -37,8 +38,8 @@ def own_network(
         num_classes, image_shape, width, compute_dtype: What it is called with, as far as it names it.
         code: sha256 that its code has to have; None: any.
     Raises:
-        UserError: it cannot be had, is called with what it does not take, gives no network or another number of logits, or
-            its code has changed.
+        UserError: it cannot be had, is called with what it does not take, gives no network or another number of
+            logits, or its code has changed.
     """
     source = find_source(model)
     if code not in (None, source.sha256):
@@ -71,8 +72,8 @@ def _network(
         raise UserError(f"model={source.model}: {error}") from error
     if is_nnx(made) and not _draws(network):
         warnings.warn(
-            f"model={source.model}: every run begins with the same weights, whatever its model_seed: none are drawn from "
-            "nnx.Rngs that the function makes or is given.",
+            f"model={source.model}: every run begins with the same weights, whatever its model_seed: none are drawn "
+            "from nnx.Rngs that the function makes or is given.",
             stacklevel=3,
         )
     return network
@@ -143,8 +144,10 @@ def _function(source: Source) -> Callable:
     Raises:
         UserError: it cannot be imported, or has no such function.
     """
-    before = set(sys.path)
-    sys.path.insert(0, str(source.folder)) if source.module is None else sys.path.append(str(source.folder))
+    folder = str(source.folder)
+    first = source.module is None  # as where Python runs the file
+    if first or folder not in sys.path:
+        sys.path.insert(0 if first else len(sys.path), folder)
     try:
         module = _module(source)
     except UserError:
@@ -152,9 +155,9 @@ def _function(source: Source) -> Callable:
     except (Exception, SystemExit) as error:
         raise UserError(f"model={source.model}: {source.path} cannot be imported ({cause(error)}).") from error
     finally:
-        sys.path.remove(str(source.folder))
-        if str(source.folder) not in before:
-            sys.path.append(str(source.folder))  # last, for what is imported when the function is called
+        if first:
+            sys.path.remove(folder)
+            sys.path.extend([] if folder in sys.path else [folder])  # for what is imported when the function is called
     _check_siblings(source)
     function = getattr(module, source.function, None)
     if not callable(function):
@@ -169,7 +172,8 @@ def _module(source: Source) -> ModuleType:
         earlier, module = _imported.get(source.module, (source, None))
         if earlier.files != source.files:
             raise UserError(
-                f"model={source.model}: its code ({source.told}) has changed since this process imported it; begin anew."
+                f"model={source.model}: its code ({source.told}) has changed since this process imported it; begin it "
+                "anew."
             )
         module = module or importlib.import_module(source.module)
         _imported[source.module] = source, module
@@ -178,7 +182,8 @@ def _module(source: Source) -> ModuleType:
     name = f"datadiet_model_{place}"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, source.path)
-        assert spec is not None and spec.loader is not None, f"{source.path}: no Python file"
+        assert spec is not None, f"{source.path}: no Python file"
+        assert spec.loader is not None, f"{source.path}: no Python file"
         sys.modules[name] = module = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)
@@ -205,6 +210,8 @@ def _check_siblings(source: Source) -> None:
             continue
         found = getattr(module, "__file__", None)
         if found is None or not path.samefile(found):
-            raise UserError(f"model={source.model} imports {path}; this process has {found} under its name: begin anew.")
+            raise UserError(
+                f"model={source.model} imports {path}; this process has {found} under its name: begin anew."
+            )
         if _siblings.setdefault(module.__name__, (found, digest)) != (found, digest):
             raise UserError(f"model={source.model}: {path} has changed since this process imported it; begin anew.")

@@ -1,7 +1,7 @@
 """Where a model of the user's own lies, and what its code is: `package.module:function` or `path/to/FILE.py:function`.
 
-Nothing is imported here. Its code is that of its file and of all that this imports from the same folder, or from the same
-package, whether when it is imported or later; what it finds by other ways, or reads, is not.
+Nothing is imported here. Its code is that of its file and of all that this imports from the same folder, or from the
+same package, whether at once or later; what it finds by other ways, or reads, is not.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from datadiet.data.dataset import Dataset
 from datadiet.data.reading import Reading
 from datadiet.data.registry import count_of, load_dataset
 from datadiet.errors import UserError
-from datadiet.models.registry import check_model
+from datadiet.models.registry import code_of
 from datadiet.scores import trajectory
 from datadiet.scores.checkpoint import compute_features, training_score_names
 from datadiet.selectors import selection
@@ -62,7 +62,7 @@ def resolve_config(config: TrainConfig, num_examples: int) -> ResolvedConfig:
     Raises:
         UserError: an option is impossible.
     """
-    check_model(config.model)
+    config = replace(config, model_sha256=_code(config))
     if config.selector == MANIFEST:
         config = find_manifest(config)
     elif config.selector != "all":
@@ -73,6 +73,19 @@ def resolve_config(config: TrainConfig, num_examples: int) -> ResolvedConfig:
     refuse_unused(config)
     selection.check_balance(parameters(config))
     return options.fit_budget(options.resolve(config, num_examples), num_examples)
+
+
+def _code(config: TrainConfig) -> str | None:
+    """sha256 of the code of the model; None for one that comes with this package.
+
+    Raises:
+        UserError: there is no such model, or the config tells other code.
+    """
+    code, asked = code_of(config.model), config.model_sha256
+    if asked not in (None, code):
+        told = f"its code has {code}" if code else "it comes with this package"
+        raise UserError(f"model_sha256={asked}: model={config.model} is another ({told}).")
+    return code
 
 
 def default_scores(layout: ExperimentLayout, config: ResolvedConfig, choice: ScoreChoice) -> Path:
@@ -184,7 +197,7 @@ def as_typed(config: TrainConfig, num_examples: int) -> dict[str, Any]:
     own = {
         name: getattr(config, name)
         for name, field in options.FIELDS.items()
-        if name not in (*_OF_ONE, *_NAMED, *option_names())
+        if name not in (*_OF_ONE, *_NAMED, "model_sha256", *option_names())
     }
     if config.budget == "epochs" and config.size is not None:  # its steps are those of a subset
         own = {name: value for name, value in own.items() if not name.endswith(("_steps", "early_step"))}

@@ -59,7 +59,7 @@ def check_same(
     differing = options.differences(options.as_dict(run.config), options.as_dict(config))
     if run.data.fingerprint != fingerprint:
         differing["data"] = (run.data.fingerprint[:12], fingerprint[:12])
-    told = [f"{name}: {there} there, {here} asked for" for name, (there, here) in differing.items()]
+    told = [f"{_called(name, config)}: {there} there, {here} asked for" for name, (there, here) in differing.items()]
     if not told:
         files = ((name, run_dir / name, text) for name, text in inputs.items())
         told = [f"{name} has other lines" for name, path, text in files if path.exists() and path.read_text() != text]
@@ -68,6 +68,10 @@ def check_same(
             f"{run_dir} holds a run made otherwise ({'; '.join(told)}). Repeat its options, choose another exp with "
             f"{commands.option('exp', 'EXP')}, or replace it with {commands.option('overwrite', True)}."
         )
+
+
+def _called(name: str, config: ResolvedConfig) -> str:
+    return f"the code of {config.model} (model_sha256)" if name == "model_sha256" else name
 
 
 def check_worthwhile(run_dir: Path) -> None:

@@ -16,11 +16,12 @@ from datadiet import config as options
 from datadiet.data.batches import Normalizer, fit_images
 from datadiet.data.registry import dataset_of
 from datadiet.errors import Interrupted, UserError
+from datadiet.models.source import is_own
 from datadiet.runs.context import Context
 from datadiet.runs.inputs import gathering, training_command
 from datadiet.runs.labels import given_digest, labels_of
 from datadiet.runs.signals import listen
-from datadiet.scores.checkpoint import check_score, compute_many, score_names, training_score_names
+from datadiet.scores.checkpoint import check_score, compute_many, needs_features, score_names, training_score_names
 from datadiet.scores.combine import COMBINATIONS, standard_error
 from datadiet.storage.files import npy_bytes
 from datadiet.storage.layout import ExperimentLayout, score_file
@@ -173,6 +174,8 @@ def _score(stored: StoredRun, path: Path, provenance: dict[str, Any], batch_size
     if dataset.fingerprint != stored.data.fingerprint:
         raise UserError(f"{dataset.name} has changed since {stored.path} was trained on it; train the run again.")
     labels = labels_of(stored, dataset)
+    if needs_features(kind) and is_own(config.model):
+        context.reporter.say(f"Features: what the last dense layer is given, {stored.network.feature_layer()}.")
     start = time.perf_counter()
     label = f"{kind} of {context.output.layout.name(stored.path)}"
     again, say = f"Continue: {context.tracker.command}", context.reporter.say

@@ -16,7 +16,7 @@ from datadiet.data.batches import fit_images
 from datadiet.data.dataset import Dataset
 from datadiet.data.registry import dataset_of
 from datadiet.errors import UserError
-from datadiet.models.registry import input_shape
+from datadiet.models.registry import network_of
 from datadiet.runs.inputs import choose, scored_by
 from datadiet.runs.labels import labels_for
 from datadiet.selectors.selection import chooses_anew
@@ -56,18 +56,28 @@ class Task:
         return member
 
 
-def load_data(config: ResolvedConfig) -> tuple[Dataset, Dataset]:
-    """The dataset of a run as published, and as its model takes it.
+def published_data(config: ResolvedConfig) -> Dataset:
+    """The dataset of a run as published.
 
     Raises:
         UserError: the data cannot be had, or cannot be trained on as asked.
     """
     published = dataset_of(config)
-    dataset = fit_images(published, input_shape(config.model, published.image_shape))
-    if config.augment and len(dataset.image_shape) != 3:
+    if config.augment and len(published.image_shape) != 3:
         repair = commands.option("augment", False)
-        raise UserError(f"augment=true needs images; {dataset.name} has vectors: {repair}.")
-    return published, dataset
+        raise UserError(f"augment=true needs images; {published.name} has vectors: {repair}.")
+    return published
+
+
+def load_data(config: ResolvedConfig) -> tuple[Dataset, Dataset]:
+    """The dataset of a run as published, and as its model takes it.
+
+    Raises:
+        UserError: as `published_data`, or the model does not take these data.
+    """
+    published = published_data(config)
+    network = network_of(config, published.num_classes, published.image_shape)
+    return published, fit_images(published, network.image_shape)
 
 
 def noted(dataset: Dataset) -> dict[str, str]:

@@ -15,7 +15,7 @@ from datadiet.config import ResolvedConfig, TrainConfig
 from datadiet.data.registry import count_of, tell_notes
 from datadiet.errors import Interrupted, UserError
 from datadiet.models.networks import Network
-from datadiet.models.registry import build_model, gains_together
+from datadiet.models.registry import gains_together, network_of
 from datadiet.runs import resume
 from datadiet.runs.background import Background
 from datadiet.runs.context import Context, Tracker
@@ -172,7 +172,7 @@ def _train_all(tasks: Sequence[Task], context: Context, stopping: Callable[[], b
     if not tasks:
         return {}
     config, dataset = tasks[0].config, tasks[0].dataset
-    network = build_model(config.model, dataset.num_classes, dataset.image_shape, config.width, config.compute_dtype)
+    network = network_of(config, dataset.num_classes, dataset.image_shape)
     splits = place(dataset, tasks[0].labels, context.data_on, context.reporter.say)
     ended: dict[str, Summary | UserError] = {}
     for group in _groups(tasks, network, context.reporter.say):

@@ -82,6 +82,11 @@ NETWORK_SCORES: dict[str, Callable[[Network, Variables, jax.Array, jax.Array], j
 FEATURE_SCORES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {"prototype": prototype}
 
 
+def needs_features(kind: str) -> bool:
+    """Whether a score looks at what the last dense layer of a network is given."""
+    return kind in FEATURE_SCORES or kind == "grand_last"
+
+
 def score_names() -> tuple[str, ...]:
     """Names of the scores of a checkpoint."""
     return (*LOGIT_SCORES, *NETWORK_SCORES, *FEATURE_SCORES)

@@ -21,7 +21,8 @@ from datadiet.config import ResolvedConfig
 from datadiet.data.batches import expect_normalised, normalize
 from datadiet.errors import Busy, UserError
 from datadiet.models.networks import Network, Variables
-from datadiet.models.registry import build_model
+from datadiet.models.registry import network_of
+from datadiet.printable import visible
 from datadiet.storage.checkpoints import checkpoint_steps, load_variables
 from datadiet.storage.files import make_folder, read_lines, writing
 from datadiet.storage.layout import check_place
@@ -83,8 +84,18 @@ class StoredRun:
 
     @cached_property
     def network(self) -> Network:
-        config, shape = self.config, tuple(self.data.image_shape)
-        return build_model(config.model, self.data.num_classes, shape, config.width, config.compute_dtype)
+        """What was trained; the code of a model of the user's own is imported.
+
+        Raises:
+            UserError: that is not what it was.
+        """
+        try:
+            return network_of(self.config, self.data.num_classes, tuple(self.data.image_shape))
+        except UserError as error:
+            if self.config.model_sha256 is None:
+                raise
+            repair = f"Put its code back as it was, or train the run again with {commands.option('overwrite', True)}"
+            raise UserError.of_shown(f"{visible(str(self.path))} was trained with {error} {repair}.") from None
 
     @property
     def steps(self) -> list[int]:

@@ -6,10 +6,12 @@ import re
 from dataclasses import replace
 from functools import partial
 
-from datadiet.config import TrainConfig
+from datadiet.config import ResolvedConfig, TrainConfig
 from datadiet.data.dataset import Dataset
 from datadiet.data.registry import count_of, tell_notes
 from datadiet.errors import Interrupted, UserError
+from datadiet.models.registry import network_of
+from datadiet.models.source import is_own
 from datadiet.report.decision import Decision
 from datadiet.report.evidence import CellResult
 from datadiet.report.outlook import asked, reachable
@@ -20,16 +22,19 @@ from datadiet.runs import resume
 from datadiet.runs.context import Context, Output
 from datadiet.runs.labels import labels_for
 from datadiet.runs.signals import listen
-from datadiet.runs.task import load_data, noted
+from datadiet.runs.task import noted, published_data
+from datadiet.scores.checkpoint import needs_features
 from datadiet.storage.files import write_text
 from datadiet.study.engine import EngineOptions
 from datadiet.study.engines import begin_engine, check_device, check_engine
+from datadiet.study.local_engine import count_gpus
 from datadiet.study.plan import Plan
 from datadiet.study.rounds import Rounds, note_look
 from datadiet.study.scheduler import run_jobs
 from datadiet.study.spec import SEEDS, Job, StudySpec, TrainJob, compile_study
 from datadiet.tracking import record
 from datadiet.tracking.run import TrackedRun
+from datadiet.training.device import apart
 
 
 def check(spec: StudySpec, output: Output) -> Dataset:
@@ -40,7 +45,8 @@ def check(spec: StudySpec, output: Output) -> Dataset:
     Raises:
         UserError: with what differs.
     """
-    published, _ = load_data(spec.config)
+    published = published_data(spec.config)
+    _check_model(spec, published)
     inputs = labels_for(spec.config, published).inputs
     for job in spec.jobs:
         run_dir = output.layout.exps / job.name
@@ -48,6 +54,30 @@ def check(spec: StudySpec, output: Output) -> Dataset:
             resume.check_same(run_dir, job.config, published.fingerprint, inputs)
     tell_notes(published)
     return published
+
+
+def _check_model(spec: StudySpec, dataset: Dataset) -> None:
+    """Refuse a model that does not take these data, or has no features where the study needs them.
+
+    Raises:
+        UserError: with what it lacks.
+    """
+    kinds = [kind for kind in spec.plan.score_types if needs_features(kind)]
+    kinds += [cell.arm.selector for cell in spec.cells if cell.jobs[0].config.features_run]
+    given = (spec.config, dataset.num_classes, dataset.image_shape, kinds)
+    if is_own(spec.config.model) and count_gpus():
+        apart(_look_at_model, *given)  # this process is to take no memory of a GPU
+    else:
+        _look_at_model(*given)
+
+
+def _look_at_model(config: ResolvedConfig, num_classes: int, image_shape: tuple[int, ...], kinds: list[str]) -> None:
+    network = network_of(config, num_classes, image_shape)
+    if kinds and is_own(config.model):
+        try:
+            network.feature_layer()
+        except UserError as error:
+            raise UserError(f"{kinds[0]} needs features, and model={config.model} gives none: {error}") from None
 
 
 def _check_seeds(config: TrainConfig) -> None:

@@ -61,9 +61,18 @@ def look() -> tuple[str, ...]:
 
 def look_apart() -> tuple[str, ...]:
     """As `look`, in a process of its own: one that only hands out work is to take no memory of a GPU."""
+    return apart(look)
+
+
+def apart(call: Callable[..., Any], *arguments: Any) -> Any:
+    """What a call gives, in a process of its own, which alone starts JAX.
+
+    Raises:
+        UserError: as the call does.
+    """
     try:
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-            return pool.submit(look).result()
+            return pool.submit(call, *arguments).result()
     except BrokenProcessPool:
         raise UserError(_refusal(RuntimeError("the process that looked at it died"))) from None
 
