@@ -216,7 +216,7 @@ def trained(config: ResolvedConfig, summaries: list[Summary], step: int) -> str:
         f"{runs} runs of {config.model}, width {config.width or 'its own'}, {config.num_steps} steps of "
         f"{config.train_batch_size} examples ({petaflop:.4f} PFLOP each), {config.compute_dtype}; test accuracy "
         f"{np.mean(accuracies):.2f}{spread} %, {seconds:.0f} s of training and evaluation each. Checkpoints are scored "
-        f"at step {step}. Intervals: 95 %, our {runs} runs drawn with replacement; published scores are taken as they are."
+        f"at step {step}. Intervals: 95 %, our {runs} runs drawn with replacement; published scores are as they are."
     )
 
 
