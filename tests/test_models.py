@@ -32,7 +32,7 @@ def test_leaves_are_named_and_shaped_as_in_the_original(golden):
     ("name", "parameters"),
     [
         ("resnet18_lowres", 11_173_962), ("resnet50_lowres", 23_520_842), ("simple_cnn_0", 288_298), ("mlp", 855_050),
-        ("wrn16_4", 2_748_890), ("vit_ti_4", 5_350_090),
+        ("fast_cnn", 1_971_362), ("wrn16_4", 2_748_890), ("vit_ti_4", 5_350_090),
     ],
 )  # fmt: skip
 def test_parameter_counts(name, parameters):

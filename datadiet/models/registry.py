@@ -12,6 +12,7 @@ from flax import linen as nn
 from datadiet import commands
 from datadiet.config import TrainConfig
 from datadiet.errors import UserError
+from datadiet.models.fast_cnn import FastCNN
 from datadiet.models.networks import MLP, BottleneckResNetBlock, Network, ResNet, ResNetBlock, SimpleCNN
 from datadiet.models.own import own_network
 from datadiet.models.source import FORMS, find_source, is_own
@@ -34,6 +35,7 @@ MODELS: dict[str, Model] = {
     "resnet18_lowres": Model(partial(ResNet, ResNetBlock, (2, 2, 2, 2)), 64, (32, 32, 3)),
     "resnet50_lowres": Model(partial(ResNet, BottleneckResNetBlock, (3, 4, 6, 3)), 64, (32, 32, 3)),
     "simple_cnn_0": Model(SimpleCNN, 32, (32, 32, 3), side_by_side=True),
+    "fast_cnn": Model(FastCNN, 64, (32, 32, 3)),
     "mlp": Model(MLP, 256, None, side_by_side=True),
     "wrn16_4": Model(partial(WideResNet, 16, 4), 16, (32, 32, 3)),
     "vit_ti_4": Model(partial(ViT, 4, 12), 192, (32, 32, 3)),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from datadiet import commands
@@ -16,7 +17,9 @@ from datadiet.data.batches import fit_images
 from datadiet.data.dataset import Dataset
 from datadiet.data.registry import dataset_of
 from datadiet.errors import UserError
+from datadiet.models.networks import Network
 from datadiet.models.registry import network_of
+from datadiet.option import refuse
 from datadiet.runs.inputs import choose, scored_by
 from datadiet.runs.labels import labels_for
 from datadiet.selectors.selection import chooses_anew
@@ -24,6 +27,7 @@ from datadiet.storage.files import write_text
 from datadiet.storage.layout import ExperimentLayout
 from datadiet.storage.manifests import manifest_text
 from datadiet.storage.records import Arguments, DataFacts, MadeAs
+from datadiet.training.updates import norm_biases
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,23 @@ def published_data(config: ResolvedConfig) -> Dataset:
     return published
 
 
+def network_for(config: ResolvedConfig, num_classes: int, image_shape: tuple[int, ...]) -> Network:
+    """The network of a run on data of a shape.
+
+    Raises:
+        UserError: the model does not take such data, or options ask for what it has not.
+    """
+    network = network_of(config, num_classes, image_shape)
+    least = min(network.image_shape[:2])
+    if config.augment and config.pad >= least:
+        raise refuse("pad", config.pad, f"fewer pixels than images have, {least}")
+    if config.norm_bias_lr != 1:
+        params = jax.eval_shape(network.init, jax.random.key(0))["params"]
+        if not any(jax.tree.leaves(norm_biases(params))):
+            raise refuse("norm_bias_lr", config.norm_bias_lr, f"1 with model={config.model}, which has no norm")
+    return network
+
+
 def load_data(config: ResolvedConfig) -> tuple[Dataset, Dataset]:
     """The dataset of a run as published, and as its model takes it.
 
@@ -76,7 +97,7 @@ def load_data(config: ResolvedConfig) -> tuple[Dataset, Dataset]:
         UserError: as `published_data`, or the model does not take these data.
     """
     published = published_data(config)
-    network = network_of(config, published.num_classes, published.image_shape)
+    network = network_for(config, published.num_classes, published.image_shape)
     return published, fit_images(published, network.image_shape)
 
 

@@ -12,6 +12,7 @@ from datadiet.data.batches import fit_images
 from datadiet.data.dataset import Dataset
 from datadiet.errors import UserError
 from datadiet.models.networks import Network, Variables
+from datadiet.option import refuse
 from datadiet.runs.inputs import choose, resolve_config
 from datadiet.runs.labels import labels_for
 from datadiet.scores.trajectory import TRAJECTORIES
@@ -66,6 +67,8 @@ def train(
     resolved = resolve_config(config, dataset.num_examples)
     if resolved.augment and len(dataset.image_shape) != 3:
         raise UserError(f"augment=True needs images; {dataset.name} has vectors: augment=False.")
+    if resolved.augment and resolved.pad >= (least := min(network.image_shape[:2])):
+        raise refuse("pad", resolved.pad, f"fewer pixels than images have, {least}")
     labels = labels_for(resolved, dataset).labels
     resolved, ids = _examples(resolved, dataset, labels, kept)
     return _reports(resolved, network, fit_images(dataset, network.image_shape), labels, ids)
@@ -75,7 +78,7 @@ def _reports(
     config: ResolvedConfig, network: Network, dataset: Dataset, labels: np.ndarray, kept: np.ndarray
 ) -> Iterator[TrainReport]:
     member = np.isin(np.arange(dataset.num_examples), kept)
-    state = initial_state(network, config, dataset.num_examples)
+    state = initial_state(network, config, dataset.num_examples, (dataset, kept))
     splits = place(dataset, labels, "auto", lambda text: None)
     for report in fit(network, *splits, kept, config, state):
         state = report.kept().state

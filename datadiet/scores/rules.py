@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from datadiet.models.conv import Pads, conv_general_dilated, on_cpu, patches, window_shifts
+from datadiet.models.fast_cnn import Shift
 from datadiet.models.forms import Layer
 
 Squares = Callable[[Any, jax.Array], jax.Array]  # (what the rule kept, g [B, …]) -> float32 [B]
@@ -107,12 +108,18 @@ def layer_norm_rule(module: Any, inputs: jax.Array) -> AppliedRule | None:
     )
 
 
+def shift_rule(module: Shift, inputs: jax.Array) -> AppliedRule:
+    """One number added to each channel."""
+    return AppliedRule(lambda kept, g: bias_squares(g), ())
+
+
 RULES: dict[type[nn.Module], Callable[..., AppliedRule | None]] = {
     nn.Dense: dense_rule,
     nn.DenseGeneral: dense_general_rule,
     nn.Conv: conv_rule,
     nn.BatchNorm: batch_norm_rule,
     nn.LayerNorm: layer_norm_rule,
+    Shift: shift_rule,
 }
 
 

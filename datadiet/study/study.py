@@ -10,7 +10,6 @@ from datadiet.config import ResolvedConfig, TrainConfig
 from datadiet.data.dataset import Dataset
 from datadiet.data.registry import count_of, tell_notes
 from datadiet.errors import Interrupted, UserError
-from datadiet.models.registry import network_of
 from datadiet.models.source import is_own
 from datadiet.report.decision import Decision
 from datadiet.report.evidence import CellResult
@@ -22,7 +21,7 @@ from datadiet.runs import resume
 from datadiet.runs.context import Context, Output
 from datadiet.runs.labels import labels_for
 from datadiet.runs.signals import listen
-from datadiet.runs.task import noted, published_data
+from datadiet.runs.task import network_for, noted, published_data
 from datadiet.scores.checkpoint import needs_features
 from datadiet.storage.files import write_text
 from datadiet.study.engine import EngineOptions
@@ -65,14 +64,14 @@ def _check_model(spec: StudySpec, dataset: Dataset) -> None:
     kinds = [kind for kind in spec.plan.score_types if needs_features(kind)]
     kinds += [cell.arm.selector for cell in spec.cells if cell.jobs[0].config.features_run]
     given = (spec.config, dataset.num_classes, dataset.image_shape, kinds)
-    if is_own(spec.config.model) and count_gpus():
+    if count_gpus() and (is_own(spec.config.model) or spec.config.norm_bias_lr != 1):
         apart(_look_at_model, *given)  # this process is to take no memory of a GPU
     else:
         _look_at_model(*given)
 
 
 def _look_at_model(config: ResolvedConfig, num_classes: int, image_shape: tuple[int, ...], kinds: list[str]) -> None:
-    network = network_of(config, num_classes, image_shape)
+    network = network_for(config, num_classes, image_shape)
     if kinds and is_own(config.model):
         try:
             network.feature_layer()
