@@ -170,6 +170,17 @@ def test_the_example_of_the_docs_trains_scores_and_is_listed(own):
     assert row["Neural network"] == "'=nét, 1.py:network"
 
 
+def test_the_loop_in_python_of_the_docs_works(own, capsys):
+    (own / "net.py").write_text(example())
+    text = (PROJECT / "docs" / "models.md").read_text()
+    (code,) = re.findall(r"```python\n(import datadiet as dd\n.*?)```", text, re.DOTALL)
+    found: dict = {}
+    exec(code, found)
+    assert len(found["ids"]) == 719
+    assert found["last"].step == 110
+    assert capsys.readouterr().out.splitlines()[-1].startswith("110 0.")
+
+
 def test_each_run_draws_weights_of_its_own(own):
     network = build_model("=nét, 1.py:network", 10, SHAPE)
     one, same, other = (network.init(jax.random.key(seed))["params"]["head"]["kernel"] for seed in (0, 0, 1))
