@@ -69,7 +69,8 @@ def mode_argument(kind: type) -> str | None:
         parameter for parameter in taken if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     ]
     needed = [p.name for p in plain[1:] if p.default is p.empty and p.name not in MODES]
-    if not plain or needed:
+    takes_any = any(p.kind == p.VAR_POSITIONAL for p in taken)  # as Sequential does
+    if needed or not (plain or takes_any):
         raise UserError(
             f"{kind.__name__} is called with ({', '.join(p.name for p in plain)}); expected images alone, or images "
             f"and {' or '.join(MODES)}."

@@ -59,7 +59,7 @@ class NnxForm:
         return self.kind.__name__
 
     def init(self, key: jax.Array, images: jax.Array) -> Variables:
-        made = dict(nnx.to_flat_state(nnx.split(self.make(key))[1]))
+        made = _values(self.make(key))
         if made.keys() != dict(self.leaves).keys():
             raise UserError(f"{self.name} has other variables each time that it is made; expected the same.")
         return self._variables(made)
@@ -101,7 +101,7 @@ class NnxForm:
                 logits = module(images, **mode(self.kind, training))
             finally:
                 _layers.reset(token)
-        return logits, given, {path: _value(leaf) for path, leaf in nnx.to_flat_state(nnx.split(module)[1])}
+        return logits, given, _values(module)
 
     def _given(self, path: tuple[Any, ...], leaf: Any, variables: Variables, key: jax.Array) -> Any:
         """The value of a variable: a key of its own for each stream of random numbers, else what `variables` has."""
@@ -134,8 +134,10 @@ def _collection(leaf: Any) -> str:
     return "params" if isinstance(leaf, nnx.Param) else "batch_stats"
 
 
-def _value(leaf: Any) -> Any:
-    return leaf.get_value() if isinstance(leaf, nnx.Variable) else leaf
+def _values(module: nnx.Module) -> dict[tuple[Any, ...], Any]:
+    """The arrays of a module by path."""
+    state = nnx.to_flat_state(nnx.split(module)[1])
+    return {path: leaf.get_value() if isinstance(leaf, nnx.Variable) else leaf for path, leaf in state}
 
 
 # --- layers as hooks see them -----------------------------------------------------------------
