@@ -78,8 +78,7 @@ def resolve_config(config: TrainConfig, num_examples: int) -> ResolvedConfig:
 
 def check_online(config: TrainConfig, offline: bool) -> None:
     """Refuse options that name files of MLflow for work that never calls it."""
-    if offline:
-        refuse_offline(scores=config.scores, manifest=config.manifest, like=config.like)
+    refuse_offline(offline, scores=config.scores, manifest=config.manifest, like=config.like)
 
 
 def default_scores(layout: ExperimentLayout, config: ResolvedConfig, choice: ScoreChoice) -> Path:
