@@ -236,7 +236,7 @@ def test_a_model_is_one_class_and_one_line(tmp_path, monkeypatch):
         """Another network of the same kind."""
 
     monkeypatch.setitem(MODELS, "mine", Model(Twice, 8, None))
-    assert "simple_cnn_0, mlp, mine." in help_of("full_data")
+    assert "vit_ti_4, mine." in help_of("full_data")
     datadiet("full_data", tmp_path, **SHORT | {"model": "mine", "width": 4})
     stored = open_run(tmp_path / "exps/full_data/run_0")
     assert type(stored.network.module) is Twice
