@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
-
-import jax.numpy as jnp
-from flax import linen as nn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datadiet import commands
 from datadiet.config import TrainConfig
 from datadiet.errors import UserError
-from datadiet.models.fast_cnn import FastCNN
-from datadiet.models.networks import MLP, BottleneckResNetBlock, Network, ResNet, ResNetBlock, SimpleCNN
-from datadiet.models.own import own_network
 from datadiet.models.source import FORMS, find_source, is_own
-from datadiet.models.vit import ViT
-from datadiet.models.wide_resnet import WideResNet
+from datadiet.registries import lazily
+
+if TYPE_CHECKING:
+    from flax import linen as nn
+
+    from datadiet.models.networks import Network
+
+NETWORKS = "datadiet.models.networks"  # imported when one is built: names need no JAX
 
 
 class Model(NamedTuple):
@@ -32,13 +31,13 @@ class Model(NamedTuple):
 
 
 MODELS: dict[str, Model] = {
-    "resnet18_lowres": Model(partial(ResNet, ResNetBlock, (2, 2, 2, 2)), 64, (32, 32, 3)),
-    "resnet50_lowres": Model(partial(ResNet, BottleneckResNetBlock, (3, 4, 6, 3)), 64, (32, 32, 3)),
-    "simple_cnn_0": Model(SimpleCNN, 32, (32, 32, 3), side_by_side=True),
-    "fast_cnn": Model(FastCNN, 64, (32, 32, 3)),
-    "mlp": Model(MLP, 256, None, side_by_side=True),
-    "wrn16_4": Model(partial(WideResNet, 16, 4), 16, (32, 32, 3)),
-    "vit_ti_4": Model(partial(ViT, 4, 12), 192, (32, 32, 3)),
+    "resnet18_lowres": Model(lazily(NETWORKS, "ResNet18"), 64, (32, 32, 3)),
+    "resnet50_lowres": Model(lazily(NETWORKS, "ResNet50"), 64, (32, 32, 3)),
+    "simple_cnn_0": Model(lazily(NETWORKS, "SimpleCNN"), 32, (32, 32, 3), side_by_side=True),
+    "fast_cnn": Model(lazily("datadiet.models.fast_cnn", "FastCNN"), 64, (32, 32, 3)),
+    "mlp": Model(lazily(NETWORKS, "MLP"), 256, None, side_by_side=True),
+    "wrn16_4": Model(lazily("datadiet.models.wide_resnet", "WideResNet", 16, 4), 16, (32, 32, 3)),
+    "vit_ti_4": Model(lazily("datadiet.models.vit", "ViT", 4, 12), 192, (32, 32, 3)),
 }
 
 
@@ -97,8 +96,14 @@ def build_model(
     Raises:
         UserError: unknown name, or a function that gives no such network.
     """
+    import jax.numpy as jnp
+
+    from datadiet.models.networks import Network
+
     check_model(name)
     if name not in MODELS:
+        from datadiet.models.own import own_network
+
         return own_network(name, num_classes, tuple(image_shape), width, compute_dtype)
     model = MODELS[name]
     module = model.build(num_classes, width or model.width, jnp.dtype(compute_dtype))
@@ -114,6 +119,8 @@ def network_of(config: TrainConfig, num_classes: int, image_shape: tuple[int, ..
     if config.model in MODELS:
         shape = input_shape(config.model, image_shape)
         return build_model(config.model, num_classes, shape, config.width, config.compute_dtype)
+    from datadiet.models.own import own_network
+
     code, given = config.model_sha256, (config.width, config.compute_dtype)
     network = own_network(config.model, num_classes, tuple(image_shape), *given, code)
     if network.image_shape == tuple(image_shape):

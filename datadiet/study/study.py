@@ -22,11 +22,11 @@ from datadiet.runs.context import Context, Output
 from datadiet.runs.labels import labels_for
 from datadiet.runs.signals import listen
 from datadiet.runs.task import network_for, noted, published_data
-from datadiet.scores.checkpoint import needs_features
+from datadiet.scores.registry import needs_features
 from datadiet.storage.files import write_text
-from datadiet.study.engine import EngineOptions
 from datadiet.study.engines import begin_engine, check_device, check_engine
 from datadiet.study.local_engine import count_gpus
+from datadiet.study.options import EngineOptions
 from datadiet.study.plan import Plan
 from datadiet.study.rounds import Rounds, note_look
 from datadiet.study.scheduler import run_jobs
