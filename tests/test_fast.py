@@ -77,6 +77,19 @@ def test_whitening_depends_on_the_images_alone(monkeypatch):
     np.testing.assert_array_equal(whitening_kernel(images, np.full(3, 0.5), np.full(3, 0.25)), whole)
 
 
+def test_whitening_sees_all_classes_where_they_come_one_after_the_other(digits, monkeypatch):
+    monkeypatch.setattr("datadiet.models.networks.SAMPLE", 40)
+    ordered = replace(fit_images(digits, (32, 32, 3)), train_images=np.zeros((400, 32, 32, 3), np.uint8))
+    ordered.train_images[200:] = 255
+    seen = []
+    monkeypatch.setattr(
+        fast_cnn.FastCNN, "begun", lambda module, stats, images, mean, std: seen.append(images) or stats
+    )
+    build_model("fast_cnn", 10, (32, 32, 3), 2).begun({"batch_stats": {}}, ordered, np.arange(0, 400, 2))
+    assert len(seen[0]) == 40
+    assert seen[0].mean() == 127.5
+
+
 def test_convolutions_begin_as_identities():
     for shape in ((3, 3, 4, 6), (3, 3, 6, 4)):
         kernel, same = fast_cnn.partial_identity(jax.random.key(0), shape), min(shape[2:])
