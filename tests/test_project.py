@@ -43,8 +43,8 @@ HOUSE = {
     ],
     "report": [
         "statistics", "comparison", "sequential", "gain", "verdicts", "evidence", "cost", "decision", "words", "price",
-        "outlook", "text", "summary", "figures", "pictures", "kept_sets", "kept_files", "export", "page", "data_page",
-        "inspection", "results_table",
+        "outlook", "text", "summary", "figures", "pictures", "kept_sets", "kept_files", "archive", "export", "page",
+        "data_page", "inspection", "results_table",
     ],
     "study": [
         "plan_file", "plan", "spec", "engine", "local_engine", "ray_engine", "engines", "scheduler", "rounds", "study",

@@ -21,11 +21,10 @@ from datadiet.runs.background import Background
 from datadiet.runs.context import Context, Tracker
 from datadiet.runs.folders import begin, check_folder, check_found, is_finished
 from datadiet.runs.inputs import DEFAULT_CHOICE, ScoreChoice, check_online, find_sources, resolve_config
-from datadiet.runs.products import log_inputs, summarize
+from datadiet.runs.products import log_inputs, products, summarize
 from datadiet.runs.signals import listen
 from datadiet.runs.task import Task, load_data, prepare_task
 from datadiet.scores import trajectory
-from datadiet.storage import answers
 from datadiet.storage.answers import write_answers
 from datadiet.storage.checkpoints import save_checkpoint
 from datadiet.storage.files import append_line, make_subfolder, npy_bytes, write_bytes
@@ -268,9 +267,10 @@ class Lane:
         resume.check_complete(self.task)
         task, summary = self.task, summarize(self.task, self.tracked, self.metrics)
         summary = replace(summary, joules=None if self.start.step else joules)
+        files = products(task, self.tracked, say)
+        self.tracked.note_artifacts(files)  # first: with a summary the run is finished, and `sync` tells what is noted
         summary.write(task.run_dir / "summary.json")
-        if summary.test_correct_sha256:
-            self.tracked.log_artifact(task.run_dir / answers.NAME)
+        self.tracked.log_artifacts(files)
         told = f"test accuracy {summary.test_acc:.4f} in {summary.total_seconds:.1f} s -> {task.run_dir}"
         say(f"{task.name}: {told}")
         return summary

@@ -72,8 +72,7 @@ def push(client: Any, record: Record, home: Home) -> Told:
     held = _push_metrics(client, record, found)
     if record.inputs:
         mlflow_store.log_inputs(client, run_id, record.inputs)
-    for file, folder in files:
-        client.log_artifact(run_id, str(file), folder)
+    mlflow_store.log_files(client, run_id, files)
     mlflow_store.set_status(client, record, found)
     return Told(found.info.experiment_id, held)
 

@@ -27,6 +27,7 @@ from datadiet.storage.runs import lock_run
 NAME = "mlflow_run.json"
 STATES = ("RUNNING", "FINISHED", "FAILED", "KILLED")
 PLAIN = (str, int, float, bool, list, NoneType)
+Artifact = tuple[Path, str | None]  # a file of the mirror, and its folder in MLflow
 
 
 @dataclass
@@ -91,7 +92,7 @@ class Record(MirrorRecord):
             values = {name: value for name, value in line.items() if name != "step"}
             yield line["step"], self.moment(values), values
 
-    def files(self) -> Iterator[tuple[Path, str | None]]:
+    def files(self) -> Iterator[Artifact]:
         """Its artifacts that are there, with their folder in MLflow.
 
         Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from datadiet.tracking.failures import reason, repair
 from datadiet.tracking.link import Link
 from datadiet.tracking.mlflow_store import AWAY, NOTE
 from datadiet.tracking.push import Home, close_doubles, find, point_launcher, push
-from datadiet.tracking.record import Record, as_json, begin, load, now
+from datadiet.tracking.record import Artifact, Record, as_json, begin, load, now
 from datadiet.training.loop import is_timing
 
 
@@ -85,14 +85,22 @@ class TrackedRun:
             self.record.save()
         self._tell(lambda client: mlflow_store.log_inputs(client, str(self.id), [told]))
 
-    def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        """A file of the mirror, also to MLflow."""
+    def note_artifacts(self, files: Sequence[Artifact]) -> None:
+        """Have the record name files of the mirror, each with its folder in MLflow, which need not be there yet."""
         home = self.record.path.parent if self.record.path else Path()
-        told = [os.path.relpath(path, home), folder]
-        if told not in self.record.artifacts:
-            self.record.artifacts.append(told)
+        told = [[os.path.relpath(path, home), folder] for path, folder in files]
+        if new := [one for one in told if one not in self.record.artifacts]:
+            self.record.artifacts += new
             self.record.save()
-        self._tell(lambda client: client.log_artifact(str(self.id), str(path), folder))
+
+    def log_artifacts(self, files: Sequence[Artifact]) -> None:
+        """Files of the mirror, also to MLflow."""
+        self.note_artifacts(files)
+        self._tell(lambda client: mlflow_store.log_files(client, str(self.id), files))
+
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        """One of them."""
+        self.log_artifacts([(path, folder)])
 
     def set_tag(self, key: str, value: str) -> None:
         if self.record.tags.get(key) != value:
@@ -268,7 +276,7 @@ def bring(record: Record, parent: Record | None, say: Callable[[str], Any]) -> b
     try:
         found = find(client, record)
         doubles = close_doubles(client, record, found, say) if found else 0
-        if found and record.synced and _has_all(found, record, parent):
+        if found and record.synced and _has_all(client, found, record, parent):
             return doubles > 0
         if found and record.lost and found.info.run_id == record.id:
             say(f"{record.name}: MLflow run {record.id} was restored, and is told the rest")
@@ -285,14 +293,15 @@ def bring(record: Record, parent: Record | None, say: Callable[[str], Any]) -> b
     return True
 
 
-def _has_all(found: Any, record: Record, parent: Record | None) -> bool:
-    """Whether a run that was told everything still has it."""
+def _has_all(client: Any, found: Any, record: Record, parent: Record | None) -> bool:
+    """Whether a run that was told everything still has it; of files, their names."""
     names = {name for _, _, values in record.points() for name in values}
     tags = record.tags | ({"mlflow.parentRunId": parent.id} if parent and parent.id else {})
     return (
         found.info.status == record.status
         and names <= found.data.metrics.keys()
         and mlflow_store.shown_tags(tags).items() <= found.data.tags.items()
+        and not mlflow_store.lacks_files(client, found.info.run_id, record.files())
     )
 
 
