@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from datadiet.config import default_score_step
+from datadiet.data.batches import Fitted
 from datadiet.intake import shown
 from datadiet.runs.task import Task, noted
 from datadiet.storage import answers
@@ -61,6 +63,19 @@ def products(task: Task, tracked: TrackedRun, say: Callable[[str], None]) -> lis
             if path.exists():
                 found += small([path, path.with_suffix(".json")], say)
     return found
+
+
+def model_facts(task: Task) -> dict[str, Any]:
+    """What a model of MLflow is made of beside the checkpoint of the last step: images as the data set has them."""
+    images = task.dataset.test_images
+    images = np.asarray(images.base[:1] if isinstance(images, Fitted) else images[:1])
+    return {
+        "step": task.config.num_steps,
+        "classes": [str(name) for name in task.dataset.classes],
+        "image_shape": list(images.shape[1:]),
+        "dtype": str(images.dtype),
+        "example": images.tolist(),
+    }
 
 
 def summarize(task: Task, tracked: TrackedRun, last: dict[str, float]) -> Summary:

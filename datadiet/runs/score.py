@@ -29,8 +29,8 @@ from datadiet.storage.records import MirrorRecord, ScoreRecord
 from datadiet.storage.runs import StoredRun, open_run
 from datadiet.storage.score_files import load_scores, save_scores
 from datadiet.tracking import record
+from datadiet.tracking.bring import settle
 from datadiet.tracking.record import Artifact
-from datadiet.tracking.run import settle
 from datadiet.training.compiled import compile_seconds, unless
 from datadiet.training.device import check_device
 

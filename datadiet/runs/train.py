@@ -21,7 +21,7 @@ from datadiet.runs.background import Background
 from datadiet.runs.context import Context, Tracker
 from datadiet.runs.folders import begin, check_folder, check_found, is_finished
 from datadiet.runs.inputs import DEFAULT_CHOICE, ScoreChoice, check_online, find_sources, resolve_config
-from datadiet.runs.products import log_inputs, products, summarize
+from datadiet.runs.products import log_inputs, model_facts, products, summarize
 from datadiet.runs.signals import listen
 from datadiet.runs.task import Task, load_data, prepare_task
 from datadiet.scores import trajectory
@@ -33,6 +33,7 @@ from datadiet.storage.records import Summary
 from datadiet.storage.runs import lock_run
 from datadiet.storage.score_files import save_scores
 from datadiet.tracking import record
+from datadiet.tracking.logged_model import check_carried
 from datadiet.tracking.run import TrackedRun
 from datadiet.training.compiled import unless
 from datadiet.training.device import check_device
@@ -174,6 +175,8 @@ def _train_all(tasks: Sequence[Task], context: Context, stopping: Callable[[], b
         return {}
     config, dataset = tasks[0].config, tasks[0].dataset
     network = build_model(config.model, dataset.num_classes, dataset.image_shape, config.width, config.compute_dtype)
+    if context.tracker.log_model:
+        check_carried(network)
     splits = place(dataset, tasks[0].labels, context.data_on, context.reporter.say)
     ended: dict[str, Summary | UserError] = {}
     for group in _groups(tasks, network, context.reporter.say):
@@ -256,18 +259,22 @@ class Lane:
         if report.metrics:
             self.tracked.log_metrics(self.metrics, report.step, mirrored=True)
 
-    def finish(self, say: Callable[[str], None], joules: float | None) -> Summary:
+    def finish(self, context: Context, joules: float | None) -> Summary:
         """Write the summary.
 
         Args:
+            context: Who is told, and what tracks.
             joules: Energy that its training took since it was begun here.
         Raises:
             UserError: a part of the run is gone.
         """
         resume.check_complete(self.task)
+        say = context.reporter.say
         task, summary = self.task, summarize(self.task, self.tracked, self.metrics)
         summary = replace(summary, joules=None if self.start.step else joules)
         files = products(task, self.tracked, say)
+        if context.tracker.log_model:
+            self.tracked.note_model(model_facts(task))
         self.tracked.note_artifacts(files)  # first: with a summary the run is finished, and `sync` tells what is noted
         summary.write(task.run_dir / "summary.json")
         self.tracked.log_artifacts(files)
@@ -309,5 +316,5 @@ def _train(
         joules = meter.joules()
         for name, lane in zip(names, lanes):
             if name not in ended:
-                ended[name] = lane.finish(context.reporter.say, joules and joules / len(lanes))
+                ended[name] = lane.finish(context, joules and joules / len(lanes))
     return ended

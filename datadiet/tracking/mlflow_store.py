@@ -1,4 +1,4 @@
-"""MLflow itself: its store, and how a record is written into it. The only module that imports it."""
+"""MLflow itself: its store, and how a record is written into it. Only this room imports it."""
 
 from __future__ import annotations
 
