@@ -175,14 +175,16 @@ def write_export(kept: KeptSet, written_as: str, output: Path, told: KeptRecord)
             shutil.rmtree(before)
 
 
-def with_data(kept: Path, given: Mapping[str, Any]) -> tuple[Found, TrainConfig]:
+def with_data(kept: Path, given: Mapping[str, Any], offline: bool) -> tuple[Found, TrainConfig]:
     """What a path names, and the options that name and read its data.
 
     Args:
         given: Such options, where others are meant than are told beside it.
+        offline: MLflow is not called.
     Raises:
         UserError: no kept set, or nothing says which data it is of.
     """
+    refuse_offline(offline, kept=kept)
     found = find_kept(local_file(kept, "kept"))
     if found.config is None and "dataset" not in given:
         raise UserError(
@@ -213,9 +215,7 @@ def export_kept(
     if "dataset" in given:
         reading = {name: given[name] for name in NAMES if name in given}
         check_asked(given["dataset"], given.get("data_dir"), Reading.asked(**reading))
-    if context.tracker.offline:
-        refuse_offline(kept=kept)
-    found, config = with_data(kept, given)
+    found, config = with_data(kept, given, context.tracker.offline)
     check_output(output, config, context.output.overwrite)
     context.tracker.check()
     chosen = read_kept(found, config, copy)

@@ -78,9 +78,8 @@ def resolve_config(config: TrainConfig, num_examples: int) -> ResolvedConfig:
 
 def check_online(config: TrainConfig, offline: bool) -> None:
     """Refuse options that name files of MLflow for work that never calls it."""
-    if offline:
-        named = ("scores", "manifest", "like", "features_run")
-        refuse_offline(**{name: getattr(config, name) for name in named})
+    named = ("scores", "manifest", "like", "features_run")
+    refuse_offline(offline, **{name: getattr(config, name) for name in named})
 
 
 def default_scores(layout: ExperimentLayout, config: ResolvedConfig, choice: ScoreChoice) -> Path:

@@ -32,8 +32,9 @@ RECORDED = (  # beside the options of selectors
 )  # fmt: skip
 
 
-def _check_keeps(config: TrainConfig) -> None:
-    """Raises UserError where a selector chooses anew in each epoch of a training."""
+def _check_keeps(config: TrainConfig, offline: bool) -> None:
+    """Raises UserError where a selector chooses anew in each epoch of a training, or looks at what it cannot have."""
+    check_online(config, offline)
     if chooses_anew(config.selector):
         raise UserError(
             f"selector={config.selector} keeps no subset: each epoch of a training takes another one. Train with it: "
@@ -63,8 +64,7 @@ def select_run(config: TrainConfig, exp: str, context: Context, choice: ScoreCho
         UserError: anything the caller can repair, or another selection in the way.
     """
     layout = context.output.layout
-    _check_keeps(config)
-    check_online(config, context.tracker.offline)
+    _check_keeps(config, context.tracker.offline)
     config = find_sources(layout, resolve_config(config, count_of(config)), choice)
     path = layout.run(exp, config) / "kept.csv"
     if config.features_run is not None:

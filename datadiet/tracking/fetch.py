@@ -42,15 +42,16 @@ def is_remote(text: str | Path | None) -> bool:
     return text is not None and re.match("(runs|models):/", str(text)) is not None
 
 
-def refuse_offline(**texts: str | Path | None) -> None:
-    """Refuse files of MLflow, for work that never calls it.
+def refuse_offline(offline: bool, **texts: str | Path | None) -> None:
+    """Refuse files of MLflow for work that never calls it.
 
     Args:
+        offline: Whether it is such work.
         texts: Values of options, by name.
     Raises:
         UserError: it names the options.
     """
-    if remote := [f"{name}={text}" for name, text in texts.items() if is_remote(text)]:
+    if offline and (remote := [f"{name}={text}" for name, text in texts.items() if is_remote(text)]):
         raise UserError(
             f"{', '.join(remote)}: a file that MLflow has, but {commands.option('offline', True)} never calls it. "
             "Leave that out, or name a file of this machine."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import sys
@@ -74,18 +75,20 @@ def log_model(client: MlflowClient, run_id: str, record: Record) -> None:
     from mlflow.models import Model
 
     example = np.array(told["example"], told["dtype"]).reshape(-1, *told["image_shape"])
-    config = {"run": record.name, **{k: told[k] for k in ("step", "image_shape", "dtype", "classes")}}
+    facts = {"run": record.name, **{k: told[k] for k in ("step", "image_shape", "dtype", "classes")}}
     run = client.get_run(run_id)  # its experiment need not be the one that MLflow would take
     made = client.create_logged_model(run.info.experiment_id, NAME, run_id, _tags(record), run.data.params)
     with tempfile.TemporaryDirectory() as temporary, _quietly():
         exps = Path(temporary) / "exps"
         _copy(record.path.parent, exps / record.name, told["step"])
+        file = Path(temporary) / "told.json"  # what MLflow knows as model_config it makes params of the run
+        file.write_text(json.dumps(facts))
         Model.log(
             None, pyfunc, model_id=made.model_id, run_id=run_id, step=told["step"], flavor_name="pyfunc.ModelFromCode",
-            python_model=str(Path(__file__).with_name("served.py")), artifacts={"exps": str(exps)},
+            python_model=str(Path(__file__).with_name("served.py")), artifacts={"exps": str(exps), "told": str(file)},
             code_paths=[str(CODE)], pip_requirements=[f"{name}=={version(name)}" for name in REQUIRED],
             signature=_signature(example), input_example=example,
-            model_config=config, metadata={"datadiet": {**config, **_data(record)}},
+            metadata={"datadiet": {**facts, **_data(record)}},
         )  # fmt: skip
 
 
