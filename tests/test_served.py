@@ -18,13 +18,11 @@ import mlflow
 import numpy as np
 import pytest
 from conftest import QUICK, datadiet, end_of, environment, wait
-from flax import linen as nn
 
 import datadiet as dd
 from datadiet.errors import UserError
-from datadiet.models.networks import Network
+from datadiet.models.registry import MODELS, Model
 from datadiet.tracking import record
-from datadiet.tracking.logged_model import check_carried
 
 OPTIONS = QUICK | {"num_steps": 22, "width": 8, "size": 300}
 RUN = "exps/random_subset/size_300/run_0"
@@ -166,16 +164,8 @@ def test_mlflow_models_serve_answers_a_request_with_images(root, told, tmp_path)
         end_of(server)
 
 
-class Own(nn.Module):
-    """A network of somebody else's module."""
-
-    num_classes: int = 10
-
-    @nn.compact
-    def __call__(self, x, train):
-        return nn.Dense(self.num_classes)(x.reshape(x.shape[0], -1))
-
-
-def test_a_network_whose_code_would_be_missing_is_refused():
-    with pytest.raises(UserError, match="log_model=true: the network is of the module test_served"):
-        check_carried(Network(Own(), (8, 8, 1)))
+def test_a_model_whose_code_would_be_missing_is_refused_before_anything_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setitem(MODELS, "mine", Model(lambda classes, width, dtype: None, 8, None))  # type: ignore[arg-type]
+    done = datadiet("full_data", tmp_path, 2, log_model="true", **QUICK | {"model": "mine"})
+    assert "log_model=true: the code of model=mine would not be in what MLflow is given" in done.stderr
+    assert not (tmp_path / "exps").exists()

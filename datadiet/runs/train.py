@@ -100,6 +100,8 @@ def train_runs(
     if len(set(runs)) < len(runs):
         raise UserError(f"runs={','.join(map(str, runs))}: expected each run once.")
     check_online(config, context.tracker.offline)
+    if context.tracker.log_model:
+        check_carried(config.model)
     count = count_of(config)
     return train_resolved([resolve_config(replace(config, run=run), count) for run in runs], exp, context, choice)
 
@@ -175,8 +177,6 @@ def _train_all(tasks: Sequence[Task], context: Context, stopping: Callable[[], b
         return {}
     config, dataset = tasks[0].config, tasks[0].dataset
     network = build_model(config.model, dataset.num_classes, dataset.image_shape, config.width, config.compute_dtype)
-    if context.tracker.log_model:
-        check_carried(network)
     splits = place(dataset, tasks[0].labels, context.data_on, context.reporter.say)
     ended: dict[str, Summary | UserError] = {}
     for group in _groups(tasks, network, context.reporter.say):

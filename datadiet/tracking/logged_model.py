@@ -19,7 +19,7 @@ from mlflow.entities import LoggedModelStatus
 
 import datadiet
 from datadiet.errors import UserError
-from datadiet.models.networks import Network
+from datadiet.models.registry import MODELS
 from datadiet.tracking.mlflow_store import shown_tags
 from datadiet.tracking.record import Record
 
@@ -29,17 +29,18 @@ REQUIRED = ("mlflow", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "num
 CODE = Path(datadiet.__file__).parent
 
 
-def check_carried(network: Network) -> None:
-    """Refuse a network whose code would not be in the model.
+def check_carried(model: str) -> None:
+    """Refuse a model whose code would not be in what MLflow is given.
 
     Raises:
         UserError: it is not of datadiet.
     """
-    module = type(network.module).__module__
-    if module.partition(".")[0] != "datadiet":
+    build = MODELS[model].build if model in MODELS else None
+    module = getattr(getattr(build, "func", build), "__module__", "")
+    if not module.startswith("datadiet."):
         raise UserError(
-            f"log_model=true: the network is of the module {module}, whose code a model of MLflow would lack; expected "
-            "one of datadiet. Leave it out: the checkpoints are kept as they are."
+            f"log_model=true: the code of model={model} would not be in what MLflow is given; expected a model of "
+            "datadiet. Leave it out: the checkpoints are kept as they are."
         )
 
 
