@@ -14,7 +14,9 @@ import numpy as np
 
 from datadiet.config import default_score_step
 from datadiet.data.batches import Fitted
+from datadiet.errors import UserError
 from datadiet.intake import shown
+from datadiet.models.registry import MODELS
 from datadiet.runs.task import Task, noted
 from datadiet.storage import answers
 from datadiet.storage.layout import score_file
@@ -63,6 +65,21 @@ def products(task: Task, tracked: TrackedRun, say: Callable[[str], None]) -> lis
             if path.exists():
                 found += small([path, path.with_suffix(".json")], say)
     return found
+
+
+def check_carried(model: str) -> None:
+    """Refuse a model whose code would not be in what MLflow is given.
+
+    Raises:
+        UserError: it is not of datadiet.
+    """
+    build = MODELS[model].build if model in MODELS else None
+    module = getattr(getattr(build, "func", build), "__module__", "")
+    if not module.startswith("datadiet."):
+        raise UserError(
+            f"log_model=true: the code of model={model} would not be in what MLflow is given; expected a model of "
+            "datadiet. Leave it out: the checkpoints are kept as they are."
+        )
 
 
 def model_facts(task: Task) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from datadiet.runs.background import Background
 from datadiet.runs.context import Context, Tracker
 from datadiet.runs.folders import begin, check_folder, check_found, is_finished
 from datadiet.runs.inputs import DEFAULT_CHOICE, ScoreChoice, check_online, find_sources, resolve_config
-from datadiet.runs.products import log_inputs, model_facts, products, summarize
+from datadiet.runs.products import check_carried, log_inputs, model_facts, products, summarize
 from datadiet.runs.signals import listen
 from datadiet.runs.task import Task, load_data, prepare_task
 from datadiet.scores import trajectory
@@ -33,7 +33,6 @@ from datadiet.storage.records import Summary
 from datadiet.storage.runs import lock_run
 from datadiet.storage.score_files import save_scores
 from datadiet.tracking import record
-from datadiet.tracking.logged_model import check_carried
 from datadiet.tracking.run import TrackedRun
 from datadiet.training.compiled import unless
 from datadiet.training.device import check_device

@@ -18,8 +18,6 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModelStatus
 
 import datadiet
-from datadiet.errors import UserError
-from datadiet.models.registry import MODELS
 from datadiet.tracking.mlflow_store import shown_tags
 from datadiet.tracking.record import Record
 
@@ -27,21 +25,6 @@ NAME = "model"  # runs:/ID/model
 # What datadiet imports to load a network; its code itself goes into the model.
 REQUIRED = ("mlflow", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pandas", "filelock", "pyyaml")
 CODE = Path(datadiet.__file__).parent
-
-
-def check_carried(model: str) -> None:
-    """Refuse a model whose code would not be in what MLflow is given.
-
-    Raises:
-        UserError: it is not of datadiet.
-    """
-    build = MODELS[model].build if model in MODELS else None
-    module = getattr(getattr(build, "func", build), "__module__", "")
-    if not module.startswith("datadiet."):
-        raise UserError(
-            f"log_model=true: the code of model={model} would not be in what MLflow is given; expected a model of "
-            "datadiet. Leave it out: the checkpoints are kept as they are."
-        )
 
 
 def has_model(client: MlflowClient, run_id: str) -> bool:
