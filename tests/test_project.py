@@ -40,7 +40,7 @@ HOUSE = {
         "record", "failures", "mlflow_store", "fetch", "served", "logged_model", "push", "link", "run", "bring", "sync",
     ],
     "runs": [
-        "background", "signals", "context", "inputs", "labels", "task", "resume", "folders", "products", "train",
+        "background", "signals", "context", "inputs", "labels", "task", "resume", "products", "folders", "train",
         "score", "select", "timing",
     ],
     "report": [
