@@ -20,6 +20,7 @@ import datadiet as dd
 from datadiet.config import resolve
 from datadiet.data.registry import load_dataset
 from datadiet.errors import UserError
+from datadiet.models import own as own_models
 from datadiet.models.registry import MODELS, Model, build_model
 from datadiet.scores.gradients import grad_norms, parameters_without_rule
 from datadiet.training.loop import Entrant, fit, fit_runs
@@ -192,22 +193,31 @@ def test_each_run_draws_weights_of_its_own(own):
     assert build_model("=nét, 1.py:network", 10, SHAPE) is network
 
 
+def forget() -> None:
+    """What this process has imported, as if it were another."""
+    own_models._imported.clear()
+    own_models._siblings.clear()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "my_models"]:
+        del sys.modules[name]
+
+
 def test_changed_code_is_refused_by_name(own):
     given = {**SHORT, "model": "my_models.nets:network", "num_steps": 4}
     datadiet("full_data", own, **given)
     before = (own / "my_models" / "layers.py").read_text()
     (own / "my_models" / "layers.py").write_text("HIDDEN = 64  # other code\n")
     refused = datadiet("score", own, 2, type="l2_error", step=4, offline="true").stderr
-    assert (
-        "was trained with model=my_models.nets:network: its code (my_models/__init__.py, my_models/layers.py" in refused
-    )
+    assert "was trained with model=my_models.nets:network: its code (my_models/__init__.py, my_models/lay" in refused
     assert "Put its code back as it was, or train the run again with --overwrite true" in refused
+    assert "begin it anew" in datadiet("full_data", own, 2, resume="true", **given).stderr
+    forget()
     refused = datadiet("full_data", own, 2, resume="true", **given).stderr
     assert "holds a run made otherwise (the code of my_models.nets:network (model_sha256)" in refused
     told = json.loads((own / "exps/full_data/run_0/args.json").read_text())["model_sha256"]
     refused = datadiet("full_data", own, 2, exp="other", model_sha256=told, **given).stderr
     assert "is another" in refused
     (own / "my_models" / "layers.py").write_text(before)
+    forget()
     datadiet("score", own, type="l2_error", step=4, offline="true")
 
 
