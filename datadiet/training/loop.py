@@ -26,7 +26,7 @@ from datadiet.scores import trajectory
 from datadiet.training.compiled import Clock, compiled, never, timed
 from datadiet.training.feed import CHUNK_STEPS, Batches, Feed, Sweep
 from datadiet.training.schedule import Schedule
-from datadiet.training.state import DeviceData, TrainState, learning_rate
+from datadiet.training.state import DeviceData, TrainState, rate_at
 from datadiet.training.step import _evaluate, _run_chunk, _run_chunks, means, nothing_found
 
 CHUNK_SECONDS = 0.5  # a call of the device takes about so long, so that progress shows and an interrupt is heard
@@ -286,7 +286,7 @@ def _metrics(
         "train_acc": accuracy,
         "test_loss": test_loss,
         "test_acc": test_accuracy,
-        "lr": float(learning_rate(config, step)),
+        "lr": rate_at(program_config(config), step),
         **trajectory.summary(state.trajectory, member),
         **(last if step == config.num_steps else {}),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -75,6 +76,12 @@ def learning_rate(config: ResolvedConfig, step: jax.typing.ArrayLike) -> jax.Arr
         return 2 * config.lr * jnp.minimum(step / peak, (config.num_steps - step) / rest)
     decays = sum(step > boundary for boundary in config.decay_steps)
     return config.lr * jnp.float32(config.decay_factor) ** decays
+
+
+@lru_cache(maxsize=4096)
+def rate_at(config: ResolvedConfig, step: int) -> float:
+    """`learning_rate` for a report; runs alike in what it depends on share it, since each costs milliseconds."""
+    return float(learning_rate(config, step))
 
 
 def optimizer(config: ResolvedConfig) -> optax.GradientTransformation:
