@@ -102,6 +102,10 @@ class TrainConfig:
     save_steps: int | None = option(
         None, "Steps between two checkpoints; steps 0 and num_steps are always saved.", auto="num_steps / 10", min=1
     )
+    checkpoints: bool = option(
+        True, "Save checkpoints and the scores gathered while training; false: neither, so that a run that is killed "
+        "begins anew.",
+    )  # fmt: skip
     early_step: int = option(0, "Up to this step, checkpoints come every early_save_steps.", min=0)
     early_save_steps: int | None = option(
         None, "Steps between two checkpoints up to early_step.", auto="save_steps", min=1

@@ -173,6 +173,22 @@ def test_sigterm_saves_and_ends_with_75_and_a_second_process_is_refused(base):
     assert len(runs_of(root)) == 1
 
 
+def test_a_run_without_checkpoints_goes_on_where_it_was_stopped_and_leaves_none(base, tmp_path, monkeypatch):
+    lean = SHORT | {"trajectory": "none", "checkpoints": "false"}
+    with monkeypatch.context() as patch:
+        stop_at(patch, 45)
+        datadiet("full_data", base, expect=75, root=tmp_path, **lean)
+    assert checkpoint_steps(folder(tmp_path)) == [45]
+    done = datadiet("full_data", base, root=tmp_path, resume="true", **lean)
+    assert "continued from step 45 of 90" in done.stdout
+    assert checkpoint_steps(folder(tmp_path)) == []
+    for name in ("step", "train_loss", "test_acc"):
+        expected = [line[name] for line in reports(folder(base / "short_whole"))]
+        assert [line[name] for line in reports(folder(tmp_path))] == pytest.approx(expected, rel=1e-4)
+    refused = datadiet("score", base, expect=2, root=tmp_path)
+    assert "checkpoints=false: expected true" in refused.stderr
+
+
 def test_a_stopped_run_is_stopped_again_and_ends_the_same(base, stopped, monkeypatch):
     with monkeypatch.context() as patch:
         stop_at(patch, 60)

@@ -263,9 +263,9 @@ class Lane:
         Raises:
             UserError: a part of the run is gone.
         """
-        resume.check_complete(self.task)
-        task, summary = self.task, summarize(self.task, self.tracked, self.metrics)
-        summary = replace(summary, joules=None if self.start.step else joules)
+        task = self.task
+        resume.check_complete(task)
+        summary = replace(summarize(task, self.tracked, self.metrics), joules=None if self.start.step else joules)
         summary.write(task.run_dir / "summary.json")
         if summary.test_correct_sha256:
             self.tracked.log_artifact(task.run_dir / answers.NAME)

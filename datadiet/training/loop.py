@@ -37,9 +37,9 @@ CHUNK_SECONDS = 0.5  # a call of the device takes about so long, so that progres
 NOT_PROGRAM = frozenset((
     "dataset", "data_dir", "image_size", "test_fraction", "test_split", "labels", "skip_bad",
     "random_label_fraction", "random_label_seed", "test_batch_size", "run", "model_seed", "train_seed",
-    "random_subset_seed", "budget", "log_steps", "save_steps", "early_step", "early_save_steps", "selector", "size",
-    "offset", "scores", "balance", "cutoff", "strata", "center", "neighbors", "gamma", "features_run",
-    "features_step", "manifest", "like",
+    "random_subset_seed", "budget", "log_steps", "save_steps", "checkpoints", "early_step", "early_save_steps",
+    "selector", "size", "offset", "scores", "balance", "cutoff", "strata", "center", "neighbors", "gamma",
+    "features_run", "features_step", "manifest", "like",
 ))  # fmt: skip
 
 
@@ -156,7 +156,7 @@ def fit_runs(
             return error
 
     step, training, alive = began, 0.0, set(range(len(entrants)))
-    if step == 0:
+    if step == 0 and 0 in saves:
         yield from reports(0, {}, True)
     for stop in sorted(t for t in saves | logs if t > began):
         while step < stop and not (step > began and stopping()):
