@@ -17,11 +17,25 @@ from pathlib import Path
 
 import jax
 
-from benchmarks import forward, gathering, grand, layers, peer_torch, published, runs, startup, step, table, whole
+from benchmarks import (
+    forward,
+    gathering,
+    grand,
+    layers,
+    peer_torch,
+    published,
+    runs,
+    startup,
+    step,
+    study,
+    table,
+    whole,
+)
 from benchmarks.timing import GOALS_HEADER, HEADER, Row, goals_markdown, markdown
 
 BENCHMARKS = {
-    "startup": startup,  # datadiet --help
+    "startup": startup,  # help and imports
+    "study": study,  # the quick study
     "whole": whole,  # whole jobs
     "step": step,  # a training step
     "layers": layers,  # its convolutions by kind of operation
