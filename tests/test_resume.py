@@ -22,7 +22,7 @@ from datadiet.runs import train
 from datadiet.storage.checkpoints import checkpoint_steps, load_state
 from datadiet.storage.files import SEAL, read_json, read_lines, sealed, write_json, write_lines, write_text
 from datadiet.storage.runs import open_run
-from datadiet.training.loop import is_timing
+from datadiet.tracking.record import is_timing
 from datadiet.training.state import initial_state
 
 # Most reports come between two checkpoints.

@@ -18,10 +18,10 @@ from datadiet.data.registry import load_dataset
 from datadiet.errors import UserError
 from datadiet.models.registry import build_model
 from datadiet.storage.checkpoints import save_checkpoint
+from datadiet.storage.claims import claim
 from datadiet.storage.files import append_line, npy_bytes, os, write_json
 from datadiet.storage.layout import ExperimentLayout, score_file
 from datadiet.storage.records import Arguments, DataFacts
-from datadiet.storage.runs import claim
 from datadiet.storage.score_files import load_scores, save_scores
 from datadiet.temporary import is_temporary, temporary_path
 from datadiet.training.state import initial_state

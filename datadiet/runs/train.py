@@ -27,10 +27,10 @@ from datadiet.scores import trajectory
 from datadiet.storage import answers
 from datadiet.storage.answers import write_answers
 from datadiet.storage.checkpoints import save_checkpoint
+from datadiet.storage.claims import lock_run
 from datadiet.storage.files import append_line, make_subfolder, npy_bytes, write_bytes
 from datadiet.storage.layout import score_file
 from datadiet.storage.records import Summary
-from datadiet.storage.runs import lock_run
 from datadiet.storage.score_files import save_scores
 from datadiet.tracking import record
 from datadiet.tracking.run import TrackedRun

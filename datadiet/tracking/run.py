@@ -18,8 +18,7 @@ from datadiet.tracking.failures import reason, repair
 from datadiet.tracking.link import Link
 from datadiet.tracking.mlflow_store import AWAY, NOTE
 from datadiet.tracking.push import Home, close_doubles, find, point_launcher, push
-from datadiet.tracking.record import Record, as_json, begin, load, now
-from datadiet.training.loop import is_timing
+from datadiet.tracking.record import Record, as_json, begin, is_timing, load, now
 
 SEND_SECONDS = 5.0  # so long may reports, which the mirror has, wait for others: a call costs as much as 30 of them
 

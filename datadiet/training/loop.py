@@ -68,11 +68,6 @@ class Report(NamedTuple):
         return self._replace(state=jax.tree.map(jnp.copy, self.state))
 
 
-def is_timing(metric: str) -> bool:
-    """Whether a metric tells how long the work took; all others are the same in every repetition."""
-    return metric.startswith("time/") or metric == "examples_per_second"
-
-
 def class_metric(label: int) -> str:
     """Name of the test accuracy in one class, which the last report has where the test set has that class."""
     return f"test_acc/class_{label}"
