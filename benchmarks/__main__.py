@@ -18,6 +18,7 @@ from pathlib import Path
 import jax
 
 from benchmarks import (
+    fast,
     forward,
     gathering,
     grand,
@@ -38,6 +39,7 @@ BENCHMARKS = {
     "study": study,  # the quick study
     "whole": whole,  # whole jobs
     "step": step,  # a training step
+    "fast": fast,  # the same of recipe=fast
     "layers": layers,  # its convolutions by kind of operation
     "grand": grand,  # GraNd
     "forward": forward,  # EL2N of a batch

@@ -19,6 +19,7 @@ from datadiet.data.registry import DATASETS, PREFIXES
 from datadiet.models.registry import MODELS
 from datadiet.option import fields_of
 from datadiet.plugins import VARIABLE
+from datadiet.recipes import RECIPES
 from datadiet.registries import ENTRY_POINTS
 from datadiet.report.pictures import FIGURES
 from datadiet.scores.combine import COMBINATIONS
@@ -37,7 +38,7 @@ TEXT = {name: (PROJECT / name).read_text() for name in (*DOCUMENTS, "CHANGELOG.m
 README, SCORES = TEXT["README.md"], TEXT["docs/scores.md"]
 REGISTRIES = (
     LOGIT_SCORES, NETWORK_SCORES, FEATURE_SCORES, TRAJECTORIES, COMBINATIONS, SELECTORS, MODELS, DATASETS, ENGINES,
-    FIGURES, ENTRY_POINTS,
+    FIGURES, ENTRY_POINTS, RECIPES,
 )  # fmt: skip
 
 
@@ -217,6 +218,7 @@ def test_every_dataset_has_its_row():
 
 
 def test_models_engines_combinations_and_balances_are_named():
+    assert all(f"`recipe={name}`" in README for name in RECIPES)
     (models,) = re.findall(r"`model` \(([^)]+)\)", README)
     assert re.split(r"[;,]\s*", models) == list(MODELS)
     assert all(re.search(rf"\b{engine}\b", README) for engine in ENGINES)
