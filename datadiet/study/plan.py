@@ -34,8 +34,8 @@ class Plan:
     )
     max_eval_runs: int = option(30, "Most runs that eval_runs=auto takes.", min=FIRST_RUNS, max=MAX_RUNS)
     all_checkpoints: bool = option(
-        True, "Save checkpoints as save_steps says, and the first and the last of runs that judge; false: no more than "
-        "are scored, and none of runs that judge.",
+        True, "Save checkpoints as save_steps says, and the first and the last of runs that judge; false: none of runs "
+        "that judge, and where save_steps is not given no more than are scored.",
     )  # fmt: skip
     score_types: tuple[str, ...] = option(("l2_error", "grad_norm", "forget"), "Scores to compare, comma-separated.")
     score_steps: tuple[int, ...] | None = option(
