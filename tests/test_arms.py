@@ -217,7 +217,7 @@ def test_energy_is_told_where_every_run_has_it(tmp_path):
 
 
 def test_a_study_saves_no_more_than_it_scores_where_that_is_asked_for():
-    plan = replace(PLAN, all_checkpoints=False, score_types=("l2_error", "forget"))
+    plan = replace(PLAN, every_checkpoint=False, score_types=("l2_error", "forget"))
     for given, saved in ((GIVEN, [0, 4, 44]), (replace(GIVEN, save_steps=22), [0, 22, 44])):
         spec = compile_study(plan, given, "s", LAYOUT, 1438)
         trained = [job for job in spec.jobs if isinstance(job, TrainJob)]

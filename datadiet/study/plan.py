@@ -33,7 +33,7 @@ class Plan:
         max=MAX_RUNS,
     )
     max_eval_runs: int = option(30, "Most runs that eval_runs=auto takes.", min=FIRST_RUNS, max=MAX_RUNS)
-    all_checkpoints: bool = option(
+    every_checkpoint: bool = option(
         True, "Save checkpoints as save_steps says, and the first and the last of runs that judge; false: none of runs "
         "that judge, and where save_steps is not given no more than are scored.",
     )  # fmt: skip

@@ -179,7 +179,7 @@ def _saving_least(plan: Plan, given: TrainConfig, config: ResolvedConfig) -> Res
     """Options of a scored run that saves no more than steps 0, the one that is looked at, and the last; where several
     are, or it is said what is saved, it stays as it is."""
     looked_at = {*steps(plan, config), *([] if given.features_step is None else [given.features_step])}
-    if plan.all_checkpoints or given.save_steps or given.early_step or len(looked_at) > 1:
+    if plan.every_checkpoint or given.save_steps or given.early_step or len(looked_at) > 1:
         return config
     (step,) = looked_at
     return replace(config, early_step=step, early_save_steps=step or config.num_steps, save_steps=config.num_steps)
@@ -322,7 +322,7 @@ class _Compiler:
         needs = arm.selector != "all" and selection.SELECTORS[arm.selector].features
         looked_at = (config.features_step, arm.step, steps(self.plan, self.scored_config)[-1])
         scores = None if arm.type is None or arm.step is None else str(self.mean_file(arm.type, arm.step))
-        saves = config.checkpoints and self.plan.all_checkpoints
+        saves = config.checkpoints and self.plan.every_checkpoint
         gathered = trajectory.expand(config.trajectory) if saves else ()
         used = {name for kind in gathered for name in trajectory.TRAJECTORIES[kind].options}
         own = {name: find_option(name).default for name in trajectory.option_names() if name not in used}
