@@ -5,29 +5,31 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
-from tqdm import tqdm
 
 from datadiet import commands
 from datadiet.config import FIELDS, MAX_RUNS, TrainConfig, find_option, given_config
 from datadiet.data.reading import NAMES as READING
 from datadiet.errors import Interrupted, UserError
 from datadiet.option import Option, check_text
-from datadiet.printable import printable
+from datadiet.runs.console import Console, Level
 from datadiet.runs.context import DATA_ON as PLACES
 from datadiet.runs.context import Context, Output, Tracker
-from datadiet.runs.signals import EXIT_CODE
 from datadiet.scores import trajectory
 from datadiet.selectors.options import FEATURE_FIELDS, LIKE, option_names
 from datadiet.storage.layout import ExperimentLayout
 
 from .amount import Amount as Amount
+from .saying import JSON as JSON
+from .saying import LEVEL, QUIET, VERBOSE, Known, Stopped
+from .saying import Repairable as Repairable
+from .saying import is_json as is_json
 
 
 class Optional(click.ParamType):
@@ -221,30 +223,28 @@ def _placed(ctx: click.Context, text: str) -> str:
     return re.sub(rf"(?<![\w/.=-]){relative}", lambda _: f"{root.absolute().as_posix()}/exps/", text)
 
 
-class Console:
-    """Reports to a terminal; without one, only the lines that stay."""
-
-    def __init__(self, ctx: click.Context) -> None:
-        self.ctx = ctx
-
-    @contextmanager
-    def counter(self, total: int, label: str) -> Iterator[Callable[[int], Any]]:
-        with tqdm(total=total, desc=printable(label), leave=False, disable=None, dynamic_ncols=True) as bar:
-            yield bar.update
-
-    def say(self, text: str) -> None:
-        tqdm.write(printable(_placed(self.ctx, text)))
+def console() -> Console:
+    """Reports as much as the current command was asked to."""
+    ctx = click.get_current_context()
+    return Console(ctx.meta.get(LEVEL, Level.USUAL), partial(_placed, ctx))
 
 
-def typed_command(ctx: click.Context) -> str:
-    """The command that repeats this one: its options that differ from their defaults and from a plan's."""
+def _typed(ctx: click.Context) -> dict[str, Any]:
+    """Options that differ from their defaults and from a plan's, as they are typed."""
     values = {}
     for param in ctx.command.params:
+        if param.name not in ctx.params:  # how much is said
+            continue
         value, planned = ctx.params[param.name], param.name in (ctx.default_map or {})
         given = ctx.get_parameter_source(param.name) not in (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
         if given and (planned or value not in (None, param.get_default(ctx))):
             values[param.opts[0].lstrip("-")] = "auto" if value is None else value
-    return commands.caller().spell(str(ctx.info_name), values)
+    return values
+
+
+def typed_command(ctx: click.Context) -> str:
+    """The command that repeats this one."""
+    return commands.caller().spell(str(ctx.info_name), _typed(ctx))
 
 
 # Where an option has these values, a command that leaves it out means the same; `main` has other defaults of its own.
@@ -257,7 +257,7 @@ _UNSAID = {name: FIELDS[name].default for name in ("dataset", "model", "data_dir
 def _caller(ctx: click.Context) -> commands.Caller:
     """How the user called; the program is the console script's where none was told."""
     shared = {name: ctx.params[name] for name in _UNSAID if ctx.params.get(name, _UNSAID[name]) != _UNSAID[name]}
-    return commands.Caller(ctx.find_root().obj or commands.DATADIET, shared)
+    return commands.Caller(ctx.find_root().obj or commands.DATADIET, shared, ctx.info_name, _typed(ctx))
 
 
 def make_context(
@@ -273,7 +273,7 @@ def make_context(
         raise UserError(f"root={root}: expected a folder.")
     output = Output(ExperimentLayout(root, names_selector), overwrite, resume)
     ctx = click.get_current_context()
-    reporter = Console(ctx)
+    reporter = console()
     if commands.caller().by_mlflow and not root.is_absolute() and commands.in_temporary_folder(Path.cwd()):
         reporter.say(
             f"This project lies in a temporary folder, {Path.cwd()}, as MLflow makes one of a git URL: files go to "
@@ -287,25 +287,6 @@ def make_context(
 def make_config(values: dict[str, Any], **fixed: Any) -> TrainConfig:
     """A TrainConfig from click's values."""
     return given_config(values | fixed)
-
-
-class Told(click.ClickException):
-    """One message without a traceback."""
-
-    def format_message(self) -> str:
-        return printable(self.message)
-
-
-class Repairable(Told):
-    """A UserError."""
-
-    exit_code = 2
-
-
-class Stopped(Told):
-    """An Interrupted; the exit code tells a scheduler to try again."""
-
-    exit_code = EXIT_CODE
 
 
 def _check_texts(ctx: click.Context) -> None:
@@ -343,6 +324,6 @@ def repairable(command: Callable) -> Callable:
 def make_command(name: str, function: Callable, *options: Callable, **attributes: Any) -> click.Command:
     """A command with options in this order; made anew at each call, because registries may have grown."""
     command = repairable(function)
-    for decorate in reversed(options):
+    for decorate in reversed((*options, VERBOSE, QUIET)):
         command = decorate(command)
-    return click.command(name, **attributes)(command)
+    return click.command(name, cls=Known, **attributes)(command)

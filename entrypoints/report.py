@@ -11,10 +11,11 @@ from datadiet.errors import UserError
 from datadiet.report.page import make_report, read_decision, write_decision
 from datadiet.report.summary import as_json
 
-from .options import ROOT, Location, Optional, make_context, repairable
+from .options import QUIET, ROOT, VERBOSE, Location, Optional, make_context, repairable
+from .saying import Known
 
 
-@click.command()
+@click.command(cls=Known)
 @ROOT
 @click.option("--exp", default="study", help="Experiment folder of the study below exps/.  [default: study]")
 @click.option("--margin", type=Optional(click.FLOAT), help="Loss of test accuracy that would not matter, in percentage "
@@ -23,6 +24,8 @@ from .options import ROOT, Location, Optional, make_context, repairable
               help="json: the decision alone, for programs; makes no report.  [default: html]")  # fmt: skip
 @click.option("--output", type=Optional(Location()),
               help="File to write the decision to (format=json).  [default: it is printed]")  # fmt: skip
+@VERBOSE
+@QUIET
 @repairable
 def report(root: Path, exp: str, margin: float | None, form: str, output: Path | None) -> None:
     """Say what a finished study decides, from the mirror alone; nothing is trained.

@@ -11,19 +11,22 @@ import click
 
 from datadiet.errors import UserError
 from datadiet.option import fields_of
+from datadiet.report.summary import as_json
 from datadiet.scores.checkpoint import score_names, training_score_names
 from datadiet.study.engine import EngineOptions
 from datadiet.study.engines import ENGINES
 from datadiet.study.plan import Plan
 from datadiet.study.plan_file import read_plan
-from datadiet.study.study import run_study
+from datadiet.study.study import prepare, run_study
 
 from .options import (
     DATA_ON,
+    JSON,
     Location,
     Optional,
     Repairable,
     config_option,
+    is_json,
     make_command,
     make_config,
     make_context,
@@ -68,14 +71,29 @@ PLAN = click.option(
 )
 
 
+DRY_RUN = click.option(
+    "--dry_run", type=click.BOOL, default=False, help="Check everything, say how many trainings there are and what "
+    "time, disk and memory they take, and stop before anything is written.  [default: false]",
+)  # fmt: skip
+
+
 def _run(
-    root: Path, exp: str | None, overwrite: bool, offline: bool, plan: Path | None, data_on: str, **values: Any
+    root: Path, exp: str | None, overwrite: bool, offline: bool, plan: Path | None, data_on: str, dry_run: bool,
+    **values: Any,
 ) -> None:  # fmt: skip
     chosen = Plan(**{name: values.pop(name) for name in PLAN_FIELDS})
     name = exp or click.get_current_context().info_name
     engine = EngineOptions(**{name: values.pop(name) for name in ENGINE_FIELDS})
     context = make_context(root, overwrite, offline=offline, data_on=data_on)
-    run_study(make_config(values), str(name), context, chosen, engine)
+    given = make_config(values), str(name), context, chosen, engine
+    if dry_run:
+        estimate = prepare(*given).estimate
+        told = estimate.as_json() if is_json() else str(estimate)
+    else:
+        decision = run_study(*given)
+        told = as_json(decision) if is_json() else ""
+    if told:
+        click.echo(told)
 
 
 def _study(**values: Any) -> None:
@@ -111,7 +129,9 @@ def _command(name: str, run: Callable, training: dict[str, Any], **defaults: Any
     ]
     of_features = config_option("features_step", None)
     trained = training_options(without=("run",), **training)
-    return make_command(name, run, PLAN, *selector_options(), of_features, *own, trained, DATA_ON, place_options)
+    return make_command(
+        name, run, PLAN, *selector_options(), of_features, *own, trained, DATA_ON, DRY_RUN, JSON, place_options
+    )
 
 
 def study() -> click.Command:

@@ -8,12 +8,15 @@ import click
 
 from datadiet.tracking.sync import sync_mirror
 
-from .options import ONE_EXP, ROOT, make_context, repairable
+from .options import ONE_EXP, QUIET, ROOT, VERBOSE, make_context, repairable
+from .saying import Known
 
 
-@click.command()
+@click.command(cls=Known)
 @ROOT
 @ONE_EXP
+@VERBOSE
+@QUIET
 @repairable
 def sync(root: Path, exp: str | None) -> None:
     """Write into MLflow what it lacks: runs made with offline=true, or while it was away.

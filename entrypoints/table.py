@@ -10,10 +10,11 @@ from click.core import ParameterSource
 from datadiet import commands
 from datadiet.report.results_table import write_table
 
-from .options import OFFLINE, ONE_EXP, OVERWRITE, Location, Optional, make_context, repairable
+from .options import OFFLINE, ONE_EXP, OVERWRITE, QUIET, VERBOSE, Location, Optional, make_context, repairable
+from .saying import Known
 
 
-@click.command()
+@click.command(cls=Known)
 @click.option("--exps_path", type=Optional(Location()),
               help="Read this exps/ folder (the mirror) instead of MLflow.  [default: MLflow]")  # fmt: skip
 @click.option("--output", type=Location(), default="results.csv",
@@ -25,6 +26,8 @@ from .options import OFFLINE, ONE_EXP, OVERWRITE, Location, Optional, make_conte
               help="Only runs of this budget, iterations or epochs.  [default: the one there is]")  # fmt: skip
 @OVERWRITE
 @OFFLINE
+@VERBOSE
+@QUIET
 @repairable
 def results(
     exps_path: Path | None,

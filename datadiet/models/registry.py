@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from flax import linen as nn
 
+from datadiet import commands
 from datadiet.errors import UserError
 from datadiet.models.networks import MLP, BottleneckResNetBlock, Network, ResNet, ResNetBlock, SimpleCNN
 
@@ -35,7 +36,8 @@ MODELS: dict[str, Model] = {
 def check_model(name: str) -> None:
     """Raises UserError, listing the known names, where `name` is not in MODELS."""
     if name not in MODELS:
-        raise UserError(f"model={name!r}: expected one of {', '.join(MODELS)}.")
+        expected = f"expected one of {', '.join(MODELS)}."
+        raise UserError(f"model={name!r}: {expected}{commands.meant('model', name, MODELS)}")
 
 
 def gains_together(name: str) -> bool:

@@ -64,9 +64,11 @@ def check_same(
         files = ((name, run_dir / name, text) for name, text in inputs.items())
         told = [f"{name} has other lines" for name, path, text in files if path.exists() and path.read_text() != text]
     if told:
+        again = {name: there for name, (there, _) in differing.items() if name in options.FIELDS}
+        as_it_was = f" As it was made: {commands.again(**again)}" if again.keys() == differing.keys() != set() else ""
         raise UserError(
             f"{run_dir} holds a run made otherwise ({'; '.join(told)}). Repeat its options, choose another exp with "
-            f"{commands.option('exp', 'EXP')}, or replace it with {commands.option('overwrite', True)}."
+            f"{commands.option('exp', 'EXP')}, or replace it with {commands.option('overwrite', True)}.{as_it_was}"
         )
 
 

@@ -23,7 +23,7 @@ from datadiet.runs.signals import listen
 from datadiet.scores.checkpoint import check_score, compute_many, score_names, training_score_names
 from datadiet.scores.combine import COMBINATIONS, standard_error
 from datadiet.storage.files import npy_bytes
-from datadiet.storage.layout import ExperimentLayout, score_file
+from datadiet.storage.layout import ExperimentLayout, near_root, score_file
 from datadiet.storage.records import MirrorRecord, ScoreRecord
 from datadiet.storage.runs import StoredRun, open_run
 from datadiet.storage.score_files import load_scores, save_scores
@@ -68,7 +68,10 @@ def find_run(layout: ExperimentLayout, exp: str, run: int) -> StoredRun:
     """
     path = layout.experiment(exp) / f"run_{run}"
     if not (path / "args.json").exists():
-        raise UserError(f"No run in {path}. Train it: {training_command(layout, exp, run)}")
+        root = near_root(layout.root, f"{layout.name(path)}/args.json")
+        near = f" There is one in another folder: {commands.again(root=root)}" if root else ""
+        told = near or f" Train it: {training_command(layout, exp, run)}"
+        raise UserError(f"No run in {path}.{told}")
     return open_run(path, layout.name(path))
 
 
@@ -99,7 +102,7 @@ def _write(made: Scored, exp: str, context: Context) -> Path:
         timings = {f"time/{name}_seconds": value for name, value in seconds.items()}
         tracked.log_metrics(found | timings, provenance["step"])
     mean = f"mean {found['score/mean']:.4f}" if found else "nothing measured yet"
-    context.reporter.say(f"{kind} at step {provenance['step']}: {mean} in {seconds['total']:.1f} s -> {path}")
+    context.reporter.answer(f"{kind} at step {provenance['step']}: {mean} in {seconds['total']:.1f} s -> {path}")
     return path
 
 
@@ -125,7 +128,7 @@ def _take(path: Path, context: Context) -> Path:
     mirror = path.with_suffix(f".{record.NAME}")
     with record.load(mirror).lock():
         settle(mirror, context.tracker.parent, context.tracker.offline)
-    context.reporter.say(f"{context.output.layout.name(path)}: made before, taken as it is")
+    context.reporter.answer(f"{context.output.layout.name(path)}: made before, taken as it is")
     return path
 
 
@@ -151,6 +154,7 @@ def score_run(
     stored = find_run(layout, source_exp, run)
     config = stored.config
     step = options.default_score_step(config) if step is None else step
+    _check_step(stored, step)
     path = score_file(layout.experiment(exp) / f"run_{run}", kind, step)
     labels_from = {"fraction": config.random_label_fraction, "seed": config.random_label_seed}
     provenance = {
@@ -163,6 +167,16 @@ def score_run(
     check_device(context.reporter.say)
     context.tracker.check()
     return _write(_score(stored, path, provenance, batch_size, context), exp, context)
+
+
+def _check_step(stored: StoredRun, step: int) -> None:
+    """Raises UserError, with the command that scores the nearest checkpoint, where there is none at a step."""
+    if stored.steps and step not in stored.steps:
+        near = min(stored.steps, key=lambda there: abs(there - step))
+        raise UserError(
+            f"step={step}: {stored.path} has no checkpoint there, but at {', '.join(map(str, stored.steps))}. The "
+            f"nearest: {commands.again(step=near)}"
+        )
 
 
 def _score(stored: StoredRun, path: Path, provenance: dict[str, Any], batch_size: int, context: Context) -> Scored:

@@ -307,7 +307,7 @@ def _train(
         joules = meter.joules()
         for name, lane in zip(names, lanes):
             if name not in ended:
-                ended[name] = lane.finish(context.reporter.say, joules and joules / len(lanes))
+                ended[name] = lane.finish(context.reporter.answer, joules and joules / len(lanes))
     return ended
 
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from datadiet import commands
 from datadiet.data.batches import Fitted, expect_normalised
 from datadiet.errors import UserError
 from datadiet.models.conv import on_cpu
@@ -97,6 +98,7 @@ def check_score(kind: str, known: Sequence[str] | None = None) -> None:
     known = score_names() if known is None else known
     if kind not in known:
         hint = " It is gathered while training: use mean_score." if kind in TRAJECTORIES else ""
+        hint = hint or commands.meant("type", kind, known)
         raise UserError(f"type={kind!r}: expected one of {', '.join(known)}.{hint}")
 
 

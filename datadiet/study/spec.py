@@ -53,12 +53,21 @@ class Job:
     cost: float = 0.0  # in examples passed forward through the network
     tags: dict[str, str] = field(default_factory=dict)  # for MLflow
 
+    def __str__(self) -> str:
+        """What is done, in words."""
+        return self.name
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainJob(Job):
     """A training."""
 
     config: ResolvedConfig
+
+    def __str__(self) -> str:
+        if "arm" not in self.tags:
+            return f"all of the data, run {self.config.run} (scored)"
+        return f"{self.tags['arm']} at {float(self.tags['fraction']):.0%}, run {self.config.run}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +78,9 @@ class ScoreJob(Job):
     run: int
     step: int
 
+    def __str__(self) -> str:
+        return f"{self.type} of run {self.run}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class MeanJob(Job):
@@ -77,6 +89,9 @@ class MeanJob(Job):
     type: str
     n_runs: int
     step: int
+
+    def __str__(self) -> str:
+        return f"mean of {self.type} over {self.n_runs} runs"
 
 
 @dataclass(frozen=True)
