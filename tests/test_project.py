@@ -16,8 +16,8 @@ LONG = {"fit_runs"}  # functions of more than 40 lines, each for a reason
 # From top to bottom: a file imports only from rooms above its own and, in its own, from files above itself.
 HOUSE = {
     "": [
-        "printable", "errors", "temporary", "intake", "progress", "commands", "home", "plugins", "option", "registries",
-        "train_config", "config",
+        "printable", "errors", "temporary", "intake", "progress", "notebook", "commands", "home", "plugins", "option",
+        "registries", "train_config", "config",
     ],
     "data": [
         "dataset", "reading", "doubts", "order", "batches", "cache", "sources.base", "sources.published",
@@ -43,12 +43,12 @@ HOUSE = {
     ],
     "report": [
         "statistics", "comparison", "sequential", "gain", "verdicts", "evidence", "cost", "decision", "words", "price",
-        "outlook", "text", "summary", "figures", "pictures", "kept_sets", "kept_files", "export", "page", "data_page",
-        "inspection", "results_table",
+        "outlook", "text", "summary", "figures", "pictures", "kept_sets", "kept_files", "export", "page", "frames",
+        "data_page", "inspection", "results_table",
     ],
     "study": [
         "plan_file", "plan", "spec", "estimate", "options", "engine", "local_engine", "ray_engine", "engines",
-        "scheduler", "rounds", "study",
+        "scheduler", "rounds", "study", "program",
     ],
 }  # fmt: skip
 FLOORS = [f"{room}.{file}".lstrip(".") for room, files in HOUSE.items() for file in files]
@@ -96,7 +96,8 @@ def test_imports_only_go_up_the_house():
         below = imported(files[name]) & set(FLOORS[position:])
         assert not below, f"{name} imports {below}, which {'is' if len(below) == 1 else 'are'} not above it"
     for name, path in files.items():
-        assert name == "" or path.stem != "__init__" or not path.read_text(), f"{name} is a room: it holds no code"
+        calls = name in ("", "study")  # the package, and the room that `dd.study(…)` calls
+        assert calls or path.stem != "__init__" or not path.read_text(), f"{name} is a room: it holds no code"
 
 
 @pytest.mark.parametrize(
