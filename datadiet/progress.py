@@ -144,17 +144,20 @@ class Terminal(Screen):
 
             # soft_wrap: no line that is said is broken, so that commands can be copied
             console = Console(file=sys.stderr, soft_wrap=True, markup=False, highlight=False, emoji=False)
-            self.live = Live(get_renderable=self._lines, console=console, transient=True, redirect_stdout=False)
+            self.live = Live(
+                get_renderable=lambda: self._lines(console.width - 1), console=console, transient=True,
+                redirect_stdout=False,
+            )  # fmt: skip
             self.live.start()
             console.show_cursor(True)  # which would stay hidden after a second Ctrl-C
 
-    def _lines(self) -> Any:
+    def _lines(self, width: int) -> Any:
         from rich.text import Text
 
         old = [count for count in self.counts if time.monotonic() - count.began > DELAY]
         lines = [Text(count.bar(), no_wrap=True) for count in old]
         for line in lines:
-            line.truncate(max(10, self.live.console.width - 1), overflow="ellipsis")
+            line.truncate(max(10, width), overflow="ellipsis")
         return Text("\n").join(lines)
 
     def end(self, count: Count) -> None:

@@ -22,7 +22,8 @@ from datadiet.plugins import load_plugins
 from datadiet.printable import UNSEEN, escaped, printable
 from datadiet.registries import ENTRY_POINTS, EntryPoint
 
-from .saying import Repairable, program_of
+from .ends import Repairable
+from .known import program_of
 
 
 def lazily(module: str, name: str) -> Callable[[], click.Command]:

@@ -28,9 +28,11 @@ from datadiet.selectors.options import FEATURE_FIELDS, LIKE, option_names
 from datadiet.storage.layout import ExperimentLayout
 
 from .amount import Amount as Amount
+from .ends import Repairable as Repairable
+from .ends import Stopped
+from .known import HELP_ALL, Grouped, Known, own_option
 from .saying import JSON as JSON
-from .saying import LEVEL, QUIET, VERBOSE, Known, Stopped
-from .saying import Repairable as Repairable
+from .saying import LEVEL, QUIET, VERBOSE
 from .saying import is_json as is_json
 
 
@@ -131,6 +133,9 @@ def option_of(option: Option, default: Any, names: tuple[str, ...] = ()) -> Call
         type=click_type(option),
         default=default,
         help=f"{option.help}{_one_of(names)}  [default: {shown}{bounds}]",
+        cls=Grouped,
+        group=option.group,
+        first=option.first,
     )
 
 
@@ -151,7 +156,14 @@ def reading_options() -> list[Callable]:
 
 def required_option(name: str, names: tuple[str, ...] = ()) -> Callable:
     option = find_option(name)
-    return click.option(f"--{name}", type=click_type(option), required=True, help=option.help + _one_of(names))
+    return click.option(
+        f"--{name}",
+        type=click_type(option),
+        required=True,
+        help=option.help + _one_of(names),
+        cls=Grouped,
+        group=option.group,
+    )
 
 
 def training_options(without: tuple[str, ...] = (), **defaults: Any) -> Callable:
@@ -169,28 +181,26 @@ def training_options(without: tuple[str, ...] = (), **defaults: Any) -> Callable
     return decorate
 
 
-ROOT = click.option("--root", type=Location(), default=".", help="Folder of exps/.  [default: .]")
-EXP = click.option("--exp", type=Optional(click.STRING), help="Experiment folder below exps/.  [default: see above]")
+ROOT = own_option("root", "output", Location(), "Folder of exps/.  [default: .]", default=".")
+EXP = own_option(
+    "exp", "output", Optional(click.STRING), "Experiment folder below exps/.  [default: see above]"
+)  # fmt: skip
 ONE_EXP = click.option(
     "--exp", type=Optional(click.STRING), help="Only runs of this experiment folder.  [default: all]"
 )
-OVERWRITE = click.option("--overwrite", type=click.BOOL, default=False, help="Replace old results.  [default: false]")
-OFFLINE = click.option(
-    "--offline", type=click.BOOL, default=False, help="Do not call MLflow: all that it has to know stays in exps/, and "
-    "`sync` tells it later.  [default: false]",
+OVERWRITE = own_option("overwrite", "output", click.BOOL, "Replace old results.  [default: false]", default=False)
+OFFLINE = own_option(
+    "offline", "tracking", click.BOOL, "Do not call MLflow: all that it has to know stays in exps/, and `sync` tells "
+    "it later.  [default: false]", default=False,
 )  # fmt: skip
-
-RUNS = click.option(
-    "--runs",
-    type=Optional(Runs()),
-    help="Indices of several runs instead of run, as in 0-9 or 0,2,5: each with its own seeds, folder and MLflow run, "
-    "trained at the same time where that is faster.  [default: the one of run]",
-)
-
-DATA_ON = click.option(
-    "--data_on", type=click.Choice(PLACES), default="auto", help="Where images lie while networks train: on the "
-    "device, or on disk, from where they are read meanwhile; auto: on the device where they take at most half of what "
-    "is free there. No result depends on it.  [default: auto]",
+RUNS = own_option(
+    "runs", "training", Optional(Runs()), "Indices of several runs instead of run, as in 0-9 or 0,2,5: each with its "
+    "own seeds, folder and MLflow run, trained at the same time where that is faster.  [default: the one of run]",
+)  # fmt: skip
+DATA_ON = own_option(
+    "data_on", "training", click.Choice(PLACES), "Where images lie while networks train: on the device, or on disk, "
+    "from where they are read meanwhile; auto: on the device where they take at most half of what is free there. No "
+    "result depends on it.  [default: auto]", default="auto", first=False,
 )  # fmt: skip
 
 
@@ -199,8 +209,8 @@ def place_options(command: Callable) -> Callable:
     return ROOT(EXP(OVERWRITE(OFFLINE(command))))
 
 
-SCORE_EXP = click.option(
-    "--score_exp", type=Optional(click.STRING), help="Experiment that holds the scored runs.  [default: full_data]"
+SCORE_EXP = own_option(
+    "score_exp", "score", Optional(click.STRING), "Experiment that holds the scored runs.  [default: full_data]"
 )
 
 
@@ -315,6 +325,6 @@ def repairable(command: Callable) -> Callable:
 def make_command(name: str, function: Callable, *options: Callable, **attributes: Any) -> click.Command:
     """A command with options in this order; made anew at each call, because registries may have grown."""
     command = repairable(function)
-    for decorate in reversed((*options, VERBOSE, QUIET)):
+    for decorate in reversed((*options, VERBOSE, QUIET, HELP_ALL)):
         command = decorate(command)
     return click.command(name, cls=Known, **attributes)(command)

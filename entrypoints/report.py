@@ -9,8 +9,8 @@ import click
 from datadiet import commands
 from datadiet.errors import UserError
 
+from .known import HELP_ALL, Known
 from .options import QUIET, ROOT, VERBOSE, Location, Optional, make_context, repairable
-from .saying import Known
 
 
 @click.command(cls=Known)
@@ -24,6 +24,7 @@ from .saying import Known
               help="File to write the decision to (format=json).  [default: it is printed]")  # fmt: skip
 @VERBOSE
 @QUIET
+@HELP_ALL
 @repairable
 def report(root: Path, exp: str, margin: float | None, form: str, output: Path | None) -> None:
     """Say what a finished study decides, from the mirror alone; nothing is trained.

@@ -16,6 +16,7 @@ from datadiet.study.engines import ENGINES
 from datadiet.study.options import EngineOptions
 from datadiet.study.plan import Plan
 
+from .known import own_option
 from .options import (
     DATA_ON,
     JSON,
@@ -50,7 +51,7 @@ def take_plan(ctx: click.Context, param: click.Parameter, path: Path | None) -> 
         values = read_plan(path)
     except UserError as error:
         raise Repairable(str(error)) from None
-    known = sorted(p.name for p in ctx.command.params if p.name and p.name != param.name)
+    known = sorted(p.name for p in ctx.command.params if p.name and p.expose_value and p.name != param.name)
     for name in values:
         if name not in known:
             close = difflib.get_close_matches(name[:80], known, 1)
@@ -61,18 +62,13 @@ def take_plan(ctx: click.Context, param: click.Parameter, path: Path | None) -> 
     return path
 
 
-PLAN = click.option(
-    "--plan",
-    type=Optional(Location()),
-    is_eager=True,
-    callback=take_plan,
-    help="YAML or JSON file of options, by the names that stand here; the command line overrides it.  [default: none]",
-)
-
-
-DRY_RUN = click.option(
-    "--dry_run", type=click.BOOL, default=False, help="Check everything, say how many trainings there are and what "
-    "time, disk and memory they take, and stop before anything is written.  [default: false]",
+PLAN = own_option(
+    "plan", "study", Optional(Location()), "YAML or JSON file of options, by the names that stand here; the command "
+    "line overrides it.  [default: none]", is_eager=True, callback=take_plan,
+)  # fmt: skip
+DRY_RUN = own_option(
+    "dry_run", "study", click.BOOL, "Check everything, say how many trainings there are and what time, disk and memory "
+    "they take, and stop before anything is written.  [default: false]", default=False,
 )  # fmt: skip
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
+from .known import HELP_ALL, Known
 from .options import ONE_EXP, QUIET, ROOT, VERBOSE, make_context, repairable
-from .saying import Known
 
 
 @click.command(cls=Known)
@@ -15,6 +15,7 @@ from .saying import Known
 @ONE_EXP
 @VERBOSE
 @QUIET
+@HELP_ALL
 @repairable
 def sync(root: Path, exp: str | None) -> None:
     """Write into MLflow what it lacks: runs made with offline=true, or while it was away.

@@ -9,8 +9,8 @@ from click.core import ParameterSource
 
 from datadiet import commands
 
+from .known import HELP_ALL, Known
 from .options import OFFLINE, ONE_EXP, OVERWRITE, QUIET, VERBOSE, Location, Optional, make_context, repairable
-from .saying import Known
 
 
 @click.command(cls=Known)
@@ -27,6 +27,7 @@ from .saying import Known
 @OFFLINE
 @VERBOSE
 @QUIET
+@HELP_ALL
 @repairable
 def results(
     exps_path: Path | None,

@@ -143,10 +143,10 @@ def test_mlproject_has_the_entry_points_of_the_contract():
 
 
 def explained(name: str) -> str:
-    """What `datadiet NAME --help` says, without the start-up of a process."""
+    """What `datadiet NAME --help-all` says, without the start-up of a process."""
     from entrypoints.__main__ import main
 
-    return CliRunner().invoke(main, [name, "--help"], prog_name="datadiet").output
+    return CliRunner().invoke(main, [name, "--help-all"], prog_name="datadiet").output
 
 
 def options_in(text: str) -> list[str]:
@@ -154,7 +154,7 @@ def options_in(text: str) -> list[str]:
 
 
 def test_a_process_of_its_own_explains_the_same(tmp_path):
-    text = call(["python", "-m", "entrypoints", "full_data", "--help"], PROJECT, tmp_path).stdout
+    text = call(["python", "-m", "entrypoints", "full_data", "--help-all"], PROJECT, tmp_path).stdout
     assert "Usage: datadiet full_data" in text
     assert options_in(text) == options_in(explained("full_data"))
 
