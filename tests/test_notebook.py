@@ -78,6 +78,14 @@ def test_the_decision_is_that_of_the_report(opened):
     assert "20 % of the training examples can be dropped" in decision._repr_html_()
 
 
+def test_a_decision_of_ones_own_results_shows_itself():
+    right = np.random.default_rng(0).random((3, 400)) < 0.9
+    decided = dd.decide({("full data", 1.0): right, ("<mine>", 0.5): right, ("random", 0.5): right}, margin=0.3)
+    assert repr(decided).startswith("Verdicts(answer: can, keep: 50% by ")
+    assert "margin: 30 points" in repr(decided)
+    assert "&lt;mine&gt; at 0.5" in decided._repr_html_()
+
+
 def test_a_kept_set_is_the_table_of_its_subset(opened):
     table = opened.kept(0.4)
     assert tuple(table.columns) == COLUMNS
