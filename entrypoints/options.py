@@ -20,6 +20,7 @@ from datadiet.data.reading import NAMES as READING
 from datadiet.errors import Interrupted, UserError
 from datadiet.option import Option, check_text
 from datadiet.printable import printable
+from datadiet.progress import progress
 from datadiet.runs.context import DATA_ON as PLACES
 from datadiet.runs.context import Context, Output, Tracker
 from datadiet.runs.signals import EXIT_CODE
@@ -222,14 +223,14 @@ def _placed(ctx: click.Context, text: str) -> str:
 
 
 class Console:
-    """Reports to a terminal; without one, only the lines that stay."""
+    """Reports to a terminal; without one, lines alone."""
 
     def __init__(self, ctx: click.Context) -> None:
         self.ctx = ctx
 
     @contextmanager
     def counter(self, total: int, label: str) -> Iterator[Callable[[int], Any]]:
-        with tqdm(total=total, desc=printable(label), leave=False, disable=None, dynamic_ncols=True) as bar:
+        with progress(total, label) as bar:
             yield bar.update
 
     def say(self, text: str) -> None:

@@ -8,13 +8,13 @@ import time
 from pathlib import Path
 
 import pooch
-from tqdm import tqdm
 
 from datadiet import commands
 from datadiet.data.sources.base import prepare_command
 from datadiet.data.sources.published import ARCHIVES as ARCHIVES
 from datadiet.data.sources.published import Archive, verify
 from datadiet.errors import UserError
+from datadiet.progress import progress
 from datadiet.temporary import left_beside, putting
 
 REACH_SECONDS = 8.0  # to hear from a server at all; without a network, the library's own wait is 3.5 minutes
@@ -71,7 +71,7 @@ def download(archive: Archive, path: Path) -> None:
     for left in left_beside(path):
         if time.time() - left.stat().st_mtime > 10 * STALL_SECONDS:  # nobody is still writing there
             left.unlink()
-    with putting(path) as part, tqdm(total=archive.size, unit="B", unit_scale=True, desc=archive.file_name) as bar:
+    with putting(path) as part, progress(archive.size, archive.file_name, unit="B") as bar:
         get = pooch.HTTPDownloader(
             bar,  # pyright: ignore[reportArgumentType]  documented, but its type knows only yes or no
             BLOCK,
