@@ -25,7 +25,8 @@ from datadiet.runs.console import Console
 from datadiet.runs.context import Context, Output, Tracker
 from datadiet.runs.inputs import ScoreChoice
 from datadiet.runs.inputs import resolve_config as resolve_options
-from datadiet.runs.score import mean_run, score_run
+from datadiet.runs.mean import mean_run
+from datadiet.runs.score import score_run
 from datadiet.runs.train import train_runs
 from datadiet.storage.files import read_json
 from datadiet.storage.layout import ExperimentLayout

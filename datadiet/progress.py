@@ -19,6 +19,7 @@ from datadiet.printable import printable
 
 PERIOD = 60.0  # seconds between two lines in a file
 NOTEBOOK_PERIOD = 0.5  # … and between two changes of a bar in a notebook
+LEAST = 0.5  # seconds after which a pace is known
 DELAY = 0.5  # seconds of work before anything is shown of it on a terminal
 WIDTH = 20  # characters of a bar
 
@@ -41,6 +42,11 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
+def _in_digits(pace: float) -> str:
+    """Three digits of a number, or all before the point."""
+    return f"{pace:,.0f}" if pace >= 100 else f"{pace:.3g}"
+
+
 @dataclass
 class Count:
     """A piece of work, counted in units of whatever kind."""
@@ -51,44 +57,48 @@ class Count:
     size: bool = False  # the units are bytes
     done: int = 0
     began: float = field(default_factory=time.monotonic)
-    since: tuple[float, int] | None = None  # when counting began, and what was done by then
+    since: tuple[float, int] | None = None  # from when on the pace counts, and what was done by then
     shown_at: float = 0.0
 
     def advance(self, units: int) -> None:
         self.done += units
-        if self.since is None:  # what was done before, or while programs were compiled, tells no rate
-            self.since = time.monotonic(), self.done
+        if self.since is None:  # what was done before, or while programs were compiled, tells no pace
+            self.mark()
+
+    def mark(self) -> None:
+        """From now on the pace counts."""
+        self.since = time.monotonic(), self.done
 
     @property
     def fraction(self) -> float:
         return min(1.0, self.done / self.total) if self.total else 1.0
 
     @property
-    def rate(self) -> float | None:
-        """Units a second; None: not known yet."""
-        if self.since is None or (seconds := time.monotonic() - self.since[0]) < 0.5 or self.done <= self.since[1]:
+    def pace(self) -> float | None:
+        """Units a second; None: none are known."""
+        if self.since is None or (seconds := time.monotonic() - self.since[0]) < LEAST or self.done <= self.since[1]:
             return None
         return (self.done - self.since[1]) / seconds
 
-    def standing(self) -> Standing:
-        if self.told is not None:
-            return self.told()
-        if not self.size:
-            return Standing(f"{self.done:,} of {self.total:,}")
-        return Standing(
-            f"{shown(min(self.done, self.total))} of {shown(self.total)}",
-            f"{shown(int(self.rate))}/s" if self.rate else "",
-        )
-
     def words(self) -> list[str]:
-        """Part, what is done, time left, what is being done."""
-        done, doing = self.standing()
-        left = f"{duration((self.total - self.done) / self.rate)} left" if self.rate and self.done < self.total else ""
-        return [printable(part) for part in (f"{self.fraction:.0%}", done, left, doing) if part]
+        """What is done, the pace of units, time left, what is being done."""
+        pace, how_fast = self.pace, ""
+        if self.told is not None:
+            done, doing = self.told()
+        elif self.size:
+            done, doing = f"{shown(min(self.done, self.total))} of {shown(self.total)}", ""
+            how_fast = f"{shown(int(pace))}/s" if pace else ""
+        else:
+            done, doing = f"{self.done:,} of {self.total:,}", ""
+            how_fast = f"{_in_digits(pace)} a second" if pace else ""
+        left = f"about {duration((self.total - self.done) / pace)} left" if pace and self.done < self.total else ""
+        parts = (f"{done} ({100 * self.fraction:.1f} %)", how_fast, left, doing)
+        return [printable(part) for part in parts if part]
 
     def line(self) -> str:
         """As a line of a file."""
-        return f"{printable(self.label)}: {', '.join(self.words())}"
+        still = [] if self.pace or self.done >= self.total else ["none just now"]
+        return f"{printable(self.label)}: {', '.join(self.words() + still)}"
 
     def bar(self) -> str:
         """As a line of a terminal."""
@@ -117,16 +127,27 @@ class Screen:
 
 
 class File(Screen):
-    """Neither terminal nor notebook: a line now and then."""
+    """Neither terminal nor notebook: a line now and then, also while nothing comes back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended: dict[int, threading.Event] = {}
 
     def begin(self, count: Count) -> None:
         super().begin(count)
-        count.shown_at = time.monotonic()
+        ended, stream = threading.Event(), sys.stderr
 
-    def advanced(self, count: Count) -> None:
-        if time.monotonic() - count.shown_at >= PERIOD:
-            count.shown_at = time.monotonic()
-            print(count.line(), file=sys.stderr, flush=True)
+        def tell() -> None:
+            while not ended.wait(PERIOD):
+                print(count.line(), file=stream, flush=True)
+                count.mark()
+
+        self.ended[id(count)] = ended
+        threading.Thread(target=tell, daemon=True, name="datadiet-progress").start()
+
+    def end(self, count: Count) -> None:
+        super().end(count)
+        self.ended.pop(id(count)).set()
 
 
 class Terminal(Screen):

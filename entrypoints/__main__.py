@@ -76,6 +76,7 @@ class LazyGroup(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         warnings.formatwarning = _as_line
         home.settle(partial(click.echo, err=True))  # before JAX is imported, which reads where programs are kept
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no alarms of XLA; its errors are raised as well
         try:
             return super().main(*args, **kwargs)
         except SystemExit as end:

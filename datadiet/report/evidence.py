@@ -26,9 +26,9 @@ from datadiet.selectors.options import LIKE, RANDOM
 from datadiet.selectors.selection import SELECTORS, chooses_anew
 from datadiet.storage.answers import read_answers
 from datadiet.storage.layout import near_root, score_file
-from datadiet.storage.records import AUTO, CellRecord, MeanRecord, ScoreRecord, StudyRecord, Summary
+from datadiet.storage.records import AUTO, CellRecord, MeanRecord, StudyRecord, Summary
 from datadiet.storage.runs import StoredRun, open_run
-from datadiet.storage.score_files import load_scores
+from datadiet.storage.score_files import ScoreRecord, load_scores
 
 Loaded = tuple[np.ndarray, ScoreRecord | None]  # scores and the record beside them
 

@@ -18,7 +18,7 @@ from datadiet.errors import UserError
 from datadiet.runs.context import Context
 from datadiet.runs.inputs import ScoreChoice, choose, find_sources, resolve_config, scored_by
 from datadiet.runs.labels import labels_for
-from datadiet.runs.score import check_replaceable
+from datadiet.runs.scored import check_replaceable
 from datadiet.selectors.options import FEATURE_FIELDS, LIKE, option_names
 from datadiet.selectors.selection import chooses_anew
 from datadiet.storage.manifests import write_manifest

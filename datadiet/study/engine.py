@@ -14,7 +14,8 @@ from datadiet.errors import Interrupted, UserError
 from datadiet.plugins import load_plugins
 from datadiet.progress import Advance, Standing
 from datadiet.runs.context import Context, Output, Reporter, Tracker
-from datadiet.runs.score import mean_run, score_run
+from datadiet.runs.mean import mean_run
+from datadiet.runs.score import score_run
 from datadiet.runs.train import train_resolved
 from datadiet.study.spec import Job, MeanJob, ScoreJob, TrainJob
 from datadiet.tracking import mlflow_store

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from datadiet.errors import Interrupted
+from datadiet.processors import processors
 from datadiet.progress import hush
 from datadiet.runs.context import Context
 from datadiet.runs.signals import listen
@@ -40,16 +41,9 @@ def count_gpus() -> int:
     return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
 
 
-def cores() -> list[int]:
-    """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
-
-
 def default_workers() -> int:
     """One process per GPU; without any, one per processor, each with as many threads as it has processors."""
-    return count_gpus() or len(cores())
+    return count_gpus() or len(processors())
 
 
 @dataclass(frozen=True)
@@ -64,9 +58,9 @@ class Share:
         if count_gpus():
             names = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count_gpus())))).split(",")
             os.environ["CUDA_VISIBLE_DEVICES"] = names[self.index % len(names)]
-        elif hasattr(os, "sched_setaffinity") and (each := len(cores()) // self.count):
+        elif hasattr(os, "sched_setaffinity") and (each := len(processors()) // self.count):
             first = self.index * each
-            os.sched_setaffinity(0, cores()[first : first + each])
+            os.sched_setaffinity(0, processors()[first : first + each])
 
 
 def _end_with_parent() -> None:

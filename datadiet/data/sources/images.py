@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ from datadiet.data.sources.base import Obstacles
 from datadiet.errors import UserError
 from datadiet.intake import check_size, size_of
 from datadiet.printable import visible
+from datadiet.processors import processors
 from datadiet.progress import counting
 
 FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")  # no other decoder is asked, whatever the bytes
@@ -244,7 +244,7 @@ class _Stack:
 
 def in_order(work: Callable[[int], Found], count: int, label: str) -> Iterator[Found]:
     """What `work` gives for 0 … count - 1, done in threads, a few ahead of what is taken."""
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = len(processors())
     waiting: deque[Future[list[Found]]] = deque()
     with (
         counting(count, label) as advance,
