@@ -50,7 +50,7 @@ class Answer:
     def of(cls, decision: Decision) -> Answer:
         told = summary.facts(decision)
         names = ("sentence", "answer", "kept_fraction", "arm", "accuracy", "accuracy_full", "margin")
-        return cls(*(told[name] for name in names), tuple(told["warnings"]), told)
+        return cls(**{name: told[name] for name in names}, warnings=tuple(told["warnings"]), facts=told)
 
     def __repr__(self) -> str:
         return self.sentence

@@ -10,6 +10,7 @@ from datadiet import commands
 from datadiet.config import given_config, registered_options
 from datadiet.errors import UserError
 from datadiet.option import fields_of
+from datadiet.recipes import recipe_values
 from datadiet.report.frames import Study
 from datadiet.runs.console import Console, Level
 from datadiet.runs.context import Context, Output, Tracker
@@ -44,13 +45,15 @@ def study(
     """
     given = {"dataset": dataset, **options}
     plans, engines = fields_of(Plan), fields_of(EngineOptions)
-    known = (*FIELDS, *plans, *engines, *registered_options())
+    known = (*FIELDS, *plans, *engines, *registered_options(), "recipe")
     for name in given:
         if name not in known:
             close = difflib.get_close_matches(name, known, 1)
             told = f"Did you mean {close[0]}?" if close else f"Known: {', '.join(sorted(known))}."
             raise UserError(f"{name!r} is no option of a study. {told}")
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    if "recipe" in values:
+        values |= recipe_values(values["recipe"], values)
     plan = Plan(**{name: value for name, value in values.items() if name in plans})
     engine = EngineOptions(**{name: value for name, value in values.items() if name in engines}, workers=workers)
     root = Path(root)
