@@ -16,6 +16,7 @@ from datadiet.report.decision import Decision, check_margin
 from datadiet.report.evidence import CellResult, read_study
 from datadiet.report.page import margin_of
 from datadiet.storage.records import StudyRecord
+from datadiet.storage.score_files import read_ids
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -164,8 +165,8 @@ class Study:
         for score in study.scores:
             name = f"{score.type} step {score.step}" if steps else score.type
             found |= {name: score.mean, f"{name} stderr": score.stderr}
-        made = study.scores[0].made
-        ids = range(study.record.num_examples) if made is None else made.example_ids
+        first = study.scores[0]
+        ids = range(study.record.num_examples) if first.made is None else read_ids(study.exps / first.path, first.made)
         return pd.DataFrame(found, index=pd.Index(ids, name="example_id"))
 
     def figure(self, name: str) -> Figure:
