@@ -206,7 +206,11 @@ class TrainConfig:
         0, "Examples of smallest score to skip before the window (selector 'offset').", min=0, group="subset"
     )
     scores: str | None = option(
-        None, "Score file (.npy) to select by.", auto="the mean score of score_exp", group="subset", first=True
+        None,
+        "Score file (.npy) to select by, or runs:/ID/PATH of MLflow.",
+        auto="the mean score of score_exp",
+        group="subset",
+        first=True,
     )
     balance: str | None = option(
         None,
@@ -246,7 +250,7 @@ class TrainConfig:
     )
     manifest: str | None = option(
         None,
-        "File of kept examples (kept.csv) to train on (selector manifest).",
+        "File of kept examples (kept.csv, or runs:/ID/PATH) to train on (selector manifest).",
         auto="none",
         group="subset",
         first=True,
