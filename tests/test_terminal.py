@@ -8,7 +8,7 @@ import re
 import time
 
 import pytest
-from conftest import datadiet
+from conftest import PATIENCE, datadiet
 
 from datadiet import progress
 from datadiet.progress import Standing, counting
@@ -119,7 +119,9 @@ def test_on_a_terminal_one_line_is_live_and_what_is_said_stays_whole_above_it(te
     with counting(90, "main\x1b[2J", lambda: Standing("trainings 53 of 90", "random at 50%, run 7")) as advance:
         advance(53)
         Console().say(command)
-        time.sleep(0.5)
+        end = time.monotonic() + PATIENCE
+        while "━" not in terminal.getvalue() and time.monotonic() < end:
+            time.sleep(0.05)
     shown = terminal.getvalue()
     assert f"{command}\n" in shown
     live = [line for line in re.split(r"[\r\n]|\x1b\[[0-9;?]*[A-Za-z]", shown) if line.startswith("main")]

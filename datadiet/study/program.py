@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,7 @@ def study(
     """
     given = {"dataset": dataset, **options}
     plans, engines = fields_of(Plan), fields_of(EngineOptions)
-    known = (*FIELDS, *plans, *engines, *registered_options(), "recipe")
-    for name in given:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, 1)
-            told = f"Did you mean {close[0]}?" if close else f"Known: {', '.join(sorted(known))}."
-            raise UserError(f"{name!r} is no option of a study. {told}")
+    _check_names(given, (*FIELDS, *plans, *engines, *registered_options(), "recipe"))
     values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     if "recipe" in values:
         values |= recipe_values(values["recipe"], values)
@@ -64,3 +60,12 @@ def study(
         context = Context(Output(ExperimentLayout(root), overwrite), console, tracker)
         decision = run_study(given_config(values), exp, context, plan, engine)
     return Study(root / "exps" / exp, decision)
+
+
+def _check_names(given: Iterable[str], known: Sequence[str]) -> None:
+    """Raises UserError for a name that is no option."""
+    for name in given:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            told = f"Did you mean {close[0]}?" if close else f"Known: {', '.join(sorted(known))}."
+            raise UserError(f"{name!r} is no option of a study. {told}")
