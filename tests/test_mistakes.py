@@ -91,7 +91,7 @@ def test_forgotten_scores(here):
 
 
 def test_a_step_without_a_checkpoint(here):
-    (line,) = refused("datadiet score --step 21", here)
+    (line,) = refused("datadiet score --step 23", here)
     assert "at step 22" in pasted(line, here)
 
 
