@@ -68,7 +68,7 @@ def test_each_command_has_two_examples_that_it_reads(name):
         if "plan.yaml" not in words:
             command.make_context(name, words[2:])
     by_mlflow = said(name, "--help", program=MLFLOW)
-    assert by_mlflow.split("Examples:\n")[1].strip().startswith("mlflow run . ")
+    assert by_mlflow.split("Examples:\n")[1].strip().startswith("mlflow run .")
 
 
 def test_a_shell_completes_commands_and_options():

@@ -6,6 +6,8 @@ import io
 import os
 import sys
 import time
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from conftest import PROJECT, call
@@ -90,5 +92,8 @@ def test_processors_are_those_of_the_process():
 
 def test_the_package_runs_as_the_command_does(tmp_path):
     """`python -m datadiet`, which names itself so."""
+    installed = find_spec("datadiet.entrypoints")
+    if installed is not None and not Path(str(installed.origin)).is_relative_to(PROJECT):
+        pytest.skip("the command line that is installed is that of another checkout")
     done = call([sys.executable, "-m", "datadiet", "score", "--run", "3"], PROJECT, tmp_path, expect=2)
     assert "Train it: python -m datadiet full_data --run 3" in done.stderr

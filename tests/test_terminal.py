@@ -103,8 +103,8 @@ class Tty(io.StringIO):
         return True
 
 
-@pytest.fixture
-def terminal(monkeypatch) -> Tty:
+def terminal_of(monkeypatch) -> Tty:
+    """What this test writes to, which pytest would set back before a test if a fixture set it."""
     out = Tty()
     for name in ("stdout", "stderr"):
         monkeypatch.setattr(f"sys.{name}", out)
@@ -114,7 +114,8 @@ def terminal(monkeypatch) -> Tty:
     return out
 
 
-def test_on_a_terminal_one_line_is_live_and_what_is_said_stays_whole_above_it(terminal):
+def test_on_a_terminal_one_line_is_live_and_what_is_said_stays_whole_above_it(monkeypatch):
+    terminal = terminal_of(monkeypatch)
     command = "datadiet " + "word " * 40
     with counting(90, "main\x1b[2J", lambda: Standing("trainings 53 of 90", "random at 50%, run 7")) as advance:
         advance(53)
@@ -132,7 +133,8 @@ def test_on_a_terminal_one_line_is_live_and_what_is_said_stays_whole_above_it(te
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l"), "the cursor is there"
 
 
-def test_a_terminal_shows_nothing_of_what_takes_no_time(terminal, monkeypatch):
+def test_a_terminal_shows_nothing_of_what_takes_no_time(monkeypatch):
+    terminal = terminal_of(monkeypatch)
     monkeypatch.setattr(progress, "DELAY", 60.0)
     with counting(3, "short") as advance:
         advance(3)
