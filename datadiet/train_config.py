@@ -179,6 +179,10 @@ class TrainConfig:
         min=1,
         group="tracking",
     )
+    checkpoints: bool = option(
+        True, "Save checkpoints and the scores gathered while training; false: neither, so that a run that is killed "
+        "begins anew.", group="tracking",
+    )  # fmt: skip
     early_step: int = option(0, "Up to this step, checkpoints come every early_save_steps.", min=0, group="tracking")
     early_save_steps: int | None = option(
         None, "Steps between two checkpoints up to early_step.", auto="save_steps", min=1, group="tracking"

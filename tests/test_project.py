@@ -34,7 +34,8 @@ HOUSE = {
     "selectors": ["coresets", "epochs", "selection", "options", "window_search"],
     "training": ["device", "energy", "compiled", "schedule", "updates", "state", "feed", "placing", "step", "loop"],
     "storage": [
-        "files", "tables", "records", "layout", "score_files", "answers", "leaves", "checkpoints", "manifests", "runs",
+        "files", "tables", "records", "layout", "score_files", "answers", "leaves", "checkpoints", "manifests",
+        "claims", "runs",
     ],
     "tracking": ["record", "failures", "mlflow_store", "fetch", "push", "link", "run", "sync"],
     "runs": [

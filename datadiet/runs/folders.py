@@ -9,8 +9,9 @@ from datadiet.config import ResolvedConfig
 from datadiet.runs import resume
 from datadiet.runs.context import Context, Output, Tracker
 from datadiet.runs.task import Task, write_inputs
+from datadiet.storage.claims import check_free, claim, lock_run
 from datadiet.storage.records import Summary
-from datadiet.storage.runs import check_free, claim, lock_run, open_run
+from datadiet.storage.runs import open_run
 from datadiet.tracking import record
 from datadiet.tracking.run import settle
 

@@ -27,9 +27,9 @@ from datadiet.runs.signals import listen
 from datadiet.runs.task import Task, load_data, prepare_task
 from datadiet.storage import answers
 from datadiet.storage.answers import write_answers
+from datadiet.storage.claims import lock_run
 from datadiet.storage.files import append_line
 from datadiet.storage.records import Summary
-from datadiet.storage.runs import lock_run
 from datadiet.tracking import record
 from datadiet.tracking.run import TrackedRun
 from datadiet.training.compiled import unless
@@ -238,9 +238,9 @@ class Lane:
         Raises:
             UserError: a part of the run is gone.
         """
-        resume.check_complete(self.task)
-        task, summary = self.task, summarize(self.task, self.tracked, self.metrics)
-        summary = replace(summary, joules=None if self.start.step else joules)
+        task = self.task
+        resume.check_complete(task)
+        summary = replace(summarize(task, self.tracked, self.metrics), joules=None if self.start.step else joules)
         summary.write(task.run_dir / "summary.json")
         if summary.test_correct_sha256:
             self.tracked.log_artifact(task.run_dir / answers.NAME)

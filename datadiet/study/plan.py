@@ -40,6 +40,10 @@ class Plan:
     score_types: tuple[str, ...] = option(
         ("l2_error", "grad_norm", "forget"), "Scores to compare, comma-separated.", group="score", first=True
     )
+    all_checkpoints: bool = option(
+        True, "Save checkpoints as save_steps says, and the first and the last of runs that judge; false: no more than "
+        "are scored, and none of runs that judge.", group="tracking",
+    )  # fmt: skip
     score_steps: tuple[int, ...] | None = option(
         None,
         "Optimizer steps at which runs are scored, comma-separated; each needs a checkpoint (save_steps).",

@@ -12,10 +12,24 @@ from datadiet.progress import Advance, Standing
 from datadiet.runs.context import Reporter
 from datadiet.runs.signals import listen
 from datadiet.study.engine import Engine, Event
-from datadiet.study.spec import Job, TrainJob
+from datadiet.study.spec import Job, MeanJob, ScoreJob, TrainJob
 
 More = Callable[[], Sequence[Job]]
 Done = Callable[[Job], Any]
+
+
+def words(job: Job) -> str:
+    """What a job does."""
+    match job:
+        case TrainJob(tags={"arm": arm, "fraction": fraction}):
+            return f"{arm} at {float(fraction):.0%}, run {job.config.run}"
+        case TrainJob():
+            return f"all of the data, run {job.config.run} (scored)"
+        case ScoreJob():
+            return f"{job.type} of run {job.run}"
+        case MeanJob():
+            return f"mean of {job.type} over {job.n_runs} runs"
+    return job.name
 
 
 @dataclass
@@ -40,7 +54,7 @@ class Board:
         """How many trainings are done, and what is being done."""
         left = sum(isinstance(job, TrainJob) for job in (*self.waiting, *self.doing.values()))
         return Standing(
-            f"trainings {self.trainings - left} of {self.trainings}", ", ".join(map(str, self.doing.values()))
+            f"trainings {self.trainings - left} of {self.trainings}", ", ".join(map(words, self.doing.values()))
         )
 
     def start(self) -> bool:
