@@ -240,7 +240,7 @@ class TrainConfig:
     )
     features_run: str | None = option(
         None,
-        "Run folder that features are taken from (moderate, k_center, herding, d2).",
+        "Run folder, or models:/NAME/VERSION, that features are taken from (moderate, k_center, herding, d2).",
         auto="run 0 of score_exp",
         group="subset",
     )
