@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import time
 import traceback
@@ -33,6 +32,7 @@ from benchmarks import (
     whole,
 )
 from benchmarks.timing import GOALS_HEADER, HEADER, Row, goals_markdown, markdown
+from datadiet.processors import processors
 
 BENCHMARKS = {
     "startup": startup,  # help and imports
@@ -82,7 +82,7 @@ def title(rounds: int) -> str:
         import torch as module
 
         torch = f", PyTorch {module.__version__}"
-    cores = f", {len(os.sched_getaffinity(0))} cores" if device.platform == "cpu" else ""
+    cores = f", {len(processors())} cores" if device.platform == "cpu" else ""
     return f"{device.device_kind} ({device.platform}{cores}), jax {jax.__version__}{torch}, {rounds} interleaved rounds"
 
 

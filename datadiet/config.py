@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from datadiet import commands
 from datadiet.errors import UserError
 from datadiet.option import SHARE, SHARES, Option, Parameters, check_values, refuse
 from datadiet.option import check_text as check_text
@@ -93,7 +94,7 @@ def check_size(size: int, offset: int, num_examples: int) -> None:
         skipped = f" after skipping offset={offset}" if offset else ""
         raise UserError(
             f"size={size}{skipped}: the training set has {num_examples} examples; "
-            f"expected a size from 1 to {max(num_examples - offset, 0)}."
+            f"expected a size from 1 to {max(num_examples - offset, 0)}. Half of them: {commands.again(size='50%')}"
         )
 
 

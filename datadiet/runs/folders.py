@@ -41,7 +41,7 @@ def begin(task: Task, context: Context) -> Summary | None:
     """Make the folder of a run with its inputs; where it is there and finished, its summary."""
     if not task.continues:
         claim(task.run_dir, context.output.overwrite)
-    elif (summary := finished(task, context.tracker, context.reporter.say)) is not None:
+    elif (summary := finished(task, context.tracker, context.reporter.answer)) is not None:
         return summary
     write_inputs(task)
     return None

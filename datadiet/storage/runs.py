@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from datadiet import commands
+from datadiet import commands, notebook
 from datadiet.config import ResolvedConfig
 from datadiet.data.batches import expect_normalised, normalize
 from datadiet.errors import UserError
@@ -30,6 +30,24 @@ class StoredRun:
 
     path: Path
     arguments: Arguments  # args.json: options, and what was trained on
+
+    def __repr__(self) -> str:
+        return f"StoredRun({', '.join(f'{name}: {value}' for name, value in self._facts().items())})"
+
+    def _repr_html_(self) -> str:
+        """In a notebook."""
+        return notebook.facts(str(self.path), self._facts())
+
+    def _facts(self) -> dict[str, object]:
+        """What it is, and how it ended."""
+        config, made = self.config, self.summary
+        kept = "all of the data" if config.size is None else f"{config.size:,} examples by {config.selector}"
+        ended = f"{made.test_acc:.4f}" if made else "not finished"
+        return {
+            "path": self.path, "dataset": config.dataset, "model": config.model, "trained on": kept,
+            "steps": f"{config.num_steps:,}", "test accuracy": ended,
+            "checkpoints": ", ".join(map(str, self.steps)) or "none",
+        }  # fmt: skip
 
     @property
     def config(self) -> ResolvedConfig:

@@ -6,7 +6,6 @@ the device; the host sends ids and fetches metrics once per report.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from datadiet.config import FIELDS, ResolvedConfig, logged_steps, options_for, s
 from datadiet.errors import Diverged, Interrupted
 from datadiet.models.conv import on_cpu
 from datadiet.models.networks import Network, Variables
+from datadiet.processors import processors
 from datadiet.scores import trajectory
 from datadiet.training.compiled import Clock, compiled, never, timed
 from datadiet.training.feed import CHUNK_STEPS, Batches, Feed, Sweep
@@ -229,7 +229,7 @@ def _programs(
 
         if len(states) == 1:
             return (one(0),)
-        with ThreadPoolExecutor(min(len(states), os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(len(states), len(processors()))) as pool:
             return tuple(pool.map(one, range(len(states))))
 
     return advance, evaluate
