@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from functools import partial
 
@@ -124,9 +123,7 @@ def conclude(exp: str, margin: float, tracked: TrackedRun, context: Context) -> 
     for path in (folder / "study.json", folder / "results.csv", *write_report(decision)):
         where = path.parent.relative_to(folder).as_posix()
         tracked.log_artifact(path, None if where == "." else where)
-    tracked.log_metrics({_metric(line.cell): line.accuracy.mean for line in decision.lines} | _headline(decision))
-    for percent, of_arms in _curves(decision).items():
-        tracked.log_metrics(of_arms, percent)
+    tracked.log_metrics({_metric(line.cell): line.accuracy.mean for line in decision.lines})
     describe(decision, tracked, context)
     told = "\n".join([headline(decision), *asked(decision), reachable(decision.nearest)])
     context.reporter.say(
@@ -134,32 +131,6 @@ def conclude(exp: str, margin: float, tracked: TrackedRun, context: Context) -> 
         f"Report: {folder / 'report.html'}\nPictures: {folder / 'figures'}\nEvery training: {folder / 'results.csv'}"
     )
     return decision
-
-
-def _headline(decision: Decision) -> dict[str, float]:
-    """Accuracies and the kept fraction 0 to 1, the margin in percentage points."""
-    best = decision.best or decision.lines[0]
-    return {
-        "decision/kept_fraction": decision.verdicts.kept_fraction,
-        "decision/accuracy": best.accuracy.mean,
-        "decision/accuracy_full": decision.lines[0].accuracy.mean,
-        "decision/smallest_margin": 100 * decision.nearest.smallest_margin,
-    }
-
-
-def _curves(decision: Decision) -> dict[int, dict[str, float]]:
-    """Accuracy of every arm by per cent kept, which MLflow draws as curves; all of the data ends each of them."""
-    found: dict[int, dict[str, float]] = {}
-    for line in decision.lines:
-        arms = decision.study.arms if line.cell is decision.study.full else [line.cell.arm]
-        of_arms = {f"accuracy/{metric_name(arm)}": line.accuracy.mean for arm in arms}
-        found.setdefault(round(100 * line.cell.fraction), {}).update(of_arms)
-    return found
-
-
-def metric_name(arm: str) -> str:
-    """An arm as MLflow takes it in the name of a metric."""
-    return re.sub(r"[^\w.-]+", "_", arm)
 
 
 def _metric(cell: CellResult) -> str:

@@ -13,7 +13,7 @@ from unicodedata import normalize
 import numpy as np
 from numpy.lib.npyio import NpzFile
 
-from datadiet.data.dataset import Splits
+from datadiet.data.dataset import Splits, numbered
 from datadiet.data.reading import AS_IT_IS, Reading, remark
 from datadiet.data.sources.arrays import WHOLE, Arrays, as_examples, as_labels, find_splits, has_labels, texts
 from datadiet.data.sources.base import Obstacles, Origins
@@ -178,7 +178,7 @@ def _arrays(path: str, data_dir: Path | None, wanted: Callable[[list[str]], Iter
         ValueError, OSError, EOFError, TypeError, AttributeError, NotImplementedError, RuntimeError, MemoryError,
         SyntaxError, zipfile.BadZipFile, zlib.error,
     ) as error:  # fmt: skip
-        raise UserError(f"npz:{path}: {file} cannot be read as npz of plain arrays ({error}); save again.") from error
+        raise UserError(f"npz:{path}: {file} cannot be read as npz of plain arrays ({error}).") from error
 
 
 def _array(what: str, archive: NpzFile, key: str) -> np.ndarray:
@@ -262,6 +262,6 @@ def load_npz(path: str, data_dir: Path | None, reading: Reading) -> Splits:
 def _ids(arrays: dict[str, np.ndarray], split: Arrays, count: int) -> np.ndarray:
     """Names of examples as text; numbers where the file has none."""
     if split.ids is None:
-        return np.array([f"{split.name or 'example'}_{i:06d}" for i in range(count)])
+        return numbered(split.name or "example", count)
     values = arrays[split.ids]
     return texts(values) if values.dtype.kind in "SU" else values.astype(str)
