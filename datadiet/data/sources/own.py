@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
@@ -20,10 +21,11 @@ from datadiet.data.sources.base import Obstacles, Origins
 from datadiet.data.sources.splits import TEST, TRAIN, choose, divide, named, parted, spelled_alike, tell_numbers
 from datadiet.data.sources.walk import walk
 from datadiet.errors import UserError
-from datadiet.intake import check_npy
+from datadiet.intake import check_npy, is_much, npy_map
 from datadiet.printable import visible
 
 OTHERS = frozenset({".txt", ".csv", ".json", ".xml", ".md", ".py", ".html", ".db", ".ini", ".zip", ".gz", ".tar"})
+PIECE = 2**22  # bytes read at once
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"})
 
 
@@ -173,7 +175,7 @@ def _arrays(path: str, data_dir: Path | None, wanted: Callable[[list[str]], Iter
         if not zipfile.is_zipfile(file):  # which np.load would read as something else
             raise zipfile.BadZipFile("it is no zip file")
         with np.load(file, allow_pickle=False) as archive:
-            return {key: _array(f"npz:{path}: {key}", archive, key) for key in wanted(archive.files)}
+            return {key: _array(f"npz:{path}: {key}", file, archive, key) for key in wanted(archive.files)}
     except (
         ValueError, OSError, EOFError, TypeError, AttributeError, NotImplementedError, RuntimeError, MemoryError,
         SyntaxError, zipfile.BadZipFile, zlib.error,
@@ -181,14 +183,28 @@ def _arrays(path: str, data_dir: Path | None, wanted: Callable[[list[str]], Iter
         raise UserError(f"npz:{path}: {file} cannot be read as npz of plain arrays ({error}).") from error
 
 
-def _array(what: str, archive: NpzFile, key: str) -> np.ndarray:
-    """One array, after a look at its header."""
+def _array(what: str, path: Path, archive: NpzFile, key: str) -> np.ndarray:
+    """One array, after a look at its header. A large one that is stored as it is stays in the file."""
     packed = archive.zip
     assert packed is not None  # until it is closed
     member = packed.getinfo(f"{key}.npy" if f"{key}.npy" in packed.namelist() else key)
+    if member.compress_type == zipfile.ZIP_STORED and is_much(member.file_size):
+        return _mapped(path, packed, member)
     with packed.open(member) as file:
         check_npy(what, file, member.file_size, member.compress_size)
     return archive[key]
+
+
+def _mapped(path: Path, packed: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    """An array of an npz file, mapped from it once all of it has been compared with its checksum."""
+    with packed.open(member) as whole:
+        while whole.read(PIECE):
+            pass
+    with open(path, "rb") as file:
+        file.seek(member.header_offset + 26)
+        names = struct.unpack("<HH", file.read(4))  # lengths of what stands between the zip header and the array
+        file.seek(sum(names), os.SEEK_CUR)
+        return npy_map(path, file, member.file_size)
 
 
 class Chosen(NamedTuple):
