@@ -36,10 +36,10 @@ HOUSE = {
     "storage": [
         "files", "tables", "records", "layout", "score_files", "answers", "leaves", "checkpoints", "manifests", "runs",
     ],
-    "tracking": ["record", "failures", "mlflow_store", "push", "link", "run", "sync"],
+    "tracking": ["record", "failures", "mlflow_store", "fetch", "push", "link", "run", "sync"],
     "runs": [
-        "background", "signals", "context", "inputs", "labels", "task", "resume", "folders", "train", "score", "select",
-        "timing",
+        "background", "signals", "context", "inputs", "labels", "task", "resume", "folders", "products", "train",
+        "score", "select", "timing",
     ],
     "report": [
         "statistics", "comparison", "sequential", "gain", "verdicts", "evidence", "cost", "decision", "words", "price",
