@@ -109,7 +109,7 @@ def test_images_of_one_folder_beside_the_list_are_found_by_their_names(tmp_path,
         dataset = load_dataset(f"csv:{tmp_path / 'train.csv'}", test_fraction=0.3)
     assert np.array_equal(dataset.train_images, [pixels[one] for one in dataset.example_ids])
     images(tmp_path, {f"other/{one}.png": None for one in names})
-    with pytest.raises(UserError, match=f"12 of 12 files are not there: 000{ending}, .* paths are taken from"):
+    with pytest.raises(UserError, match=f"12 of 12 files are not there: 000{ending}, .*paths are taken from"):
         load_dataset(f"csv:{tmp_path / 'train.csv'}", test_fraction=0.3)
 
 
