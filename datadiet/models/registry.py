@@ -44,7 +44,8 @@ MODELS: dict[str, Model] = {
 def check_model(name: str) -> None:
     """Raises UserError, listing the known names, where `name` is neither in MODELS nor where a function lies."""
     if name not in MODELS and not is_own(name):
-        raise UserError(f"model={name!r}: expected one of {', '.join(MODELS)}; or a model of your own, {FORMS}.")
+        expected = f"expected one of {', '.join(MODELS)}; or a model of your own, {FORMS}."
+        raise UserError(f"model={name!r}: {expected}{commands.meant('model', name, MODELS)}")
 
 
 def code_of(name: str) -> str | None:
