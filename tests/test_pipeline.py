@@ -401,7 +401,7 @@ def test_main_is_a_study_under_one_parent(tmp_path):
     with_files = [run for run in children if mlflow.MlflowClient().list_artifacts(run.info.run_id)]
     assert {run.data.tags["datadiet.kind"] for run in with_files} == {"mean_score"}
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("summary.json")}
-    again = datadiet("main", tmp_path, **params)
+    again = datadiet("main", tmp_path, verbose="true", **params)
     assert again.stdout.count("finished before, taken as it is") == len(before) == 10
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("summary.json")} == before
     other = datadiet("main", tmp_path, expect=2, **params | {"lr": 0.2})

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from datadiet import commands
 from datadiet.data import cache
 from datadiet.data.dataset import Dataset, Splits, Statistics, assembled
 from datadiet.data.doubts import tell_doubts
@@ -103,7 +104,8 @@ def find_source(name: str) -> Source:
     for prefix, make in PREFIXES.items():
         if name.startswith(prefix) and len(name) > len(prefix):
             return make(name[len(prefix) :])
-    raise UserError(f"dataset={name!r}: expected one of {', '.join(known_datasets())}.")
+    expected = f"expected one of {', '.join(known_datasets())}."
+    raise UserError(f"dataset={name!r}: {expected}{commands.meant('dataset', name, DATASETS)}")
 
 
 def data_folder(data_dir: str | Path | None) -> Path | None:
@@ -200,7 +202,7 @@ def build_dataset(name: str, data_dir: str | Path | None = None, reading: Readin
         known = None if reading.shape else entry.statistics
         splits = _read(name, entry, data_dir, reading)
         dataset = assembled(name, splits, known)
-        tell_doubts(name, splits)
+        tell_doubts(dataset)
     if entry.num_classes not in (None, found := dataset.num_classes):
         raise UserError(f"{name}: its training labels are of {found} classes; expected {entry.num_classes}.")
     return replace(dataset, notes=tuple(notes))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from datadiet.config import TrainConfig
@@ -24,6 +23,8 @@ from datadiet.runs.signals import listen
 from datadiet.runs.task import load_data, noted
 from datadiet.storage.files import write_text
 from datadiet.study.engines import begin_engine, check_device, check_engine
+from datadiet.study.estimate import Estimate, estimate
+from datadiet.study.local_engine import count_gpus, default_workers
 from datadiet.study.options import EngineOptions
 from datadiet.study.plan import Plan
 from datadiet.study.rounds import Rounds, note_look
@@ -58,6 +59,40 @@ def _check_seeds(config: TrainConfig) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A study that was checked, before anything is written or trained."""
+
+    rounds: Rounds
+    dataset: Dataset
+    left: list[Job]  # not done, of all that there may be
+    estimate: Estimate
+
+
+def prepare(config: TrainConfig, exp: str, context: Context, plan: Plan, engine: EngineOptions) -> Prepared:
+    """Check a study, and estimate what it takes; see `run_study`.
+
+    Raises:
+        UserError: it could not be finished.
+    """
+    check_engine(engine)
+    _check_seeds(config)
+    output = context.output
+    compiled = partial(compile_study, plan, config, exp, output.layout, count_of(config))
+    whole = compiled(plan.most_runs)
+    dataset = check(whole, output)
+    rounds = Rounds(plan, compiled, dataset, output, output.layout.name(output.layout.experiment(exp)))
+    left = [job for job in whole.jobs if output.overwrite or not _is_finished(output, job)]
+    if left:
+        check_device(engine, context.reporter.say)
+    jobs = list(compiled(rounds.first).jobs)
+    first = [job for job in jobs if job in left]
+    at_once = min(engine.workers or default_workers(), max(len(left), 1))
+    most = sum(isinstance(job, TrainJob) for job in left)
+    told = estimate(config, dataset, jobs, first, most, at_once, count_gpus(), output.layout.exps)
+    return Prepared(rounds, dataset, left, told)
+
+
 def run_study(config: TrainConfig, exp: str, context: Context, plan: Plan, engine: EngineOptions) -> Decision:
     """The whole study; what is finished with the same options is taken as it is, the rest continued.
 
@@ -70,19 +105,11 @@ def run_study(config: TrainConfig, exp: str, context: Context, plan: Plan, engin
     Returns:
         What the report is about; its table is printed, and all files are logged to MLflow.
     """
-    check_engine(engine)
-    _check_seeds(config)
-    output, folder = context.output, context.output.layout.experiment(exp)
-    compiled = partial(compile_study, plan, config, exp, output.layout, count_of(config))
-    whole = compiled(plan.most_runs)
-    dataset = check(whole, output)
-    rounds = Rounds(plan, compiled, dataset, output, output.layout.name(folder))
-    left = [job for job in whole.jobs if output.overwrite or not _is_finished(output, job)]
-    if left:
-        check_device(engine, context.reporter.say)
-    if not output.overwrite:
+    prepared = prepare(config, exp, context, plan, engine)
+    rounds, dataset, folder = prepared.rounds, prepared.dataset, context.output.layout.experiment(exp)
+    if not context.output.overwrite:
         record.reopen(folder / record.NAME)
-    context.reporter.say(rounds.outlook())
+    context.reporter.say(f"{prepared.estimate}\n{rounds.outlook()}")
     note, again = f"Study of {config.model} on {config.dataset}.", f"Continue: {context.tracker.command}"
     params = rounds.described.plan
     with (
@@ -92,9 +119,10 @@ def run_study(config: TrainConfig, exp: str, context: Context, plan: Plan, engin
         jobs = rounds.jobs(rounds.first, rounds.before)
         tracked.log_input(dataset.name, dataset.fingerprint, "study", num_rows=dataset.num_examples)
         tracked.log_params(noted(dataset))
-        begun = begin_engine(engine, _within(tracked, context), len(left))
+        begun = begin_engine(engine, _within(tracked, context), len(prepared.left))
         more = partial(rounds.more, tracked, context.reporter.say)
-        run_jobs(jobs, begun, context.reporter, exp, context.tracker.command, more)
+        done = partial(rounds.note, say=context.reporter.say)
+        run_jobs(jobs, begun, context.reporter, exp, context.tracker.command, more, done)
         if stopping():
             raise Interrupted(f"Stopped before the report; all {len(rounds.known)} jobs are done. {again}")
         return conclude(exp, plan.margin, tracked, context)
@@ -127,42 +155,14 @@ def conclude(exp: str, margin: float, tracked: TrackedRun, context: Context) -> 
     tracked.log_artifacts(
         [(folder / path, None if path.name == str(path) else path.parent.as_posix()) for path in files]
     )
-    tracked.log_metrics({_metric(line.cell): line.accuracy.mean for line in decision.lines} | _headline(decision))
-    for percent, of_arms in _curves(decision).items():
-        tracked.log_metrics(of_arms, percent)
+    tracked.log_metrics({_metric(line.cell): line.accuracy.mean for line in decision.lines})
     describe(decision, tracked, context)
     told = "\n".join([headline(decision), *asked(decision), reachable(decision.nearest)])
-    context.reporter.say(
-        f"\n{table(decision)}\n\n{told}\n"
-        f"Report: {folder / 'report.html'}\nPictures: {folder / 'figures'}\nEvery training: {folder / 'results.csv'}"
-    )
+    context.reporter.say(f"\n{table(decision)}\n")
+    context.reporter.answer(told)
+    context.reporter.say(f"Report: {folder / 'report.html'}\nEvery training: {folder / 'results.csv'}")
+    context.reporter.detail(f"Pictures: {folder / 'figures'}\nKept sets: {folder / 'kept'}")
     return decision
-
-
-def _headline(decision: Decision) -> dict[str, float]:
-    """Accuracies and the kept fraction 0 to 1, the margin in percentage points."""
-    best = decision.best or decision.lines[0]
-    return {
-        "decision/kept_fraction": decision.verdicts.kept_fraction,
-        "decision/accuracy": best.accuracy.mean,
-        "decision/accuracy_full": decision.lines[0].accuracy.mean,
-        "decision/smallest_margin": 100 * decision.nearest.smallest_margin,
-    }
-
-
-def _curves(decision: Decision) -> dict[int, dict[str, float]]:
-    """Accuracy of every arm by per cent kept, which MLflow draws as curves; all of the data ends each of them."""
-    found: dict[int, dict[str, float]] = {}
-    for line in decision.lines:
-        arms = decision.study.arms if line.cell is decision.study.full else [line.cell.arm]
-        of_arms = {f"accuracy/{metric_name(arm)}": line.accuracy.mean for arm in arms}
-        found.setdefault(round(100 * line.cell.fraction), {}).update(of_arms)
-    return found
-
-
-def metric_name(arm: str) -> str:
-    """An arm as MLflow takes it in the name of a metric."""
-    return re.sub(r"[^\w.-]+", "_", arm)
 
 
 def _metric(cell: CellResult) -> str:
