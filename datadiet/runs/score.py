@@ -163,6 +163,17 @@ def _data_of(stored: StoredRun, known: dict[Any, Dataset]) -> Dataset:
     return dataset
 
 
+def _tell_features(wanted: Wanted, context: Context) -> None:
+    """Say what features of a model of the user's own are, where a score looks at them.
+
+    Raises:
+        UserError: it has none.
+    """
+    if any(map(needs_features, wanted.kinds)) and is_own(wanted.run.config.model):
+        layer = wanted.run.network.feature_layer()
+        context.reporter.say(f"Features: what the last dense layer is given, {layer}.")
+
+
 def _score(wanted: Wanted, known: dict[Any, Dataset], batch_size: int, context: Context) -> list[Scored]:
     """Scores of one run; their seconds are shared evenly.
 
@@ -174,8 +185,7 @@ def _score(wanted: Wanted, known: dict[Any, Dataset], batch_size: int, context: 
     variables = stored.variables(wanted.step)
     dataset = _data_of(stored, known)
     labels = labels_of(stored, dataset)
-    if any(map(needs_features, kinds)) and is_own(stored.config.model):
-        context.reporter.say(f"Features: what the last dense layer is given, {stored.network.feature_layer()}.")
+    _tell_features(wanted, context)
     start = time.perf_counter()
     label = f"{', '.join(kinds)} of {context.output.layout.name(stored.path)}"
     again, say = f"Continue: {context.tracker.command}", context.reporter.say
