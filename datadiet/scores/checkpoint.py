@@ -21,7 +21,7 @@ from datadiet.errors import UserError
 from datadiet.models.conv import on_cpu
 from datadiet.models.networks import Network, Variables
 from datadiet.scores.gradients import grad_norms
-from datadiet.scores.logits import LOGIT_SCORES, l2_error
+from datadiet.scores.logits import LOGIT_SCORES, of_last_layer
 from datadiet.scores.trajectory import TRAJECTORIES
 
 KMEANS_STEPS = 100
@@ -35,9 +35,9 @@ def grad_norm(network: Network, variables: Variables, images: jax.Array, labels:
 
 
 def grand_last(network: Network, variables: Variables, images: jax.Array, labels: jax.Array) -> jax.Array:
-    """GraNd of the last layer's kernel and bias alone: ||p - y||_2 sqrt(1 + ||h||_2^2) for its input h."""
+    """GraNd of the last layer alone, in closed form; see `of_last_layer`."""
     logits, features = network.apply_with_features(variables, images)
-    return l2_error(logits, labels) * jnp.sqrt(1 + (features**2).sum(-1))
+    return of_last_layer(logits, labels, features)
 
 
 def input_norm(network: Network, variables: Variables, images: jax.Array, labels: jax.Array) -> jax.Array:
