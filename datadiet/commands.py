@@ -32,6 +32,7 @@ SHARED = {
     "score": ("root", "offline"),
     "mean_score": ("root", "offline"),
     "report": ("root",),
+    "decide": (*_DATA, "root", "offline"),
     "inspect": _TRAINING,
     "prepare_data": _DATA,
     "sync": ("root",),

@@ -46,6 +46,7 @@ COMMANDS = {
     "score": ("scoring", "Score every training example with a checkpoint of a run."),
     "mean_score": ("scoring", "Average scores over runs."),
     "report": ("report", "Say what a finished study decides: report.html, pictures and kept sets."),
+    "decide": ("deciding", "Decide from the results of trainings of your own: the report of a study, without one."),
     "inspect": ("inspecting", "Tell what data is, and what stands in the way; trains nothing."),
     "prepare_data": ("preparing", "Fetch, check and cache a dataset; the only command that downloads."),
     "sync": ("syncing", "Write into MLflow what it lacks of the mirror."),

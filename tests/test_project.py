@@ -34,7 +34,8 @@ HOUSE = {
     "selectors": ["coresets", "epochs", "selection", "options", "window_search"],
     "training": ["device", "energy", "compiled", "schedule", "state", "feed", "placing", "step", "loop"],
     "storage": [
-        "files", "tables", "records", "layout", "score_files", "answers", "leaves", "checkpoints", "manifests", "runs",
+        "files", "tables", "arrays", "records", "layout", "score_files", "answers", "evaluations", "leaves",
+        "checkpoints", "manifests", "runs",
     ],
     "tracking": ["record", "failures", "mlflow_store", "push", "link", "run", "sync"],
     "runs": [
@@ -42,12 +43,13 @@ HOUSE = {
         "timing",
     ],
     "report": [
-        "statistics", "comparison", "sequential", "gain", "verdicts", "evidence", "cost", "decision", "words", "price",
-        "outlook", "text", "summary", "figures", "pictures", "kept_sets", "kept_files", "export", "page", "data_page",
-        "inspection", "results_table",
+        "statistics", "comparison", "sequential", "gain", "verdicts", "evidence", "trained", "given", "cost",
+        "decision", "words", "price", "outlook", "text", "summary", "figures", "pictures", "kept_sets", "kept_files",
+        "export", "page", "data_page", "inspection", "results_table",
     ],
     "study": [
         "plan_file", "plan", "spec", "engine", "local_engine", "ray_engine", "engines", "scheduler", "rounds", "study",
+        "evaluations", "deciding",
     ],
 }  # fmt: skip
 FLOORS = [f"{room}.{file}".lstrip(".") for room, files in HOUSE.items() for file in files]
@@ -64,6 +66,7 @@ ENTRY_POINTS = {  # own parameters and defaults, from the contract; None: has to
     "score": {"run": 0, "step": "auto", "batch_size": 512, "type": "l2_error"},
     "mean_score": {"n_runs": 10, "step": "auto", "type": "l2_error"},
     "report": {"exp": "study", "margin": "auto", "format": "html", "output": "auto"},
+    "decide": {"results": None, "margin": 0.5},
     "inspect": {"dataset": "cifar10", "data_dir": "auto", "model": "auto"},
     "prepare_data": {"dataset": "cifar10", "data_dir": "auto", "archive": "auto", "download": "true"},
     "sync": {},

@@ -15,6 +15,7 @@ from datadiet.report.comparison import ALPHA
 from datadiet.report.decision import ClassWarning, Decision, Line
 from datadiet.report.price import price
 from datadiet.report.statistics import Estimate
+from datadiet.report.trained import TrainedStudy
 
 FORMAT = 1  # of `facts`
 ROWS = 12  # of the table of a description
@@ -46,7 +47,7 @@ def beware(decision: Decision) -> list[str]:
     score = study.score_of(best.cell)
     if score and decision.reliability[score.name].whole < text.RELIABLE:
         found.append("Other runs would choose other examples: the scores are mostly chance (reliability below 0.7).")
-    if score and study.config.random_label_fraction:
+    if score and isinstance(study, TrainedStudy) and study.config.random_label_fraction:
         found.append("Some training labels were drawn anew, and what is kept first is mostly mislabelled.")
     return found
 

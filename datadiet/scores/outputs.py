@@ -52,7 +52,7 @@ def scores_from_logits(
     return np.asarray(LOGIT_SCORES[kind](outputs, numbers), np.float32)
 
 
-def _features_from(given: Any, count: int) -> np.ndarray:
+def _features_from(given: Any, count: int) -> Any:
     """float32 [N, F]."""
     array = array_from("features", given)
     if array.ndim != 2 or len(array) != count or array.dtype.kind not in "fiu":

@@ -16,6 +16,7 @@ from datadiet.report.outlook import asked, reachable
 from datadiet.report.page import describe, read_decision, write_report
 from datadiet.report.results_table import of_study, to_csv
 from datadiet.report.text import headline, table
+from datadiet.report.trained import TrainedStudy
 from datadiet.runs import resume
 from datadiet.runs.context import Context, Output
 from datadiet.runs.labels import labels_for
@@ -120,8 +121,11 @@ def conclude(exp: str, margin: float, tracked: TrackedRun, context: Context) -> 
     layout, folder = context.output.layout, context.output.layout.experiment(exp)
     decision = read_decision(layout.exps, layout.name(folder), margin)
     note_look(decision)
-    write_text(folder / "results.csv", to_csv(of_study(decision.study, context.reporter.say)))
-    for path in (folder / "study.json", folder / "results.csv", *write_report(decision)):
+    tables = []
+    if isinstance(decision.study, TrainedStudy):
+        tables = [folder / "results.csv"]
+        write_text(tables[0], to_csv(of_study(decision.study, context.reporter.say)))
+    for path in (folder / "study.json", *tables, *write_report(decision)):
         where = path.parent.relative_to(folder).as_posix()
         tracked.log_artifact(path, None if where == "." else where)
     tracked.log_metrics({_metric(line.cell): line.accuracy.mean for line in decision.lines} | _headline(decision))
@@ -129,9 +133,9 @@ def conclude(exp: str, margin: float, tracked: TrackedRun, context: Context) -> 
         tracked.log_metrics(of_arms, percent)
     describe(decision, tracked, context)
     told = "\n".join([headline(decision), *asked(decision), reachable(decision.nearest)])
+    every = "".join(f"\nEvery training: {path}" for path in tables)
     context.reporter.say(
-        f"\n{table(decision)}\n\n{told}\n"
-        f"Report: {folder / 'report.html'}\nPictures: {folder / 'figures'}\nEvery training: {folder / 'results.csv'}"
+        f"\n{table(decision)}\n\n{told}\nReport: {folder / 'report.html'}\nPictures: {folder / 'figures'}{every}"
     )
     return decision
 
