@@ -31,6 +31,7 @@ SHARED = {
     "export": (*_DATA, "root", "offline"),
     "score": ("root", "offline"),
     "mean_score": ("root", "offline"),
+    "predictions": (*_DATA, "root", "offline"),
     "report": ("root",),
     "decide": (*_DATA, "root", "offline"),
     "inspect": _TRAINING,

@@ -23,7 +23,7 @@ HOUSE = {
         "dataset", "reading", "doubts", "batches", "cache", "sources.base", "sources.published", "sources.splits",
         "sources.walk", "sources.images", "sources.encoded", "sources.embedded", "sources.arrays", "sources.own",
         "sources.parquet", "sources.delimited", "sources.csv_file", "sources.idx", "sources.cinic10",
-        "sources.tfds_folder", "sources.cifar", "labels", "registry", "objects", "align", "inspect", "download",
+        "sources.tfds_folder", "sources.cifar", "align", "labels", "registry", "objects", "inspect", "download",
         "tfds_builders", "prepare",
     ],
     "models": ["conv", "networks", "registry"],
@@ -39,8 +39,8 @@ HOUSE = {
     ],
     "tracking": ["record", "failures", "mlflow_store", "push", "link", "run", "sync"],
     "runs": [
-        "background", "signals", "context", "inputs", "labels", "task", "resume", "folders", "train", "score", "select",
-        "timing",
+        "background", "signals", "context", "inputs", "labels", "task", "resume", "folders", "train", "score",
+        "outputs", "predictions", "select", "timing",
     ],
     "report": [
         "statistics", "comparison", "sequential", "gain", "verdicts", "evidence", "trained", "given", "cost",
@@ -65,6 +65,7 @@ ENTRY_POINTS = {  # own parameters and defaults, from the contract; None: has to
     "export": {"kept": None, "output": None, "format": "csv"},
     "score": {"run": 0, "step": "auto", "batch_size": 512, "type": "l2_error"},
     "mean_score": {"n_runs": 10, "step": "auto", "type": "l2_error"},
+    "predictions": {"files": None, "step": None, "type": "l2_error", "probabilities": "false"},
     "report": {"exp": "study", "margin": "auto", "format": "html", "output": "auto"},
     "decide": {"results": None, "margin": 0.5},
     "inspect": {"dataset": "cifar10", "data_dir": "auto", "model": "auto"},

@@ -84,7 +84,7 @@ class Scored(NamedTuple):
     beside: dict[str, np.ndarray] = {}  # noqa: RUF012 - arrays beside them by suffix; never changed
 
 
-def _write(made: Scored, exp: str, context: Context) -> Path:
+def write_scores(made: Scored, exp: str, context: Context) -> Path:
     """Write a score file and its MLflow run."""
     path, provenance, seconds = made.path, made.provenance, made.seconds
     dataset, fingerprint = made.identity["dataset"], made.identity["fingerprint"]
@@ -162,7 +162,7 @@ def score_run(
         return _take(path, context)
     check_device(context.reporter.say)
     context.tracker.check()
-    return _write(_score(stored, path, provenance, batch_size, context), exp, context)
+    return write_scores(_score(stored, path, provenance, batch_size, context), exp, context)
 
 
 def _score(stored: StoredRun, path: Path, provenance: dict[str, Any], batch_size: int, context: Context) -> Scored:
@@ -237,7 +237,7 @@ def mean_run(
     identity = {name: getattr(first, name) for name in ("dataset", "fingerprint", "example_ids")}
     beside = {"runs": runs.astype(np.float32), "stderr": standard_error(runs)}
     seconds = {"total": time.perf_counter() - start}
-    return _write(Scored("mean_score", target, values, identity, provenance, seconds, beside), exp, context)
+    return write_scores(Scored("mean_score", target, values, identity, provenance, seconds, beside), exp, context)
 
 
 def _check_mean(kind: str, n_runs: int, combine: str) -> None:
