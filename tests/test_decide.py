@@ -119,8 +119,7 @@ def test_every_form_of_the_same_results_is_the_same(tmp_path, answers, drawn):
     }
     found = []
     for exp, table in forms.items():
-        count = {} if exp == "parquet" else {"num_examples": 1000}
-        datadiet("decide", tmp_path, results=table, margin=2, exp=exp, offline=True, **count)
+        datadiet("decide", tmp_path, results=table, margin=2, exp=exp, offline=True, num_examples=1000)
         study = read_study(tmp_path / "exps", exp)
         assert [(c.arm, c.fraction) for c in study.cells] == [("full data", 1.0), *list(answers)[1:]]
         for cell, correct in zip(study.cells, answers.values()):

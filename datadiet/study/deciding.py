@@ -89,7 +89,7 @@ def _cells(rows: list[Row], question: Question, dataset: Dataset | None, doubts:
             "how many training examples there are is not told: expected a size beside fraction 1, "
             f"{commands.option('num_examples', 'N')}, or {commands.option('dataset', 'NAME')}"
         )
-        return by_cell(rows)
+        return by_cell([r._replace(fraction=float(r.size or 0)) if math.isnan(r.fraction) else r for r in rows])
     for told in {*known, *whole} - {count}:
         doubts.add(f"all of the data has {count:,} training examples, and is told to have {told:,}")
     made = []
@@ -133,7 +133,7 @@ def _ordered(cells: Cells, doubts: Doubts) -> dict[tuple[str, float], list[Row]]
                 f"{arm} at {fraction:g} has the runs {_listed(by_run)}, {FULL} {_listed(expected)}: expected the same, "
                 "because they are compared in pairs"
             )
-        found[arm, fraction] = [by_run[run] for run in expected if run in by_run]
+        found[arm, fraction] = [by_run[run] for run in expected or by_run if run in by_run]
     return found
 
 
