@@ -7,9 +7,8 @@ from pathlib import Path
 
 import click
 
-from datadiet.runs.score import mean_run, score_run
-from datadiet.scores.checkpoint import score_names, training_score_names
 from datadiet.scores.combine import COMBINATIONS
+from datadiet.scores.registry import score_names, training_score_names
 
 from .options import SCORE_EXP, Optional, make_command, make_context, place_options
 
@@ -40,6 +39,8 @@ def _score(
 
     Writes <root>/exps/<exp>/run_<run>/<type folder>/ckpt_<step>.npy; exp is score_exp by default.
     """
+    from datadiet.runs.score import score_run
+
     source, target = _experiments(score_exp, exp)
     score_run(kind, run, step, batch_size, source, target, make_context(root, overwrite, offline=offline))
 
@@ -58,6 +59,8 @@ def _mean_score(
     Writes <root>/exps/<exp>/<type folder>/ckpt_<step>.npy, and beside it the scores of each run (.runs.npy) and the
     standard error of their mean (.stderr.npy); exp is score_exp by default.
     """
+    from datadiet.runs.score import mean_run
+
     source, target = _experiments(score_exp, exp)
     mean_run(kind, n_runs, step, source, target, make_context(root, overwrite, offline=offline), combine)
 

@@ -20,16 +20,16 @@ HOUSE = {
         "train_config", "config", "recipes",
     ],
     "data": [
-        "dataset", "reading", "doubts", "batches", "cache", "sources.base", "sources.published", "sources.splits",
-        "sources.walk", "sources.images", "sources.encoded", "sources.embedded", "sources.arrays", "sources.own",
-        "sources.parquet", "sources.delimited", "sources.csv_file", "sources.idx", "sources.cinic10",
+        "dataset", "reading", "doubts", "order", "batches", "cache", "sources.base", "sources.published",
+        "sources.splits", "sources.walk", "sources.images", "sources.encoded", "sources.embedded", "sources.arrays",
+        "sources.own", "sources.parquet", "sources.delimited", "sources.csv_file", "sources.idx", "sources.cinic10",
         "sources.tfds_folder", "sources.cifar", "align", "labels", "registry", "objects", "inspect", "download",
         "tfds_builders", "prepare",
     ],
     "models": ["conv", "networks", "fast_cnn", "registry"],
     "scores": [
         "names", "arrays", "logits", "forgetting", "trajectory", "outputs", "recorded", "recorder", "gradients",
-        "checkpoint", "combine",
+        "registry", "checkpoint", "combine",
     ],
     "selectors": ["coresets", "epochs", "selection", "options", "window_search"],
     "training": ["device", "energy", "compiled", "schedule", "updates", "state", "feed", "placing", "step", "loop"],
@@ -48,8 +48,8 @@ HOUSE = {
         "export", "page", "data_page", "inspection", "results_table",
     ],
     "study": [
-        "plan_file", "plan", "spec", "engine", "local_engine", "ray_engine", "engines", "scheduler", "rounds", "study",
-        "evaluations", "deciding",
+        "plan_file", "plan", "spec", "options", "engine", "local_engine", "ray_engine", "engines", "scheduler",
+        "rounds", "study", "evaluations", "deciding",
     ],
 }  # fmt: skip
 FLOORS = [f"{room}.{file}".lstrip(".") for room, files in HOUSE.items() for file in files]
@@ -159,6 +159,16 @@ def test_a_process_of_its_own_explains_the_same(tmp_path):
     text = call(["python", "-m", "entrypoints", "full_data", "--help"], PROJECT, tmp_path).stdout
     assert "Usage: datadiet full_data" in text
     assert options_in(text) == options_in(explained("full_data"))
+
+
+def test_help_imports_no_library_that_computes_or_tracks(tmp_path):
+    script = (
+        "import sys; from click.testing import CliRunner; from entrypoints.__main__ import COMMANDS, main;"
+        "assert all(CliRunner().invoke(main, [name, '--help']).exit_code == 0 for name in COMMANDS);"
+        "heavy = ('jax', 'flax', 'mlflow', 'scipy', 'sklearn', 'pandas', 'pyarrow', 'matplotlib', 'orbax', 'PIL');"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    assert call(["python", "-c", script], PROJECT, tmp_path).stdout == "[]\n"
 
 
 @pytest.mark.parametrize("name", ENTRY_POINTS)

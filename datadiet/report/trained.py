@@ -16,8 +16,8 @@ from datadiet.config import ResolvedConfig
 from datadiet.errors import UserError
 from datadiet.report.evidence import CellResult, History, Kept, Noise, Score, Study
 from datadiet.runs.labels import labels_of
-from datadiet.scores.checkpoint import training_score_names
 from datadiet.scores.names import names_of
+from datadiet.scores.registry import training_score_names
 from datadiet.selectors.selection import SELECTORS
 from datadiet.storage.answers import read_answers
 from datadiet.storage.layout import score_file

@@ -20,8 +20,9 @@ from datadiet.runs.context import Context
 from datadiet.runs.inputs import gathering, training_command
 from datadiet.runs.labels import given_digest, labels_of
 from datadiet.runs.signals import listen
-from datadiet.scores.checkpoint import check_score, compute_many, score_names, training_score_names
+from datadiet.scores.checkpoint import compute_many
 from datadiet.scores.combine import COMBINATIONS, standard_error
+from datadiet.scores.registry import check_score, score_names, training_score_names
 from datadiet.storage.files import npy_bytes
 from datadiet.storage.layout import ExperimentLayout, score_file
 from datadiet.storage.records import MirrorRecord, ScoreRecord
