@@ -19,6 +19,7 @@ from datadiet.errors import Interrupted, UserError
 from datadiet.runs.context import Context
 from datadiet.runs.inputs import gathering, training_command
 from datadiet.runs.labels import given_digest, labels_of
+from datadiet.runs.products import small
 from datadiet.runs.signals import listen
 from datadiet.scores.checkpoint import compute_many
 from datadiet.scores.combine import COMBINATIONS, standard_error
@@ -29,7 +30,8 @@ from datadiet.storage.records import MirrorRecord, ScoreRecord
 from datadiet.storage.runs import StoredRun, open_run
 from datadiet.storage.score_files import load_scores, save_scores
 from datadiet.tracking import record
-from datadiet.tracking.run import settle
+from datadiet.tracking.bring import settle
+from datadiet.tracking.record import Artifact
 from datadiet.training.compiled import compile_seconds, unless
 from datadiet.training.device import check_device
 
@@ -96,12 +98,21 @@ def write_scores(made: Scored, exp: str, context: Context) -> Path:
         spent = {"seconds": round(seconds["total"] - seconds.get("compile", 0), 3)}
         spent |= {"compile_seconds": round(seconds["compile"], 3)} if "compile" in seconds else {}
         save_scores(path, made.values, made.identity, provenance | spent, made.beside, f"{name}.npy")
+        if context.tracker.parent is None or made.beside:  # of a study, the means
+            tracked.log_artifacts(_files(made, context.reporter.say))
         tracked.log_input(dataset, fingerprint, "scoring", num_rows=len(made.values))
         timings = {f"time/{name}_seconds": value for name, value in seconds.items()}
         tracked.log_metrics(found | timings, provenance["step"])
     mean = f"mean {found['score/mean']:.4f}" if found else "nothing measured yet"
     context.reporter.say(f"{kind} at step {provenance['step']}: {mean} in {seconds['total']:.1f} s -> {path}")
     return path
+
+
+def _files(made: Scored, say: Callable[[str], None]) -> list[Artifact]:
+    """A score file, its record and what lies beside them, as far as they are small."""
+    whole = small([made.path, made.path.with_suffix(".json")], say)
+    extra = [small([made.path.with_suffix(f".{suffix}.npy")], say) for suffix in made.beside]
+    return whole + [one for some in extra for one in some]
 
 
 def _made_before(

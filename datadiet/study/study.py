@@ -10,6 +10,7 @@ from datadiet.config import TrainConfig
 from datadiet.data.dataset import Dataset
 from datadiet.data.registry import count_of, tell_notes
 from datadiet.errors import Interrupted, UserError
+from datadiet.report.archive import write_mirror
 from datadiet.report.decision import Decision
 from datadiet.report.evidence import CellResult
 from datadiet.report.outlook import asked, reachable
@@ -22,6 +23,7 @@ from datadiet.runs.context import Context, Output
 from datadiet.runs.labels import labels_for
 from datadiet.runs.signals import listen
 from datadiet.runs.task import load_data, noted
+from datadiet.storage import evaluations
 from datadiet.storage.files import write_text
 from datadiet.study.engines import begin_engine, check_device, check_engine
 from datadiet.study.options import EngineOptions
@@ -121,13 +123,18 @@ def conclude(exp: str, margin: float, tracked: TrackedRun, context: Context) -> 
     layout, folder = context.output.layout, context.output.layout.experiment(exp)
     decision = read_decision(layout.exps, layout.name(folder), margin)
     note_look(decision)
+    files = [folder / "study.json", *write_report(decision)]
     tables = []
     if isinstance(decision.study, TrainedStudy):
         tables = [folder / "results.csv"]
         write_text(tables[0], to_csv(of_study(decision.study, context.reporter.say)))
-    for path in (folder / "study.json", *tables, *write_report(decision)):
-        where = path.parent.relative_to(folder).as_posix()
-        tracked.log_artifact(path, None if where == "." else where)
+        files += [*tables, write_mirror(decision.study)]
+    else:
+        files.append(folder / evaluations.NAME)
+    told = [path.relative_to(folder) for path in files]
+    tracked.log_artifacts(
+        [(folder / path, None if path.name == str(path) else path.parent.as_posix()) for path in told]
+    )
     tracked.log_metrics({_metric(line.cell): line.accuracy.mean for line in decision.lines} | _headline(decision))
     for percent, of_arms in _curves(decision).items():
         tracked.log_metrics(of_arms, percent)
