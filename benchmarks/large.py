@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from datadiet.processors import processors
+
 if TYPE_CHECKING:
     from datadiet.data.dataset import Dataset
 
@@ -324,7 +326,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         tables = {name: measure(Path(folder), given.quick) for name, measure in PARTS.items() if name in given.only}
     if not given.quick and len(tables) == len(PARTS):
-        RESULT.write_text(TABLE.format(cores=os.cpu_count(), **{name: "\n".join(t) for name, t in tables.items()}))
+        RESULT.write_text(TABLE.format(cores=len(processors()), **{name: "\n".join(t) for name, t in tables.items()}))
 
 
 PARTS = {"times": compare, "loaders": loaders, "limit": under_limit, "selectors": selectors}

@@ -41,6 +41,7 @@ DOCUMENTS = (
     "docs/scores.md",
     "docs/decision.md",
     "docs/own_loop.md",
+    "docs/terminal.md",
 )
 TEXT = {name: (PROJECT / name).read_text() for name in (*DOCUMENTS, "CHANGELOG.md")}
 README, SCORES = TEXT["README.md"], TEXT["docs/scores.md"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 import time
 import warnings
@@ -25,6 +24,7 @@ from datadiet.data.sources.own import is_image, resolve_path
 from datadiet.data.sources.walk import walk
 from datadiet.errors import UserError
 from datadiet.printable import visible
+from datadiet.processors import processors
 from datadiet.train_config import FIELDS, TrainConfig
 
 FOLDER = "folder:"  # of which the files are looked at one by one
@@ -185,7 +185,7 @@ def look_at(config: TrainConfig, counter: Counting, decode: bool) -> Files | Non
     images = [path for path in listed if is_image(root, path)]
     folders = Counter(visible(path.split("/", 1)[0]) if "/" in path else "." for path in images)
     sizes, kinds, bad, total = Counter(), Counter(), [], 0
-    with counter(len(images), "files") as count, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with counter(len(images), "files") as count, ThreadPoolExecutor(len(processors())) as pool:
         for path, found in zip(images, pool.map(lambda path: facts_of(Path(f"{root}/{path}"), decode), images)):
             count(1)
             if isinstance(found, str):

@@ -20,7 +20,8 @@ from datadiet.errors import UserError
 from datadiet.scores.names import names_of
 from datadiet.selectors.options import LIKE, RANDOM
 from datadiet.selectors.selection import chooses_anew
-from datadiet.storage.records import AUTO, ScoreRecord, StudyRecord
+from datadiet.storage.records import AUTO, StudyRecord
+from datadiet.storage.score_files import ScoreRecord
 
 
 class CellResult(NamedTuple):

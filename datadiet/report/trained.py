@@ -22,9 +22,9 @@ from datadiet.selectors.selection import SELECTORS
 from datadiet.storage.answers import read_answers
 from datadiet.storage.layout import score_file
 from datadiet.storage.manifests import manifest_ids
-from datadiet.storage.records import CellRecord, MeanRecord, ScoreRecord, Summary
+from datadiet.storage.records import CellRecord, MeanRecord, Summary
 from datadiet.storage.runs import StoredRun, open_run
-from datadiet.storage.score_files import load_scores
+from datadiet.storage.score_files import ScoreRecord, load_scores
 
 Loaded = tuple[np.ndarray, ScoreRecord | None]  # scores and the record beside them
 

@@ -37,9 +37,9 @@ from datadiet.selectors.options import (
 )
 from datadiet.storage.layout import ExperimentLayout, score_file
 from datadiet.storage.manifests import find_manifest, manifest_ids
-from datadiet.storage.records import KeptRecord, ScoreRecord, Summary
+from datadiet.storage.records import KeptRecord, Summary
 from datadiet.storage.runs import StoredRun, open_run
-from datadiet.storage.score_files import load_scores
+from datadiet.storage.score_files import ScoreRecord, ids_digest, load_scores, read_ids
 from datadiet.tracking.fetch import is_remote, local_file, local_run, refuse_offline
 from datadiet.train_config import DERIVED
 
@@ -205,8 +205,10 @@ def as_typed(config: TrainConfig, num_examples: int) -> dict[str, Any]:
 
 
 def _align(path: Path, values: np.ndarray, record: ScoreRecord, dataset: Dataset) -> np.ndarray:
-    """Scores in the order of `dataset`, by the ids of their record; an error names the file."""
-    ids = np.array(record.example_ids)
+    """Scores in the order of `dataset`, by the names of their examples where it is not the same; an error names the
+    file."""
+    same = record.fingerprint == dataset.fingerprint or record.ids_sha256 == ids_digest(dataset.example_ids)
+    ids = dataset.example_ids if same else read_ids(path, record)
     try:
         return align.align(values, ids, record.fingerprint, dataset, record.dataset)
     except UserError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -16,22 +15,20 @@ from datadiet.data.registry import count_of, tell_notes
 from datadiet.errors import Interrupted, UserError
 from datadiet.models.networks import Network
 from datadiet.models.registry import build_model, gains_together
+from datadiet.processors import processors
 from datadiet.runs import resume
 from datadiet.runs.background import Background
 from datadiet.runs.context import Context, Tracker
 from datadiet.runs.folders import begin, check_folder, check_found, is_finished
 from datadiet.runs.inputs import DEFAULT_CHOICE, ScoreChoice, check_online, find_sources, resolve_config
 from datadiet.runs.products import check_carried, log_inputs, model_facts, products, summarize
+from datadiet.runs.saving import save_step
 from datadiet.runs.signals import listen
 from datadiet.runs.task import Task, load_data, prepare_task
-from datadiet.scores import trajectory
 from datadiet.storage.answers import write_answers
-from datadiet.storage.checkpoints import save_checkpoint
-from datadiet.storage.files import append_line, make_subfolder, npy_bytes, write_bytes
-from datadiet.storage.layout import score_file
+from datadiet.storage.claims import lock_run
+from datadiet.storage.files import append_line
 from datadiet.storage.records import Summary
-from datadiet.storage.runs import lock_run
-from datadiet.storage.score_files import save_scores
 from datadiet.tracking import record
 from datadiet.tracking.run import TrackedRun
 from datadiet.training.compiled import unless
@@ -42,30 +39,6 @@ from datadiet.training.placing import place
 from datadiet.training.state import DeviceData, initial_state
 
 AT_ONCE = 16  # runs that are begun together, or as many as there are processors
-
-
-def save_step(task: Task, report: Report) -> None:
-    """The scores gathered so far, then the checkpoint: it vouches for them.
-
-    A checkpoint at an unplanned step, made because training stops, is alone and goes when the
-    next planned one is there.
-    """
-    run_dir, step = task.run_dir, report.step
-    planned = step in options.saved_steps(task.config)
-    for name, stats in report.state.trajectory.items() if planned else ():
-        entry = trajectory.TRAJECTORIES[name]
-        provenance = {"type": name, "step": step, "runs": [task.config.run]}
-        values = entry.values(stats, task.member)
-        path = score_file(run_dir, name, step)
-        place = f"{task.name}/{path.relative_to(run_dir).as_posix()}"
-        save_scores(path, values, task.dataset.identity(), provenance, name=place)
-        for folder, mask in entry.masks.items():
-            make_subfolder(run_dir / folder)
-            content = npy_bytes(mask(stats, task.member))
-            write_bytes(run_dir / folder / f"ckpt_{step}.npy", content)
-    save_checkpoint(run_dir, report.state, report.seconds)
-    if planned:
-        resume.remove_unplanned(run_dir, task.config, step)
 
 
 def train_run(config: TrainConfig, exp: str, context: Context, choice: ScoreChoice = DEFAULT_CHOICE) -> Summary:
@@ -138,7 +111,7 @@ def train_resolved(
 
 def _portions(configs: Sequence[ResolvedConfig]) -> Iterator[Sequence[ResolvedConfig]]:
     """Runs that are begun together: each costs a file handle, memory and a part of a second before the first step."""
-    count = max(AT_ONCE, os.cpu_count() or 1) if gains_together(configs[0].model) else 1
+    count = max(AT_ONCE, len(processors())) if gains_together(configs[0].model) else 1
     return (configs[first : first + count] for first in range(0, len(configs), count))
 
 
@@ -267,18 +240,17 @@ class Lane:
         Raises:
             UserError: a part of the run is gone.
         """
-        resume.check_complete(self.task)
-        say = context.reporter.say
-        task, summary = self.task, summarize(self.task, self.tracked, self.metrics)
-        summary = replace(summary, joules=None if self.start.step else joules)
-        files = products(task, self.tracked, say)
+        task = self.task
+        resume.check_complete(task)
+        summary = replace(summarize(task, self.tracked, self.metrics), joules=None if self.start.step else joules)
+        files = products(task, self.tracked, context.reporter.say)
         if context.tracker.log_model:
             self.tracked.note_model(model_facts(task))
         self.tracked.note_artifacts(files)  # first: with a summary the run is finished, and `sync` tells what is noted
         summary.write(task.run_dir / "summary.json")
         self.tracked.log_artifacts(files)
         told = f"test accuracy {summary.test_acc:.4f} in {summary.total_seconds:.1f} s -> {task.run_dir}"
-        say(f"{task.name}: {told}")
+        context.reporter.answer(f"{task.name}: {told}")
         return summary
 
 
