@@ -206,11 +206,11 @@ def curves(decision: Decision) -> dict[int, dict[str, float]]:
     found: dict[int, dict[str, float]] = {}
     for line in decision.lines:
         arms = decision.study.arms if line.cell is decision.study.full else [line.cell.arm]
-        of_arms = {f"accuracy/{_metric_name(arm)}": line.accuracy.mean for arm in arms}
+        of_arms = {f"accuracy/{metric_name(arm)}": line.accuracy.mean for arm in arms}
         found.setdefault(round(100 * line.cell.fraction), {}).update(of_arms)
     return found
 
 
-def _metric_name(arm: str) -> str:
+def metric_name(arm: str) -> str:
     """An arm as MLflow takes it in the name of a metric."""
     return re.sub(r"[^\w.-]+", "_", arm)
