@@ -134,6 +134,11 @@ class Study:
         """What runs of equal positions, which are compared in pairs, have in common; as words behind 'runs'."""
         raise NotImplementedError
 
+    @property
+    def notes(self) -> list[str]:
+        """What was decided when the data was read, and what is doubtful."""
+        return [] if self.dataset is None else list(self.dataset.notes)
+
     def kept(self, cell: CellResult) -> Kept | None:
         """What a cell keeps, in its first run; None where that is not known.
 

@@ -156,6 +156,10 @@ class TrainedStudy(Study):
     def data(self) -> ResolvedConfig:
         return self.config
 
+    @property
+    def notes(self) -> list[str]:
+        return list(self.first.data.notes or [])
+
     def kept(self, cell: CellResult) -> Kept | None:
         """Raises UserError where a run kept examples that the data set does not have, or that cannot be had."""
         if self.dataset is None:
