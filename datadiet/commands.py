@@ -31,6 +31,7 @@ SHARED = {
     "export": (*_DATA, "root", "offline"),
     "score": ("root", "offline"),
     "mean_score": ("root", "offline"),
+    "analyze": ("root", "offline"),
     "report": ("root",),
     "inspect": _TRAINING,
     "prepare_data": _DATA,

@@ -45,6 +45,7 @@ COMMANDS = {
     "export": ("exporting", "Write a kept set as csv, parquet, links or txt, for others."),
     "score": ("scoring", "Score every training example with a checkpoint of a run."),
     "mean_score": ("scoring", "Average scores over runs."),
+    "analyze": ("analyzing", "Analyse how training treats easy and hard examples."),
     "report": ("report", "Say what a finished study decides: report.html, pictures and kept sets."),
     "inspect": ("inspecting", "Tell what data is, and what stands in the way; trains nothing."),
     "prepare_data": ("preparing", "Fetch, check and cache a dataset; the only command that downloads."),

@@ -29,22 +29,25 @@ HOUSE = {
     "models": ["conv", "networks", "registry"],
     "scores": [
         "names", "arrays", "logits", "forgetting", "trajectory", "outputs", "recorded", "recorder", "gradients",
-        "checkpoint", "combine",
+        "kernel", "checkpoint", "combine",
     ],
     "selectors": ["coresets", "epochs", "selection", "options", "window_search"],
-    "training": ["device", "energy", "compiled", "schedule", "state", "feed", "placing", "step", "loop"],
+    "training": [
+        "device", "energy", "compiled", "schedule", "state", "feed", "placing", "step", "loop",
+        "connectivity",
+    ],
     "storage": [
         "files", "tables", "records", "layout", "score_files", "answers", "leaves", "checkpoints", "manifests", "runs",
     ],
     "tracking": ["record", "failures", "mlflow_store", "push", "link", "run", "sync"],
     "runs": [
         "background", "signals", "context", "inputs", "labels", "task", "resume", "saving", "folders", "train",
-        "scored", "score", "mean", "select", "timing",
+        "scored", "score", "mean", "select", "timing", "children",
     ],
     "report": [
         "statistics", "comparison", "sequential", "gain", "verdicts", "evidence", "cost", "decision", "words", "price",
         "outlook", "text", "summary", "figures", "pictures", "kept_sets", "kept_files", "export", "page", "data_page",
-        "inspection", "results_table",
+        "inspection", "dynamics", "results_table",
     ],
     "study": [
         "plan_file", "plan", "spec", "engine", "local_engine", "ray_engine", "engines", "scheduler", "rounds", "study",
@@ -63,6 +66,7 @@ ENTRY_POINTS = {  # own parameters and defaults, from the contract; None: has to
     "export": {"kept": None, "output": None, "format": "csv"},
     "score": {"run": 0, "step": "auto", "batch_size": 512, "type": "l2_error"},
     "mean_score": {"n_runs": 10, "step": "auto", "type": "l2_error"},
+    "analyze": {"run": 0},
     "report": {"exp": "study", "margin": "auto", "format": "html", "output": "auto"},
     "inspect": {"dataset": "cifar10", "data_dir": "auto", "model": "auto"},
     "prepare_data": {"dataset": "cifar10", "data_dir": "auto", "archive": "auto", "download": "true"},
