@@ -19,6 +19,7 @@ from datadiet.data.registry import DATASETS, PREFIXES
 from datadiet.models.registry import MODELS
 from datadiet.option import fields_of
 from datadiet.plugins import VARIABLE
+from datadiet.recipes import RECIPES
 from datadiet.registries import ENTRY_POINTS
 from datadiet.report.pictures import FIGURES
 from datadiet.scores.checkpoint import FEATURE_SCORES, NETWORK_SCORES, score_names
@@ -37,7 +38,7 @@ TEXT = {name: (PROJECT / name).read_text() for name in (*DOCUMENTS, "CHANGELOG.m
 README, SCORES = TEXT["README.md"], TEXT["docs/scores.md"]
 REGISTRIES = (
     LOGIT_SCORES, NETWORK_SCORES, FEATURE_SCORES, TRAJECTORIES, COMBINATIONS, SELECTORS, MODELS, DATASETS, ENGINES,
-    FIGURES, ENTRY_POINTS,
+    FIGURES, ENTRY_POINTS, RECIPES,
 )  # fmt: skip
 
 
@@ -143,11 +144,12 @@ def test_the_checks_are_the_same_everywhere():
 
 
 def test_versions_are_the_same_everywhere():
-    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    """A release is the newest section of the changelog that has a number; .ci/package compares its tag."""
+    pyproject = tomllib.loads((PROJECT / "pyproject.toml").read_text())
     citation = yaml.safe_load((PROJECT / "CITATION.cff").read_text())
-    assert project["version"] == citation["version"] == dd.__version__
-    assert f"\n## [{dd.__version__}]" in TEXT["CHANGELOG.md"]
-    assert citation["license"] == project["license"]
+    assert citation["version"] == re.findall(r"^## \[(\d[^]]*)\]", TEXT["CHANGELOG.md"], re.M)[0]
+    assert citation["version"] == pyproject["tool"]["setuptools_scm"]["fallback_version"]
+    assert citation["license"] == pyproject["project"]["license"]
 
 
 # --- registries -------------------------------------------------------------------------------
@@ -216,6 +218,7 @@ def test_every_dataset_has_its_row():
 
 
 def test_models_engines_combinations_and_balances_are_named():
+    assert all(f"`recipe={name}`" in README for name in RECIPES)
     (models,) = re.findall(r"`model` \(([^)]+)\)", README)
     assert re.split(r"[;,]\s*", models) == list(MODELS)
     assert all(re.search(rf"\b{engine}\b", README) for engine in ENGINES)

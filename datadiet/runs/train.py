@@ -169,7 +169,7 @@ def _groups(
 
 def _start(task: Task, network: Network, say: Callable[[str], None]) -> resume.Start:
     """Where a run begins: untrained, or, where its folder holds a part of it, at the last good checkpoint."""
-    fresh = initial_state(network, task.config, task.dataset.num_examples)
+    fresh = initial_state(network, task.config, task.dataset.num_examples, (task.dataset, np.sort(task.kept)))
     if not task.continues:
         return resume.Start(fresh)
     start = resume.last_good(task.run_dir, task.config, fresh, say)
