@@ -156,7 +156,9 @@ class TrainConfig:
         noun="example to keep",
     )
     offset: int = option(0, "Examples of smallest score to skip before the window (selector 'offset').", min=0)
-    scores: str | None = option(None, "Score file (.npy) to select by.", auto="the mean score of score_exp")
+    scores: str | None = option(
+        None, "Score file (.npy) to select by, or runs:/ID/PATH of MLflow.", auto="the mean score of score_exp"
+    )
     balance: str | None = option(
         None,
         "How many of each class to keep: 'none' (as they come), 'proportional' or 'equal' (as far as there are).",
@@ -181,7 +183,7 @@ class TrainConfig:
         None, "Step of the checkpoint that features are taken from.", auto="the step of the score", min=0, noun="a step"
     )
     manifest: str | None = option(
-        None, "File of kept examples (kept.csv) to train on (selector manifest).", auto="none"
+        None, "File of kept examples (kept.csv, or runs:/ID/PATH) to train on (selector manifest).", auto="none"
     )
     like: str | None = option(
         None, "File of kept examples (kept.csv): as many of each class are drawn (selector random).", auto="none"

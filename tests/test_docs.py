@@ -134,11 +134,14 @@ def test_registries_that_contributing_names_are_there():
 
 
 def test_the_checks_are_the_same_everywhere():
-    checks = ["ruff check", "ruff format --check", "pyright", "pytest"]
+    checks = ["ruff check", "ruff format --check", "pyright", "mkdocs build --strict --quiet", "pytest"]
     ran = (PROJECT / ".ci/run").read_text().splitlines()[-len(checks) :]
     assert ran == checks
-    for text in (README, TEXT["CONTRIBUTING.md"]):
-        assert all(check in text for check in (*checks, "pip install -e '.[test]'", ".ci/run"))
+    for text, install in (
+        (README, "pip install -e '.[test]'"),
+        (TEXT["CONTRIBUTING.md"], "pip install -e '.[test,docs]'"),
+    ):
+        assert all(check.removesuffix(" --quiet") in text for check in (*checks, install, ".ci/run"))
     hooks = yaml.safe_load((PROJECT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
     assert [hook["name"] for hook in hooks] == ["ruff check", "ruff format", "pyright"]
 
@@ -259,6 +262,17 @@ def test_the_examples_of_contributing_work(tmp_path, plugins):
     added = [set(registry) for registry in REGISTRIES]
     assert {"here"} <= added[REGISTRIES.index(ENGINES)]
     assert {"arms"} <= added[REGISTRIES.index(FIGURES)]
+
+
+@pytest.mark.parametrize("page", sorted((PROJECT / "docs").rglob("*.md")), ids=lambda page: page.stem)
+def test_commands_of_the_pages_have_the_options_that_they_are_given(page):
+    text = page.read_text().replace("\\\n", " ")
+    lines = [
+        line.split("#")[0] for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()
+    ]
+    for words in (line.split("datadiet ", 1)[1].split() for line in lines if re.search(r"(^|&& )datadiet ", line)):
+        known = {text for option in command_of(words[0]).params for text in option.opts}
+        assert {word for word in words if word.startswith("--")} <= known, words
 
 
 def test_the_short_help_lists_what_the_readme_does():

@@ -39,10 +39,10 @@ HOUSE = {
     "storage": [
         "files", "tables", "records", "layout", "score_files", "answers", "leaves", "checkpoints", "manifests", "runs",
     ],
-    "tracking": ["record", "failures", "mlflow_store", "push", "link", "run", "sync"],
+    "tracking": ["record", "failures", "mlflow_store", "fetch", "push", "link", "run", "sync"],
     "runs": [
-        "background", "signals", "context", "inputs", "labels", "task", "resume", "saving", "folders", "train",
-        "scored", "score", "mean", "select", "timing", "children",
+        "background", "signals", "context", "inputs", "labels", "task", "resume", "saving", "folders", "products",
+        "train", "scored", "score", "mean", "select", "timing", "children",
     ],
     "report": [
         "statistics", "comparison", "sequential", "gain", "verdicts", "evidence", "cost", "decision", "words", "price",

@@ -35,6 +35,7 @@ from datadiet.storage.files import make_folder, write_bytes, write_json, write_t
 from datadiet.storage.runs import StoredRun
 from datadiet.storage.tables import csv_text
 from datadiet.tracking import record
+from datadiet.tracking.fetch import local_file
 from datadiet.training.connectivity import barrier, between, with_own_statistics, wrong
 from datadiet.training.device import check_device
 from datadiet.training.placing import place
@@ -200,7 +201,7 @@ def analyze_run(
     folder = layout.inside(layout.experiment(exp) / f"run_{run}")
     steps, spawn = _steps(stored, asked)
     _check_free(folder, context.output.overwrite)
-    path = Path(scores) if scores else default_scores(layout, stored.config, choice)
+    path = local_file(scores, "scores") if scores else default_scores(layout, stored.config, choice)
     if not path.exists():
         repair = commands.command("mean_score", score_exp=choice.exp, type=choice.type)
         raise UserError(
