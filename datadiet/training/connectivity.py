@@ -17,9 +17,8 @@ def between(one: Variables, other: Variables, alpha: float) -> Variables:
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _seen(network: Network, prepare: Callable, variables: Variables, images: jax.Array) -> Variables:
-    _, statistics = network.apply_training(variables, prepare(images))
-    return {**variables, "batch_stats": statistics}
+def _statistics(network: Network, prepare: Callable, variables: Variables, images: jax.Array) -> Variables:
+    return network.apply_training(variables, prepare(images))[1]
 
 
 def with_own_statistics(
@@ -33,7 +32,7 @@ def with_own_statistics(
     if not jax.tree.leaves(variables["batch_stats"]):
         return variables
     for images in batches:
-        variables = _seen(network, prepare, variables, images)
+        variables = {**variables, "batch_stats": _statistics(network, prepare, variables, images)}
     return variables
 
 
