@@ -106,7 +106,7 @@ def compare(folder: Path, quick: bool) -> list[str]:
 
 def loaders(folder: Path, quick: bool) -> list[str]:
     """Rows of the table of loaders: the same batches by each of those that are installed."""
-    from datadiet.data.batches import batch_ids
+    from datadiet.data.order import batch_ids
 
     dataset = dataset_in(folder, 20_000 if quick else 60_000)
     steps = 64 if quick else 640

@@ -7,8 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-from tqdm import tqdm
+from typing import Any
 
 from datadiet.printable import printable
 
@@ -66,7 +65,7 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def progress(total: int, label: str, *, delay: float = 0, unit: str = "it") -> Iterator[tqdm | Lines]:
+def progress(total: int, label: str, *, delay: float = 0, unit: str = "it") -> Iterator[Any]:
     """For the length of a `with` block, a bar on a terminal, else a line on stderr every LINE_SECONDS.
 
     Args:
@@ -76,6 +75,8 @@ def progress(total: int, label: str, *, delay: float = 0, unit: str = "it") -> I
         unit: Of a bar; B for bytes.
     """
     if sys.stderr.isatty():
+        from tqdm import tqdm
+
         with tqdm(total=total, desc=printable(label), leave=False, dynamic_ncols=True, delay=delay, unit=unit,
                   unit_scale=unit == "B") as bar:  # fmt: skip
             yield bar

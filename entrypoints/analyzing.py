@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from datadiet.option import fields_of
-from datadiet.report.dynamics import Analysis, analyze_run
+from datadiet.report.groups import Analysis
 
 from .options import DATA_ON, make_command, make_context, option_of, place_options
 from .scoring import RUN
@@ -27,6 +27,8 @@ def _analyze(
     velocity.csv, barriers.csv, dynamics.png and analysis.json to <root>/exps/<exp>/run_<run>/; exp is analyze by
     default. Children are trained from the checkpoints of spawn to the last step, and not kept.
     """
+    from datadiet.report.dynamics import analyze_run
+
     asked = Analysis(**{name: values.pop(name) for name in FIELDS})
     choice = score_choice(values)
     context = make_context(root, overwrite, offline=offline, data_on=data_on)

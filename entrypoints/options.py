@@ -12,12 +12,13 @@ from typing import Any
 
 import click
 from click.core import ParameterSource
-from tqdm import tqdm
 
 from datadiet import commands
 from datadiet.config import FIELDS, TrainConfig, find_option, given_config
 from datadiet.data.reading import NAMES as READING
+from datadiet.data.registry import known_datasets
 from datadiet.errors import Interrupted, UserError
+from datadiet.models.registry import MODELS
 from datadiet.option import Option, check_text
 from datadiet.printable import printable
 from datadiet.progress import progress
@@ -134,9 +135,6 @@ def required_option(name: str, names: tuple[str, ...] = ()) -> Callable:
 
 def training_options(without: tuple[str, ...] = (), **defaults: Any) -> Callable:
     """Every training option of the contract and of statistics, as of now, with other defaults where given."""
-    from datadiet.data.registry import known_datasets
-    from datadiet.models.registry import MODELS
-
     known = {"dataset": known_datasets(), "model": tuple(MODELS)}
     own = ("selector", "size", "scores", "manifest", LIKE, *option_names(), *FEATURE_FIELDS)  # of entry points
     names = [name for name in dict.fromkeys([*FIELDS, *trajectory.option_names()]) if name not in (*own, *without)]
@@ -166,14 +164,6 @@ RUNS = click.option(
     type=Optional(Runs()),
     help="Indices of several runs instead of run, as in 0-9 or 0,2,5: each with its own seeds, folder and MLflow run, "
     "trained at the same time where that is faster.  [default: the one of run]",
-)
-
-RESUME = click.option(
-    "--resume",
-    type=click.BOOL,
-    default=False,
-    help="Continue an unfinished run from its last good checkpoint; start where there is none, and leave a finished "
-    "one as it is.  [default: false]",
 )
 
 DATA_ON = click.option(
@@ -215,6 +205,8 @@ class Console:
             yield bar.update
 
     def say(self, text: str) -> None:
+        from tqdm import tqdm
+
         tqdm.write(printable(_placed(self.ctx, text)))
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from datadiet.data.prepare import prepare
 from datadiet.data.registry import known_datasets
 
 from .options import Console, Optional, config_option, make_command, reading_options
@@ -24,6 +23,8 @@ def _prepare_data(dataset: str, data_dir: str | None, archive: str | None, downl
 
     What is ready already stays as it is; several processes may do this at once.
     """
+    from datadiet.data.prepare import prepare
+
     start = time.perf_counter()
     ready = prepare(dataset, data_dir, archive, download, **reading)
     seconds = time.perf_counter() - start

@@ -8,8 +8,6 @@ import click
 
 from datadiet import commands
 from datadiet.errors import UserError
-from datadiet.report.page import make_report, read_decision, write_decision
-from datadiet.report.summary import as_json
 
 from .options import ROOT, Location, Optional, make_context, repairable
 
@@ -31,6 +29,9 @@ def report(root: Path, exp: str, margin: float | None, form: str, output: Path |
     and .parquet) below <root>/exps/<exp>/, in place of an earlier report, and logs them to MLflow. With --format json
     it prints the decision, or writes it to a file, and does nothing else; docs/decision.md has its entries.
     """
+    from datadiet.report.page import make_report, read_decision, write_decision
+    from datadiet.report.summary import as_json
+
     context = make_context(root, overwrite=True)
     if form == "html" and output is not None:
         raise UserError(f"output={output}: only {commands.option('format', 'json')} writes a file that has a name.")

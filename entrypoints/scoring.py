@@ -6,10 +6,8 @@ from pathlib import Path
 
 import click
 
-from datadiet.runs.mean import mean_run
-from datadiet.runs.score import score_runs
-from datadiet.scores.checkpoint import score_names, training_score_names
 from datadiet.scores.combine import COMBINATIONS
+from datadiet.scores.registry import score_names, training_score_names
 
 from .options import SCORE_EXP, Listed, Optional, Runs, make_command, make_context, place_options
 
@@ -41,6 +39,8 @@ def _score(
     Writes <root>/exps/<exp>/run_<run>/<type folder>/ckpt_<step>.npy; exp is score_exp by default. Several types of
     a run share its forward pass, several runs one compiled program.
     """
+    from datadiet.runs.score import score_runs
+
     source, target = _experiments(score_exp, exp)
     score_runs(kinds, runs or [run], step, batch_size, source, target, make_context(root, overwrite, offline=offline))
 
@@ -63,6 +63,8 @@ def _mean_score(
     Writes <root>/exps/<exp>/<type folder>/ckpt_<step>.npy, and beside it the scores of each run (.runs.npy) and the
     standard error of their mean (.stderr.npy); exp is score_exp by default.
     """
+    from datadiet.runs.mean import mean_run
+
     source, target = _experiments(score_exp, exp)
     mean_run(kind, n_runs, step, source, target, make_context(root, overwrite, offline=offline), combine)
 

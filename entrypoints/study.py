@@ -11,12 +11,10 @@ import click
 
 from datadiet.errors import UserError
 from datadiet.option import fields_of
-from datadiet.scores.checkpoint import score_names, training_score_names
-from datadiet.study.engine import EngineOptions
+from datadiet.scores.registry import score_names, training_score_names
 from datadiet.study.engines import ENGINES
+from datadiet.study.options import EngineOptions
 from datadiet.study.plan import Plan
-from datadiet.study.plan_file import read_plan
-from datadiet.study.study import run_study
 
 from .options import (
     DATA_ON,
@@ -44,6 +42,8 @@ def take_plan(ctx: click.Context, param: click.Parameter, path: Path | None) -> 
     """
     if path is None:
         return None
+    from datadiet.study.plan_file import read_plan
+
     try:
         values = read_plan(path)
     except UserError as error:
@@ -71,6 +71,8 @@ PLAN = click.option(
 def _run(
     root: Path, exp: str | None, overwrite: bool, offline: bool, plan: Path | None, data_on: str, **values: Any
 ) -> None:  # fmt: skip
+    from datadiet.study.study import run_study
+
     chosen = Plan(**{name: values.pop(name) for name in PLAN_FIELDS})
     name = exp or click.get_current_context().info_name
     engine = EngineOptions(**{name: values.pop(name) for name in ENGINE_FIELDS})

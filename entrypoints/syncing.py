@@ -6,8 +6,6 @@ from pathlib import Path
 
 import click
 
-from datadiet.tracking.sync import sync_mirror
-
 from .options import ONE_EXP, ROOT, make_context, repairable
 
 
@@ -21,5 +19,7 @@ def sync(root: Path, exp: str | None) -> None:
     Reads <root>/exps alone, keeps studies above their runs, and may be repeated at any time: what MLflow has stays as
     it is. Runs that a process is working on are passed over.
     """
+    from datadiet.tracking.sync import sync_mirror
+
     context = make_context(root)
     sync_mirror(context.output.layout, exp, context.reporter.say)

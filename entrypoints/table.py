@@ -8,7 +8,6 @@ import click
 from click.core import ParameterSource
 
 from datadiet import commands
-from datadiet.report.results_table import write_table
 
 from .options import OFFLINE, ONE_EXP, OVERWRITE, Location, Optional, make_context, repairable
 
@@ -36,6 +35,8 @@ def results(
     offline: bool,
 ) -> None:
     """Write one line per finished training run, from MLflow or from the mirror: the same bytes."""
+    from datadiet.report.results_table import write_table
+
     ctx = click.get_current_context()
     given = ctx.get_parameter_source("root") != ParameterSource.DEFAULT
     context = make_context(root, overwrite, offline=offline)

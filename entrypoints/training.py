@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from datadiet.config import find_option
-from datadiet.runs.inputs import ScoreChoice
-from datadiet.runs.train import train_runs
 from datadiet.selectors.options import FEATURE_FIELDS, LIKE, MANIFEST
 from datadiet.selectors.selection import SELECTORS
 
 from .options import (
     DATA_ON,
-    RESUME,
     RUNS,
     SCORE_EXP,
     Optional,
@@ -30,6 +27,9 @@ from .options import (
     training_options,
 )  # fmt: skip
 
+if TYPE_CHECKING:
+    from datadiet.runs.inputs import ScoreChoice
+
 SCORE_CHOICE = (
     config_option("scores", None),
     SCORE_EXP,
@@ -37,6 +37,15 @@ SCORE_CHOICE = (
     click.option("--score_step", type=Optional(click.IntRange(min=0)), help="Step of that mean score.  "
                  "[default: the first checkpoint of the scored runs after a tenth of their training]"),
 )  # fmt: skip
+
+
+RESUME = click.option(
+    "--resume",
+    type=click.BOOL,
+    default=False,
+    help="Continue an unfinished run from its last good checkpoint; start where there is none, and leave a finished "
+    "one as it is.  [default: false]",
+)
 
 
 def selection() -> list[Callable]:
@@ -51,6 +60,8 @@ def selection() -> list[Callable]:
 
 def score_choice(values: dict[str, Any]) -> ScoreChoice:
     """From click's values."""
+    from datadiet.runs.inputs import ScoreChoice
+
     return ScoreChoice(
         values.get("score_exp") or "full_data", values.get("score_type", "l2_error"), values.get("score_step")
     )
@@ -96,6 +107,8 @@ def _training_command(name: str, selector: str | None, *own_options: Any) -> cli
         data_on: str,
         **values: Any,
     ) -> None:
+        from datadiet.runs.train import train_runs
+
         config = make_config(values) if selector is None else make_config(values, selector=selector)
         named = {"names_selector": selector is None, "offline": offline, "resume": resume, "data_on": data_on}
         context = make_context(root, overwrite, **named)

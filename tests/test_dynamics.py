@@ -19,7 +19,7 @@ from datadiet.data.batches import Normalizer
 from datadiet.data.registry import load_dataset
 from datadiet.models.networks import BatchNorm, Network
 from datadiet.models.registry import build_model
-from datadiet.report.dynamics import Analysis, groups_of
+from datadiet.report.groups import Analysis, groups_of
 from datadiet.runs.children import config_of_child
 from datadiet.scores import kernel
 from datadiet.scores.kernel import kernel_distance, tangent_kernel

@@ -30,8 +30,8 @@ from datadiet.plugins import VARIABLE, load_plugins
 from datadiet.registries import ENTRY_POINTS, EntryPoint
 from datadiet.report.decision import Decision
 from datadiet.report.pictures import FIGURES, Drawn
-from datadiet.scores.checkpoint import FEATURE_SCORES, NETWORK_SCORES
 from datadiet.scores.logits import LOGIT_SCORES
+from datadiet.scores.registry import FEATURE_SCORES, NETWORK_SCORES
 from datadiet.scores.trajectory import TRAJECTORIES, Batch, Shape, Trajectory
 from datadiet.selectors.coresets import Pool
 from datadiet.selectors.selection import SELECTORS, Selector

@@ -20,16 +20,16 @@ HOUSE = {
         "registries", "train_config", "config", "recipes", "__main__",
     ],
     "data": [
-        "dataset", "reading", "doubts", "batches", "cache", "sources.base", "sources.published", "sources.splits",
-        "sources.walk", "sources.images", "sources.encoded", "sources.embedded", "sources.arrays", "sources.own",
-        "sources.parquet", "sources.delimited", "sources.csv_file", "sources.idx", "sources.cinic10",
+        "dataset", "reading", "doubts", "order", "batches", "cache", "sources.base", "sources.published",
+        "sources.splits", "sources.walk", "sources.images", "sources.encoded", "sources.embedded", "sources.arrays",
+        "sources.own", "sources.parquet", "sources.delimited", "sources.csv_file", "sources.idx", "sources.cinic10",
         "sources.tfds_folder", "sources.cifar", "labels", "registry", "objects", "align", "inspect", "download",
         "tfds_builders", "prepare",
     ],
     "models": ["conv", "networks", "fast_cnn", "registry"],
     "scores": [
         "names", "arrays", "logits", "forgetting", "trajectory", "outputs", "recorded", "recorder", "gradients",
-        "kernel", "checkpoint", "combine",
+        "kernel", "registry", "checkpoint", "combine",
     ],
     "selectors": ["coresets", "epochs", "selection", "options", "window_search"],
     "training": [
@@ -47,10 +47,11 @@ HOUSE = {
     "report": [
         "statistics", "comparison", "sequential", "gain", "verdicts", "evidence", "cost", "decision", "words", "price",
         "outlook", "text", "summary", "figures", "pictures", "kept_sets", "kept_files", "export", "page", "data_page",
-        "inspection", "dynamics", "results_table",
+        "inspection", "groups", "dynamics", "results_table",
     ],
     "study": [
-        "plan_file", "plan", "spec", "engine", "local_engine", "ray_engine", "engines", "scheduler", "rounds", "study",
+        "plan_file", "plan", "spec", "options", "engine", "local_engine", "ray_engine", "engines", "scheduler",
+        "rounds", "study",
     ],
 }  # fmt: skip
 FLOORS = [f"{room}.{file}".lstrip(".") for room, files in HOUSE.items() for file in files]
@@ -159,6 +160,16 @@ def test_a_process_of_its_own_explains_the_same(tmp_path):
     text = call(["python", "-m", "entrypoints", "full_data", "--help"], PROJECT, tmp_path).stdout
     assert "Usage: datadiet full_data" in text
     assert options_in(text) == options_in(explained("full_data"))
+
+
+def test_help_imports_no_library_that_computes_or_tracks(tmp_path):
+    script = (
+        "import sys; from click.testing import CliRunner; from entrypoints.__main__ import COMMANDS, main;"
+        "assert all(CliRunner().invoke(main, [name, '--help']).exit_code == 0 for name in COMMANDS);"
+        "heavy = ('jax', 'flax', 'mlflow', 'scipy', 'sklearn', 'pandas', 'pyarrow', 'matplotlib', 'orbax', 'PIL');"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    assert call(["python", "-c", script], PROJECT, tmp_path).stdout == "[]\n"
 
 
 @pytest.mark.parametrize("name", ENTRY_POINTS)

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
 from datadiet import intake
 from datadiet.data.dataset import CHUNK
@@ -162,6 +161,8 @@ def through(
             intake.check_ours(path, *path.iterdir())
             if (stored := read(path)) is not None:
                 return stored
+        from filelock import FileLock  # here, because --help needs no lock
+
         lock = FileLock(path.with_name(f".{path.name}.lock"))
         lock.acquire()
     except (OSError, RuntimeError) as error:  # the latter: no home, or a file system without locks

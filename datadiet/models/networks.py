@@ -98,6 +98,11 @@ class ResNet(nn.Module):
         return nn.Dense(self.num_classes, name="Dense_0")(x.astype(jnp.float32).mean((1, 2)))
 
 
+ResNet18 = partial(ResNet, ResNetBlock, (2, 2, 2, 2))
+
+ResNet50 = partial(ResNet, BottleneckResNetBlock, (3, 4, 6, 3))
+
+
 class SimpleCNN(nn.Module):
     """Six 3x3 convolutions, every second one strided, then a global mean."""
 

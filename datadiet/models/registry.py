@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
-
-import jax.numpy as jnp
-from flax import linen as nn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datadiet.errors import UserError
-from datadiet.models.fast_cnn import FastCNN
-from datadiet.models.networks import MLP, BottleneckResNetBlock, Network, ResNet, ResNetBlock, SimpleCNN
+from datadiet.registries import lazily
+
+if TYPE_CHECKING:
+    from flax import linen as nn
+
+    from datadiet.models.networks import Network
+
+NETWORKS = "datadiet.models.networks"  # imported when one is built: names need no JAX
 
 
 class Model(NamedTuple):
@@ -26,11 +28,11 @@ class Model(NamedTuple):
 
 
 MODELS: dict[str, Model] = {
-    "resnet18_lowres": Model(partial(ResNet, ResNetBlock, (2, 2, 2, 2)), 64, (32, 32, 3)),
-    "resnet50_lowres": Model(partial(ResNet, BottleneckResNetBlock, (3, 4, 6, 3)), 64, (32, 32, 3)),
-    "simple_cnn_0": Model(SimpleCNN, 32, (32, 32, 3), side_by_side=True),
-    "fast_cnn": Model(FastCNN, 64, (32, 32, 3)),
-    "mlp": Model(MLP, 256, None, side_by_side=True),
+    "resnet18_lowres": Model(lazily(NETWORKS, "ResNet18"), 64, (32, 32, 3)),
+    "resnet50_lowres": Model(lazily(NETWORKS, "ResNet50"), 64, (32, 32, 3)),
+    "simple_cnn_0": Model(lazily(NETWORKS, "SimpleCNN"), 32, (32, 32, 3), side_by_side=True),
+    "fast_cnn": Model(lazily("datadiet.models.fast_cnn", "FastCNN"), 64, (32, 32, 3)),
+    "mlp": Model(lazily(NETWORKS, "MLP"), 256, None, side_by_side=True),
 }
 
 
@@ -79,6 +81,10 @@ def build_model(
     Raises:
         UserError: unknown name.
     """
+    import jax.numpy as jnp
+
+    from datadiet.models.networks import Network
+
     check_model(name)
     model = MODELS[name]
     return Network(model.build(num_classes, width or model.width, jnp.dtype(compute_dtype)), tuple(image_shape))

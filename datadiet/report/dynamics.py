@@ -7,7 +7,7 @@ networks that were trained on from one checkpoint with other noise.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ from datadiet.data.batches import Normalizer, fit_images
 from datadiet.data.dataset import Dataset
 from datadiet.data.registry import dataset_of
 from datadiet.errors import Interrupted, UserError
-from datadiet.option import check_values, option
+from datadiet.option import check_values
 from datadiet.report.figures import COLOURS, MARKERS, RC, WIDTH, png
+from datadiet.report.groups import Analysis, Group, groups_of
 from datadiet.runs.children import train_child
 from datadiet.runs.context import Context
 from datadiet.runs.inputs import ScoreChoice, default_scores, read_scores
@@ -43,47 +44,6 @@ from datadiet.training.placing import place
 STATISTICS_BATCHES = 50  # that statistics of batch norm are taken of; what they were before has 0.9 ** 50 of the weight
 VELOCITY = ("group", "score_low", "score_high", "step", "next_step", "epochs", "distance", "velocity")
 BARRIERS = ("group", "score_low", "score_high", "spawn_step", "alpha", "error", "barrier")
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """What is asked for."""
-
-    groups: int = option(5, "Groups of equally many examples, by ascending score.", min=2, max=20)
-    kernel_examples: int = option(20, "Examples drawn from each group for its kernel.", min=2, max=500)
-    barrier_examples: int = option(1000, "Examples drawn from each group for its errors.", min=1)
-    points: int = option(11, "Points on the line between two children, ends included.", min=3, max=101)
-    seed: int = option(0, "Draws the examples of each group.", min=0)
-    steps: tuple[int, ...] = option((), "Checkpoints between which kernels are compared; none: all that the run has.")
-    spawn: tuple[int, ...] | None = option(None, "Checkpoints that two children each are trained on from, to the end; "
-                                           "none: no children.", auto="0 and the step that is scored")  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Group:
-    """Examples of neighbouring scores."""
-
-    low: float
-    high: float
-    kernel_ids: np.ndarray  # sorted
-    barrier_ids: np.ndarray
-
-
-def groups_of(scores: np.ndarray, asked: Analysis) -> list[Group]:
-    """Groups by ascending score, each with a sample of its examples; equal scores are told apart by chance.
-
-    Args:
-        scores: [N], finite.
-    """
-    random = np.random.RandomState(asked.seed)
-    shuffled = random.permutation(len(scores))
-    order = shuffled[np.argsort(scores[shuffled], kind="stable")]
-    found = []
-    for ids in np.array_split(order, asked.groups):
-        drawn = random.permutation(ids)
-        samples = (np.sort(drawn[:size]) for size in (asked.kernel_examples, asked.barrier_examples))
-        found.append(Group(float(scores[ids[0]]), float(scores[ids[-1]]), *samples))
-    return found
 
 
 class Material:

@@ -20,8 +20,8 @@ from datadiet.data.registry import dataset_of, origins_of
 from datadiet.data.sources.base import Origins
 from datadiet.errors import UserError
 from datadiet.runs.labels import labels_of
-from datadiet.scores.checkpoint import training_score_names
 from datadiet.scores.names import names_of
+from datadiet.scores.registry import training_score_names
 from datadiet.selectors.options import LIKE, RANDOM
 from datadiet.selectors.selection import SELECTORS, chooses_anew
 from datadiet.storage.answers import read_answers

@@ -9,11 +9,13 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from datadiet.errors import UserError
 from datadiet.storage.layout import ExperimentLayout
-from datadiet.tracking.run import TrackedRun, check_store, track_run
+
+if TYPE_CHECKING:
+    from datadiet.tracking.run import TrackedRun
 
 DATA_ON = ("auto", "device", "disk")
 
@@ -57,6 +59,8 @@ class Tracker:
         Raises:
             UserError: with what to do.
         """
+        from datadiet.tracking.run import check_store  # here, because --help needs no MLflow
+
         if self.parent is None:
             check_store(self.offline)
         elif (mirror := self.parent.record.path) and not mirror.exists():
@@ -69,6 +73,8 @@ class Tracker:
         self, kind: str, exp: str, name: str, mirror: Path | None, *, params: dict[str, Any], note: str, **tags: str
     ) -> AbstractContextManager[TrackedRun]:
         """`track_run` with what this knows."""
+        from datadiet.tracking.run import track_run
+
         return track_run(
             kind, exp, name, params=params, note=f"{note}\n\n    {self.command}", parent=self.parent, mirror=mirror,
             offline=self.offline, say=self.say, root=str(self.root.resolve()), **{**self.tags, **tags},

@@ -23,7 +23,8 @@ from datadiet.data.registry import count_of, load_dataset
 from datadiet.errors import UserError
 from datadiet.models.registry import check_model
 from datadiet.scores import trajectory
-from datadiet.scores.checkpoint import compute_features, training_score_names
+from datadiet.scores.checkpoint import compute_features
+from datadiet.scores.registry import training_score_names
 from datadiet.selectors import selection
 from datadiet.selectors.options import (
     FEATURE_FIELDS,

@@ -22,8 +22,8 @@ from datadiet.runs.scored import (
     take_scored,
     write_scored,
 )
-from datadiet.scores.checkpoint import check_score, score_names, training_score_names
 from datadiet.scores.combine import COMBINATIONS, standard_error
+from datadiet.scores.registry import check_score, score_names, training_score_names
 from datadiet.storage.files import npy_bytes
 from datadiet.storage.layout import ExperimentLayout, score_file
 from datadiet.storage.score_files import ScoreRecord, identity_of

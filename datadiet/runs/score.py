@@ -19,7 +19,8 @@ from datadiet.runs.context import Context
 from datadiet.runs.labels import given_digest, labels_of
 from datadiet.runs.scored import Scored, check_replaceable, find_run, made_before, take_scored, write_scored
 from datadiet.runs.signals import listen
-from datadiet.scores.checkpoint import check_score, compute_many
+from datadiet.scores.checkpoint import compute_many
+from datadiet.scores.registry import check_score
 from datadiet.storage.layout import score_file
 from datadiet.storage.runs import StoredRun
 from datadiet.training.compiled import compile_seconds, unless

@@ -31,10 +31,11 @@ TRACED_BATCH = 7919  # a prime above any axis of a network: an axis of this leng
 
 
 def grad_norms(network: Network, variables: Variables, images: jax.Array, labels: jax.Array) -> jax.Array:
-    """L2 norm of each example's gradient over all trainable parameters; high means that the example moves them far.
+    """GraNd, the L2 norm of each example's gradient over all trainable parameters; high: the example moves them far.
 
     Evaluation mode, cross-entropy without weight decay, so that examples do not mix. One backward pass where every
     parameter belongs to a layer with a rule (RULES) that is called once; otherwise, with a warning, example by example.
+    Source: Paul et al. 2021, definition 2.1.
 
     Args:
         network: Any network.

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from datadiet import commands
-from datadiet.config import option
 from datadiet.errors import Interrupted, UserError
 from datadiet.plugins import load_plugins
 from datadiet.runs.context import Context, Output, Reporter, Tracker
@@ -20,24 +19,6 @@ from datadiet.runs.train import train_resolved
 from datadiet.study.spec import Job, MeanJob, ScoreJob, TrainJob
 from datadiet.tracking import mlflow_store
 from datadiet.tracking.run import attach
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """How the jobs of a study are done, which never changes a result."""
-
-    engine: str = option(
-        "local",
-        "Where jobs are done: 'local', on this machine; or 'ray' (pip install 'datadiet[ray]'), on "
-        "machines that all see the folder of exps/.",
-    )
-    workers: int | None = option(
-        None, "Jobs at once; 1: in this process, no others.", auto="one per GPU, else one per processor", min=1
-    )
-    ray_address: str | None = option(
-        None, "Address of a Ray cluster, as in ray.init.", auto="one is begun on this machine"
-    )
-
 
 BATCH_SIZE = 512  # of scoring; no value depends on it
 

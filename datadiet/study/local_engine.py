@@ -19,7 +19,8 @@ from datadiet.errors import Interrupted
 from datadiet.processors import processors
 from datadiet.runs.context import Context
 from datadiet.runs.signals import listen
-from datadiet.study.engine import Engine, EngineOptions, Event, Note, Setting, Telling, attempt, perform
+from datadiet.study.engine import Engine, Event, Note, Setting, Telling, attempt, perform
+from datadiet.study.options import EngineOptions
 from datadiet.study.spec import Job
 from datadiet.training.compiled import is_any_left
 from datadiet.training.device import look, look_apart, tell

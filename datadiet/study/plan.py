@@ -12,7 +12,7 @@ from datadiet.config import MAX_RUNS, ResolvedConfig, find_option, option, value
 from datadiet.errors import UserError
 from datadiet.option import check_values, fields_of
 from datadiet.scores import trajectory
-from datadiet.scores.checkpoint import score_names, training_score_names
+from datadiet.scores.registry import score_names, training_score_names
 from datadiet.selectors import selection
 from datadiet.selectors.options import LIKE, RANDOM, option_names, options_of, parameters, without_unused
 

@@ -24,7 +24,8 @@ from datadiet import commands
 from datadiet.errors import Interrupted, UserError
 from datadiet.runs.context import Context
 from datadiet.runs.signals import listen
-from datadiet.study.engine import Engine, EngineOptions, Event, Note, Setting, attempt
+from datadiet.study.engine import Engine, Event, Note, Setting, attempt
+from datadiet.study.options import EngineOptions
 from datadiet.study.spec import Job
 from datadiet.tracking import record
 

@@ -17,7 +17,7 @@ from datadiet.data.dataset import Dataset
 from datadiet.errors import UserError
 from datadiet.runs.inputs import resolve_config
 from datadiet.scores import trajectory
-from datadiet.scores.checkpoint import training_score_names
+from datadiet.scores.registry import training_score_names
 from datadiet.selectors import selection
 from datadiet.selectors.options import LIKE, RANDOM, default_parameters, option_names, without_unused
 from datadiet.storage.layout import ExperimentLayout, score_file

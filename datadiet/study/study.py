@@ -22,8 +22,8 @@ from datadiet.runs.labels import labels_for
 from datadiet.runs.signals import listen
 from datadiet.runs.task import load_data, noted
 from datadiet.storage.files import write_text
-from datadiet.study.engine import EngineOptions
 from datadiet.study.engines import begin_engine, check_device, check_engine
+from datadiet.study.options import EngineOptions
 from datadiet.study.plan import Plan
 from datadiet.study.rounds import Rounds, note_look
 from datadiet.study.scheduler import run_jobs
