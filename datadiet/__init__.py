@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not call __getat
     from datadiet.scores.recorder import Recorder
     from datadiet.selectors.selection import select
     from datadiet.selectors.window_search import window_search
-    from datadiet.storage.runs import open_run
+    from datadiet.tracking.fetch import open_run
 
 # Public names and their modules; imported when first used, so that `import datadiet` is quick.
 _MODULES = {
@@ -38,7 +38,7 @@ _MODULES = {
     "decide": "report.verdicts",
     "forgetting_scores": "scores.forgetting",
     "load_dataset": "data.registry",
-    "open_run": "storage.runs",
+    "open_run": "tracking.fetch",
     "randomize_labels": "data.batches",
     "scores_from_logits": "scores.outputs",
     "select": "selectors.selection",

@@ -177,7 +177,9 @@ class TrainConfig:
         0.1, "Discount of the neighbours of a kept example at distance d: exp(-gamma * d) (d2).", min=0
     )
     features_run: str | None = option(
-        None, "Run folder that features are taken from (moderate, k_center, herding, d2).", auto="run 0 of score_exp"
+        None,
+        "Run folder, or models:/NAME/VERSION, that features are taken from (moderate, k_center, herding, d2).",
+        auto="run 0 of score_exp",
     )
     features_step: int | None = option(
         None, "Step of the checkpoint that features are taken from.", auto="the step of the score", min=0, noun="a step"

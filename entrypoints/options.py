@@ -236,7 +236,7 @@ def _caller(ctx: click.Context) -> commands.Caller:
 
 def make_context(
     root: Path, overwrite: bool = False, names_selector: bool = False, resume: bool = False, offline: bool = False,
-    data_on: str = "auto",
+    data_on: str = "auto", log_model: bool = False,
 ) -> Context:  # fmt: skip
     """Where the current command writes and how it reports; see `ExperimentLayout` for names_selector.
 
@@ -254,7 +254,7 @@ def make_context(
             f"{root.absolute() / 'exps'}, where the next command does not look. Name a folder that stays: "
             f"{commands.option('root', '/FOLDER')}"
         )
-    tracker = Tracker(root, typed_command(ctx), reporter.say, offline=offline)
+    tracker = Tracker(root, typed_command(ctx), reporter.say, offline=offline, log_model=log_model)
     return Context(output, reporter, tracker, data_on)
 
 

@@ -72,6 +72,11 @@ STOPPING = """
 SIGTERM or Ctrl-C saves a checkpoint and ends with exit code 75 (MLflow's own command then with 1). The same command
 with resume=true goes on, and ends with the result of an uninterrupted run."""
 
+LOG_MODEL = click.option(
+    "--log_model", type=click.BOOL, default=False, help="Give MLflow the trained network as a model, which "
+    "`mlflow models serve` serves; with resume=true also that of a finished run.  [default: false]",
+)  # fmt: skip
+
 BALANCE = config_option("balance", None)
 
 TEXTS = {
@@ -105,16 +110,18 @@ def _training_command(name: str, selector: str | None, *own_options: Any) -> cli
         resume: bool,
         runs: tuple[int, ...] | None,
         data_on: str,
+        log_model: bool,
         **values: Any,
     ) -> None:
         from datadiet.runs.train import train_runs
 
         config = make_config(values) if selector is None else make_config(values, selector=selector)
         named = {"names_selector": selector is None, "offline": offline, "resume": resume, "data_on": data_on}
+        named["log_model"] = log_model
         context = make_context(root, overwrite, **named)
         train_runs(config, runs or [config.run], exp or name, context, score_choice(values))
 
-    options = (*own_options, training_options(), RUNS, RESUME, DATA_ON, place_options)
+    options = (*own_options, training_options(), RUNS, RESUME, DATA_ON, LOG_MODEL, place_options)
     return make_command(name, run, *options, help=TEXTS[name] + STOPPING)
 
 

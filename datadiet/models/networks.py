@@ -164,12 +164,14 @@ class Network:
 
         Args:
             dataset: As the model takes it.
-            kept: ids of the training examples, of which the first are looked at, sorted int32 [M].
+            kept: ids of the training examples, of which SAMPLE are looked at, evenly spaced: classes may come one after
+                the other; sorted int32 [M].
         """
         begin = getattr(self.module, "begun", None)
         if begin is None:
             return variables
-        images = dataset.train_images[kept[:SAMPLE]]
+        count = min(SAMPLE, len(kept))
+        images = dataset.train_images[kept[np.arange(count) * len(kept) // count]]
         return {**variables, "batch_stats": begin(variables["batch_stats"], images, dataset.mean, dataset.std)}
 
     def apply(self, variables: Variables, images: jax.Array) -> jax.Array:

@@ -50,6 +50,7 @@ class Tracker:
     say: Callable[[str], Any]  # told when MLflow goes away
     parent: TrackedRun | None = None
     offline: bool = False  # MLflow is never called; `sync` tells it later
+    log_model: bool = False  # MLflow is given each trained network as a model
     tags: Mapping[str, str] = field(default_factory=dict)  # more of MLflow's tags, as datadiet.<tag>
 
     def check(self) -> None:

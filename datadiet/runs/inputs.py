@@ -40,7 +40,7 @@ from datadiet.storage.manifests import find_manifest, manifest_ids
 from datadiet.storage.records import KeptRecord, Summary
 from datadiet.storage.runs import StoredRun, open_run
 from datadiet.storage.score_files import ScoreRecord, ids_digest, load_scores, read_ids
-from datadiet.tracking.fetch import is_remote, local_file, refuse_offline
+from datadiet.tracking.fetch import is_remote, local_file, local_run, refuse_offline
 from datadiet.train_config import DERIVED
 
 
@@ -79,7 +79,8 @@ def resolve_config(config: TrainConfig, num_examples: int) -> ResolvedConfig:
 
 def check_online(config: TrainConfig, offline: bool) -> None:
     """Refuse options that name files of MLflow for work that never calls it."""
-    refuse_offline(offline, scores=config.scores, manifest=config.manifest, like=config.like)
+    named = ("scores", "manifest", "like", "features_run")
+    refuse_offline(offline, **{name: getattr(config, name) for name in named})
 
 
 def default_scores(layout: ExperimentLayout, config: ResolvedConfig, choice: ScoreChoice) -> Path:
@@ -286,7 +287,8 @@ def find_features(layout: ExperimentLayout, config: ResolvedConfig, exp: str, st
     """
     if config.selector not in selection.SELECTORS or not selection.SELECTORS[config.selector].features:
         return config
-    path = layout.experiment(exp) / "run_0" if config.features_run is None else Path(config.features_run)
+    path = layout.experiment(exp) / "run_0"
+    path = path if config.features_run is None else local_run(config.features_run, "features_run")
     if not (path / "args.json").is_file():
         raise UserError(
             f"selector={config.selector} takes features from a checkpoint, but {path} holds no training run. Train it: "
@@ -295,7 +297,8 @@ def find_features(layout: ExperimentLayout, config: ResolvedConfig, exp: str, st
         )
     given = step if config.features_step is None else config.features_step
     step = options.default_score_step(open_run(path).config) if given is None else given
-    return replace(config, features_run=str(path), features_step=step)
+    named = config.features_run if is_remote(config.features_run) else str(path)
+    return replace(config, features_run=named, features_step=step)
 
 
 def features(config: TrainConfig, dataset: Dataset) -> np.ndarray:
@@ -306,7 +309,7 @@ def features(config: TrainConfig, dataset: Dataset) -> np.ndarray:
     """
     assert config.features_run is not None
     assert config.features_step is not None
-    path = Path(config.features_run)
+    path = local_run(config.features_run, "features_run")
     trained_on = open_run(path).data.fingerprint
     if trained_on != dataset.fingerprint:
         raise UserError(f"features_run={path} was trained on other data than {dataset.name}: name a run on that.")

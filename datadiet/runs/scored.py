@@ -12,12 +12,14 @@ from datadiet import commands
 from datadiet.errors import UserError
 from datadiet.runs.context import Context
 from datadiet.runs.inputs import training_command
+from datadiet.runs.products import small
 from datadiet.storage.layout import ExperimentLayout
 from datadiet.storage.records import MirrorRecord
 from datadiet.storage.runs import StoredRun, open_run
 from datadiet.storage.score_files import ScoreRecord, load_scores, save_scores
 from datadiet.tracking import record
-from datadiet.tracking.run import settle
+from datadiet.tracking.bring import settle
+from datadiet.tracking.record import Artifact
 
 QUANTILES = (5, 25, 50, 75, 95)  # per cent
 
@@ -81,12 +83,21 @@ def write_scored(made: Scored, exp: str, context: Context) -> Path:
         spent = {"seconds": round(seconds["total"] - seconds.get("compile", 0), 3)}
         spent |= {"compile_seconds": round(seconds["compile"], 3)} if "compile" in seconds else {}
         save_scores(path, made.values, made.identity, provenance | spent, made.beside, f"{name}.npy")
+        if context.tracker.parent is None or made.beside:  # of a study, the means
+            tracked.log_artifacts(_files(made, context.reporter.say))
         tracked.log_input(dataset, fingerprint, "scoring", num_rows=len(made.values))
         timings = {f"time/{name}_seconds": value for name, value in seconds.items()}
         tracked.log_metrics(found | timings, provenance["step"])
     mean = f"mean {found['score/mean']:.4f}" if found else "nothing measured yet"
     context.reporter.say(f"{kind} at step {provenance['step']}: {mean} in {seconds['total']:.1f} s -> {path}")
     return path
+
+
+def _files(made: Scored, say: Callable[[str], None]) -> list[Artifact]:
+    """A score file, its record and what lies beside them, as far as they are small."""
+    whole = small([made.path, made.path.with_suffix(".json")], say)
+    extra = [small([made.path.with_suffix(f".{suffix}.npy")], say) for suffix in made.beside]
+    return whole + [one for some in extra for one in some]
 
 
 def made_before(

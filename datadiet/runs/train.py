@@ -21,11 +21,10 @@ from datadiet.runs.background import Background
 from datadiet.runs.context import Context, Tracker
 from datadiet.runs.folders import begin, check_folder, check_found, is_finished
 from datadiet.runs.inputs import DEFAULT_CHOICE, ScoreChoice, check_online, find_sources, resolve_config
-from datadiet.runs.products import log_inputs, summarize
+from datadiet.runs.products import check_carried, log_inputs, model_facts, products, summarize
 from datadiet.runs.saving import save_step
 from datadiet.runs.signals import listen
 from datadiet.runs.task import Task, load_data, prepare_task
-from datadiet.storage import answers
 from datadiet.storage.answers import write_answers
 from datadiet.storage.files import append_line
 from datadiet.storage.records import Summary
@@ -73,6 +72,8 @@ def train_runs(
     if len(set(runs)) < len(runs):
         raise UserError(f"runs={','.join(map(str, runs))}: expected each run once.")
     check_online(config, context.tracker.offline)
+    if context.tracker.log_model:
+        check_carried(config.model)
     count = count_of(config)
     return train_resolved([resolve_config(replace(config, run=run), count) for run in runs], exp, context, choice)
 
@@ -230,20 +231,25 @@ class Lane:
         if report.metrics:
             self.tracked.log_metrics(self.metrics, report.step, mirrored=True)
 
-    def finish(self, say: Callable[[str], None], joules: float | None) -> Summary:
+    def finish(self, context: Context, joules: float | None) -> Summary:
         """Write the summary.
 
         Args:
+            context: Who is told, and what tracks.
             joules: Energy that its training took since it was begun here.
         Raises:
             UserError: a part of the run is gone.
         """
         resume.check_complete(self.task)
+        say = context.reporter.say
         task, summary = self.task, summarize(self.task, self.tracked, self.metrics)
         summary = replace(summary, joules=None if self.start.step else joules)
+        files = products(task, self.tracked, say)
+        if context.tracker.log_model:
+            self.tracked.note_model(model_facts(task))
+        self.tracked.note_artifacts(files)  # first: with a summary the run is finished, and `sync` tells what is noted
         summary.write(task.run_dir / "summary.json")
-        if summary.test_correct_sha256:
-            self.tracked.log_artifact(task.run_dir / answers.NAME)
+        self.tracked.log_artifacts(files)
         told = f"test accuracy {summary.test_acc:.4f} in {summary.total_seconds:.1f} s -> {task.run_dir}"
         say(f"{task.name}: {told}")
         return summary
@@ -282,5 +288,5 @@ def _train(
         joules = meter.joules()
         for name, lane in zip(names, lanes):
             if name not in ended:
-                ended[name] = lane.finish(context.reporter.say, joules and joules / len(lanes))
+                ended[name] = lane.finish(context, joules and joules / len(lanes))
     return ended

@@ -10,6 +10,7 @@ from datadiet.config import TrainConfig
 from datadiet.data.dataset import Dataset
 from datadiet.data.registry import count_of, tell_notes
 from datadiet.errors import Interrupted, UserError
+from datadiet.report.archive import write_mirror
 from datadiet.report.decision import Decision
 from datadiet.report.evidence import CellResult
 from datadiet.report.outlook import asked, reachable
@@ -121,9 +122,11 @@ def conclude(exp: str, margin: float, tracked: TrackedRun, context: Context) -> 
     decision = read_decision(layout.exps, layout.name(folder), margin)
     note_look(decision)
     write_text(folder / "results.csv", to_csv(of_study(decision.study, context.reporter.say)))
-    for path in (folder / "study.json", folder / "results.csv", *write_report(decision)):
-        where = path.parent.relative_to(folder).as_posix()
-        tracked.log_artifact(path, None if where == "." else where)
+    files = [folder / "study.json", folder / "results.csv", *write_report(decision)]
+    files = [path.relative_to(folder) for path in (*files, write_mirror(decision.study))]
+    tracked.log_artifacts(
+        [(folder / path, None if path.name == str(path) else path.parent.as_posix()) for path in files]
+    )
     tracked.log_metrics({_metric(line.cell): line.accuracy.mean for line in decision.lines} | _headline(decision))
     for percent, of_arms in _curves(decision).items():
         tracked.log_metrics(of_arms, percent)
