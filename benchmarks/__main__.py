@@ -16,12 +16,27 @@ from pathlib import Path
 
 import jax
 
-from benchmarks import fast, forward, gathering, grand, layers, peer_torch, published, runs, startup, step, table, whole
+from benchmarks import (
+    fast,
+    forward,
+    gathering,
+    grand,
+    layers,
+    peer_torch,
+    published,
+    runs,
+    startup,
+    step,
+    study,
+    table,
+    whole,
+)
 from benchmarks.timing import GOALS_HEADER, HEADER, Row, goals_markdown, markdown
 from datadiet.processors import processors
 
 BENCHMARKS = {
-    "startup": startup,  # datadiet --help
+    "startup": startup,  # help and imports
+    "study": study,  # the quick study
     "whole": whole,  # whole jobs
     "step": step,  # a training step
     "fast": fast,  # the same of recipe=fast

@@ -35,8 +35,9 @@ from datadiet.report.statistics import spearman_matrix
 from datadiet.runs.context import Context, Output, Tracker
 from datadiet.runs.inputs import resolve_config
 from datadiet.runs.train import train_resolved
-from datadiet.scores.checkpoint import NETWORK_SCORES, compute_many
+from datadiet.scores.checkpoint import compute_many
 from datadiet.scores.logits import LOGIT_SCORES
+from datadiet.scores.registry import NETWORK_SCORES
 from datadiet.scores.trajectory import expand
 from datadiet.storage.files import npy_bytes, write_bytes
 from datadiet.storage.layout import ExperimentLayout, score_file

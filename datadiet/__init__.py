@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not call __getat
     from datadiet.models.networks import Network
     from datadiet.models.registry import build_model
     from datadiet.report.comparison import compare
+    from datadiet.report.frames import Study
     from datadiet.report.verdicts import decide
     from datadiet.scores.checkpoint import compute_scores
     from datadiet.scores.forgetting import forgetting_scores
@@ -22,6 +23,7 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not call __getat
     from datadiet.scores.recorder import Recorder
     from datadiet.selectors.selection import select
     from datadiet.selectors.window_search import window_search
+    from datadiet.study.program import study
     from datadiet.tracking.fetch import open_run
 
 # Public names and their modules; imported when first used, so that `import datadiet` is quick.
@@ -29,6 +31,7 @@ _MODULES = {
     "Dataset": "data.dataset",
     "Network": "models.networks",
     "Recorder": "scores.recorder",
+    "Study": "report.frames",
     "TrainConfig": "config",
     "UserError": "errors",
     "build_model": "models.registry",
@@ -42,12 +45,14 @@ _MODULES = {
     "randomize_labels": "data.batches",
     "scores_from_logits": "scores.outputs",
     "select": "selectors.selection",
+    "study": "study.program",
     "window_search": "selectors.window_search",
 }
 __all__ = [
     "Dataset",
     "Network",
     "Recorder",
+    "Study",
     "TrainConfig",
     "UserError",
     "__version__",
@@ -62,6 +67,7 @@ __all__ = [
     "randomize_labels",
     "scores_from_logits",
     "select",
+    "study",
     "window_search",
 ]
 

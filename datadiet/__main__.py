@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 
-# In a checkout the command line lies beside this package; installed, it is a part of it.
-_beside = Path(__file__).resolve().parents[1] / "entrypoints" / "__init__.py"
-_found = find_spec("entrypoints")
-_package = "entrypoints" if _found and _found.origin == str(_beside) else "datadiet.entrypoints"
+# Installed, the command line is a part of this package; in a checkout it lies beside it.
+_package = "datadiet.entrypoints" if find_spec("datadiet.entrypoints") else "entrypoints"
 
 if __name__ == "__main__":
     import_module(f"{_package}.__main__").main(prog_name="python -m datadiet", obj="python -m datadiet")

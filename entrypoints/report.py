@@ -9,10 +9,11 @@ import click
 from datadiet import commands
 from datadiet.errors import UserError
 
-from .options import ROOT, Location, Optional, make_context, repairable
+from .known import HELP_ALL, Known
+from .options import QUIET, ROOT, VERBOSE, Location, Optional, make_context, repairable
 
 
-@click.command()
+@click.command(cls=Known)
 @ROOT
 @click.option("--exp", default="study", help="Experiment folder of the study below exps/.  [default: study]")
 @click.option("--margin", type=Optional(click.FLOAT), help="Loss of test accuracy that would not matter, in percentage "
@@ -21,6 +22,9 @@ from .options import ROOT, Location, Optional, make_context, repairable
               help="json: the decision alone, for programs; makes no report.  [default: html]")  # fmt: skip
 @click.option("--output", type=Optional(Location()),
               help="File to write the decision to (format=json).  [default: it is printed]")  # fmt: skip
+@VERBOSE
+@QUIET
+@HELP_ALL
 @repairable
 def report(root: Path, exp: str, margin: float | None, form: str, output: Path | None) -> None:
     """Say what a finished study decides, from the mirror alone; nothing is trained.

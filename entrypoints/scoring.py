@@ -9,7 +9,8 @@ import click
 from datadiet.scores.combine import COMBINATIONS
 from datadiet.scores.registry import score_names, training_score_names
 
-from .options import SCORE_EXP, Listed, Optional, Runs, make_command, make_context, place_options
+from .indices import Runs
+from .options import SCORE_EXP, Listed, Optional, make_command, make_context, place_options
 
 STEP = click.option(
     "--step",

@@ -6,12 +6,16 @@ from pathlib import Path
 
 import click
 
-from .options import ONE_EXP, ROOT, make_context, repairable
+from .known import HELP_ALL, Known
+from .options import ONE_EXP, QUIET, ROOT, VERBOSE, make_context, repairable
 
 
-@click.command()
+@click.command(cls=Known)
 @ROOT
 @ONE_EXP
+@VERBOSE
+@QUIET
+@HELP_ALL
 @repairable
 def sync(root: Path, exp: str | None) -> None:
     """Write into MLflow what it lacks: runs made with offline=true, or while it was away.

@@ -12,6 +12,7 @@ from datadiet.config import find_option
 from datadiet.selectors.options import FEATURE_FIELDS, LIKE, MANIFEST
 from datadiet.selectors.selection import SELECTORS
 
+from .known import Grouped
 from .options import (
     DATA_ON,
     RUNS,
@@ -33,14 +34,18 @@ if TYPE_CHECKING:
 SCORE_CHOICE = (
     config_option("scores", None),
     SCORE_EXP,
-    click.option("--score_type", default="l2_error", help="Type of that mean score.  [default: l2_error]"),
-    click.option("--score_step", type=Optional(click.IntRange(min=0)), help="Step of that mean score.  "
-                 "[default: the first checkpoint of the scored runs after a tenth of their training]"),
+    click.option("--score_type", cls=Grouped, group="score", default="l2_error", help="Type of that mean score.  "
+                 "[default: l2_error]"),
+    click.option("--score_step", cls=Grouped, group="score", first=False, type=Optional(click.IntRange(min=0)),
+                 help="Step of that mean score.  [default: the first checkpoint of the scored runs after a tenth of "
+                 "their training]"),
 )  # fmt: skip
 
 
 RESUME = click.option(
     "--resume",
+    cls=Grouped,
+    group="training",
     type=click.BOOL,
     default=False,
     help="Continue an unfinished run from its last good checkpoint; start where there is none, and leave a finished "

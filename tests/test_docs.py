@@ -33,7 +33,15 @@ from datadiet.study.options import EngineOptions
 from datadiet.study.plan import Plan
 from entrypoints.__main__ import COMMANDS, main
 
-DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/scores.md", "docs/decision.md", "docs/analyze.md")
+DOCUMENTS = (
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "docs/scores.md",
+    "docs/decision.md",
+    "docs/terminal.md",
+    "docs/analyze.md",
+)
 TEXT = {name: (PROJECT / name).read_text() for name in (*DOCUMENTS, "CHANGELOG.md")}
 README, SCORES = TEXT["README.md"], TEXT["docs/scores.md"]
 REGISTRIES = (

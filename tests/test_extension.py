@@ -60,8 +60,8 @@ def params(folder: Path, name: str) -> dict[str, str]:
 
 
 def help_of(command: str) -> str:
-    """What --help says, in one line."""
-    done = CliRunner().invoke(main, [command, "--help"])
+    """What --help-all says, in one line."""
+    done = CliRunner().invoke(main, [command, "--help-all"])
     assert done.exit_code == 0, done.output
     return " ".join(done.output.split())
 

@@ -403,7 +403,7 @@ def test_main_is_a_study_under_one_parent(tmp_path):
         "error_l2_norm_scores", "forget_scores",
     }, "of a study's parts, the mean scores alone"  # fmt: skip
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("summary.json")}
-    again = datadiet("main", tmp_path, **params)
+    again = datadiet("main", tmp_path, verbose="true", **params)
     assert again.stdout.count("finished before, taken as it is") == len(before) == 10
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("summary.json")} == before
     other = datadiet("main", tmp_path, expect=2, **params | {"lr": 0.2})

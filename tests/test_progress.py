@@ -6,51 +6,65 @@ import io
 import os
 import sys
 import time
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from conftest import PROJECT, call
 
-from datadiet import progress as shown
+from datadiet import progress
 from datadiet.processors import processors
+from datadiet.progress import Count, counting
 
 
 @pytest.fixture
 def clock(monkeypatch) -> list[float]:
     now = [100.0]
-    monkeypatch.setattr(shown.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     return now
 
 
 def test_a_line_has_what_is_done_the_pace_and_the_time_left(clock):
-    lines = shown.Lines(78_000, "full_data/run_0")
-    assert lines.line() == "full_data/run_0: 0 of 78,000 (0.0 %), none just now"
-    lines.update(0)
+    count = Count(78_000, "full_data/run_0")
+    assert count.line() == "full_data/run_0: 0 of 78,000 (0.0 %), none just now"
+    count.advance(0)
     clock[0] += 60
-    lines.update(600)
-    assert lines.line() == "full_data/run_0: 600 of 78,000 (0.8 %), 10 a second, about 2.1 h left"
+    count.advance(600)
+    assert count.line() == "full_data/run_0: 600 of 78,000 (0.8 %), 10 a second, about 2.1 h left"
+    count.mark()
     clock[0] += 60
-    lines.update(30_000)
-    assert lines.line() == "full_data/run_0: 30,600 of 78,000 (39.2 %), 500 a second, about 95 s left"
+    count.advance(30_000)
+    assert count.line() == "full_data/run_0: 30,600 of 78,000 (39.2 %), 500 a second, about 95 s left"
+    count.mark()
     clock[0] += 60
-    assert lines.line().endswith("none just now")
+    assert count.line().endswith("none just now")
 
 
 def test_what_was_done_before_is_no_pace(clock):
-    lines = shown.Lines(1000, "resumed")
+    count = Count(1000, "resumed")
     clock[0] += 30  # compiling
-    lines.update(900)
+    count.advance(900)
     clock[0] += 10
-    lines.update(10)
-    assert lines.line() == "resumed: 910 of 1,000 (91.0 %), 1 a second, about 90 s left"
+    count.advance(10)
+    assert count.line() == "resumed: 910 of 1,000 (91.0 %), 1 a second, about 90 s left"
+
+
+def test_sizes_are_told_in_bytes_and_their_pace(clock):
+    count = Count(11_433_560, "train.gz", size=True)
+    count.advance(1_000_000)
+    clock[0] += 2
+    count.advance(5_706_904)
+    assert count.line() == "train.gz: 6.71 MB of 11.4 MB (58.7 %), 2.85 MB/s, about 1.7 s left"
 
 
 def test_off_a_terminal_lines_come_while_nothing_returns_and_end_with_the_work(monkeypatch):
-    monkeypatch.setattr(shown, "LINE_SECONDS", 0.01)
+    monkeypatch.setattr(progress, "PERIOD", 0.01)
     monkeypatch.setattr(sys, "stderr", told := io.StringIO())
-    with shown.progress(10, "a\x1bname") as bar:
-        bar.update(4)
+    with counting(10, "a\x1bname") as advance:
+        advance(4)
         while told.getvalue().count("\n") < 2:
             time.sleep(0.005)
+    time.sleep(0.05)
     lines = told.getvalue().splitlines()
     assert all(line.startswith("a") and ": 4 of 10 (40.0 %)" in line for line in lines)
     assert "\x1b" not in told.getvalue(), "text of users"
@@ -59,8 +73,8 @@ def test_off_a_terminal_lines_come_while_nothing_returns_and_end_with_the_work(m
 
 
 def test_short_work_tells_nothing(capsys):
-    with shown.progress(10, "short") as bar:
-        bar.update(10)
+    with counting(10, "short") as advance:
+        advance(10)
     assert capsys.readouterr() == ("", "")
 
 
@@ -78,5 +92,8 @@ def test_processors_are_those_of_the_process():
 
 def test_the_package_runs_as_the_command_does(tmp_path):
     """`python -m datadiet`, which names itself so."""
+    installed = find_spec("datadiet.entrypoints")
+    if installed is not None and not Path(str(installed.origin)).is_relative_to(PROJECT):
+        pytest.skip("the command line that is installed is that of another checkout")
     done = call([sys.executable, "-m", "datadiet", "score", "--run", "3"], PROJECT, tmp_path, expect=2)
     assert "Train it: python -m datadiet full_data --run 3" in done.stderr

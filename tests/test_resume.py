@@ -25,7 +25,7 @@ from datadiet.storage.files import SEAL, read_json, read_lines, sealed, write_js
 from datadiet.storage.layout import score_file
 from datadiet.storage.runs import open_run
 from datadiet.storage.score_files import load_scores
-from datadiet.training.loop import is_timing
+from datadiet.tracking.record import is_timing
 from datadiet.training.state import initial_state
 
 # Most reports come between two checkpoints.
@@ -190,6 +190,22 @@ def test_a_stopped_run_has_the_scores_gathered_up_to_its_checkpoint(base, stoppe
         steps = sorted(int(path.stem.split("_")[1]) for path in score_file(run, name, 0).parent.glob("*.npy"))
         assert steps == [20, 40, 45]
     assert np.load(run / "never_learned/ckpt_45.npy").shape == (1438,)
+
+
+def test_a_run_without_checkpoints_goes_on_where_it_was_stopped_and_leaves_none(base, tmp_path, monkeypatch):
+    lean = SHORT | {"trajectory": "none", "checkpoints": "false"}
+    with monkeypatch.context() as patch:
+        stop_at(patch, 45)
+        datadiet("full_data", base, expect=75, root=tmp_path, **lean)
+    assert checkpoint_steps(folder(tmp_path)) == [45]
+    done = datadiet("full_data", base, root=tmp_path, resume="true", **lean)
+    assert "continued from step 45 of 90" in done.stdout
+    assert checkpoint_steps(folder(tmp_path)) == []
+    for name in ("step", "train_loss", "test_acc"):
+        expected = [line[name] for line in reports(folder(base / "short_whole"))]
+        assert [line[name] for line in reports(folder(tmp_path))] == pytest.approx(expected, rel=1e-4)
+    refused = datadiet("score", base, expect=2, root=tmp_path)
+    assert "checkpoints=false: expected true" in refused.stderr
 
 
 def test_a_stopped_run_is_stopped_again_and_ends_the_same(base, stopped, monkeypatch):

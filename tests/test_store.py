@@ -21,10 +21,10 @@ from datadiet.errors import UserError
 from datadiet.models.registry import build_model
 from datadiet.runs.inputs import read_scores
 from datadiet.storage.checkpoints import save_checkpoint
+from datadiet.storage.claims import claim
 from datadiet.storage.files import append_line, npy_bytes, os, read_json, sealed, write_json
 from datadiet.storage.layout import ExperimentLayout, score_file
 from datadiet.storage.records import Arguments, DataFacts
-from datadiet.storage.runs import claim
 from datadiet.storage.score_files import identity_of, load_scores, read_ids, save_scores
 from datadiet.temporary import is_temporary, temporary_path
 from datadiet.training.state import initial_state

@@ -12,10 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from datadiet import notebook
 from datadiet.errors import UserError
 
 CHUNK = 1000  # examples taken at once, where a statistic would otherwise need a larger copy of them
 VALUES = 2**22  # and at most so many pixels
+SHOWN, EACH = 10, 3  # classes that a notebook shows, and images of each
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +48,28 @@ class Dataset:
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """One line, without the arrays."""
+        return f"Dataset({', '.join(f'{name}: {value}' for name, value in self._facts().items())})"
+
+    def _repr_html_(self) -> str:
+        """In a notebook, with some images of each class."""
+        images = self.train_images
+        if images.dtype != np.uint8 or images.ndim != 4:
+            return notebook.facts(self.name, self._facts())
+        ids = [i for c in range(min(self.num_classes, SHOWN)) for i in np.flatnonzero(self.train_labels == c)[:EACH]]
+        words = [f"{self.example_ids[i]}: {self.classes[self.train_labels[i]]}" for i in ids]
+        return notebook.facts(self.name, self._facts(), notebook.thumbnails(np.asarray(images[ids]), words))
+
+    def _facts(self) -> dict[str, object]:
+        more = ", …" if self.num_classes > SHOWN else ""
+        return {
+            "name": self.name, "training": f"{self.num_examples:,}", "test": f"{len(self.test_labels):,}",
+            "shape": "x".join(map(str, self.image_shape)),
+            "classes": f"{self.num_classes} ({', '.join(self.classes[:SHOWN])}{more})",
+            "fingerprint": self.fingerprint[:12],
+        }  # fmt: skip
 
     @property
     def num_examples(self) -> int:

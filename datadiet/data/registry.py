@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from datadiet import commands
 from datadiet.data import cache
 from datadiet.data.dataset import Dataset, Splits, Statistics, assembled
 from datadiet.data.doubts import tell_doubts
@@ -103,7 +104,8 @@ def find_source(name: str) -> Source:
     for prefix, make in PREFIXES.items():
         if name.startswith(prefix) and len(name) > len(prefix):
             return make(name[len(prefix) :])
-    raise UserError(f"dataset={name!r}: expected one of {', '.join(known_datasets())}.")
+    expected = f"expected one of {', '.join(known_datasets())}."
+    raise UserError(f"dataset={name!r}: {expected}{commands.meant('dataset', name, DATASETS)}")
 
 
 def data_folder(data_dir: str | Path | None) -> Path | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from datadiet import commands
 from datadiet.errors import UserError
 from datadiet.registries import lazily
 
@@ -39,7 +40,8 @@ MODELS: dict[str, Model] = {
 def check_model(name: str) -> None:
     """Raises UserError, listing the known names, where `name` is not in MODELS."""
     if name not in MODELS:
-        raise UserError(f"model={name!r}: expected one of {', '.join(MODELS)}.")
+        expected = f"expected one of {', '.join(MODELS)}."
+        raise UserError(f"model={name!r}: {expected}{commands.meant('model', name, MODELS)}")
 
 
 def gains_together(name: str) -> bool:

@@ -25,7 +25,7 @@ from datadiet.scores.registry import training_score_names
 from datadiet.selectors.options import LIKE, RANDOM
 from datadiet.selectors.selection import SELECTORS, chooses_anew
 from datadiet.storage.answers import read_answers
-from datadiet.storage.layout import score_file
+from datadiet.storage.layout import near_root, score_file
 from datadiet.storage.records import AUTO, CellRecord, MeanRecord, StudyRecord, Summary
 from datadiet.storage.runs import StoredRun, open_run
 from datadiet.storage.score_files import ScoreRecord, load_scores
@@ -335,10 +335,10 @@ def read_study(exps: Path, exp: str) -> Study:
     path = exps / exp / "study.json"
     if not path.exists():
         known = sorted(p.parent.relative_to(exps).as_posix() for p in exps.rglob("study.json"))
-        raise UserError(
-            f"No study in {path.parent} (no study.json); there is: {', '.join(known) or 'none'}. "
-            f"Make one: {commands.command('study', exp=exp, root=exps.parent)}"
-        )
+        told = f"No study in {path.parent} (no study.json); there is: {', '.join(known) or 'none'}."
+        if root := near_root(exps.parent, f"{exp}/study.json"):
+            raise UserError(f"{told} There is one in another folder: {commands.again(root=root)}")
+        raise UserError(f"{told} Make one: {commands.command('study', exp=exp, root=exps.parent)}")
     record = StudyRecord.read(path)
     named = [*record.score_runs, *(run for cell in record.cells for run in cell.runs)]
     if elsewhere := [run for run in named if not run.startswith(f"{exp}/")]:

@@ -232,7 +232,7 @@ def export_kept(
         tracked.log_metrics({"export/kept": count})
         for path in [record_of(output), *([output] if written_as in SMALL else [])]:
             tracked.log_artifact(path)
-    context.reporter.say(f"{count:,} examples of {name} -> {output}")
+    context.reporter.answer(f"{count:,} examples of {name} -> {output}")
     _tell_empty_classes(chosen, context)
 
 

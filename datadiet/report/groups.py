@@ -13,14 +13,21 @@ from datadiet.option import option
 class Analysis:
     """What is asked for."""
 
-    groups: int = option(5, "Groups of equally many examples, by ascending score.", min=2, max=20)
-    kernel_examples: int = option(20, "Examples drawn from each group for its kernel.", min=2, max=500)
-    barrier_examples: int = option(1000, "Examples drawn from each group for its errors.", min=1)
-    points: int = option(11, "Points on the line between two children, ends included.", min=3, max=101)
-    seed: int = option(0, "Draws the examples of each group.", min=0)
-    steps: tuple[int, ...] = option((), "Checkpoints between which kernels are compared; none: all that the run has.")
+    groups: int = option(5, "Groups of equally many examples, by ascending score.", group="", first=True, min=2, max=20)
+    kernel_examples: int = option(
+        20, "Examples drawn from each group for its kernel.", group="", first=True, min=2, max=500
+    )
+    barrier_examples: int = option(1000, "Examples drawn from each group for its errors.", group="", first=True, min=1)
+    points: int = option(
+        11, "Points on the line between two children, ends included.", group="", first=True, min=3, max=101
+    )
+    seed: int = option(0, "Draws the examples of each group.", group="", first=True, min=0)
+    steps: tuple[int, ...] = option(
+        (), "Checkpoints between which kernels are compared; none: all that the run has.", group="", first=True
+    )
     spawn: tuple[int, ...] | None = option(None, "Checkpoints that two children each are trained on from, to the end; "
-                                           "none: no children.", auto="0 and the step that is scored")  # fmt: skip
+                                           "none: no children.", auto="0 and the step that is scored",
+                                           group="", first=True)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -272,7 +272,8 @@ def make_report(exp: str, margin: float | None, context: Context) -> Decision:
             inside = path.parent.relative_to(folder).as_posix()
             tracked.log_artifact(path, None if inside == "." else inside)
         describe(decision, tracked, context)
-        context.reporter.say("\n".join([text.headline(decision), *asked(decision)]) + f"\n{folder / 'report.html'}")
+        context.reporter.answer("\n".join([text.headline(decision), *asked(decision)]))
+        context.reporter.say(str(folder / "report.html"))
     return decision
 
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy import optimize, special
+from scipy import special
 
 from datadiet.errors import UserError
 
@@ -102,6 +102,8 @@ def _levels(runs: tuple[int, ...], planned: int, alpha: float) -> tuple[float, .
 
 def _bound(at: np.ndarray, mass: np.ndarray, scale: float, chance: float) -> float:
     """Above which a standard normal statistic lies with a chance, having moved on from `at` by 1."""
+
+    from scipy import optimize  # takes long to import
 
     def more(z: float) -> float:
         return float(mass @ special.ndtr(at - scale * z)) - chance

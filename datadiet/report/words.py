@@ -19,7 +19,7 @@ def kept(fraction: float) -> str:
 
 
 def seconds(value: float) -> str:
-    """A duration at about two digits; NaN is one that was not recorded."""
+    """A duration; NaN is one that was not recorded."""
     return "not recorded" if math.isnan(value) else duration(value)
 
 

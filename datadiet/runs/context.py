@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from datadiet.errors import UserError
+from datadiet.progress import Advance, Standing
 from datadiet.storage.layout import ExperimentLayout
 
 if TYPE_CHECKING:
@@ -32,12 +33,22 @@ class Output:
 class Reporter(Protocol):
     """Shows that work goes on."""
 
-    def counter(self, total: int, label: str) -> AbstractContextManager[Callable[[int], Any]]:
-        """A bar for the length of a `with` block; call what it gives with the units just done."""
+    def counter(
+        self, total: int, label: str, told: Callable[[], Standing] | None = None
+    ) -> AbstractContextManager[Advance]:
+        """As `progress.counting`."""
+        ...
+
+    def detail(self, text: str) -> None:
+        """Lines for those who want to know every path."""
         ...
 
     def say(self, text: str) -> None:
-        """One line that stays."""
+        """Lines that stay."""
+        ...
+
+    def answer(self, text: str) -> None:
+        """What was asked for; of a job of a study a detail."""
         ...
 
 

@@ -10,8 +10,9 @@ from datadiet.runs import resume
 from datadiet.runs.context import Context, Output, Tracker
 from datadiet.runs.products import model_facts
 from datadiet.runs.task import Task, write_inputs
+from datadiet.storage.claims import check_free, claim, lock_run
 from datadiet.storage.records import Summary
-from datadiet.storage.runs import check_free, claim, lock_run, open_run
+from datadiet.storage.runs import open_run
 from datadiet.tracking import record
 from datadiet.tracking.bring import settle
 
@@ -40,7 +41,7 @@ def begin(task: Task, context: Context) -> Summary | None:
     """Make the folder of a run with its inputs; where it is there and finished, its summary."""
     if not task.continues:
         claim(task.run_dir, context.output.overwrite)
-    elif (summary := finished(task, context.tracker, context.reporter.say)) is not None:
+    elif (summary := finished(task, context.tracker, context.reporter.answer)) is not None:
         return summary
     write_inputs(task)
     return None

@@ -54,8 +54,6 @@ def mean_run(
     _check_mean(kind, n_runs, combine)
     start, output, layout = time.perf_counter(), context.output, context.output.layout
     step = options.default_score_step(find_run(layout, source_exp, 0).config) if step is None else step
-    if step == 0 and kind in training_score_names():
-        raise UserError(f"step=0: {kind} is gathered while training, so there is none before the first step.")
     target = score_file(layout.experiment(exp), kind, step, combine)
     paths = _scores_of_runs(layout, source_exp, kind, n_runs, step)
     context.tracker.check()
@@ -89,6 +87,8 @@ def _scores_of_runs(layout: ExperimentLayout, exp: str, kind: str, n_runs: int, 
     Raises:
         UserError: some have none, with the commands that make them.
     """
+    if step == 0 and kind in training_score_names():
+        raise UserError(f"step=0: {kind} is gathered while training, so there is none before the first step.")
     paths = [score_file(layout.experiment(exp) / f"run_{run}", kind, step) for run in range(n_runs)]
     if missing := [run for run, path in enumerate(paths) if not path.exists()]:
         lines = [

@@ -65,9 +65,11 @@ def check_same(
         files = ((name, run_dir / name, text) for name, text in inputs.items())
         told = [f"{name} has other lines" for name, path, text in files if path.exists() and path.read_text() != text]
     if told:
+        again = {name: there for name, (there, _) in differing.items() if name in options.FIELDS}
+        as_it_was = f" As it was made: {commands.again(**again)}" if again.keys() == differing.keys() != set() else ""
         raise UserError(
             f"{run_dir} holds a run made otherwise ({'; '.join(told)}). Repeat its options, choose another exp with "
-            f"{commands.option('exp', 'EXP')}, or replace it with {commands.option('overwrite', True)}."
+            f"{commands.option('exp', 'EXP')}, or replace it with {commands.option('overwrite', True)}.{as_it_was}"
         )
 
 
@@ -109,18 +111,19 @@ def last_good(run_dir: Path, config: ResolvedConfig, fresh: TrainState, say: Cal
 
 
 def check_complete(task: Task) -> None:
-    """Refuse to call a run finished that has lost a part while it trained.
+    """Refuse to call a run finished that has lost a part while it trained; what it was stopped with goes.
 
     Raises:
         UserError: it names what is missing or changed.
     """
     run_dir, config = task.run_dir, task.config
+    remove_unplanned(run_dir, config, config.num_steps)
     try:
         check_same(run_dir, config, task.dataset.fingerprint, task.inputs, task.name)
         missing = [name for name in task.inputs if not (run_dir / name).is_file()]
         steps = [line["step"] for line in read_lines(run_dir / "metrics.jsonl")]
         missing += [] if steps == options.logged_steps(config) else ["lines of metrics.jsonl"]
-        files = [run_dir / "ckpts" / str(config.num_steps) / FILES]
+        files = [run_dir / "ckpts" / str(step) / FILES for step in options.saved_steps(config)[-1:]]
         for kind in config.trajectory:
             scores = score_file(run_dir, kind, config.num_steps)
             files += [scores, scores.with_suffix(".json")]

@@ -117,6 +117,7 @@ def _wanted(
     stored = find_run(layout, source_exp, run)
     config = stored.config
     step = options.default_score_step(config) if step is None else step
+    _check_step(stored, step)
     labels_from = {"fraction": config.random_label_fraction, "seed": config.random_label_seed}
     wanted, held = {}, []
     for kind in kinds:
@@ -132,6 +133,16 @@ def _wanted(
         else:
             wanted[path] = provenance
     return Wanted(stored, wanted), held
+
+
+def _check_step(stored: StoredRun, step: int) -> None:
+    """Raises UserError, with the command that scores the nearest checkpoint, where there is none at a step."""
+    if stored.steps and step not in stored.steps:
+        near = min(stored.steps, key=lambda there: abs(there - step))
+        raise UserError(
+            f"step={step}: {stored.path} has no checkpoint there, but at {', '.join(map(str, stored.steps))}. The "
+            f"nearest: {commands.again(step=near)}"
+        )
 
 
 def _data_of(stored: StoredRun, known: dict[Any, Dataset]) -> Dataset:

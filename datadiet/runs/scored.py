@@ -13,7 +13,7 @@ from datadiet.errors import UserError
 from datadiet.runs.context import Context
 from datadiet.runs.inputs import training_command
 from datadiet.runs.products import small
-from datadiet.storage.layout import ExperimentLayout
+from datadiet.storage.layout import ExperimentLayout, near_root
 from datadiet.storage.records import MirrorRecord
 from datadiet.storage.runs import StoredRun, open_run
 from datadiet.storage.score_files import ScoreRecord, load_scores, save_scores
@@ -56,7 +56,9 @@ def find_run(layout: ExperimentLayout, exp: str, run: int) -> StoredRun:
     """
     path = layout.experiment(exp) / f"run_{run}"
     if not (path / "args.json").exists():
-        raise UserError(f"No run in {path}. Train it: {training_command(layout, exp, run)}")
+        root = near_root(layout.root, f"{layout.name(path)}/args.json")
+        near = f" There is one in another folder: {commands.again(root=root)}" if root else ""
+        raise UserError(f"No run in {path}.{near or f' Train it: {training_command(layout, exp, run)}'}")
     return open_run(path, layout.name(path))
 
 
@@ -89,7 +91,7 @@ def write_scored(made: Scored, exp: str, context: Context) -> Path:
         timings = {f"time/{name}_seconds": value for name, value in seconds.items()}
         tracked.log_metrics(found | timings, provenance["step"])
     mean = f"mean {found['score/mean']:.4f}" if found else "nothing measured yet"
-    context.reporter.say(f"{kind} at step {provenance['step']}: {mean} in {seconds['total']:.1f} s -> {path}")
+    context.reporter.answer(f"{kind} at step {provenance['step']}: {mean} in {seconds['total']:.1f} s -> {path}")
     return path
 
 
@@ -122,7 +124,7 @@ def take_scored(path: Path, context: Context) -> Path:
     mirror = path.with_suffix(f".{record.NAME}")
     with record.load(mirror).lock():
         settle(mirror, context.tracker.parent, context.tracker.offline)
-    context.reporter.say(f"{context.output.layout.name(path)}: made before, taken as it is")
+    context.reporter.answer(f"{context.output.layout.name(path)}: made before, taken as it is")
     return path
 
 

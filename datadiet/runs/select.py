@@ -88,5 +88,5 @@ def select_run(config: TrainConfig, exp: str, context: Context, choice: ScoreCho
         tracked.log_metrics({"select/kept": len(kept), "select/seconds": seconds})
         for file in (path, path.with_suffix(".json")):
             tracked.log_artifact(file)
-    context.reporter.say(f"{len(kept):,} examples kept ({kept_by}) in {seconds:.1f} s -> {path}")
+    context.reporter.answer(f"{len(kept):,} examples kept ({kept_by}) in {seconds:.1f} s -> {path}")
     return path

@@ -26,9 +26,9 @@ from datadiet.runs.saving import save_step
 from datadiet.runs.signals import listen
 from datadiet.runs.task import Task, load_data, prepare_task
 from datadiet.storage.answers import write_answers
+from datadiet.storage.claims import lock_run
 from datadiet.storage.files import append_line
 from datadiet.storage.records import Summary
-from datadiet.storage.runs import lock_run
 from datadiet.tracking import record
 from datadiet.tracking.run import TrackedRun
 from datadiet.training.compiled import unless
@@ -240,18 +240,17 @@ class Lane:
         Raises:
             UserError: a part of the run is gone.
         """
-        resume.check_complete(self.task)
-        say = context.reporter.say
-        task, summary = self.task, summarize(self.task, self.tracked, self.metrics)
-        summary = replace(summary, joules=None if self.start.step else joules)
-        files = products(task, self.tracked, say)
+        task = self.task
+        resume.check_complete(task)
+        summary = replace(summarize(task, self.tracked, self.metrics), joules=None if self.start.step else joules)
+        files = products(task, self.tracked, context.reporter.say)
         if context.tracker.log_model:
             self.tracked.note_model(model_facts(task))
         self.tracked.note_artifacts(files)  # first: with a summary the run is finished, and `sync` tells what is noted
         summary.write(task.run_dir / "summary.json")
         self.tracked.log_artifacts(files)
         told = f"test accuracy {summary.test_acc:.4f} in {summary.total_seconds:.1f} s -> {task.run_dir}"
-        say(f"{task.name}: {told}")
+        context.reporter.answer(f"{task.name}: {told}")
         return summary
 
 

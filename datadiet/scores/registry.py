@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from datadiet import commands
 from datadiet.errors import UserError
 from datadiet.registries import lazily
 from datadiet.scores.logits import LOGIT_SCORES, l2_error
@@ -93,4 +94,5 @@ def check_score(kind: str, known: Sequence[str] | None = None) -> None:
     known = score_names() if known is None else known
     if kind not in known:
         hint = " It is gathered while training: use mean_score." if kind in TRAJECTORIES else ""
+        hint = hint or commands.meant("type", kind, known)
         raise UserError(f"type={kind!r}: expected one of {', '.join(known)}.{hint}")

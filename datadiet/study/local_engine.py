@@ -17,9 +17,10 @@ from typing import Any
 
 from datadiet.errors import Interrupted
 from datadiet.processors import processors
+from datadiet.progress import hush
 from datadiet.runs.context import Context
 from datadiet.runs.signals import listen
-from datadiet.study.engine import Engine, Event, Note, Setting, Telling, attempt, perform
+from datadiet.study.engine import WORDS, Engine, Event, Note, Setting, Telling, attempt, perform
 from datadiet.study.options import EngineOptions
 from datadiet.study.spec import Job
 from datadiet.training.compiled import is_any_left
@@ -74,6 +75,7 @@ def work(connection: Connection, setting: Setting, share: Share) -> None:
     """The life of a worker: do the jobs that come through `connection`, and tell of them."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     share.take()
+    hush()
     told, sending = time.monotonic(), threading.Lock()
     pending = 0.0
 
@@ -175,7 +177,7 @@ class Workers:
                 if worker.job is not None:
                     note(Event(worker.job, "died", _ended(worker.process.exitcode)))
                 continue
-            if event.kind not in ("said", "advanced"):
+            if event.kind not in WORDS:
                 worker.job = None
             note(event)
 
@@ -220,7 +222,7 @@ class Here:
         return 1
 
     def start(self, job: Job, note: Note) -> None:
-        perform(job, replace(self.context, reporter=Telling(job, note, self.context.reporter)))
+        perform(job, replace(self.context, reporter=Telling(job, note)))
         note(Event(job, "done"))
 
     def watch(self, note: Note) -> None:

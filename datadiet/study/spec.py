@@ -149,6 +149,7 @@ def compile_study(
     scored_config = resolve_config(_scored_config(plan, config), num_examples)
     given = {name: value_of(config, name) for name in (*option_names(), "features_step")}
     check_plan(plan, with_values(scored_config, given), num_examples)
+    scored_config = _saving_least(plan, scored_config, config.features_step)
     making = _Compiler(
         plan, replace(config, num_steps=scored_config.num_steps), scored_config, exp, layout, num_examples,
         runs or plan.first_runs,
@@ -172,6 +173,16 @@ def _scored_config(plan: Plan, config: TrainConfig) -> TrainConfig:
     gathered = trajectory.expand([*config.trajectory, *gathered])
     chosen = replace(config, run=0, selector="all", size=None, scores=None, features_step=None, trajectory=gathered)
     return without_unused(chosen)
+
+
+def _saving_least(plan: Plan, config: ResolvedConfig, features_step: int | None) -> ResolvedConfig:
+    """Options of a scored run that saves no more than steps 0, the one that is looked at, and the last; where several
+    are, it stays as it is."""
+    looked_at = {*steps(plan, config), *([] if features_step is None else [features_step])}
+    if plan.all_checkpoints or len(looked_at) > 1:
+        return config
+    (step,) = looked_at
+    return replace(config, early_step=step, early_save_steps=step or config.num_steps, save_steps=config.num_steps)
 
 
 def arms(plan: Plan, scored_at: tuple[int, ...]) -> list[Arm]:
@@ -311,7 +322,8 @@ class _Compiler:
         needs = arm.selector != "all" and selection.SELECTORS[arm.selector].features
         looked_at = (config.features_step, arm.step, steps(self.plan, self.scored_config)[-1])
         scores = None if arm.type is None or arm.step is None else str(self.mean_file(arm.type, arm.step))
-        gathered = trajectory.expand(config.trajectory)
+        saves = config.checkpoints and self.plan.all_checkpoints
+        gathered = trajectory.expand(config.trajectory) if saves else ()
         used = {name for kind in gathered for name in trajectory.TRAJECTORIES[kind].options}
         own = {name: find_option(name).default for name in trajectory.option_names() if name not in used}
         own |= default_parameters() if arm.control else dict(arm.options)
@@ -319,6 +331,8 @@ class _Compiler:
             with_values(config, own),
             run=self.plan.score_runs,
             save_steps=config.num_steps,
+            checkpoints=saves,
+            trajectory=gathered,
             early_step=0,
             selector=arm.selector,
             size=None if arm.selector == "all" else size,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from datadiet.config import TrainConfig
@@ -24,6 +24,8 @@ from datadiet.runs.signals import listen
 from datadiet.runs.task import load_data, noted
 from datadiet.storage.files import write_text
 from datadiet.study.engines import begin_engine, check_device, check_engine
+from datadiet.study.estimate import Estimate, estimate
+from datadiet.study.local_engine import count_gpus, default_workers
 from datadiet.study.options import EngineOptions
 from datadiet.study.plan import Plan
 from datadiet.study.rounds import Rounds, note_look
@@ -58,6 +60,40 @@ def _check_seeds(config: TrainConfig) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A study that was checked, before anything is written or trained."""
+
+    rounds: Rounds
+    dataset: Dataset
+    left: list[Job]  # not done, of all that there may be
+    estimate: Estimate
+
+
+def prepare(config: TrainConfig, exp: str, context: Context, plan: Plan, engine: EngineOptions) -> Prepared:
+    """Check a study, and estimate what it takes; see `run_study`.
+
+    Raises:
+        UserError: it could not be finished.
+    """
+    check_engine(engine)
+    _check_seeds(config)
+    output = context.output
+    compiled = partial(compile_study, plan, config, exp, output.layout, count_of(config))
+    whole = compiled(plan.most_runs)
+    dataset = check(whole, output)
+    rounds = Rounds(plan, compiled, dataset, output, output.layout.name(output.layout.experiment(exp)))
+    left = [job for job in whole.jobs if output.overwrite or not _is_finished(output, job)]
+    if left:
+        check_device(engine, context.reporter.say)
+    jobs = list(compiled(rounds.first).jobs)
+    first = [job for job in jobs if job in left]
+    at_once = min(engine.workers or default_workers(), max(len(left), 1))
+    most = sum(isinstance(job, TrainJob) for job in left)
+    told = estimate(config, dataset, jobs, first, most, at_once, count_gpus(), output.layout.exps)
+    return Prepared(rounds, dataset, left, told)
+
+
 def run_study(config: TrainConfig, exp: str, context: Context, plan: Plan, engine: EngineOptions) -> Decision:
     """The whole study; what is finished with the same options is taken as it is, the rest continued.
 
@@ -70,19 +106,11 @@ def run_study(config: TrainConfig, exp: str, context: Context, plan: Plan, engin
     Returns:
         What the report is about; its table is printed, and all files are logged to MLflow.
     """
-    check_engine(engine)
-    _check_seeds(config)
-    output, folder = context.output, context.output.layout.experiment(exp)
-    compiled = partial(compile_study, plan, config, exp, output.layout, count_of(config))
-    whole = compiled(plan.most_runs)
-    dataset = check(whole, output)
-    rounds = Rounds(plan, compiled, dataset, output, output.layout.name(folder))
-    left = [job for job in whole.jobs if output.overwrite or not _is_finished(output, job)]
-    if left:
-        check_device(engine, context.reporter.say)
-    if not output.overwrite:
+    prepared = prepare(config, exp, context, plan, engine)
+    rounds, dataset, folder = prepared.rounds, prepared.dataset, context.output.layout.experiment(exp)
+    if not context.output.overwrite:
         record.reopen(folder / record.NAME)
-    context.reporter.say(rounds.outlook())
+    context.reporter.say(f"{prepared.estimate}\n{rounds.outlook()}")
     note, again = f"Study of {config.model} on {config.dataset}.", f"Continue: {context.tracker.command}"
     params = rounds.described.plan
     with (
@@ -92,9 +120,10 @@ def run_study(config: TrainConfig, exp: str, context: Context, plan: Plan, engin
         jobs = rounds.jobs(rounds.first, rounds.before)
         tracked.log_input(dataset.name, dataset.fingerprint, "study", num_rows=dataset.num_examples)
         tracked.log_params(noted(dataset))
-        begun = begin_engine(engine, _within(tracked, context), len(left))
+        begun = begin_engine(engine, _within(tracked, context), len(prepared.left))
         more = partial(rounds.more, tracked, context.reporter.say)
-        run_jobs(jobs, begun, context.reporter, exp, context.tracker.command, more)
+        done = partial(rounds.note, say=context.reporter.say)
+        run_jobs(jobs, begun, context.reporter, exp, context.tracker.command, more, done)
         if stopping():
             raise Interrupted(f"Stopped before the report; all {len(rounds.known)} jobs are done. {again}")
         return conclude(exp, plan.margin, tracked, context)
@@ -132,10 +161,10 @@ def conclude(exp: str, margin: float, tracked: TrackedRun, context: Context) -> 
         tracked.log_metrics(of_arms, percent)
     describe(decision, tracked, context)
     told = "\n".join([headline(decision), *asked(decision), reachable(decision.nearest)])
-    context.reporter.say(
-        f"\n{table(decision)}\n\n{told}\n"
-        f"Report: {folder / 'report.html'}\nPictures: {folder / 'figures'}\nEvery training: {folder / 'results.csv'}"
-    )
+    context.reporter.say(f"\n{table(decision)}\n")
+    context.reporter.answer(told)
+    context.reporter.say(f"Report: {folder / 'report.html'}\nEvery training: {folder / 'results.csv'}")
+    context.reporter.detail(f"Pictures: {folder / 'figures'}\nKept sets: {folder / 'kept'}")
     return decision
 
 

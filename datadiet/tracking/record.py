@@ -19,10 +19,10 @@ from typing import Any, ClassVar, Self
 from datadiet.config import FIELDS, LOCATION_FIELDS
 from datadiet.errors import UserError
 from datadiet.printable import masked
+from datadiet.storage.claims import lock_run
 from datadiet.storage.files import read_lines
 from datadiet.storage.layout import check_place
 from datadiet.storage.records import MirrorRecord, Summary
-from datadiet.storage.runs import lock_run
 
 NAME = "mlflow_run.json"
 STATES = ("RUNNING", "FINISHED", "FAILED", "KILLED")
@@ -178,6 +178,11 @@ def load(path: Path, name: str | None = None) -> Record:
     if name is not None:
         check_place(path, f"{record.name}{'/' if path.name == NAME else '.'}{NAME}", name)
     return record
+
+
+def is_timing(metric: str) -> bool:
+    """Whether a metric tells how long the work took; all others are the same in every repetition."""
+    return metric.startswith("time/") or metric == "examples_per_second"
 
 
 def _is_point(value: Any) -> bool:

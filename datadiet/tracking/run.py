@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -16,8 +17,9 @@ from datadiet.tracking.link import Link
 from datadiet.tracking.logged_model import log_model
 from datadiet.tracking.mlflow_store import AWAY, NOTE
 from datadiet.tracking.push import Home, push
-from datadiet.tracking.record import Artifact, Record, as_json, begin, load, now
-from datadiet.training.loop import is_timing
+from datadiet.tracking.record import Artifact, Record, as_json, begin, is_timing, load, now
+
+SEND_SECONDS = 5.0  # so long may reports, which the mirror has, wait for others: a call costs as much as 30 of them
 
 
 @dataclass
@@ -33,6 +35,8 @@ class TrackedRun:
     fresh: bool = False  # MLflow cannot have heard of it
     closed: bool = False  # MLflow refuses it: no more attempts
     earlier: dict[tuple[str, int], float] = field(default_factory=dict)  # as `held`, that the mirror had at first
+    waiting: dict[tuple[str, int], tuple[str, float, int, int]] = field(default_factory=dict)  # points to be sent
+    sent: float = field(default_factory=time.monotonic)  # when they last were
     ended: bool = False
 
     @property
@@ -41,10 +45,11 @@ class TrackedRun:
         return self.record.id
 
     def log_metrics(self, metrics: dict[str, float], step: int = 0, mirrored: bool = False) -> None:
-        """All metrics of one report in one call, without those held: logging a step again doubles the point.
+        """The metrics of one report, without those held: logging a step again doubles the point.
 
         Args:
-            mirrored: They are in the run's metrics.jsonl already.
+            mirrored: They are in the run's metrics.jsonl already, so that MLflow may hear of them later, with those of
+                other reports.
         """
         values = {mlflow_store.key(k): float(v) for k, v in metrics.items()}
         at = self.record.moment(values) if mirrored else now()
@@ -53,11 +58,19 @@ class TrackedRun:
             if [step, values] not in [[s, v] for s, _, v in self.record.metrics]:
                 self.record.metrics.append([step, at, values])
                 self.record.save()
-        new = [(k, v, at, step) for k, v in values.items() if (k, step) not in self.held]
-        if new:
-            self._tell(lambda client: mlflow_store.log_metrics(client, str(self.id), new))
+        known = self.held.keys() | self.waiting.keys()
+        self.waiting |= {(k, step): (k, v, at, step) for k, v in values.items() if (k, step) not in known}
+        if not mirrored or time.monotonic() - self.sent >= SEND_SECONDS:
+            self._send()
+
+    def _send(self) -> None:
+        """Tell MLflow the metrics that wait."""
+        points = {key: point for key, point in self.waiting.items() if key not in self.held}  # since told by catch_up
+        self.waiting, self.sent = {}, time.monotonic()
+        if points:
+            self._tell(lambda client: mlflow_store.log_metrics(client, str(self.id), points.values()))
             if not self.behind:
-                self.held |= {(k, step): v for k, v, _, _ in new}
+                self.held |= {key: value for key, (_, value, _, _) in points.items()}
 
     def timings(self, step: int) -> dict[str, float]:
         """Timings noted earlier at a step, so that a continued run says the same in the mirror and in MLflow."""
@@ -134,6 +147,7 @@ class TrackedRun:
             self.record.end(status, text, isinstance(error, Diverged))
         if self.closed or self.link.offline or not (self.link.open or self.parent is None):
             return
+        self._send()
         if self.behind:
             self.catch_up()
         else:

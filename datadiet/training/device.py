@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from datadiet import commands
 from datadiet.errors import UserError
 
 ASKED_BY = ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES")  # environment that chooses a device
@@ -95,8 +96,8 @@ def _refusal(error: Exception) -> str:
     why = f" ({line})" if (line := _first_line(str(error))) else ""
     return (
         f"JAX has nothing to compute on{why}. Asked for: {asked or 'any device'}. There is: {there()}. "
-        "JAX_PLATFORMS=cpu computes on the CPU, JAX_PLATFORMS= on whatever there is; a GPU needs its driver and "
-        "pip install -U 'jax[cuda13]~=0.10.2'."
+        "A GPU needs its driver and pip install -U 'jax[cuda13]~=0.10.2'. JAX_PLATFORMS= takes whatever there is, and "
+        f"this the CPU: JAX_PLATFORMS=cpu {commands.again()}".rstrip()
     )
 
 

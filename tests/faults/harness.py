@@ -27,7 +27,7 @@ from datadiet.storage.checkpoints import checkpoint_steps, leaf_hash, load_state
 from datadiet.storage.files import read_lines
 from datadiet.storage.runs import open_run
 from datadiet.tracking import mlflow_store, record, sync
-from datadiet.training.loop import is_timing
+from datadiet.tracking.record import is_timing
 from datadiet.training.state import initial_state
 from entrypoints.__main__ import main
 

@@ -6,6 +6,7 @@ import gzip
 import math
 import struct
 import zlib
+from functools import cache
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -27,9 +28,15 @@ DIGITS_FILE = "sklearn/datasets/data/digits.csv.gz"  # read past scikit-learn, w
 DIGITS_TRAIN = 1438  # of 1,797
 
 
+@cache
+def _digits() -> np.ndarray:
+    """64 pixels from 0 to 16 and the label, float64 [1797, 65]; read once, because every run of a study asks for it."""
+    return np.loadtxt(str(distribution("scikit-learn").locate_file(DIGITS_FILE)), delimiter=",")
+
+
 def load_digits(data_dir: Path | None) -> Splits:
     """scikit-learn's 1,797 8x8 digits; every fifth example is the test set."""
-    table = np.loadtxt(str(distribution("scikit-learn").locate_file(DIGITS_FILE)), delimiter=",")
+    table = _digits()
     images = np.round(table[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
     labels = table[:, -1].astype(np.int32)
     ids = np.array([f"digits_{i:04d}" for i in range(len(labels))])

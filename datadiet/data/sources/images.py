@@ -22,7 +22,7 @@ from datadiet.errors import UserError
 from datadiet.intake import check_size, size_of
 from datadiet.printable import visible
 from datadiet.processors import processors
-from datadiet.progress import progress
+from datadiet.progress import counting
 
 FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")  # no other decoder is asked, whatever the bytes
 EXPLAINED = 2000  # bytes of pixels that a byte of a file may stand for; a blank PNG has half of that
@@ -247,14 +247,14 @@ def in_order(work: Callable[[int], Found], count: int, label: str) -> Iterator[F
     threads = len(processors())
     waiting: deque[Future[list[Found]]] = deque()
     with (
-        progress(count, label, delay=1) as bar,
+        counting(count, label) as advance,
         ThreadPoolExecutor(threads) as pool,
     ):
 
         def first() -> Iterator[Found]:
             for found in waiting.popleft().result():
                 yield found
-                bar.update()
+                advance(1)
 
         for start in range(0, count, AT_ONCE):
             part = range(start, min(start + AT_ONCE, count))
