@@ -25,8 +25,8 @@ from datadiet.training.loop import fit
 from datadiet.training.state import initial_state, on_device
 
 CONFIG = TrainConfig(dataset="digits", model="mlp", num_steps=330, decay_steps=(99, 198, 264), augment=False)
-PLAN = Plan(score_runs=5, fractions=(0.7, 0.5, 0.3, 0.1), margin=1.5, all_checkpoints=False)
-QUICK = Plan(score_runs=2, eval_runs=2, score_types=("l2_error",), fractions=(0.5,), margin=1.5, all_checkpoints=False)
+PLAN = Plan(score_runs=5, fractions=(0.7, 0.5, 0.3, 0.1), margin=1.5, every_checkpoint=False)
+QUICK = Plan(score_runs=2, eval_runs=2, score_types=("l2_error",), fractions=(0.5,), margin=1.5, every_checkpoint=False)
 
 
 def bare(spec: StudySpec, dataset: Dataset) -> None:

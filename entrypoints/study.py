@@ -139,5 +139,5 @@ def study() -> click.Command:
 def main() -> click.Command:
     quick = {"dataset": "digits", "model": "mlp", "num_steps": 330, "decay_steps": (99, 198, 264), "augment": False}
     # 359 test examples can show margins of some 1.2 points or more, however many runs there are.
-    lean = {"workers": 1, "all_checkpoints": False}
+    lean = {"workers": 1, "every_checkpoint": False}
     return _command("main", _main, quick, score_runs=5, fractions=(0.7, 0.5, 0.3, 0.1), margin=1.5, **lean)

@@ -197,7 +197,7 @@ def test_auto_stops_where_the_test_set_is_the_limit_and_who_extends_it_pays(tmp_
     assert [len(cell.runs) for cell in StudyRecord.read(tmp_path / "exps/s/study.json").cells] == [3, 3, 3]
     assert reachable(Decision(read_study(tmp_path / "exps", "s"), 0.1).nearest) in done.stdout + done.stderr
     done = datadiet("study", tmp_path, eval_runs=4, margin=0.1, **TINY)
-    assert line(done, "By 3 runs of 2 of 2 subsets, which are finished: This test set can show margins of")
+    assert line(done, "By 3 runs of 2 of 2 subsets, which are finished: Where nothing is lost, this test set")
     record = StudyRecord.read(tmp_path / "exps/s/study.json")
     assert [(look.runs, look.planned) for look in record.looks] == [(3, 30), (4, 30)]
     assert "looked at with 3 and 4 runs a subset, of 30 planned" in (tmp_path / "exps/s/report.html").read_text()

@@ -94,7 +94,7 @@ def room(what: str, shape: tuple[int, ...]) -> np.ndarray:
         UserError: neither memory nor the disk has room for it, or it is more than is allowed.
     """
     needed = math.prod(shape)
-    if needed > intake.free_memory() // 2 and not intake.is_limited():
+    if intake.is_much(needed):
         with suppress(OSError):  # there is no such folder, or it cannot be written
             folder = intake.private_folder(root(), ours=not os.environ.get(CACHE))
             if 2 * needed < shutil.disk_usage(folder).free:  # what is built is written once more, as an entry
@@ -104,15 +104,21 @@ def room(what: str, shape: tuple[int, ...]) -> np.ndarray:
     return np.empty(shape, np.uint8)
 
 
+def filled(what: str, shape: tuple[int, ...], piece: Callable[[slice], np.ndarray]) -> np.ndarray:
+    """An array uint8 made piece by piece, into a `room`."""
+    found = room(what, shape)
+    for first in range(0, shape[0], CHUNK):
+        part = slice(first, min(first + CHUNK, shape[0]))
+        found[part] = piece(part)
+    return found
+
+
 def taken(what: str, images: np.ndarray, which: np.ndarray) -> np.ndarray:
     """Some of the images, which: bool [N]; piece by piece where they are uint8, into a `room`."""
     ids = np.flatnonzero(which)
     if images.dtype != np.uint8:
         return images[ids]
-    found = room(what, (len(ids), *images.shape[1:]))
-    for first in range(0, len(ids), CHUNK):
-        found[first : first + CHUNK] = images[ids[first : first + CHUNK]]
-    return found
+    return filled(what, (len(ids), *images.shape[1:]), lambda part: images[ids[part]])
 
 
 def read(path: Path) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from datadiet.config import validate
 from datadiet.data.dataset import Dataset
-from datadiet.data.doubts import blank, repeats
+from datadiet.data.doubts import blank, called, repeats
 from datadiet.data.reading import Reading, Remark
 from datadiet.data.registry import PREFIXES, check_asked, data_folder, dataset_of
 from datadiet.data.sources.own import is_image, resolve_path
@@ -203,7 +203,7 @@ def look_at(config: TrainConfig, counter: Counting, decode: bool) -> Files | Non
 
 def doubts(dataset: Dataset) -> Doubts:
     """What is doubtful in data: the same pixels twice, with two labels, or in both splits; images of one colour."""
-    names, ids, labels = dataset.classes, dataset.example_ids, dataset.train_labels
+    names, ids, tests, labels = dataset.classes, dataset.example_ids, dataset.test_names, dataset.train_labels
     found = repeats(dataset.train_images, dataset.test_images)
     conflicts = [
         Pair(str(ids[before]), str(ids[i]), names[labels[before]], names[labels[i]])
@@ -211,8 +211,8 @@ def doubts(dataset: Dataset) -> Doubts:
         if labels[before] != labels[i]
     ]
     leaks = [
-        Pair(f"test example {i}", str(ids[before]), names[dataset.test_labels[i]], names[labels[before]])
-        for i, before in found.test
+        Pair(called("test", tests[i]), called("train", ids[before]), names[own], names[labels[before]])
+        for (i, before), own in zip(found.test, dataset.test_labels[[i for i, _ in found.test]])
     ]
     return Doubts(len(found.train), conflicts, leaks, [str(ids[i]) for i in blank(dataset.train_images)])
 

@@ -202,7 +202,7 @@ def build_dataset(name: str, data_dir: str | Path | None = None, reading: Readin
         known = None if reading.shape else entry.statistics
         splits = _read(name, entry, data_dir, reading)
         dataset = assembled(name, splits, known)
-        tell_doubts(name, splits)
+        tell_doubts(dataset)
     if entry.num_classes not in (None, found := dataset.num_classes):
         raise UserError(f"{name}: its training labels are of {found} classes; expected {entry.num_classes}.")
     return replace(dataset, notes=tuple(notes))

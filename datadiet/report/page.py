@@ -180,7 +180,7 @@ def certainty(decision: Decision) -> list[tuple[str, str]]:
         ),
         (
             "Smallest margin that this test set can decide",
-            f"{100 * near.smallest_margin:.2f} points, with any number of runs",
+            f"{100 * near.smallest_margin:.2f} points, where nothing is lost, with any number of runs",
         ),
         (f"Evaluation runs that decide a margin of {margin} points", needed),
         ("Correlation of the pairs of runs", _ratio(decision.pair_correlation(decision.shown.cell))),
@@ -278,9 +278,12 @@ def make_report(exp: str, margin: float | None, context: Context) -> Decision:
 
 
 def describe(decision: Decision, tracked: TrackedRun, context: Context) -> None:
-    """Tell the decision to MLflow: as tags, and on one page as the description of the run."""
+    """Tell the decision to MLflow: as tags and metrics, and on one page as the description of the run."""
     for name, value in summary.tags(decision).items():
         tracked.set_tag(name, value)
+    tracked.log_metrics(summary.metrics(decision))
+    for per_cent, of_arms in summary.curves(decision).items():
+        tracked.log_metrics(of_arms, per_cent)
     tracked.describe(summary.markdown(decision, context.tracker.command, tracked.id))
 
 

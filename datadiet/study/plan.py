@@ -40,9 +40,9 @@ class Plan:
     score_types: tuple[str, ...] = option(
         ("l2_error", "grad_norm", "forget"), "Scores to compare, comma-separated.", group="score", first=True
     )
-    all_checkpoints: bool = option(
-        True, "Save checkpoints as save_steps says, and the first and the last of runs that judge; false: no more than "
-        "are scored, and none of runs that judge.", group="tracking",
+    every_checkpoint: bool = option(
+        True, "Save checkpoints as save_steps says, and the first and the last of runs that judge; false: none of runs "
+        "that judge, and where save_steps is not given no more than are scored.", group="tracking",
     )  # fmt: skip
     score_steps: tuple[int, ...] | None = option(
         None,

@@ -149,7 +149,7 @@ def compile_study(
     scored_config = resolve_config(_scored_config(plan, config), num_examples)
     given = {name: value_of(config, name) for name in (*option_names(), "features_step")}
     check_plan(plan, with_values(scored_config, given), num_examples)
-    scored_config = _saving_least(plan, scored_config, config.features_step)
+    scored_config = _saving_least(plan, config, scored_config)
     making = _Compiler(
         plan, replace(config, num_steps=scored_config.num_steps), scored_config, exp, layout, num_examples,
         runs or plan.first_runs,
@@ -175,11 +175,11 @@ def _scored_config(plan: Plan, config: TrainConfig) -> TrainConfig:
     return without_unused(chosen)
 
 
-def _saving_least(plan: Plan, config: ResolvedConfig, features_step: int | None) -> ResolvedConfig:
+def _saving_least(plan: Plan, given: TrainConfig, config: ResolvedConfig) -> ResolvedConfig:
     """Options of a scored run that saves no more than steps 0, the one that is looked at, and the last; where several
-    are, it stays as it is."""
-    looked_at = {*steps(plan, config), *([] if features_step is None else [features_step])}
-    if plan.all_checkpoints or len(looked_at) > 1:
+    are, or it is said what is saved, it stays as it is."""
+    looked_at = {*steps(plan, config), *([] if given.features_step is None else [given.features_step])}
+    if plan.every_checkpoint or given.save_steps or given.early_step or len(looked_at) > 1:
         return config
     (step,) = looked_at
     return replace(config, early_step=step, early_save_steps=step or config.num_steps, save_steps=config.num_steps)
@@ -322,7 +322,7 @@ class _Compiler:
         needs = arm.selector != "all" and selection.SELECTORS[arm.selector].features
         looked_at = (config.features_step, arm.step, steps(self.plan, self.scored_config)[-1])
         scores = None if arm.type is None or arm.step is None else str(self.mean_file(arm.type, arm.step))
-        saves = config.checkpoints and self.plan.all_checkpoints
+        saves = config.checkpoints and self.plan.every_checkpoint
         gathered = trajectory.expand(config.trajectory) if saves else ()
         used = {name for kind in gathered for name in trajectory.TRAJECTORIES[kind].options}
         own = {name: find_option(name).default for name in trajectory.option_names() if name not in used}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -156,9 +155,7 @@ def conclude(exp: str, margin: float, tracked: TrackedRun, context: Context) -> 
     tracked.log_artifacts(
         [(folder / path, None if path.name == str(path) else path.parent.as_posix()) for path in files]
     )
-    tracked.log_metrics({_metric(line.cell): line.accuracy.mean for line in decision.lines} | _headline(decision))
-    for percent, of_arms in _curves(decision).items():
-        tracked.log_metrics(of_arms, percent)
+    tracked.log_metrics({_metric(line.cell): line.accuracy.mean for line in decision.lines})
     describe(decision, tracked, context)
     told = "\n".join([headline(decision), *asked(decision), reachable(decision.nearest)])
     context.reporter.say(f"\n{table(decision)}\n")
@@ -166,32 +163,6 @@ def conclude(exp: str, margin: float, tracked: TrackedRun, context: Context) -> 
     context.reporter.say(f"Report: {folder / 'report.html'}\nEvery training: {folder / 'results.csv'}")
     context.reporter.detail(f"Pictures: {folder / 'figures'}\nKept sets: {folder / 'kept'}")
     return decision
-
-
-def _headline(decision: Decision) -> dict[str, float]:
-    """Accuracies and the kept fraction 0 to 1, the margin in percentage points."""
-    best = decision.best or decision.lines[0]
-    return {
-        "decision/kept_fraction": decision.verdicts.kept_fraction,
-        "decision/accuracy": best.accuracy.mean,
-        "decision/accuracy_full": decision.lines[0].accuracy.mean,
-        "decision/smallest_margin": 100 * decision.nearest.smallest_margin,
-    }
-
-
-def _curves(decision: Decision) -> dict[int, dict[str, float]]:
-    """Accuracy of every arm by per cent kept, which MLflow draws as curves; all of the data ends each of them."""
-    found: dict[int, dict[str, float]] = {}
-    for line in decision.lines:
-        arms = decision.study.arms if line.cell is decision.study.full else [line.cell.arm]
-        of_arms = {f"accuracy/{metric_name(arm)}": line.accuracy.mean for arm in arms}
-        found.setdefault(round(100 * line.cell.fraction), {}).update(of_arms)
-    return found
-
-
-def metric_name(arm: str) -> str:
-    """An arm as MLflow takes it in the name of a metric."""
-    return re.sub(r"[^\w.-]+", "_", arm)
 
 
 def _metric(cell: CellResult) -> str:
