@@ -162,12 +162,7 @@ def analyze_run(
     steps, spawn = _steps(stored, asked)
     _check_free(folder, context.output.overwrite)
     path = local_file(scores, "scores") if scores else default_scores(layout, stored.config, choice)
-    if not path.exists():
-        repair = commands.command("mean_score", score_exp=choice.exp, type=choice.type)
-        raise UserError(
-            f"No score file {path}, which groups the examples. Name one with {commands.option('scores', 'PATH')}, or "
-            f"make it: {repair}"
-        )
+    _check_scores(path, choice)
     check_device(context.reporter.say)
     context.tracker.check()
     published = dataset_of(stored.config)
@@ -201,6 +196,15 @@ def _steps(run: StoredRun, asked: Analysis) -> tuple[list[int], list[int]]:
         lacking, known = (", ".join(map(str, some)) for some in (missing, there))
         raise UserError(f"{run.path} has no checkpoint of step {lacking}; there are {known}.")
     return steps, spawn
+
+
+def _check_scores(path: Path, choice: ScoreChoice) -> None:
+    if not path.exists():
+        repair = commands.command("mean_score", score_exp=choice.exp, type=choice.type)
+        raise UserError(
+            f"No score file {path}, which groups the examples. Name one with {commands.option('scores', 'PATH')}, or "
+            f"make it: {repair}"
+        )
 
 
 def _check_free(folder: Path, overwrite: bool) -> None:
