@@ -14,7 +14,7 @@ from datadiet.config import TrainConfig, saved_steps
 from datadiet.data.registry import load_dataset
 from datadiet.errors import UserError
 from datadiet.report.decision import Decision
-from datadiet.report.evidence import read_study
+from datadiet.report.given import read_study
 from datadiet.report.page import numbers
 from datadiet.report.price import price
 from datadiet.report.text import headline, which

@@ -29,6 +29,7 @@ from datadiet.scores.trajectory import TRAJECTORIES
 from datadiet.selectors.options import MANIFEST
 from datadiet.selectors.selection import BALANCES, SELECTORS
 from datadiet.study.engines import ENGINES
+from datadiet.study.evaluations import ROLES
 from datadiet.study.options import EngineOptions
 from datadiet.study.plan import Plan
 from entrypoints.__main__ import COMMANDS, main
@@ -39,6 +40,7 @@ DOCUMENTS = (
     "CONTRIBUTING.md",
     "docs/scores.md",
     "docs/decision.md",
+    "docs/own_loop.md",
     "docs/terminal.md",
     "docs/analyze.md",
 )
@@ -286,3 +288,17 @@ def test_commands_of_the_pages_have_the_options_that_they_are_given(page):
 def test_the_short_help_lists_what_the_readme_does():
     shown = CliRunner().invoke(main, ["--help"]).output
     assert all(re.search(rf"^  {name} ", shown, re.M) for name in COMMANDS)
+
+
+def test_the_examples_of_own_loop_run():
+    """Its Python, one block after the other; its table has columns that `decide` knows."""
+    text, names = TEXT["docs/own_loop.md"], {}
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(block, names)
+    assert (len(names["kept"]), names["scores"].shape) == (3, (6,))
+    (header,) = re.findall(r"```\n(arm,.*)\n", text)
+    told = named("\n".join(row[0] for row in rows(text, "column ")))
+    assert set(header.split(",")) <= set(told)
+    assert {*told} == {*ROLES} - {"correct", "predicted"}

@@ -11,7 +11,7 @@ from conftest import datadiet
 import datadiet as dd
 from datadiet.errors import UserError
 from datadiet.report.decision import Decision, noise_audit
-from datadiet.report.evidence import read_study
+from datadiet.report.given import read_study
 from datadiet.report.page import html, numbers
 from datadiet.report.text import warnings
 from datadiet.runs.context import Output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import datadiet as dd
 from datadiet.errors import UserError
 from datadiet.scores.logits import LOGIT_SCORES
+from datadiet.scores.registry import grand_last
 
 C = 5
 
@@ -65,6 +67,45 @@ def test_probabilities_of_0_and_1_give_finite_scores(kind):
 def test_what_are_no_probabilities_is_refused(given, message):
     with pytest.raises(UserError, match=message):
         dd.scores_from_logits("l2_error", given, some_logits()[1], probabilities=True)
+
+
+def test_features_give_the_gradient_of_the_last_layer():
+    """As its definition, and as our own score of a network with the same last layer."""
+    random, (logits, labels) = np.random.RandomState(2), some_logits()
+    features = random.normal(0, 2, (len(logits), 7)).astype(np.float32)
+    expected = oracles.grand_last(features, logits, labels)
+    found = dd.scores_from_logits("grand_last", logits, labels, features=features)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    ours = grand_last(Fixed(logits, features), {}, jnp.zeros(len(logits)), jnp.asarray(labels))  # type: ignore[arg-type]
+    np.testing.assert_allclose(found, ours, rtol=1e-6)
+    given = probabilities(logits)
+    of_probabilities = dd.scores_from_logits("grand_last", given, labels, probabilities=True, features=features)
+    np.testing.assert_allclose(of_probabilities, expected, rtol=1e-4)
+
+
+class Fixed(NamedTuple):
+    """A network whose logits and features are known."""
+
+    logits: np.ndarray
+    features: np.ndarray
+
+    def apply_with_features(self, variables, images):
+        return jnp.asarray(self.logits), jnp.asarray(self.features)
+
+
+@pytest.mark.parametrize(
+    ("kind", "features", "message"),
+    [
+        ("grand_last", None, "without features; expected features"),
+        ("l2_error", np.ones((40, 3)), "with features; expected none: grand_last alone"),
+        ("grand_last", np.ones((39, 3)), r"features are float64 \[39, 3\]; expected real numbers \[40, F\]"),
+        ("grand_last", np.full((40, 3), np.inf), "features: 40 of 40 rows are not finite"),
+    ],
+)
+def test_features_that_cannot_be_are_refused(kind, features, message):
+    with pytest.raises(UserError, match=message):
+        dd.scores_from_logits(kind, *some_logits(), features=features)
 
 
 def test_an_unknown_score_of_logits_is_refused():

@@ -14,7 +14,7 @@ from studies import write_study
 
 import datadiet as dd
 from datadiet.errors import Misplaced, UserError
-from datadiet.report.evidence import read_study
+from datadiet.report.given import read_study
 from datadiet.runs import train
 from datadiet.storage.files import SEAL, read_json, read_lines, sealed, write_json, write_lines
 from datadiet.storage.layout import check_place

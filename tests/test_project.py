@@ -23,7 +23,7 @@ HOUSE = {
         "dataset", "reading", "doubts", "order", "batches", "cache", "sources.base", "sources.published",
         "sources.splits", "sources.walk", "sources.images", "sources.encoded", "sources.embedded", "sources.arrays",
         "sources.own", "sources.parquet", "sources.delimited", "sources.csv_file", "sources.idx", "sources.cinic10",
-        "sources.tfds_folder", "sources.cifar", "labels", "registry", "objects", "align", "inspect", "download",
+        "sources.tfds_folder", "sources.cifar", "align", "labels", "registry", "objects", "inspect", "download",
         "tfds_builders", "prepare",
     ],
     "models": ["conv", "networks", "fast_cnn", "registry"],
@@ -37,24 +37,26 @@ HOUSE = {
         "connectivity",
     ],
     "storage": [
-        "files", "tables", "records", "layout", "score_files", "answers", "leaves", "checkpoints", "manifests",
-        "claims", "runs",
+        "files", "tables", "arrays", "records", "layout", "score_files", "answers", "evaluations", "leaves",
+        "checkpoints", "manifests", "claims", "runs",
     ],
     "tracking": [
         "record", "failures", "mlflow_store", "fetch", "served", "logged_model", "push", "link", "run", "bring", "sync",
     ],
     "runs": [
         "background", "signals", "context", "console", "inputs", "labels", "task", "resume", "saving", "products",
-        "folders", "train", "scored", "score", "mean", "select", "timing", "children",
+        "folders", "train", "scored", "score", "mean", "outputs", "predictions", "select",
+        "timing", "children",
     ],
     "report": [
-        "statistics", "comparison", "sequential", "gain", "verdicts", "evidence", "cost", "decision", "words", "price",
-        "outlook", "text", "summary", "figures", "pictures", "kept_sets", "kept_files", "archive", "export", "page",
-        "frames", "data_page", "inspection", "groups", "dynamics", "results_table",
+        "statistics", "comparison", "sequential", "gain", "verdicts", "evidence", "trained", "given", "cost",
+        "decision", "words", "price", "outlook", "text", "summary", "figures", "pictures", "kept_sets", "kept_files",
+        "archive", "export", "page", "frames", "data_page", "inspection", "groups",
+        "dynamics", "results_table",
     ],
     "study": [
         "plan_file", "plan", "spec", "estimate", "options", "engine", "local_engine", "ray_engine", "engines",
-        "scheduler", "rounds", "study", "program",
+        "scheduler", "rounds", "study", "evaluations", "deciding", "program",
     ],
 }  # fmt: skip
 FLOORS = [f"{room}.{file}".lstrip(".") for room, files in HOUSE.items() for file in files]
@@ -71,7 +73,9 @@ ENTRY_POINTS = {  # own parameters and defaults, from the contract; None: has to
     "score": {"run": 0, "step": "auto", "batch_size": 512, "type": "l2_error"},
     "mean_score": {"n_runs": 10, "step": "auto", "type": "l2_error"},
     "analyze": {"run": 0},
+    "predictions": {"files": None, "step": None, "type": "l2_error", "probabilities": "false"},
     "report": {"exp": "study", "margin": "auto", "format": "html", "output": "auto"},
+    "decide": {"results": None, "margin": 0.5},
     "inspect": {"dataset": "cifar10", "data_dir": "auto", "model": "auto"},
     "prepare_data": {"dataset": "cifar10", "data_dir": "auto", "archive": "auto", "download": "true"},
     "sync": {},

@@ -8,7 +8,6 @@ import os
 import pickle
 import subprocess
 import sys
-from importlib.util import find_spec
 from typing import NamedTuple
 
 import jax
@@ -27,6 +26,7 @@ from datadiet.errors import UserError
 from datadiet.option import Parameters, option
 from datadiet.scores import recorded, trajectory
 from datadiet.scores.logits import LOGIT_SCORES
+from datadiet.scores.outputs import array_from
 from datadiet.scores.recorder import Told
 from datadiet.scores.trajectory import TRAJECTORIES, Trajectory
 from datadiet.training.step import train_step
@@ -431,16 +431,38 @@ def test_a_merge_that_cannot_be_right_is_refused_and_changes_nothing():
 # --- the example ------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(find_spec("torch") is None, reason="PyTorch is not installed")
-def test_the_example_trains_and_chooses():
-    spec = importlib.util.spec_from_file_location("pytorch_loop", PROJECT / "examples" / "pytorch_loop.py")
+def example(name: str):
+    """A module of examples/; skips the test where the library that it is for is not installed."""
+    library = {"pytorch_loop": "torch", "lightning_callback": "lightning", "keras_callback": "keras"}[name]
+    pytest.importorskip(library)
+    spec = importlib.util.spec_from_file_location(name, PROJECT / "examples" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
-    recorder = example.train(epochs=3)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["pytorch_loop", "lightning_callback", "keras_callback"])
+def test_an_example_trains_and_keeps_what_our_own_statistics_would(name, monkeypatch):
+    """The same logits, told to what our trainings gather by JAX, keep the same half."""
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    module, told, update = example(name), [], dd.Recorder.update
+
+    def listened(self, ids, logits, labels):
+        told.append([array_from("told", one).copy() for one in (ids, logits, labels)])
+        update(self, ids, logits, labels)
+
+    monkeypatch.setattr(dd.Recorder, "update", listened)
+    recorder = module.train(epochs=3)
     assert (recorder.presentations == 3).all()
     assert recorder.values("forget").max() >= 1
-    values = recorder.values("aum")
-    kept = dd.select("keep_max", values, size=0.5)
-    assert values[kept].min() >= np.delete(values, kept).max()
+    stats = trajectory.start(recorder.scores, trajectory.Shape(len(recorder.presentations), 10), Parameters.of())
+    for ids, logits, labels in told:
+        one = (jnp.asarray(ids, jnp.int32), jnp.asarray(labels, jnp.int32), jnp.asarray(logits, jnp.float32))
+        stats = trajectory.update(stats, trajectory.Batch(*one), Parameters.of())
+    for kind in recorder.scores:
+        ours, found = TRAJECTORIES[kind].values(stats[kind], recorder.presentations > 0), recorder.values(kind)
+        np.testing.assert_array_equal(found, ours)
+        kept = [dd.select("keep_max", values, size=0.5) for values in (ours, found)]
+        np.testing.assert_array_equal(*kept)

@@ -26,7 +26,7 @@ from datadiet.errors import UserError
 from datadiet.report import kept_sets
 from datadiet.report.cost import spent
 from datadiet.report.decision import Decision, noise_audit
-from datadiet.report.evidence import read_study
+from datadiet.report.given import read_study
 from datadiet.report.page import html, read_decision, write_report
 from datadiet.report.price import price
 from datadiet.report.text import headline, how_sure, table, warnings, which

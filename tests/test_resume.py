@@ -193,7 +193,8 @@ def test_a_stopped_run_has_the_scores_gathered_up_to_its_checkpoint(base, stoppe
 
 
 def test_a_run_without_checkpoints_goes_on_where_it_was_stopped_and_leaves_none(base, tmp_path, monkeypatch):
-    lean = SHORT | {"trajectory": "none", "checkpoints": "false"}
+    given = {name: value for name, value in SHORT.items() if name != "trajectory_window"}
+    lean = given | {"trajectory": "none", "checkpoints": "false"}
     with monkeypatch.context() as patch:
         stop_at(patch, 45)
         datadiet("full_data", base, expect=75, root=tmp_path, **lean)

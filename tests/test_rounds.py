@@ -17,7 +17,7 @@ from datadiet.config import TrainConfig
 from datadiet.errors import Interrupted, UserError
 from datadiet.report import page
 from datadiet.report.decision import Decision
-from datadiet.report.evidence import read_study
+from datadiet.report.given import read_study
 from datadiet.report.outlook import asked, bound, freed_from_choice, looked, reachable
 from datadiet.report.page import numbers
 from datadiet.report.text import how_sure, warnings, which

@@ -20,7 +20,7 @@ from datadiet.errors import UserError
 from datadiet.report import summary
 from datadiet.report.archive import write_mirror
 from datadiet.report.decision import Decision
-from datadiet.report.evidence import read_study
+from datadiet.report.given import read_study
 from datadiet.report.page import html, read_decision, write_decision, write_report
 from datadiet.report.pictures import pictures
 from datadiet.report.text import headline, warnings

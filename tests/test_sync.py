@@ -126,6 +126,7 @@ def test_training_goes_on_while_mlflow_is_away_and_sync_repairs(tmp_path, new_st
     told = mlflow_store.log_metrics
     with monkeypatch.context() as patch:
         patch.setattr(mlflow_store, "log_metrics", refuse)
+        patch.setattr("datadiet.tracking.run.SEND_SECONDS", 0)  # each report is told at once
         done = datadiet("full_data", tmp_path, **FAST)
     assert done.output.count("Warning: MLflow") == 1
     assert len(calls) == after + 2, "after a failure there is one attempt more, at the end"

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from datadiet.data.dataset import Dataset, fingerprint
+from datadiet.data.sources.delimited import named, windows
 from datadiet.errors import UserError
+from datadiet.printable import original, visible
 
 CONTAINS = {"cinic10": ("cifar10",)}  # training and test images of the latter are among the former's
 
@@ -71,6 +75,44 @@ def _same_content(dataset: Dataset, ids: np.ndarray, position: np.ndarray, print
     arrays = dataset.train_labels, dataset.train_images
     changed = fingerprint(dataset.example_ids, *arrays) != dataset.fingerprint
     return changed or fingerprint(ids, *(array[theirs] for array in arrays)) == print_
+
+
+def rows_of(
+    ids: Sequence[Any] | np.ndarray, dataset: Dataset, lacking: str = "are missing"
+) -> tuple[np.ndarray, list[str]]:
+    """Which training example each row of a table or array is of, and what stands in the way of taking each for one.
+
+    Args:
+        ids: Names of examples, also as our own tables write them or in another encoding; or whole numbers, which are
+            positions in canonical order.
+        lacking: What is to be said of examples that have no row.
+    Returns:
+        int64, of those rows whose id is known; obstacles in words.
+    """
+    ids, places = np.asarray(ids), {str(one): i for i, one in enumerate(dataset.example_ids)}
+    if ids.dtype.kind in "iu":
+        cells = [int(one) for one in ids]
+        found = [one if 0 <= one < dataset.num_examples else None for one in cells]
+    else:
+        cells = [str(one) for one in ids]
+        found = [_place(cell, places) for cell in cells]
+    unknown = [str(cell) for cell, i in zip(cells, found) if i is None]
+    known = np.array([i for i in found if i is not None], np.int64)
+    counts, obstacles = np.bincount(known, minlength=dataset.num_examples), []
+    for those, what in (
+        (unknown, f"of {len(cells)} ids are not of {dataset.name}"),
+        (dataset.example_ids[counts == 0].tolist(), f"of {dataset.num_examples} training examples {lacking}"),
+        (dataset.example_ids[counts > 1].tolist(), "training examples are named several times"),
+    ):
+        if those:
+            obstacles.append(f"{len(those)} {what}: {named(those)}")
+    return known, obstacles
+
+
+def _place(cell: str, places: dict[str, int]) -> int | None:
+    """An id as it is, as our own tables write it, or in another encoding."""
+    tries = (cell, original(cell), visible(cell), windows(cell), cell.strip())
+    return next((places[one] for one in tries if one in places), None)
 
 
 def accept_bare(values: np.ndarray, path: object, dataset: Dataset) -> np.ndarray:

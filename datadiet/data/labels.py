@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from datadiet.data.align import rows_of
 from datadiet.data.dataset import Dataset
 from datadiet.data.sources.csv_file import ROLES as OF_IMAGES
 from datadiet.data.sources.delimited import Table, candidates, named, plain, read_table, windows
@@ -53,26 +54,9 @@ def _rows(table: Table, dataset: Dataset, obstacles: list[str]) -> np.ndarray:
     columns = candidates(table.header, ROLES["example_id"])
     if len(columns) > 1:
         obstacles.append(f"{named(columns)} may each be the example_id: expected one that is called so")
-    place = {str(one): i for i, one in enumerate(dataset.example_ids)}
-    cells = table.column(columns[0])
-    found = [_place(cell, place) for cell in cells]
-    unknown = [cell for cell, i in zip(cells, found) if i is None]
-    known = np.array([i for i in found if i is not None], np.int64)
-    counts = np.bincount(known, minlength=dataset.num_examples)
-    for ids, what in (
-        (unknown, f"of {len(cells)} ids are not of {dataset.name}"),
-        (dataset.example_ids[counts == 0].tolist(), f"of {dataset.num_examples} training examples have no label"),
-        (dataset.example_ids[counts > 1].tolist(), "training examples are named several times"),
-    ):
-        if ids:
-            obstacles.append(f"{len(ids)} {what}: {named(ids)}")
-    return known
-
-
-def _place(cell: str, place: dict[str, int]) -> int | None:
-    """An id as it is, as our own tables write it, or in another encoding."""
-    tries = (cell, original(cell), visible(cell), windows(cell), cell.strip())
-    return next((place[one] for one in tries if one in place), None)
+    found, problems = rows_of(table.column(columns[0]), dataset, "have no label")
+    obstacles += problems
+    return found
 
 
 def _numbers(table: Table, dataset: Dataset, obstacles: list[str]) -> list[int]:

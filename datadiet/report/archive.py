@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
-from datadiet.report.evidence import Study
+from datadiet.report.trained import TrainedStudy
 from datadiet.runs.products import LARGEST
 from datadiet.storage import answers
 from datadiet.storage.files import writing
@@ -24,7 +24,7 @@ OF_RUN = (
 )  # fmt: skip
 
 
-def write_mirror(study: Study) -> Path:
+def write_mirror(study: TrainedStudy) -> Path:
     """Write exps/<exp>/mirror.zip: options, kept sets, reports, answers and summaries of all runs, the scores that were
     compared, and kept tables; files that MLflow is given, and no larger ones."""
     path = study.exps / study.exp / NAME
@@ -40,7 +40,7 @@ def write_mirror(study: Study) -> Path:
     return path
 
 
-def _parts(study: Study) -> Iterator[Path]:
+def _parts(study: TrainedStudy) -> Iterator[Path]:
     """Files, also such as a run need not have."""
     folder, record = study.exps / study.exp, study.record
     yield from (folder / name for name in OF_STUDY)

@@ -10,6 +10,8 @@ import numpy as np
 from datadiet.report import statistics as st
 from datadiet.report.evidence import CellResult, Study
 from datadiet.report.statistics import Estimate
+from datadiet.report.trained import TrainedStudy
+from datadiet.selectors.options import RANDOM
 from datadiet.selectors.selection import SELECTORS, needs_labels
 from datadiet.storage.records import Summary
 
@@ -48,7 +50,7 @@ class Cost(NamedTuple):
     saving: Estimate  # seconds per training, from pairs
     pays_after: int | None  # trainings on the subset that pay for the choice; None: never, as far as was measured
     study_pays_after: int | None  # … and that pay for the whole study, without which the choice is not known to be good
-    steps: int  # of one training
+    steps: int | None  # of one training; None: not known
     rate: float  # examples per second of training
     joules: float | None  # of one training, mean over runs; None: not all of them tell it
     full_joules: float | None
@@ -70,6 +72,8 @@ def _seconds(summary: Summary) -> float:
 
 def spent(study: Study) -> Spent:
     """What a study took: who decides for the first time pays for all of it."""
+    if not isinstance(study, TrainedStudy):
+        return Spent(math.nan, math.nan, float(sum(cell.train_seconds.sum() for cell in study.cells)), math.nan)
     paths = [path for cell in study.cells for path in cell.paths]
     trained, judged = (
         sum(_seconds(study.finished(path)) for path in some) for some in (study.record.score_runs, paths)
@@ -81,8 +85,11 @@ def spent(study: Study) -> Spent:
 def cost_of(study: Study, cell: CellResult) -> Cost:
     """What choosing a subset cost, and what a training on it saves."""
     full, score = study.full, study.score_of(study.like(cell) or cell)
-    train, scoring = (score.train_seconds, score.score_seconds) if score else (0.0, 0.0)
     saving = st.paired(full.train_seconds, cell.train_seconds)
+    took = st.estimate(full.train_seconds), st.estimate(cell.train_seconds), saving
+    if not isinstance(study, TrainedStudy):
+        return Cost(math.nan, math.nan, math.nan, *took, None, None, None, math.nan, None, None)
+    train, scoring = (score.train_seconds, score.score_seconds) if score else (0.0, 0.0)
     config = study.run(cell.paths[0]).config
     batch = min(config.train_batch_size, cell.size)
 
@@ -92,24 +99,26 @@ def cost_of(study: Study, cell: CellResult) -> Cost:
         return None if equal or math.isnan(price) else st.break_even(price, saving)
 
     return Cost(
-        train, scoring, cell.select_seconds, st.estimate(full.train_seconds), st.estimate(cell.train_seconds), saving,
+        train, scoring, cell.select_seconds, *took,
         pays(train + scoring + cell.select_seconds), pays(spent(study).total), config.num_steps,
         config.num_steps * batch / float(np.mean(np.maximum(cell.train_seconds, 1e-9))),  # NaN stays NaN
         joules=_joules(study, cell), full_joules=_joules(study, full),
     )  # fmt: skip
 
 
-def _joules(study: Study, cell: CellResult) -> float | None:
+def _joules(study: TrainedStudy, cell: CellResult) -> float | None:
     found = [study.finished(path).joules for path in cell.paths]
     return None if None in found else float(np.mean([one for one in found if one is not None]))
 
 
 def saved(study: Study, cell: CellResult) -> Saved:
     """What a training on a subset does without; an arm that takes other examples in each epoch needs all of them."""
-    config, dataset = study.run(cell.paths[0]).config, study.dataset
     examples = study.full.size - cell.size if cell.drops else 0
+    size = None if study.dataset is None else study.dataset.train_images.nbytes
+    part = None if size is None else size * examples // study.full.size
+    if not isinstance(study, TrainedStudy):
+        return Saved(examples, part, size, cell.arm == RANDOM, 0)
+    config = study.run(cell.paths[0]).config
     looks = cell.type or config.features_run or config.like or not cell.drops or cell.selector not in SELECTORS
     labels = not looks and not needs_labels(cell.selector, config.balance)
-    size = None if dataset is None else dataset.train_images.nbytes
-    part = None if size is None else size * examples // study.full.size
     return Saved(examples, part, size, labels, study.config.num_steps - config.num_steps)

@@ -149,10 +149,10 @@ class Decision:
     @cached_property
     def worst_class(self) -> tuple[str, Comparison] | None:
         """Of the subset shown, the class that loses most; None where test labels or answers cannot be had."""
-        one, full, dataset = self.shown.cell.correct, self.study.full.correct, self.study.dataset
-        if one is None or full is None or dataset is None or one.shape[1] != len(dataset.test_labels):
+        one, full, labels = self.shown.cell.correct, self.study.full.correct, self.study.test_labels
+        if one is None or full is None or labels is None or one.shape[1] != len(labels):
             return None
-        tested = {c: dataset.test_labels == c for c in range(len(self.study.class_names))}
+        tested = {c: labels == c for c in range(len(self.study.class_names))}
         found = {c: compare(one[:, own], full[:, own], self.margin / 100) for c, own in tested.items() if own.sum() > 1}
         if not found:
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +14,10 @@ from datadiet import commands, notebook
 from datadiet.errors import UserError
 from datadiet.report import evidence, kept_sets, summary
 from datadiet.report.decision import Decision, check_margin
-from datadiet.report.evidence import CellResult, read_study
+from datadiet.report.evidence import CellResult
+from datadiet.report.given import read_study
 from datadiet.report.page import margin_of
+from datadiet.report.trained import TrainedStudy
 from datadiet.storage.records import StudyRecord
 from datadiet.storage.score_files import read_ids
 
@@ -123,16 +126,13 @@ class Study:
     def runs(self) -> pd.DataFrame:
         """Every training: path below exps, role, arm, kept fraction, size, accuracies 0 to 1, seconds."""
         study = self._evidence
-        rows = [self._run(path, "scoring", "full data", 1.0) for path in study.record.score_runs]
-        rows += [self._run(path, "evaluation", cell.arm, cell.fraction) for cell in study.cells for path in cell.paths]
+        if not isinstance(study, TrainedStudy):
+            return pd.DataFrame([one for cell in study.cells for one in _told(cell)])
+        rows = [_run(study, path, "scoring", "full data", 1.0) for path in study.record.score_runs]
+        rows += [
+            _run(study, path, "evaluation", cell.arm, cell.fraction) for cell in study.cells for path in cell.paths
+        ]
         return pd.DataFrame(rows)
-
-    def _run(self, path: str, role: str, arm: str, fraction: float) -> dict[str, Any]:
-        made = self._evidence.finished(path)
-        return {
-            "path": path, "role": role, "arm": arm, "fraction": fraction, "size": made.num_kept,
-            "train_acc": made.train_acc, "test_acc": made.test_acc, "seconds": made.seconds,
-        }  # fmt: skip
 
     @cached_property
     def cells(self) -> pd.DataFrame:
@@ -214,6 +214,21 @@ class Study:
             asked = f"{arm or 'any arm'} at {wanted:.4g}"
             raise UserError(f"{self.path} has no subset {asked}; there is: {known}.")
         return (named or found)[0]
+
+
+def _run(study: TrainedStudy, path: str, role: str, arm: str, fraction: float) -> dict[str, Any]:
+    made = study.finished(path)
+    return {
+        "path": path, "role": role, "arm": arm, "fraction": fraction, "size": made.num_kept,
+        "train_acc": made.train_acc, "test_acc": made.test_acc, "seconds": made.seconds,
+    }  # fmt: skip
+
+
+def _told(cell: CellResult) -> list[dict[str, Any]]:
+    """The same of what others found."""
+    told = {"role": "evaluation", "arm": cell.arm, "fraction": cell.fraction, "size": cell.size, "train_acc": math.nan}
+    runs = zip(cell.paths, cell.accuracies, cell.train_seconds)
+    return [{"path": path, **told, "test_acc": accuracy, "seconds": seconds} for path, accuracy, seconds in runs]
 
 
 def _exps_of(path: Path) -> Path:

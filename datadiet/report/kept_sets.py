@@ -17,7 +17,6 @@ from datadiet.printable import visible
 from datadiet.report.evidence import CellResult, Study
 from datadiet.selectors import selection
 from datadiet.storage.files import make_subfolder, write_bytes, write_text
-from datadiet.storage.manifests import manifest_ids
 from datadiet.storage.tables import csv_text
 
 if TYPE_CHECKING:
@@ -76,11 +75,12 @@ def table(study: Study, cell: CellResult) -> pd.DataFrame:
     dataset = study.dataset
     if dataset is None:
         raise UserError(f"The kept sets need the data set: {study.no_dataset}")
-    run, score = study.run(cell.paths[0]), study.score_of(cell)
+    kept, score = study.kept(cell), study.score_of(cell)
+    if kept is None:
+        raise UserError(f"Which examples {cell.arm} keeps was not told.")
     return examples(
-        dataset, study.origins, manifest_ids(run.input("kept.csv"), dataset),
-        study.noise.labels if study.noise else None, score and score.mean, score and score.stderr,
-        run.config.random_subset_seed,
+        dataset, study.origins, kept.ids, study.noise.labels if study.noise else None, score and score.mean,
+        score and score.stderr, kept.seed,
     )  # fmt: skip
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 
 import datadiet
 from datadiet.commands import MLFLOW, Caller, typed
@@ -22,12 +21,14 @@ from datadiet.errors import UserError
 from datadiet.report import kept_sets, summary, text, words
 from datadiet.report.cost import saved, spent
 from datadiet.report.decision import Decision, Line, check_margin, noise_audit
-from datadiet.report.evidence import Study, read_study
+from datadiet.report.evidence import CellResult, Study
+from datadiet.report.given import GIVEN, read_study
 from datadiet.report.outlook import asked
 from datadiet.report.pictures import Picture, pictures
 from datadiet.report.price import price
 from datadiet.report.statistics import Estimate
 from datadiet.report.summary import as_json, facts, plain
+from datadiet.report.trained import TrainedStudy
 from datadiet.runs.context import Context
 from datadiet.selectors.options import FEATURE_FIELDS, LIKE, given_parameters, option_names
 from datadiet.selectors.selection import SELECTORS
@@ -101,7 +102,7 @@ def class_rows(decision: Decision) -> list[tuple[str, int, int, str, str]]:
         decision.study.class_names, full.kept_per_class, cell.kept_per_class,
         full.per_class.mean(axis=0), cell.per_class.mean(axis=0),
     )  # fmt: skip
-    if not np.isfinite(full.kept_per_class).all():
+    if not (full.kept_is_known and cell.kept_is_known):
         return []
     return [(name, round(total), round(left), shown(all_), shown(part)) for name, total, left, all_, part in columns]
 
@@ -110,14 +111,21 @@ def commands(study: Study, decision: Decision) -> list[tuple[str, str]]:
     """What to type to repeat it: purpose and command."""
     given = {**study.record.plan, "exp": study.exp}
     words = [f"{name}={typed(value)}" for name, value in given.items() if not _is_default(name, value)]
+    trained = isinstance(study, TrainedStudy)
     made = [
-        ("This study; finished runs are not repeated:", _mlflow("study", words)),
+        ("This study; finished runs are not repeated:", _mlflow("study", words))
+        if trained
+        else ("This decision:", _mlflow("decide", words)),
         (
             "This report again, at another margin:",
             _mlflow("report", [f"exp={study.exp}", f"margin={decision.margin:g}"]),
         ),
     ]
-    cell = decision.shown.cell
+    return [*made, *_one_more(study, decision.shown.cell)] if trained else made
+
+
+def _one_more(study: TrainedStudy, cell: CellResult) -> list[tuple[str, str]]:
+    """What to type for another training on a subset; nothing where its selector is not known here."""
     config = study.run(cell.paths[0]).config
     values = as_dict(study.config) | {name: getattr(config, name) for name in FEATURE_FIELDS}
     own = [
@@ -128,16 +136,16 @@ def commands(study: Study, decision: Decision) -> list[tuple[str, str]]:
     chosen_by = given_parameters(config)
     own = [*(f"{name}={typed(value)}" for name, value in chosen_by.items()), *own]
     known, score = SELECTORS.get(cell.selector), study.score_of(cell)
-    if known:  # one that was registered elsewhere may be missing here
-        named = [] if known.entry_point else [f"selector={cell.selector}"]
-        sources = [f"scores=exps/{score.path}"] if score else []
-        if like := study.like(cell):
-            sources.append(f"{LIKE}=exps/{like.paths[0]}/kept.csv")
-        if known.features:
-            sources += [f"{name}={typed(values[name])}" for name in FEATURE_FIELDS]
-        words = [*named, f"size={cell.size}", *sources, *own]
-        made.append((f"One more training on {text.what(cell, study)}:", _mlflow(known.entry_point or "subset", words)))
-    return made
+    if known is None:  # one that was registered elsewhere may be missing here
+        return []
+    named = [] if known.entry_point else [f"selector={cell.selector}"]
+    sources = [f"scores=exps/{score.path}"] if score else []
+    if like := study.like(cell):
+        sources.append(f"{LIKE}=exps/{like.paths[0]}/kept.csv")
+    if known.features:
+        sources += [f"{name}={typed(values[name])}" for name in FEATURE_FIELDS]
+    words = [*named, f"size={cell.size}", *sources, *own]
+    return [(f"One more training on {text.what(cell, study)}:", _mlflow(known.entry_point or "subset", words))]
 
 
 def _is_default(name: str, value: Any) -> bool:
@@ -204,7 +212,7 @@ def html(decision: Decision, shown: list[Picture], kept_files: list[str]) -> str
         pictures=[picture for picture in shown if picture.name != LEAD], certainty=certainty(decision),
         class_rows=class_rows(decision), audit=noise_audit(study), commands=commands(study, decision),
         cost=decision.cost, version=datadiet.__version__, typed=typed, isfinite=math.isfinite, ratio=_ratio,
-        interval=_interval, spread=_spread, COLUMNS=COLUMNS,
+        GIVEN=GIVEN, interval=_interval, spread=_spread, COLUMNS=COLUMNS,
         called=defaultdict(str, {score.name: study.words(score.type, score.step) for score in study.scores}),
         score_records={score.name: score.made for score in study.scores if score.made},
     )  # fmt: skip
@@ -243,7 +251,7 @@ def write_report(decision: Decision) -> list[Path]:
     made, products = pictures(decision), []
     if study.dataset is not None:
         for cell in study.cells:
-            if cell is not study.full and cell.drops:
+            if study.tells_kept(cell):
                 written = kept_sets.write(study, cell)
                 products += written if cell is decision.shown.cell else []
     paths = [folder / "report.html", folder / "statistics.json"]

@@ -52,10 +52,12 @@ def accuracy(decision: Decision) -> Drawn:
     return Drawn("Accuracy against the fraction kept", caption, figures.accuracy(decision))
 
 
-def training_curves(decision: Decision) -> Drawn:
+def training_curves(decision: Decision) -> Drawn | None:
     study, shown = decision.study, decision.shown.cell
     at_size = [found for arm in study.arms if (found := study.cell(arm, shown.size))]
-    curves = {cell.arm: study.history(cell) for cell in (study.full, *at_size)}
+    curves = {cell.arm: told for cell in (study.full, *at_size) if (told := study.history(cell))}
+    if not curves:
+        return None
     caption = "Test accuracy at every report: mean, and the range of the runs. Nothing was chosen by it; the last step "
     caption += "counts."
     return Drawn(f"While training, {_level(decision)}", caption, figures.training_curves(curves, _called(study)))
@@ -67,8 +69,12 @@ def kept_per_class(decision: Decision) -> Drawn | None:
         return None
     called = _called(study).items()
     by_size = {
-        size: {name: found for arm, name in called if (found := study.cell(arm, size))} for size in _sizes(decision)
+        size: {name: found for arm, name in called if (found := study.cell(arm, size)) and found.kept_is_known}
+        for size in _sizes(decision)
     }
+    by_size = {size: found for size, found in by_size.items() if found}
+    if not by_size:
+        return None
     figure = figures.kept_per_class(by_size, total, study.class_names)
     return Drawn("Examples kept of each class", "Bars: what a random subset leaves on average.", figure)
 

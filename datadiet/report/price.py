@@ -6,6 +6,8 @@ import math
 
 from datadiet.report.cost import Cost, Spent, saved, spent
 from datadiet.report.decision import Decision, Line
+from datadiet.report.given import GIVEN
+from datadiet.report.trained import TrainedStudy
 from datadiet.report.words import kept, points, seconds, size
 from datadiet.selectors.options import RANDOM
 
@@ -13,7 +15,9 @@ from datadiet.selectors.options import RANDOM
 def price(decision: Decision) -> list[str]:
     """What the choice costs, what it saves, and when it pays."""
     line, equal = decision.shown, decision.study.record.budget == "iterations"
-    cost = decision.cost(line)
+    cost, study = decision.cost(line), decision.study
+    if not isinstance(study, TrainedStudy):
+        return [_told(cost), *(_saved(decision, line) if decision.best else [])]
     training = (
         f"One training takes {seconds(cost.subset_training.mean)} on the subset, {seconds(cost.full_training.mean)} on "
         "all of the data (compilation and evaluation left out)."
@@ -28,6 +32,18 @@ def price(decision: Decision) -> list[str]:
         return [*found, "As nothing can be dropped at this margin, nothing pays it back.", *_undropped(decision)]
     found.insert(0, _choice(decision, line, cost))
     return [*found, *(_equal_steps() if equal else _equal_epochs(cost)), *_saved(decision, line), *_undropped(decision)]
+
+
+def _told(cost: Cost) -> str:
+    """Where others trained: no more than the seconds that they told."""
+    if math.isnan(cost.saving.mean):
+        return "Neither what the choice cost nor how long all trainings took was told: when it pays is not known."
+    part, whole = seconds(cost.subset_training.mean), seconds(cost.full_training.mean)
+    told = f"One training takes {part} on the subset, {whole} on all of the data, as was told"
+    if cost.saving.low > 0:
+        spread = f"95 % interval {seconds(cost.saving.low)} to {seconds(cost.saving.high)}"
+        told += f": each on the subset saves {seconds(cost.saving.mean)} ({spread})"
+    return f"{told}. What the choice cost was not told, so when it pays is not known."
 
 
 def _choice(decision: Decision, line: Line, cost: Cost) -> str:
@@ -81,10 +97,11 @@ def _saved(decision: Decision, line: Line) -> list[str]:
     """Data that need not be kept; labels only where nothing looked at them."""
     found = saved(decision.study, line.cell)
     stored = f" ({size(found.bytes)} of {size(found.of_bytes)})" if found.bytes and found.of_bytes else ""
-    told = f"What is saved: {found.examples:,} examples to store and to load{stored}"
-    told += (
-        f", and {found.steps:,} of {decision.study.config.num_steps:,} steps of each training" if found.steps else ""
-    )
+    told, study = f"What is saved: {found.examples:,} examples to store and to load{stored}", decision.study
+    if found.steps and isinstance(study, TrainedStudy):
+        told += f", and {found.steps:,} of {study.config.num_steps:,} steps of each training"
+    if line.cell.selector == GIVEN:
+        return [f"{told}."]
     labels = "Labels are not saved: the choice looks at those of all examples, or at networks trained on them."
     if found.labels:
         labels = "A random subset can be drawn before anything is labelled: the labels of the others are saved too."

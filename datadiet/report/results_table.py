@@ -13,7 +13,7 @@ from datadiet.config import BUDGETS
 from datadiet.errors import Misplaced, UserError
 from datadiet.intake import size_of
 from datadiet.printable import printable, unescaped
-from datadiet.report.evidence import Study
+from datadiet.report.trained import TrainedStudy
 from datadiet.runs.context import Context
 from datadiet.storage.files import make_folder, write_text, writing
 from datadiet.storage.layout import check_place
@@ -77,7 +77,7 @@ def from_mirror(exps_path: Path, say: Callable[[str], Any] = print) -> list[Resu
     return list(map(_result, counted.values()))
 
 
-def of_study(study: Study, say: Callable[[str], Any] = print) -> list[Result]:
+def of_study(study: TrainedStudy, say: Callable[[str], Any] = print) -> list[Result]:
     """Every finished training run below the folder of a study; `say` is told of copies, which do not count."""
     found = []
     for folder in _finished(study.exps / study.exp):

@@ -15,6 +15,7 @@ from datadiet.report.comparison import ALPHA
 from datadiet.report.decision import ClassWarning, Decision, Line
 from datadiet.report.price import price
 from datadiet.report.statistics import Estimate
+from datadiet.report.trained import TrainedStudy
 
 FORMAT = 1  # of `facts`
 ROWS = 12  # of the table of a description
@@ -46,7 +47,7 @@ def beware(decision: Decision) -> list[str]:
     score = study.score_of(best.cell)
     if score and decision.reliability[score.name].whole < text.RELIABLE:
         found.append("Other runs would choose other examples: the scores are mostly chance (reliability below 0.7).")
-    if score and study.config.random_label_fraction:
+    if score and isinstance(study, TrainedStudy) and study.config.random_label_fraction:
         found.append("Some training labels were drawn anew, and what is kept first is mostly mislabelled.")
     return found
 
@@ -205,11 +206,11 @@ def curves(decision: Decision) -> dict[int, dict[str, float]]:
     found: dict[int, dict[str, float]] = {}
     for line in decision.lines:
         arms = decision.study.arms if line.cell is decision.study.full else [line.cell.arm]
-        of_arms = {f"accuracy/{_metric_name(arm)}": line.accuracy.mean for arm in arms}
+        of_arms = {f"accuracy/{metric_name(arm)}": line.accuracy.mean for arm in arms}
         found.setdefault(round(100 * line.cell.fraction), {}).update(of_arms)
     return found
 
 
-def _metric_name(arm: str) -> str:
+def metric_name(arm: str) -> str:
     """An arm as MLflow takes it in the name of a metric."""
     return re.sub(r"[^\w.-]+", "_", arm)

@@ -9,8 +9,10 @@ import numpy as np
 from datadiet.report.comparison import ALPHA
 from datadiet.report.decision import ClassWarning, Decision, Line
 from datadiet.report.evidence import CellResult, Study
+from datadiet.report.given import GIVEN
 from datadiet.report.outlook import asked, freed_from_choice, looked, reachable
 from datadiet.report.statistics import Estimate
+from datadiet.report.trained import TrainedStudy
 from datadiet.report.verdicts import CANNOT, NOT_DECIDED
 from datadiet.report.words import kept, percent, points
 from datadiet.selectors.options import RANDOM
@@ -28,7 +30,8 @@ def what(cell: CellResult, study: Study) -> str:
     if known and known.words:
         told = known.words.format(count=f"{cell.size:,}", score=score)
         return f"{told} ({cell.arm})" if cell.selector == RANDOM != cell.arm else told
-    return f"the {cell.size:,} examples chosen by {cell.selector}" + (f" from the {score}" if score else "")
+    by = cell.arm if cell.selector == GIVEN else cell.selector
+    return f"the {cell.size:,} examples chosen by {by}" + (f" from the {score}" if score else "")
 
 
 def table(decision: Decision) -> str:
@@ -131,8 +134,7 @@ def how_sure(decision: Decision) -> list[str]:
         f"loses the margin is at most 2.5 %{together}.",
         *looked(decision),
         f"Intervals hold for new runs and for new test examples: {near.runs} run{'s' if near.runs > 1 else ''} a "
-        f"subset and {near.examples:,} test examples are taken as drawn at random. The scored runs were the same "
-        "throughout.",
+        f"subset and {near.examples:,} test examples are taken as drawn at random. {_unchanged(decision)}",
         *_reach(decision),
     ]
     if score := decision.study.score_of(decision.shown.cell):
@@ -167,11 +169,27 @@ def _reach(decision: Decision) -> list[str]:
             f"{100 * low:+.2f} to {100 * high:+.2f} points."
         )
     if decision.study.full.correct is None:
-        found.append(
-            "These runs are of an earlier version, which did not record which test examples are right: the intervals "
-            "are as wide as the test set's chance may be."
-        )
+        found.append(_bounded(decision))
     return [*found, reachable(near)]
+
+
+def _unchanged(decision: Decision) -> str:
+    """What these intervals do not vary."""
+    if isinstance(decision.study, TrainedStudy):
+        return "The scored runs were the same throughout."
+    return "Others trained: what was tried and is not in the table is not counted, nor what chose the subsets."
+
+
+def _bounded(decision: Decision) -> str:
+    """What intervals are made of where only accuracies are known."""
+    told = "the intervals are as wide as the test set's chance may be"
+    if isinstance(decision.study, TrainedStudy):
+        return f"These runs are of an earlier version, which did not record which test examples are right: {told}."
+    return (
+        f"Only accuracies were given, not which test examples are right: {told}. Two networks are taken to differ "
+        "wherever either is wrong, which is the most that they can; with right or wrong for each test example the same "
+        "runs mostly show much smaller margins."
+    )
 
 
 def warnings(decision: Decision) -> list[str]:
@@ -187,17 +205,22 @@ def warnings(decision: Decision) -> list[str]:
     for arm in study.arms:
         if hit := [warning for warning in decision.emptied if warning.cell.arm == arm]:
             found.append(_emptied(decision, hit))
+    return found + (_labels(study) if isinstance(study, TrainedStudy) else [])
+
+
+def _labels(study: TrainedStudy) -> list[str]:
+    """Labels that are not the data's own."""
     if fraction := study.config.random_label_fraction:
-        found.append(
+        return [
             f"{kept(fraction)} of the training labels were drawn anew: the examples of largest score are then mostly "
             "mislabelled; see the noise audit."
-        )
-    elif study.noise and study.noise.changed.any():
-        found.append(
-            f"{int(study.noise.changed.sum()):,} of {len(study.noise.changed):,} training labels are other than the "
-            f"data's own ({study.config.labels}): the noise audit tells which scores find them."
-        )
-    return found
+        ]
+    if study.noise is None or not study.noise.changed.any():
+        return []
+    return [
+        f"{int(study.noise.changed.sum()):,} of {len(study.noise.changed):,} training labels are other than the "
+        f"data's own ({study.config.labels}): the noise audit tells which scores find them."
+    ]
 
 
 def few_runs(decision: Decision) -> list[str]:
@@ -231,19 +254,8 @@ def worst(decision: Decision) -> list[str]:
 
 def _opponent(decision: Decision) -> list[str]:
     """Whether all of the data is a fair opponent: if not, it is the recipe that is judged."""
-    found, study, full = [], decision.study, decision.lines[0].accuracy
-    first, config = study.first.reports, study.config
-    if not any(step < config.num_steps for step in config.decay_steps) and not config.lr_vitaly:
-        found.append(
-            f"The learning rate never decays within the {config.num_steps:,} steps: all of the data may look worse "
-            "than it is, and then it is the recipe that is judged."
-        )
-    losses = [line["train_loss"] for line in first if "train_loss" in line]
-    if len(losses) > 2 and losses[-1] > 0.01 and losses[-1] < 0.9 * losses[-2]:
-        found.append(
-            f"With all of the data the training loss is still falling at the end ({losses[-2]:.3g} to "
-            f"{losses[-1]:.3g} in the last report): longer trainings may change the answer."
-        )
+    study, full = decision.study, decision.lines[0].accuracy
+    found = _recipe(study) if isinstance(study, TrainedStudy) else []
     level = decision.level(ALPHA / len(decision.verdicts.comparisons))
     better = [key for key, one in decision.verdicts.comparisons.items() if one.bounds(level)[0] > 0]
     if better:
@@ -252,8 +264,8 @@ def _opponent(decision: Decision) -> list[str]:
             f"{arm} at {kept(fraction)} is shown to be more accurate than all of the data: the recipe does not suit "
             "all of it, or too many of its labels are wrong."
         )
-    if (dataset := study.dataset) is not None:
-        largest = float(np.bincount(dataset.test_labels).max() / len(dataset.test_labels))
+    if (labels := study.test_labels) is not None:
+        largest = float(np.bincount(labels).max() / len(labels))
         if full.mean - largest < 0.2 * (1 - largest):
             found.append(
                 f"All of the data reaches {percent(full.mean)}; to name the largest class always would reach "
@@ -263,6 +275,23 @@ def _opponent(decision: Decision) -> list[str]:
     if unreliable:
         found.append(
             f"Other runs would rank the examples differently: {', '.join(unreliable)} (reliability below 0.7)."
+        )
+    return found
+
+
+def _recipe(study: TrainedStudy) -> list[str]:
+    """What is doubtful about how all of the data was trained on."""
+    found, config = [], study.config
+    if not any(step < config.num_steps for step in config.decay_steps) and not config.lr_vitaly:
+        found.append(
+            f"The learning rate never decays within the {config.num_steps:,} steps: all of the data may look worse "
+            "than it is, and then it is the recipe that is judged."
+        )
+    losses = [line["train_loss"] for line in study.first.reports if "train_loss" in line]
+    if len(losses) > 2 and losses[-1] > 0.01 and losses[-1] < 0.9 * losses[-2]:
+        found.append(
+            f"With all of the data the training loss is still falling at the end ({losses[-2]:.3g} to "
+            f"{losses[-1]:.3g} in the last report): longer trainings may change the answer."
         )
     return found
 

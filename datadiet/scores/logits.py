@@ -59,6 +59,11 @@ def loss(logits: Array, labels: Array) -> Array:
     return -module_of(logits).take_along_axis(log_softmax(logits), labels[:, None], axis=-1)[:, 0]
 
 
+def of_last_layer(logits: Array, labels: Array, features: Array) -> Array:
+    """GraNd of the last layer's kernel and bias alone: ||p - y||_2 sqrt(1 + ||h||_2^2) for its input h [B, F]."""
+    return l2_error(logits, labels) * module_of(logits).sqrt(1 + (features**2).sum(-1))
+
+
 def lacking_margin(outputs: Array, labels: Array) -> Array:
     """The largest output of another class minus the label's; outputs: logits or probabilities [B, C]."""
     other, own = other_and_own(outputs, labels)

@@ -11,33 +11,55 @@ from typing import Any
 import numpy as np
 
 from datadiet.errors import UserError
-from datadiet.scores.logits import LOGIT_SCORES
+from datadiet.scores.logits import LOGIT_SCORES, of_last_layer
 
 OFF = 1e-3  # by how much the probabilities of an example may miss 1 in sum
 OFF_HALF = 1e-2  # where they have been rounded to half precision
 ENOUGH = 8  # examples whose logits do not look like probabilities by chance
+LAST = "grand_last"  # which the last layer's inputs give in closed form
 SMALLEST = float(np.finfo(np.float32).tiny)
 
 
-def scores_from_logits(kind: str, logits: Any, labels: Any, probabilities: bool = False) -> np.ndarray:
+def scores_from_logits(
+    kind: str, logits: Any, labels: Any, probabilities: bool = False, features: Any = None
+) -> np.ndarray:
     """One score of a checkpoint, of outputs that a program has already; NumPy computes it.
 
     Args:
-        kind: A key of LOGIT_SCORES.
+        kind: A key of LOGIT_SCORES; or 'grand_last', with features.
         logits: [N, C], C at least 2: an array, a tensor or nested lists, finite.
         labels: Classes [N], whole numbers from 0 to C - 1.
         probabilities: The outputs are probabilities, each row of sum 1. One of 0 counts as the smallest float32, so
             that no loss is infinite.
+        features: [N, F], what the last layer (with a bias) was given, finite; for 'grand_last' alone.
     Returns:
         float32 [N]; larger is harder.
     Raises:
         UserError: unknown kind, wrong shapes or labels, NaN, or rows that are no probabilities where they should be.
     """
-    if kind not in LOGIT_SCORES:
-        raise UserError(f"kind={kind!r}: expected one of {', '.join(LOGIT_SCORES)}.")
+    if kind not in (*LOGIT_SCORES, LAST):
+        raise UserError(f"kind={kind!r}: expected one of {', '.join((*LOGIT_SCORES, LAST))}.")
+    if (features is None) == (kind == LAST):
+        expected = (
+            "features [N, F], what the last layer was given" if kind == LAST else f"none: {LAST} alone takes them"
+        )
+        raise UserError(f"kind={kind!r} {'without' if kind == LAST else 'with'} features; expected {expected}.")
     outputs = logits_from(logits, probabilities=probabilities)
     count, classes = outputs.shape
-    return np.asarray(LOGIT_SCORES[kind](outputs, numbers_from("labels", labels, count, classes)), np.float32)
+    numbers = numbers_from("labels", labels, count, classes)
+    if kind == LAST:
+        return np.asarray(of_last_layer(outputs, numbers, _features_from(features, count)), np.float32)
+    return np.asarray(LOGIT_SCORES[kind](outputs, numbers), np.float32)
+
+
+def _features_from(given: Any, count: int) -> Any:
+    """float32 [N, F]."""
+    array = array_from("features", given)
+    if array.ndim != 2 or len(array) != count or array.dtype.kind not in "fiu":
+        raise UserError(f"features are {array.dtype} {list(array.shape)}; expected real numbers [{count}, F].")
+    if bad := int((~np.isfinite(array).all(1)).sum()):
+        raise UserError(f"features: {bad} of {count} rows are not finite.")
+    return array.astype(np.float32)
 
 
 def array_from(what: str, given: Any) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 from datadiet import commands
 from datadiet.errors import UserError
 from datadiet.registries import lazily
-from datadiet.scores.logits import LOGIT_SCORES, l2_error
+from datadiet.scores.logits import LOGIT_SCORES, of_last_layer
 from datadiet.scores.trajectory import TRAJECTORIES
 
 if TYPE_CHECKING:
@@ -28,11 +28,9 @@ KMEANS_STEPS = 100
 
 
 def grand_last(network: Network, variables: Variables, images: jax.Array, labels: jax.Array) -> jax.Array:
-    """GraNd of the last layer's kernel and bias alone: ||p - y||_2 sqrt(1 + ||h||_2^2) for its input h."""
-    import jax.numpy as jnp
-
+    """GraNd of the last layer alone, in closed form; see `of_last_layer`."""
     logits, features = network.apply_with_features(variables, images)
-    return l2_error(logits, labels) * jnp.sqrt(1 + (features**2).sum(-1))
+    return of_last_layer(logits, labels, features)
 
 
 def input_norm(network: Network, variables: Variables, images: jax.Array, labels: jax.Array) -> jax.Array:

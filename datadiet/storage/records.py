@@ -321,3 +321,4 @@ class StudyRecord(MirrorRecord):
     means: list[MeanRecord]
     cells: list[CellRecord]  # all data first
     looks: list[LookRecord] = field(default_factory=list)  # in the order in which they were made
+    evaluations: str | None = None  # sha256 of evaluations.npz, where others trained and told what they found

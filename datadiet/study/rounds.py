@@ -14,12 +14,12 @@ from datadiet.errors import UserError
 from datadiet.option import fields_of
 from datadiet.report.comparison import ALPHA
 from datadiet.report.decision import Decision
-from datadiet.report.evidence import Study
 from datadiet.report.outlook import bound, reachable
 from datadiet.report.page import MARGIN, read_decision
 from datadiet.report.sequential import looks
 from datadiet.report.statistics import estimate
 from datadiet.report.text import headline
+from datadiet.report.trained import TrainedStudy
 from datadiet.report.verdicts import NOT_DECIDED
 from datadiet.runs.context import Output
 from datadiet.storage.records import CellRecord, LookRecord, StudyRecord, Summary
@@ -153,7 +153,7 @@ class Rounds:
         if not (runs := min(counts[0], max(counts[1:]))):
             return bound(len(self.dataset.test_labels), self.plan.margin, arms)
         there = [replace(cell, runs=cell.runs[:runs]) for cell, count in zip(cells, counts) if count >= runs]
-        pilot = Study(self.exps, self.exp, replace(self.described, cells=there, looks=[]))
+        pilot = TrainedStudy(self.exps, self.exp, replace(self.described, cells=there, looks=[]))
         near = replace(Decision(pilot, self.plan.margin).nearest, level=ALPHA / arms)
         told = f"{runs} run{'s' if runs > 1 else ''} of {len(there) - 1} of {len(cells) - 1} subsets"
         return f"By {told}, which are finished: {reachable(near)}"

@@ -16,11 +16,13 @@ from datadiet.report.outlook import asked, reachable
 from datadiet.report.page import describe, read_decision, write_report
 from datadiet.report.results_table import of_study, to_csv
 from datadiet.report.text import headline, table
+from datadiet.report.trained import TrainedStudy
 from datadiet.runs import resume
 from datadiet.runs.context import Context, Output
 from datadiet.runs.labels import labels_for
 from datadiet.runs.signals import listen
 from datadiet.runs.task import load_data, noted
+from datadiet.storage import evaluations
 from datadiet.storage.files import write_text
 from datadiet.study.engines import begin_engine, check_device, check_engine
 from datadiet.study.estimate import Estimate, estimate
@@ -149,18 +151,25 @@ def conclude(exp: str, margin: float, tracked: TrackedRun, context: Context) -> 
     layout, folder = context.output.layout, context.output.layout.experiment(exp)
     decision = read_decision(layout.exps, layout.name(folder), margin)
     note_look(decision)
-    write_text(folder / "results.csv", to_csv(of_study(decision.study, context.reporter.say)))
-    files = [folder / "study.json", folder / "results.csv", *write_report(decision)]
-    files = [path.relative_to(folder) for path in (*files, write_mirror(decision.study))]
+    files = [folder / "study.json", *write_report(decision)]
+    tables = []
+    if isinstance(decision.study, TrainedStudy):
+        tables = [folder / "results.csv"]
+        write_text(tables[0], to_csv(of_study(decision.study, context.reporter.say)))
+        files += [*tables, write_mirror(decision.study)]
+    else:
+        files.append(folder / evaluations.NAME)
+    told = [path.relative_to(folder) for path in files]
     tracked.log_artifacts(
-        [(folder / path, None if path.name == str(path) else path.parent.as_posix()) for path in files]
+        [(folder / path, None if path.name == str(path) else path.parent.as_posix()) for path in told]
     )
     tracked.log_metrics({_metric(line.cell): line.accuracy.mean for line in decision.lines})
     describe(decision, tracked, context)
     told = "\n".join([headline(decision), *asked(decision), reachable(decision.nearest)])
+    every = "".join(f"\nEvery training: {path}" for path in tables)
     context.reporter.say(f"\n{table(decision)}\n")
     context.reporter.answer(told)
-    context.reporter.say(f"Report: {folder / 'report.html'}\nEvery training: {folder / 'results.csv'}")
+    context.reporter.say(f"Report: {folder / 'report.html'}{every}")
     context.reporter.detail(f"Pictures: {folder / 'figures'}\nKept sets: {folder / 'kept'}")
     return decision
 
