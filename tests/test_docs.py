@@ -42,6 +42,7 @@ DOCUMENTS = (
     "docs/decision.md",
     "docs/own_loop.md",
     "docs/terminal.md",
+    "docs/analyze.md",
 )
 TEXT = {name: (PROJECT / name).read_text() for name in (*DOCUMENTS, "CHANGELOG.md")}
 README, SCORES = TEXT["README.md"], TEXT["docs/scores.md"]
