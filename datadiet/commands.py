@@ -32,6 +32,7 @@ SHARED = {
     "export": (*_DATA, "root", "offline"),
     "score": ("root", "offline"),
     "mean_score": ("root", "offline"),
+    "analyze": ("root", "offline"),
     "predictions": (*_DATA, "root", "offline"),
     "report": ("root",),
     "decide": (*_DATA, "root", "offline"),

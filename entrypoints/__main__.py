@@ -49,6 +49,7 @@ COMMANDS = {
     "export": ("exporting", "Write a kept set as csv, parquet, links or txt, for others."),
     "score": ("scoring", "Score every training example with a checkpoint of a run."),
     "mean_score": ("scoring", "Average scores over runs."),
+    "analyze": ("analyzing", "Analyse how training treats easy and hard examples."),
     "predictions": ("predicting", "Make score files of logits or probabilities that you saved."),
     "report": ("report", "Say what a finished study decides: report.html, pictures and kept sets."),
     "decide": ("deciding", "Decide from the results of trainings of your own: the report of a study, without one."),

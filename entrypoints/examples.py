@@ -23,6 +23,7 @@ EXAMPLES: dict[str, tuple[dict[str, Any], ...]] = {
     ),
     "score": ({"run": 0}, {"run": 0, "type": "grad_norm", "step": 7800}),
     "mean_score": ({"n_runs": 10}, {"type": "forget", "combine": "median"}),
+    "analyze": ({"run": 0}, {"run": 0, "spawn": "none", "groups": 10}),
     "report": ({"exp": "main"}, {"exp": "main", "format": "json", "margin": 1}),
     "inspect": (MINE, {**MINE, "model": "resnet18_lowres"}),
     "prepare_data": ({"dataset": "cifar10"}, {"dataset": "cifar10", "archive": "PATH", "download": False}),

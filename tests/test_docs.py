@@ -43,6 +43,7 @@ DOCUMENTS = (
     "docs/own_loop.md",
     "docs/terminal.md",
     "docs/models.md",
+    "docs/analyze.md",
 )
 TEXT = {name: (PROJECT / name).read_text() for name in (*DOCUMENTS, "CHANGELOG.md")}
 README, SCORES = TEXT["README.md"], TEXT["docs/scores.md"]

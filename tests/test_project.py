@@ -32,10 +32,13 @@ HOUSE = {
     ],
     "scores": [
         "names", "arrays", "logits", "forgetting", "trajectory", "outputs", "recorded", "recorder", "rules",
-        "gradients", "registry", "checkpoint", "combine",
+        "gradients", "kernel", "registry", "checkpoint", "combine",
     ],
     "selectors": ["coresets", "epochs", "selection", "options", "window_search"],
-    "training": ["device", "energy", "compiled", "schedule", "updates", "state", "feed", "placing", "step", "loop"],
+    "training": [
+        "device", "energy", "compiled", "schedule", "updates", "state", "feed", "placing", "step", "loop",
+        "connectivity",
+    ],
     "storage": [
         "files", "tables", "arrays", "records", "layout", "score_files", "answers", "evaluations", "leaves",
         "checkpoints", "manifests", "claims", "runs",
@@ -46,11 +49,13 @@ HOUSE = {
     "runs": [
         "background", "signals", "context", "console", "inputs", "labels", "task", "resume", "saving", "products",
         "folders", "train", "scored", "score", "mean", "outputs", "predictions", "select", "timing", "unrecorded",
+        "children",
     ],
     "report": [
         "statistics", "comparison", "sequential", "gain", "verdicts", "evidence", "trained", "given", "cost",
         "decision", "words", "price", "outlook", "text", "summary", "figures", "pictures", "kept_sets", "kept_files",
-        "archive", "export", "page", "frames", "data_page", "inspection", "results_table",
+        "archive", "export", "page", "frames", "data_page", "inspection", "groups",
+        "dynamics", "results_table",
     ],
     "study": [
         "plan_file", "plan", "spec", "estimate", "options", "engine", "local_engine", "ray_engine", "engines",
@@ -70,6 +75,7 @@ ENTRY_POINTS = {  # own parameters and defaults, from the contract; None: has to
     "export": {"kept": None, "output": None, "format": "csv"},
     "score": {"run": 0, "step": "auto", "batch_size": 512, "type": "l2_error"},
     "mean_score": {"n_runs": 10, "step": "auto", "type": "l2_error"},
+    "analyze": {"run": 0},
     "predictions": {"files": None, "step": None, "type": "l2_error", "probabilities": "false"},
     "report": {"exp": "study", "margin": "auto", "format": "html", "output": "auto"},
     "decide": {"results": None, "margin": 0.5},

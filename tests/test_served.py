@@ -170,3 +170,11 @@ def test_a_model_whose_code_would_be_missing_is_refused_before_anything_is_train
     done = datadiet("full_data", tmp_path, 2, log_model="true", **QUICK | {"model": "mine"})
     assert "log_model=true: the code of model=mine would not be in what MLflow is given" in done.stderr
     assert not (tmp_path / "exps").exists()
+
+
+def test_a_training_that_leaves_no_checkpoint_has_files_but_gives_no_model(tmp_path, hasty_once):
+    done = datadiet("full_data", tmp_path, 2, log_model="true", checkpoints="false", **QUICK)
+    assert "log_model=true takes the last checkpoint; got checkpoints=false" in done.stderr
+    datadiet("full_data", tmp_path, checkpoints="false", **QUICK | {"num_steps": 11, "width": 8})
+    noted = record.load(tmp_path / "exps/full_data/run_0" / record.NAME)
+    assert [path for path, _ in noted.artifacts] == ["args.json", "test_correct.npy", "summary.json"]

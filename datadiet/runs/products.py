@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from datadiet.config import default_score_step
+from datadiet.config import TrainConfig, default_score_step
 from datadiet.data.batches import Fitted
 from datadiet.errors import UserError
 from datadiet.intake import shown
@@ -60,19 +60,22 @@ def products(task: Task, tracked: TrackedRun, say: Callable[[str], None]) -> lis
         (run_dir / name, None) for name in ("args.json", *task.inputs, answers.NAME, "summary.json")
     ]
     for kind in config.trajectory:
-        for step in dict.fromkeys((default_score_step(config), config.num_steps)):
+        for step in dict.fromkeys((default_score_step(config), config.num_steps)) if config.checkpoints else ():
             path = score_file(run_dir, kind, step)
             if path.exists():
                 found += small([path, path.with_suffix(".json")], say)
     return found
 
 
-def check_carried(model: str) -> None:
-    """Refuse a model whose code would not be in what MLflow is given.
+def check_carried(config: TrainConfig) -> None:
+    """Refuse, where MLflow is to be given the network, a training that leaves none, or whose code it would lack.
 
     Raises:
-        UserError: it is not of datadiet.
+        UserError: it saves no checkpoint, or its model is not of datadiet.
     """
+    if not config.checkpoints:
+        raise UserError("log_model=true takes the last checkpoint; got checkpoints=false: leave out one of them.")
+    model = config.model
     build = MODELS[model].build if model in MODELS else None
     module = getattr(getattr(build, "func", build), "__module__", "")
     if not module.startswith("datadiet."):

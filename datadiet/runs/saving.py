@@ -26,13 +26,13 @@ def save_step(task: Task, report: Report) -> None:
 
 
 def _save_gathered(task: Task, report: Report) -> None:
-    run_dir, step = task.run_dir, report.step
+    run_dir, step, identity = task.run_dir, report.step, task.dataset.identity()
     for name, stats in report.state.trajectory.items():
         entry = TRAJECTORIES[name]
         provenance = {"type": name, "step": step, "runs": [task.config.run]}
         path = score_file(run_dir, name, step)
         place = f"{task.name}/{path.relative_to(run_dir).as_posix()}"
-        save_scores(path, entry.values(stats, task.member), task.dataset.identity(), provenance, name=place)
+        save_scores(path, entry.values(stats, task.member), identity, provenance, name=place)
         for folder, mask in entry.masks.items():
             make_subfolder(run_dir / folder)
             write_bytes(run_dir / folder / f"ckpt_{step}.npy", npy_bytes(mask(stats, task.member)))

@@ -73,7 +73,7 @@ def train_runs(
         raise UserError(f"runs={','.join(map(str, runs))}: expected each run once.")
     check_online(config, context.tracker.offline)
     if context.tracker.log_model:
-        check_carried(config.model)
+        check_carried(config)
     count = count_of(config)
     return train_resolved([resolve_config(replace(config, run=run), count) for run in runs], exp, context, choice)
 

@@ -26,7 +26,7 @@ from datadiet.printable import visible
 
 OTHERS = frozenset({".txt", ".csv", ".json", ".xml", ".md", ".py", ".html", ".db", ".ini", ".zip", ".gz", ".tar"})
 PIECE = 2**22  # bytes read at once
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"})
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif")
 
 
 def resolve_path(path: str, data_dir: Path | None) -> Path:
@@ -94,10 +94,11 @@ def _images(obstacles: Obstacles, folder: Path, listed: list[str]) -> list[str]:
 
 def is_image(folder: Path, path: str) -> bool:
     """By its suffix; where that tells nothing, by how it begins."""
+    if path.lower().endswith(SUFFIXES):
+        return True
     from datadiet.data.sources.images import looks_like_one
 
-    suffix = os.path.splitext(path)[1].lower()
-    return suffix in SUFFIXES or (suffix not in OTHERS and looks_like_one(f"{folder}/{path}"))
+    return os.path.splitext(path)[1].lower() not in OTHERS and looks_like_one(f"{folder}/{path}")
 
 
 def folder_files(path: str, data_dir: Path | None, reading: Reading) -> list[str]:
