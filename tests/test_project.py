@@ -34,8 +34,8 @@ HOUSE = {
     "selectors": ["coresets", "epochs", "selection", "options", "window_search"],
     "training": ["device", "energy", "compiled", "schedule", "state", "feed", "placing", "step", "loop"],
     "storage": [
-        "files", "tables", "arrays", "records", "layout", "score_files", "answers", "evaluations", "leaves",
-        "checkpoints", "manifests", "runs",
+        "files", "tables", "arrays", "records", "layout", "score_files", "score_tables", "answers",
+        "evaluations", "leaves", "checkpoints", "manifests", "runs",
     ],
     "tracking": ["record", "failures", "mlflow_store", "push", "link", "run", "sync"],
     "runs": [

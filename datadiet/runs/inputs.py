@@ -39,6 +39,7 @@ from datadiet.storage.manifests import find_manifest, manifest_ids
 from datadiet.storage.records import KeptRecord, ScoreRecord, Summary
 from datadiet.storage.runs import StoredRun, open_run
 from datadiet.storage.score_files import load_scores
+from datadiet.storage.score_tables import SUFFIXES, read_score_table
 from datadiet.train_config import DERIVED
 
 
@@ -115,7 +116,8 @@ def find_scores(layout: ExperimentLayout, config: ResolvedConfig, choice: ScoreC
     if path.is_file():
         return replace(config, scores=str(path))
     if config.scores is not None:
-        raise UserError(f"scores={path}: no such file; expected a score file (.npy).")
+        expected = f"a score file (.npy), or a table of ids and scores ({', '.join(SUFFIXES)})"
+        raise UserError(f"scores={path}: no such file; expected {expected}.")
     files = layout.experiment(choice.exp).glob("*_scores/ckpt_*.npy")
     others = sorted(str(file) for file in files if file.with_suffix(".json").exists())
     lines = [
@@ -211,6 +213,8 @@ def read_scores(path: Path, dataset: Dataset, say: Callable[[str], None]) -> tup
     Raises:
         UserError: no scores, or those of other data.
     """
+    if path.suffix in SUFFIXES:
+        return read_score_table(path, dataset), None
     values, record = load_scores(path)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
