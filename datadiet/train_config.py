@@ -122,7 +122,11 @@ class TrainConfig:
         noun="example to keep",
     )
     offset: int = option(0, "Examples of smallest score to skip before the window (selector 'offset').", min=0)
-    scores: str | None = option(None, "Score file (.npy) to select by.", auto="the mean score of score_exp")
+    scores: str | None = option(
+        None,
+        "Score file (.npy), or table of ids and scores (csv, parquet, npz), to select by.",
+        auto="the mean score of score_exp",
+    )
     balance: str | None = option(
         None,
         "How many of each class to keep: 'none' (as they come), 'proportional' or 'equal' (as far as there are).",

@@ -48,8 +48,8 @@ HOUSE = {
         "export", "page", "data_page", "inspection", "results_table",
     ],
     "study": [
-        "plan_file", "plan", "spec", "engine", "local_engine", "ray_engine", "engines", "scheduler", "rounds", "study",
-        "evaluations", "deciding",
+        "plan_file", "plan", "given_scores", "spec", "engine", "local_engine", "ray_engine", "engines", "scheduler",
+        "rounds", "study", "evaluations", "deciding",
     ],
 }  # fmt: skip
 FLOORS = [f"{room}.{file}".lstrip(".") for room, files in HOUSE.items() for file in files]

@@ -54,3 +54,24 @@ def test_all_that_stands_in_the_way_is_named_at_once(tmp_path, digits, scores):
     scores[["example_id", "label", "index"]].assign(more=1).to_csv(tmp_path / "two.csv", index=False)
     with pytest.raises(UserError, match="one that is called score; got example_id, label, index, more"):
         read_score_table(tmp_path / "two.csv", digits)
+
+
+def test_a_study_of_given_scores_trains_no_network_to_score(tmp_path, digits, scores):
+    scores[["example_id", "score"]].to_csv(tmp_path / "own.csv", index=False)
+    given = {"scores": f"mine={tmp_path / 'own.csv'}", "score_types": "none", "fractions": 0.5, "eval_runs": 2}
+    given |= {"dataset": "digits", "model": "mlp", "width": 8, "num_steps": 22, "augment": False, "workers": 1}
+    done = datadiet("study", tmp_path, offline=True, **given)
+    exps = tmp_path / "exps"
+    assert {path.parent.name for path in (exps / "study/full_data").glob("run_*/args.json")} == {"run_10", "run_11"}
+    assert "keep_max mine" in done.output
+    page = (exps / "study/report.html").read_text()
+    assert "Scores that were given, for which nothing was trained here: mine." in page
+    expected = scores.set_index("index").score.sort_index().to_numpy()
+    kept = pd.read_csv(exps / "study/kept/keep_max_mine_719.csv")
+    assert set(kept["index"][kept.kept]) == set(np.argsort(-expected)[:719])
+    (scores.assign(score=-scores.score)).to_csv(tmp_path / "own.csv", index=False)
+    told = datadiet("study", tmp_path, offline=True, expect=2, **given).output
+    assert "holds other scores" in told
+    told = datadiet("study", tmp_path, offline=True, expect=2, **given | {"scores": "l2_error=own.csv"}).output
+    assert "scores=l2_error=own.csv: expected NAME=PATH" in told
+    assert "'l2_error' is taken" in told

@@ -68,6 +68,11 @@ class Score(NamedTuple):
         return f"{self.type} at {self.step}"
 
     @property
+    def given(self) -> bool:
+        """Whether no run of ours was scored for it."""
+        return self.made is not None and self.made.runs is None
+
+    @property
     def paper(self) -> str:
         """As the literature calls it."""
         return names_of(self.type).paper

@@ -34,6 +34,11 @@ class Plan:
     )
     max_eval_runs: int = option(30, "Most runs that eval_runs=auto takes.", min=FIRST_RUNS, max=MAX_RUNS)
     score_types: tuple[str, ...] = option(("l2_error", "grad_norm", "forget"), "Scores to compare, comma-separated.")
+    scores: tuple[str, ...] = option(
+        (),
+        "Scores of your own to choose by, comma-separated, each NAME=PATH or PATH: a score file, or a table of ids and "
+        "scores. Nothing is trained for them; with score_types=none no network is scored.",
+    )
     score_steps: tuple[int, ...] | None = option(
         None,
         "Optimizer steps at which runs are scored, comma-separated; each needs a checkpoint (save_steps).",
@@ -87,7 +92,8 @@ def check_names(plan: Plan) -> None:
     most = fields_of(Plan)["max_eval_runs"].default
     if plan.eval_runs is not None and plan.max_eval_runs != most:
         raise UserError(f"max_eval_runs={plan.max_eval_runs} is used with eval_runs=auto only.")
-    _check_names("score_types", plan.score_types, (*score_names(), *training_score_names()))
+    if plan.score_types or not plan.scores:
+        _check_names("score_types", plan.score_types, (*score_names(), *training_score_names()))
     for text in plan.selectors:
         named(text)
     _check_names("selectors", plan.selectors, map(str, plan.selectors or selection.SELECTORS))

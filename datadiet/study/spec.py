@@ -22,6 +22,7 @@ from datadiet.selectors import selection
 from datadiet.selectors.options import LIKE, RANDOM, default_parameters, option_names, without_unused
 from datadiet.storage.layout import ExperimentLayout, score_file
 from datadiet.storage.records import AUTO, CellRecord, MeanRecord, StudyRecord
+from datadiet.study.given_scores import STEP, named_scores
 from datadiet.study.plan import Plan, check_names, check_plan, named, sizes, steps
 
 FULL_FOLDER = "full_data"  # of the runs on all examples, below the study's own
@@ -116,8 +117,14 @@ class StudySpec:
         return StudyRecord(
             plan=self._plan(), dataset=dataset.name, fingerprint=dataset.fingerprint, num_examples=self.num_examples,
             model=self.config.model, budget=self.config.budget, score_runs=[job.name for job in self.scored],
-            means=[MeanRecord(job.type, job.step, f"{job.name}.npy") for job in self.means], cells=cells,
+            means=[MeanRecord(job.type, job.step, f"{job.name}.npy") for job in self.means]
+            + [MeanRecord(name, STEP, f"{self.given_file(name)}") for name in named_scores(self.plan.scores)],
+            cells=cells,
         )  # fmt: skip
+
+    def given_file(self, name: str) -> str:
+        """Of a score that is given, below exps."""
+        return score_file(Path(self.exp) / FULL_FOLDER, name, STEP).as_posix()
 
     def _plan(self) -> dict[str, Any]:
         """Every option, those of the trainings as resolved for a run on all data."""
@@ -153,7 +160,7 @@ def compile_study(
         plan, replace(config, num_steps=scored_config.num_steps), scored_config, exp, layout, num_examples,
         runs or plan.first_runs,
     )  # fmt: skip
-    scored = tuple(making.trained(replace(scored_config, run=run)) for run in range(plan.score_runs))
+    scored = tuple(making.trained(replace(scored_config, run=run)) for run in range(_scored_runs(plan)))
     parts = making.scored(scored)
     means = tuple(making.mean(kind, step, waits) for (kind, step), (waits, _) in parts.items())
     cells = making.cells(means)
@@ -164,6 +171,12 @@ def compile_study(
     return StudySpec(
         exp, plan, scored_config, config, num_examples, steps(plan, scored_config), scored, means, cells, tuple(jobs)
     )
+
+
+def _scored_runs(plan: Plan) -> int:
+    """How many networks are trained to be scored: none for scores that are given, but for features of the first."""
+    features = any(selection.SELECTORS[named(text)[0]].features for text in plan.selectors)
+    return plan.score_runs if plan.score_types else int(features)
 
 
 def _scored_config(plan: Plan, config: TrainConfig) -> TrainConfig:
@@ -191,6 +204,8 @@ def arms(plan: Plan, scored_at: tuple[int, ...]) -> list[Arm]:
             for step in scored_at:
                 name = f"{selector} {kind}{told}" + (f" step {step}" if len(scored_at) > 1 else "")
                 made.append(Arm(name, selector, kind, step, f"{selector}.{kind}.{step}", given))
+        made += [Arm(f"{selector} {own}{told}", selector, own, STEP, f"{selector}.{own}.{STEP}", given)
+                 for own in named_scores(plan.scores)]  # fmt: skip
     for wanted in (own[LIKE] for _, own in chosen if LIKE in own):
         made += [arm for arm in _random_like(wanted, made) if arm not in made]
     return made

@@ -25,10 +25,11 @@ from datadiet.runs.task import load_data, noted
 from datadiet.storage.files import write_text
 from datadiet.study.engine import EngineOptions
 from datadiet.study.engines import begin_engine, check_device, check_engine
+from datadiet.study.given_scores import read_given, write_given
 from datadiet.study.plan import Plan
 from datadiet.study.rounds import Rounds, note_look
 from datadiet.study.scheduler import run_jobs
-from datadiet.study.spec import SEEDS, Job, StudySpec, TrainJob, compile_study
+from datadiet.study.spec import FULL_FOLDER, SEEDS, Job, StudySpec, TrainJob, compile_study
 from datadiet.tracking import record
 from datadiet.tracking.run import TrackedRun
 
@@ -76,6 +77,7 @@ def run_study(config: TrainConfig, exp: str, context: Context, plan: Plan, engin
     compiled = partial(compile_study, plan, config, exp, output.layout, count_of(config))
     whole = compiled(plan.most_runs)
     dataset = check(whole, output)
+    given = read_given(plan.scores, dataset, context.reporter.say)
     rounds = Rounds(plan, compiled, dataset, output, output.layout.name(folder))
     left = [job for job in whole.jobs if output.overwrite or not _is_finished(output, job)]
     if left:
@@ -89,6 +91,7 @@ def run_study(config: TrainConfig, exp: str, context: Context, plan: Plan, engin
         listen(context.reporter.say, again=again) as stopping,
         context.tracker.track("study", exp, exp, folder / record.NAME, params=params, note=note) as tracked,
     ):
+        write_given(given, dataset, f"{exp}/{FULL_FOLDER}", output.layout, output.overwrite)
         jobs = rounds.jobs(rounds.first, rounds.before)
         tracked.log_input(dataset.name, dataset.fingerprint, "study", num_rows=dataset.num_examples)
         tracked.log_params(noted(dataset))
