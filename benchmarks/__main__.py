@@ -17,13 +17,14 @@ from pathlib import Path
 
 import jax
 
-from benchmarks import forward, gathering, grand, layers, peer_torch, published, runs, startup, step, table, whole
+from benchmarks import fast, forward, gathering, grand, layers, peer_torch, published, runs, startup, step, table, whole
 from benchmarks.timing import GOALS_HEADER, HEADER, Row, goals_markdown, markdown
 
 BENCHMARKS = {
     "startup": startup,  # datadiet --help
     "whole": whole,  # whole jobs
     "step": step,  # a training step
+    "fast": fast,  # the same of recipe=fast
     "layers": layers,  # its convolutions by kind of operation
     "grand": grand,  # GraNd
     "forward": forward,  # EL2N of a batch

@@ -65,7 +65,30 @@ def mlp(width: int = 256) -> Any:
                          nn.Linear(width, 10))  # fmt: skip
 
 
-MODELS = {"resnet18_lowres": resnet18, "simple_cnn_0": simple_cnn, "mlp": mlp}
+def fast_cnn(width: int = 64) -> Any:
+    """As `models.fast_cnn.FastCNN`, its first layer frozen too."""
+    from torch import nn
+
+    class Largest(nn.Module):
+        def forward(self, x):
+            return x.amax((2, 3)) / 9
+
+    def norm(channels: int) -> Any:
+        made = nn.BatchNorm2d(channels, momentum=0.4)
+        made.weight.requires_grad = False
+        return made
+
+    first = nn.Conv2d(3, 24, 2)
+    first.weight.requires_grad = False
+    layers, inputs = [first, nn.GELU()], 24
+    for channels in (width, 4 * width, 4 * width):
+        layers += [nn.Conv2d(inputs, channels, 3, 1, 1, bias=False), nn.MaxPool2d(2), norm(channels), nn.GELU()]
+        layers += [nn.Conv2d(channels, channels, 3, 1, 1, bias=False), norm(channels), nn.GELU()]
+        inputs = channels
+    return nn.Sequential(*layers, Largest(), nn.Linear(inputs, 10))
+
+
+MODELS = {"resnet18_lowres": resnet18, "simple_cnn_0": simple_cnn, "fast_cnn": fast_cnn, "mlp": mlp}
 
 
 def batch(batch_size: int) -> tuple[Any, Any]:
@@ -102,14 +125,17 @@ def _eager_and_compiled(name: str, make: Callable[[bool], Work], compile_: bool)
     return works
 
 
-def training_steps(model: str, batch_size: int, compile_: bool, half: bool = False) -> dict[str, Work]:
-    """One SGD step on one batch; half: under autocast to bfloat16."""
+def training_steps(
+    model: str, batch_size: int, compile_: bool, half: bool = False, width: int | None = None
+) -> dict[str, Work]:
+    """One SGD step on one batch; half: under autocast to bfloat16; width: None for the model's own."""
     import torch
 
     images, labels = batch(batch_size)
 
     def make(compiled: bool) -> Work:
-        network = MODELS[model]().to(device(), memory_format=torch.channels_last).train()
+        network = MODELS[model](**({"width": width} if width else {}))
+        network = network.to(device(), memory_format=torch.channels_last).train()
         called = torch.compile(network) if compiled else network
         optimizer = torch.optim.SGD(network.parameters(), 0.1, 0.9, nesterov=True, weight_decay=5e-4)
 

@@ -3,9 +3,9 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
-
 if TYPE_CHECKING:  # the same names for type checkers, which do not call __getattr__
+    __version__: str
+
     from datadiet.config import TrainConfig
     from datadiet.data.batches import randomize_labels
     from datadiet.data.dataset import Dataset
@@ -67,9 +67,20 @@ __all__ = [
 
 
 def _find(name: str) -> object:
+    if name == "__version__":
+        return _version()
     if name not in _MODULES:
         raise AttributeError(f"module 'datadiet' has no attribute {name!r}; it has {', '.join(_MODULES)}")
     return getattr(import_module(f"datadiet.{_MODULES[name]}"), name)
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # slow
+
+    try:
+        return version("datadiet")
+    except PackageNotFoundError:  # a checkout that nobody installed, as in an environment of conda.yaml
+        return "0+unknown"
 
 
 if not TYPE_CHECKING:  # a checker that saw it would take any name for an existing one

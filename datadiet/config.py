@@ -39,11 +39,27 @@ def validate(config: TrainConfig) -> None:
         find_option(name).check(value)
     if config.labels is not None and config.random_label_fraction:
         raise refuse("labels", config.labels, f"no such where random_label_fraction={config.random_label_fraction}")
+    _check_training(config)
     if config.num_steps is not None:
         early = min(config.early_step, config.num_steps)
         _check_number_of("save_steps", config.num_steps, config.save_steps, MAX_CHECKPOINTS, "checkpoints")
         _check_number_of("early_save_steps", early, config.early_save_steps, MAX_CHECKPOINTS, "checkpoints")
         _check_number_of("log_steps", config.num_steps, config.log_steps, MAX_REPORTS, "reports")
+
+
+def _check_training(config: TrainConfig) -> None:
+    """Raises UserError for options that say two things at once, or say something of what is not done."""
+    if config.epochs is not None and config.num_steps is not None:
+        raise refuse("epochs", config.epochs, f"no such where num_steps={config.num_steps} says it")
+    for name in ("pad", "flip") if not config.augment else ():
+        if getattr(config, name) != FIELDS[name].default:
+            raise refuse(name, getattr(config, name), f"{FIELDS[name].default} where augment=false: nothing is changed")
+    triangle = config.lr_triangle
+    if triangle and (len(triangle) != 3 or triangle[1] in (0, 1)):
+        got = ",".join(map(str, triangle))
+        raise refuse("lr_triangle", got, "three numbers, as in 0.2,0.23,0.07, the second above 0, below 1")
+    if triangle and config.lr_vitaly:
+        raise refuse("lr_triangle", ",".join(map(str, triangle)), "none where lr_vitaly=true, another schedule")
 
 
 def number_kept(size: float, num_examples: int) -> int:
@@ -94,17 +110,17 @@ def resolve(config: TrainConfig, num_examples: int) -> ResolvedConfig:
     if size is not None:
         check_size(size, config.offset, num_examples)
     epoch = max(1, num_examples // config.train_batch_size)
-    num_steps = config.num_steps or EPOCHS * epoch
+    num_steps = config.num_steps or max(1, round((config.epochs or EPOCHS) * epoch))
     save_steps = config.save_steps or max(1, num_steps // 10)
     derived = {
         "num_steps": num_steps,
-        "decay_steps": tuple(e * epoch for e in DECAY_EPOCHS),
+        "decay_steps": () if config.lr_triangle else tuple(e * epoch for e in DECAY_EPOCHS),
         "log_steps": epoch,
         "save_steps": save_steps,
         "early_save_steps": save_steps,
     }
     values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    values |= {name: value for name, value in derived.items() if values[name] is None} | {"size": size}
+    values |= {name: value for name, value in derived.items() if values[name] is None} | {"size": size, "epochs": None}
     values["trajectory"] = tuple(name for name in config.trajectory if config.track_forgetting or name != "forget")
     names = (name for kind in REGISTRIES for name in options_for(config, kind) if name not in FIELDS)
     values["registered"] = tuple(sorted((dict(config.registered) | {n: value_of(config, n) for n in names}).items()))

@@ -28,7 +28,7 @@ REGISTRIES: dict[str, Mapping[str, Any]] = {}
 # Names that commands and files use for something else.
 TAKEN = frozenset((
     "root", "exp", "overwrite", "offline", "resume", "runs", "plan", "score_exp", "score_type", "score_step", "data",
-    "registered", "derived_seeds",
+    "registered", "derived_seeds", "recipe",
 ))  # fmt: skip
 
 

@@ -22,6 +22,8 @@ LARGEST_SEED = 2**32 - 1
 
 BUDGETS = ("iterations", "epochs")
 
+FLIPS = ("none", "random", "alternating")
+
 COMPUTE_DTYPES = ("float32", "bfloat16")
 
 
@@ -66,6 +68,10 @@ class TrainConfig:
         None, "Optimizer steps of a training on all data; see budget.", min=1,
         auto=f"{EPOCHS} epochs of the full training set",
     )  # fmt: skip
+    epochs: float | None = option(
+        None, "Epochs of the full training set that num_steps stands for, where that is not given.",
+        auto=str(EPOCHS), above=0, noun="epochs",
+    )  # fmt: skip
     budget: str = option(
         "iterations",
         "What a training on a subset shares with one on all data: 'iterations', the number of steps; or 'epochs', the "
@@ -78,6 +84,9 @@ class TrainConfig:
     beta: float = option(0.9, "Momentum.", min=0, below=1, noun="a momentum")
     nesterov: bool = option(True, "Nesterov momentum.")
     weight_decay: float = option(5e-4, "L2 coefficient, added to the gradient of every parameter.", min=0)
+    norm_bias_lr: float = option(
+        1.0, "The learning rate of biases of norms is lr times this, their weight_decay is divided by it.", above=0
+    )
     decay_factor: float = option(0.2, "The learning rate is multiplied by this at each decay step.", min=0)
     decay_steps: tuple[int, ...] | None = option(
         None,
@@ -87,7 +96,32 @@ class TrainConfig:
         noun="a step",
     )
     lr_vitaly: bool = option(False, "Ramp to 2*lr over the first 15 % of the steps, then linearly to 0.")
-    augment: bool = option(True, "Reflect-pad by 4, random crop and horizontal flip, per image.")
+    lr_triangle: tuple[float, ...] = option(
+        (),
+        "The learning rate rises from this part of lr, reaches lr after this part of the steps and falls to this part "
+        "of it: three numbers, as in 0.2,0.23,0.07, or 'none'. Without decay_steps nothing else decays then.",
+        min=0,
+        max=1,
+    )
+    lookahead: int = option(
+        0,
+        "Steps between two returns of the weights to a running mean of theirs, which weighs more the later it is "
+        "(Lookahead); 0: none.",
+        min=0,
+        noun="steps",
+    )
+    label_smoothing: float = option(
+        0.0, "Part of each training label that is spread evenly over all classes, in the loss alone.", min=0, below=1,
+        noun="a fraction",
+    )  # fmt: skip
+    augment: bool = option(True, "Pad by reflection, crop at random and flip, per image: see pad and flip.")
+    pad: int = option(4, "Pixels of that padding on each side; 0: no crops.", min=0, noun="pixels")
+    flip: str = option(
+        "random",
+        "Horizontal flips: 'random', drawn for each presentation; 'alternating', drawn for each image once and turned "
+        "about from epoch to epoch; or 'none'.",
+        choices=FLIPS,
+    )
     trajectory: tuple[str, ...] = option(
         ("forget",), "Scores gathered while training: comma-separated names, 'all', or 'none'."
     )
@@ -124,7 +158,8 @@ class TrainConfig:
     offset: int = option(0, "Examples of smallest score to skip before the window (selector 'offset').", min=0)
     scores: str | None = option(
         None,
-        "Score file (.npy), or table of ids and scores (csv, parquet, npz), to select by.",
+        "Score file (.npy), or table of ids and scores (csv, parquet, npz), to select by; or one that MLflow has, as "
+        "runs:/ID/PATH.",
         auto="the mean score of score_exp",
     )
     balance: str | None = option(
@@ -151,7 +186,7 @@ class TrainConfig:
         None, "Step of the checkpoint that features are taken from.", auto="the step of the score", min=0, noun="a step"
     )
     manifest: str | None = option(
-        None, "File of kept examples (kept.csv) to train on (selector manifest).", auto="none"
+        None, "File of kept examples (kept.csv, or runs:/ID/PATH) to train on (selector manifest).", auto="none"
     )
     like: str | None = option(
         None, "File of kept examples (kept.csv): as many of each class are drawn (selector random).", auto="none"

@@ -25,7 +25,7 @@ from .options import (
 )
 
 KEPT = click.option("--kept", type=Location(), required=True, help="What is exported: a kept.csv, a kept table of a "
-                    "study (exps/EXP/kept/…), or the folder of a run on a subset.")  # fmt: skip
+                    "study (exps/EXP/kept/…), the folder of a run on a subset, or runs:/ID/PATH.")  # fmt: skip
 FORMAT = click.option("--format", "written_as", default="csv", help="How it is written. One of: "
                       f"{', '.join(FORMATS)}.  [default: csv]")  # fmt: skip
 OUTPUT = click.option("--output", type=Location(), required=True, help="File to write; for links, the folder.")

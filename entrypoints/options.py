@@ -15,7 +15,7 @@ from click.core import ParameterSource
 from tqdm import tqdm
 
 from datadiet import commands
-from datadiet.config import FIELDS, MAX_RUNS, TrainConfig, find_option, given_config
+from datadiet.config import FIELDS, TrainConfig, find_option, given_config
 from datadiet.data.reading import NAMES as READING
 from datadiet.errors import Interrupted, UserError
 from datadiet.option import Option, check_text
@@ -28,6 +28,8 @@ from datadiet.selectors.options import FEATURE_FIELDS, LIKE, option_names
 from datadiet.storage.layout import ExperimentLayout
 
 from .amount import Amount as Amount
+from .indices import Runs
+from .recipe import RECIPE, from_recipe
 
 
 class Optional(click.ParamType):
@@ -73,27 +75,6 @@ class Location(click.Path):
         except UserError as error:
             self.fail(str(error), param, ctx)
         return super().convert(value, param, ctx)
-
-
-class Runs(click.ParamType):
-    """Indices of runs: comma-separated whole numbers and ranges, both ends included."""
-
-    name = "runs"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, tuple):
-            return value
-        runs: list[int] = []
-        for part in value.split(","):
-            match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", part.strip())
-            if not match or (match[2] and int(match[2]) < int(match[1])):
-                self.fail(f"{value!r}: expected indices and rising ranges, as in 0-9 or 0,2,5.", param, ctx)
-            if (last := int(match[2] or match[1])) > MAX_RUNS:
-                self.fail(f"{last}: expected at most {MAX_RUNS}: seeds go no further.", param, ctx)
-            runs += range(int(match[1]), last + 1)
-        if len(set(runs)) < len(runs):
-            self.fail(f"{value!r}: expected each run once.", param, ctx)
-        return tuple(runs)
 
 
 TYPES = {  # and what several are called
@@ -163,7 +144,7 @@ def training_options(without: tuple[str, ...] = (), **defaults: Any) -> Callable
         for name in reversed(names):
             default = defaults.get(name, find_option(name).default)
             command = config_option(name, default, known.get(name, ()))(command)
-        return command
+        return RECIPE(command)
 
     return decorate
 
@@ -285,8 +266,9 @@ def make_context(
 
 
 def make_config(values: dict[str, Any], **fixed: Any) -> TrainConfig:
-    """A TrainConfig from click's values."""
-    return given_config(values | fixed)
+    """A TrainConfig from click's values, and those of a recipe where one is asked for."""
+    ctx = click.get_current_context()
+    return given_config(values | from_recipe(ctx, values, Console(ctx).say) | fixed)
 
 
 class Told(click.ClickException):

@@ -140,7 +140,8 @@ def new_store() -> Path:
     file = Path(tempfile.mkdtemp(prefix="datadiet-store-")) / "mlflow.db"
     before = mlflow_store.store_name()
     mlflow_store.use_store(f"sqlite:///{file}")
-    mlflow_store.connected()
+    with contextlib.chdir(file.parent):  # artifacts go below the folder in which an experiment is made
+        mlflow_store.connected()
     mlflow_store.use_store(before)
     return file
 

@@ -19,6 +19,7 @@ from datadiet.data.registry import DATASETS, PREFIXES
 from datadiet.models.registry import MODELS
 from datadiet.option import fields_of
 from datadiet.plugins import VARIABLE
+from datadiet.recipes import RECIPES
 from datadiet.registries import ENTRY_POINTS
 from datadiet.report.pictures import FIGURES
 from datadiet.scores.checkpoint import FEATURE_SCORES, NETWORK_SCORES, score_names
@@ -45,7 +46,7 @@ TEXT = {name: (PROJECT / name).read_text() for name in (*DOCUMENTS, "CHANGELOG.m
 README, SCORES = TEXT["README.md"], TEXT["docs/scores.md"]
 REGISTRIES = (
     LOGIT_SCORES, NETWORK_SCORES, FEATURE_SCORES, TRAJECTORIES, COMBINATIONS, SELECTORS, MODELS, DATASETS, ENGINES,
-    FIGURES, ENTRY_POINTS,
+    FIGURES, ENTRY_POINTS, RECIPES,
 )  # fmt: skip
 
 
@@ -141,21 +142,25 @@ def test_registries_that_contributing_names_are_there():
 
 
 def test_the_checks_are_the_same_everywhere():
-    checks = ["ruff check", "ruff format --check", "pyright", "pytest"]
+    checks = ["ruff check", "ruff format --check", "pyright", "mkdocs build --strict --quiet", "pytest"]
     ran = (PROJECT / ".ci/run").read_text().splitlines()[-len(checks) :]
     assert ran == checks
-    for text in (README, TEXT["CONTRIBUTING.md"]):
-        assert all(check in text for check in (*checks, "pip install -e '.[test]'", ".ci/run"))
+    for text, install in (
+        (README, "pip install -e '.[test]'"),
+        (TEXT["CONTRIBUTING.md"], "pip install -e '.[test,docs]'"),
+    ):
+        assert all(check.removesuffix(" --quiet") in text for check in (*checks, install, ".ci/run"))
     hooks = yaml.safe_load((PROJECT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
     assert [hook["name"] for hook in hooks] == ["ruff check", "ruff format", "pyright"]
 
 
 def test_versions_are_the_same_everywhere():
-    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    """A release is the newest section of the changelog that has a number; .ci/package compares its tag."""
+    pyproject = tomllib.loads((PROJECT / "pyproject.toml").read_text())
     citation = yaml.safe_load((PROJECT / "CITATION.cff").read_text())
-    assert project["version"] == citation["version"] == dd.__version__
-    assert f"\n## [{dd.__version__}]" in TEXT["CHANGELOG.md"]
-    assert citation["license"] == project["license"]
+    assert citation["version"] == re.findall(r"^## \[(\d[^]]*)\]", TEXT["CHANGELOG.md"], re.M)[0]
+    assert citation["version"] == pyproject["tool"]["setuptools_scm"]["fallback_version"]
+    assert citation["license"] == pyproject["project"]["license"]
 
 
 # --- registries -------------------------------------------------------------------------------
@@ -224,6 +229,7 @@ def test_every_dataset_has_its_row():
 
 
 def test_models_engines_combinations_and_balances_are_named():
+    assert all(f"`recipe={name}`" in README for name in RECIPES)
     (models,) = re.findall(r"`model` \(([^)]+)\)", README)
     assert re.split(r"[;,]\s*", models) == list(MODELS)
     assert all(re.search(rf"\b{engine}\b", README) for engine in ENGINES)
@@ -264,6 +270,17 @@ def test_the_examples_of_contributing_work(tmp_path, plugins):
     added = [set(registry) for registry in REGISTRIES]
     assert {"here"} <= added[REGISTRIES.index(ENGINES)]
     assert {"arms"} <= added[REGISTRIES.index(FIGURES)]
+
+
+@pytest.mark.parametrize("page", sorted((PROJECT / "docs").rglob("*.md")), ids=lambda page: page.stem)
+def test_commands_of_the_pages_have_the_options_that_they_are_given(page):
+    text = page.read_text().replace("\\\n", " ")
+    lines = [
+        line.split("#")[0] for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()
+    ]
+    for words in (line.split("datadiet ", 1)[1].split() for line in lines if re.search(r"(^|&& )datadiet ", line)):
+        known = {text for option in command_of(words[0]).params for text in option.opts}
+        assert {word for word in words if word.startswith("--")} <= known, words
 
 
 def test_the_short_help_lists_what_the_readme_does():

@@ -72,7 +72,7 @@ READERS = {
     "json": read_json,
     "lines": read_lines,
     "scores": load_scores,
-    "manifest": lambda path: find_manifest(TrainConfig(selector="manifest", manifest=str(path))),
+    "manifest": lambda path: find_manifest(TrainConfig(selector="manifest", manifest=str(path)), path),
     "npz": lambda path: load_dataset(f"npz:{path}"),
     "archive": lambda path: prepare("cifar10", path.parent, archive=path, download=False),
     "idx": read_idx,

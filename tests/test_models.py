@@ -30,7 +30,13 @@ def test_leaves_are_named_and_shaped_as_in_the_original(golden):
 
 @pytest.mark.parametrize(
     ("name", "parameters"),
-    [("resnet18_lowres", 11_173_962), ("resnet50_lowres", 23_520_842), ("simple_cnn_0", 288_298), ("mlp", 855_050)],
+    [
+        ("resnet18_lowres", 11_173_962),
+        ("resnet50_lowres", 23_520_842),
+        ("simple_cnn_0", 288_298),
+        ("fast_cnn", 1_971_362),
+        ("mlp", 855_050),
+    ],
 )
 def test_parameter_counts(name, parameters):
     network = dd.build_model(name, num_classes=10, image_shape=(32, 32, 3))

@@ -17,7 +17,7 @@ LONG = {"fit_runs"}  # functions of more than 40 lines, each for a reason
 HOUSE = {
     "": [
         "printable", "errors", "temporary", "intake", "commands", "home", "plugins", "option", "registries",
-        "train_config", "config",
+        "train_config", "config", "recipes",
     ],
     "data": [
         "dataset", "reading", "doubts", "batches", "cache", "sources.base", "sources.published", "sources.splits",
@@ -26,21 +26,21 @@ HOUSE = {
         "sources.tfds_folder", "sources.cifar", "align", "labels", "registry", "objects", "inspect", "download",
         "tfds_builders", "prepare",
     ],
-    "models": ["conv", "networks", "registry"],
+    "models": ["conv", "networks", "fast_cnn", "registry"],
     "scores": [
         "names", "arrays", "logits", "forgetting", "trajectory", "outputs", "recorded", "recorder", "gradients",
         "checkpoint", "combine",
     ],
     "selectors": ["coresets", "epochs", "selection", "options", "window_search"],
-    "training": ["device", "energy", "compiled", "schedule", "state", "feed", "placing", "step", "loop"],
+    "training": ["device", "energy", "compiled", "schedule", "updates", "state", "feed", "placing", "step", "loop"],
     "storage": [
         "files", "tables", "arrays", "records", "layout", "score_files", "score_tables", "answers",
         "evaluations", "leaves", "checkpoints", "manifests", "runs",
     ],
-    "tracking": ["record", "failures", "mlflow_store", "push", "link", "run", "sync"],
+    "tracking": ["record", "failures", "mlflow_store", "fetch", "push", "link", "run", "sync"],
     "runs": [
-        "background", "signals", "context", "inputs", "labels", "task", "resume", "folders", "train", "score",
-        "outputs", "predictions", "select", "timing",
+        "background", "signals", "context", "inputs", "labels", "task", "resume", "folders", "products", "train",
+        "score", "outputs", "predictions", "select", "timing",
     ],
     "report": [
         "statistics", "comparison", "sequential", "gain", "verdicts", "evidence", "trained", "given", "cost",

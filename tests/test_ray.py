@@ -127,7 +127,7 @@ def test_machines_that_cannot_do_the_jobs_are_named_before_the_first(monkeypatch
     ("change", "told"),
     [
         ({}, None),
-        ({"version": "0.0.1"}, "has datadiet 0.1.0, the study 0.0.1"),
+        ({"version": "0.0.1"}, f"has datadiet {ray_engine.datadiet.__version__}, the study 0.0.1"),
         ({"uid": "another"}, "sees another study in "),
         ({"folder": "/nowhere"}, "does not see /nowhere/exps/s"),
         ({"store": "sqlite:////nowhere/mlflow.db"}, "does not see the MLflow store in /nowhere/mlflow.db; a server"),

@@ -15,7 +15,6 @@ import numpy as np
 from datadiet.data.dataset import Dataset
 from datadiet.errors import UserError
 
-PAD = 4  # pixels reflected at each border before a random crop
 USUAL = 20  # normalised pixels seldom reach 3, those of 0 to 255 nearly always more
 
 
@@ -112,8 +111,10 @@ class Normalizer:
         return normalize(images, jnp.array(self.mean), jnp.array(self.std))
 
 
-def augment(key: jax.Array, images: jax.Array, ids: jax.Array) -> jax.Array:
-    """Reflect-pad by 4, random crop and horizontal flip, drawn per image.
+def augment(
+    key: jax.Array, images: jax.Array, ids: jax.Array, pad: int = 4, flipped: jax.Array | None = None
+) -> jax.Array:
+    """Reflect-pad, random crop and horizontal flip, drawn per image.
 
     Written as one gather from the whole dataset: a crop of a reflect-padded image is the
     image at reflected row and column indices, a flip is the reversed column index.
@@ -122,21 +123,39 @@ def augment(key: jax.Array, images: jax.Array, ids: jax.Array) -> jax.Array:
         key: JAX random key of this step.
         images: The dataset, uint8 [N, H, W, D].
         ids: int32 [B].
+        pad: Pixels reflected at each border before the crop, fewer than the image has.
+        flipped: Which of them are flipped, bool [B]; None: each with probability 1/2.
     Returns:
         uint8 [B, H, W, D].
     """
     height, width = images.shape[1:3]
     size = ids.shape[0]
     key_row, key_column, key_flip = jax.random.split(key, 3)
-    rows = jnp.arange(height) + jax.random.randint(key_row, (size, 1), -PAD, PAD + 1)
-    columns = jnp.arange(width) + jax.random.randint(key_column, (size, 1), -PAD, PAD + 1)
-    columns = jnp.where(jax.random.bernoulli(key_flip, shape=(size, 1)), columns[:, ::-1], columns)
+    rows = jnp.arange(height) + jax.random.randint(key_row, (size, 1), -pad, pad + 1)
+    columns = jnp.arange(width) + jax.random.randint(key_column, (size, 1), -pad, pad + 1)
+    flips = jax.random.bernoulli(key_flip, shape=(size, 1)) if flipped is None else flipped[:, None]
+    columns = jnp.where(flips, columns[:, ::-1], columns)
 
     def reflect(index: jax.Array, length: int) -> jax.Array:
         index = jnp.abs(index)
         return jnp.where(index >= length, 2 * (length - 1) - index, index)
 
     return images[ids[:, None, None], reflect(rows, height)[:, :, None], reflect(columns, width)[:, None, :]]
+
+
+def alternating_flips(key: jax.Array, ids: jax.Array, epoch: jax.Array) -> jax.Array:
+    """Whether examples are flipped in an epoch, bool [B]: a function of key, id and epoch, drawn for epoch 0 and turned
+    about in each that follows.
+
+    Args:
+        key: JAX random key of the run.
+        ids: int32 [B].
+        epoch: int32 [], from 0.
+
+    Source: Jordan 2024 (arXiv 2404.00498), alternating flip.
+    """
+    first = jax.vmap(lambda one: jax.random.bernoulli(jax.random.fold_in(key, one)))(ids)
+    return first ^ (epoch % 2 == 1)
 
 
 def epoch_order(seed: int, epoch: int, num_kept: int) -> np.ndarray:

@@ -9,12 +9,16 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
+from datadiet.data.dataset import Dataset
 from datadiet.errors import UserError
 from datadiet.models.conv import conv_general_dilated
 
 Variables = dict[str, Any]
+
+SAMPLE = 5000  # training images that a network may look at before the first step
 
 BatchNorm = partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
 
@@ -148,6 +152,20 @@ class Network:
         """Fresh float32 variables from a JAX random key."""
         variables = _init(self.module, self.image_shape, key)
         return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+
+    def begun(self, variables: Variables, dataset: Dataset, kept: np.ndarray) -> Variables:
+        """Variables with what the network takes from its training data before the first step, as the module's `begun`
+        says, (batch_stats, images, mean, std) -> batch_stats; as they are where it has none.
+
+        Args:
+            dataset: As the model takes it.
+            kept: ids of the training examples, of which the first are looked at, sorted int32 [M].
+        """
+        begin = getattr(self.module, "begun", None)
+        if begin is None:
+            return variables
+        images = dataset.train_images[kept[:SAMPLE]]
+        return {**variables, "batch_stats": begin(variables["batch_stats"], images, dataset.mean, dataset.std)}
 
     def apply(self, variables: Variables, images: jax.Array) -> jax.Array:
         """Evaluation mode: normalised images float32 [B, H, W, D] -> logits float32 [B, C]."""

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from datadiet.errors import UserError
+from datadiet.models.fast_cnn import FastCNN
 from datadiet.models.networks import MLP, BottleneckResNetBlock, Network, ResNet, ResNetBlock, SimpleCNN
 
 
@@ -28,6 +29,7 @@ MODELS: dict[str, Model] = {
     "resnet18_lowres": Model(partial(ResNet, ResNetBlock, (2, 2, 2, 2)), 64, (32, 32, 3)),
     "resnet50_lowres": Model(partial(ResNet, BottleneckResNetBlock, (3, 4, 6, 3)), 64, (32, 32, 3)),
     "simple_cnn_0": Model(SimpleCNN, 32, (32, 32, 3), side_by_side=True),
+    "fast_cnn": Model(FastCNN, 64, (32, 32, 3)),
     "mlp": Model(MLP, 256, None, side_by_side=True),
 }
 

@@ -27,6 +27,7 @@ from datadiet.storage.manifests import kept_rows, manifest_ids
 from datadiet.storage.records import KeptRecord, StudyRecord
 from datadiet.storage.runs import open_run
 from datadiet.temporary import temporary_path
+from datadiet.tracking.fetch import local_file, refuse_offline
 
 WRITTEN_AS = "written_as"  # in the record of an export
 SMALL = ("csv", "txt")  # of FORMATS, which MLflow is given too
@@ -176,15 +177,17 @@ def write_export(kept: KeptSet, written_as: str, output: Path, told: KeptRecord)
             shutil.rmtree(before)
 
 
-def with_data(kept: Path, given: Mapping[str, Any]) -> tuple[Found, TrainConfig]:
+def with_data(kept: Path, given: Mapping[str, Any], offline: bool) -> tuple[Found, TrainConfig]:
     """What a path names, and the options that name and read its data.
 
     Args:
         given: Such options, where others are meant than are told beside it.
+        offline: MLflow is not called.
     Raises:
         UserError: no kept set, or nothing says which data it is of.
     """
-    found = find_kept(kept)
+    refuse_offline(offline, kept=kept)
+    found = find_kept(local_file(kept, "kept"))
     if found.config is None and "dataset" not in given:
         raise UserError(
             f"kept={kept}: nothing beside it says which data it is of; name that with "
@@ -199,7 +202,7 @@ def export_kept(
     """Write a kept set in a format that others read, and track it.
 
     Args:
-        kept: A kept.csv, a kept table, or the folder of a run on a subset.
+        kept: A kept.csv, a kept table, or the folder of a run on a subset; or runs:/ID/PATH, models:/NAME/VERSION/PATH.
         written_as: A key of FORMATS.
         output: File, or folder, to write.
         given: Options that name the data; see `with_data`.
@@ -214,7 +217,7 @@ def export_kept(
     if "dataset" in given:
         reading = {name: given[name] for name in NAMES if name in given}
         check_asked(given["dataset"], given.get("data_dir"), Reading.asked(**reading))
-    found, config = with_data(kept, given)
+    found, config = with_data(kept, given, context.tracker.offline)
     check_output(output, config, context.output.overwrite)
     context.tracker.check()
     chosen = read_kept(found, config, copy)

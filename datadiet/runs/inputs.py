@@ -40,6 +40,7 @@ from datadiet.storage.records import KeptRecord, ScoreRecord, Summary
 from datadiet.storage.runs import StoredRun, open_run
 from datadiet.storage.score_files import load_scores
 from datadiet.storage.score_tables import SUFFIXES, read_score_table
+from datadiet.tracking.fetch import is_remote, local_file, refuse_offline
 from datadiet.train_config import DERIVED
 
 
@@ -65,7 +66,7 @@ def resolve_config(config: TrainConfig, num_examples: int) -> ResolvedConfig:
     """
     check_model(config.model)
     if config.selector == MANIFEST:
-        config = find_manifest(config)
+        config = find_manifest(config, local_file(config.manifest or "", "manifest"))
     elif config.selector != "all":
         selection.check_selector(config.selector)
         if config.size is None:
@@ -74,6 +75,11 @@ def resolve_config(config: TrainConfig, num_examples: int) -> ResolvedConfig:
     refuse_unused(config)
     selection.check_balance(parameters(config))
     return options.fit_budget(options.resolve(config, num_examples), num_examples)
+
+
+def check_online(config: TrainConfig, offline: bool) -> None:
+    """Refuse options that name files of MLflow for work that never calls it."""
+    refuse_offline(offline, scores=config.scores, manifest=config.manifest, like=config.like)
 
 
 def default_scores(layout: ExperimentLayout, config: ResolvedConfig, choice: ScoreChoice) -> Path:
@@ -112,9 +118,9 @@ def find_scores(layout: ExperimentLayout, config: ResolvedConfig, choice: ScoreC
     """
     if config.selector in ("all", MANIFEST, *selection.without_scores()):
         return replace(config, scores=None)
-    path = default_scores(layout, config, choice) if config.scores is None else Path(config.scores)
+    path = default_scores(layout, config, choice) if config.scores is None else local_file(config.scores, "scores")
     if path.is_file():
-        return replace(config, scores=str(path))
+        return config if is_remote(config.scores) else replace(config, scores=str(path))
     if config.scores is not None:
         expected = f"a score file (.npy), or a table of ids and scores ({', '.join(SUFFIXES)})"
         raise UserError(f"scores={path}: no such file; expected {expected}.")
@@ -131,7 +137,7 @@ def find_scores(layout: ExperimentLayout, config: ResolvedConfig, choice: ScoreC
 def find_sources(layout: ExperimentLayout, config: ResolvedConfig, choice: ScoreChoice) -> ResolvedConfig:
     """The config with all that its selector looks at: the score file, and the checkpoint of its features."""
     config = find_scores(layout, config, choice)
-    if config.like is not None and not Path(config.like).is_file():
+    if config.like is not None and not local_file(config.like, LIKE).is_file():
         raise UserError(f"like={config.like}: no such file; expected a file of kept examples (kept.csv).")
     return find_features(layout, config, choice.exp, choice.step)
 
@@ -238,15 +244,15 @@ def choose(
     if config.size is None or selection.chooses_anew(config.selector):
         return everything, None, None
     if config.manifest is not None:
-        return manifest_ids(Path(config.manifest), dataset), None, None
+        return manifest_ids(local_file(config.manifest, "manifest"), dataset), None, None
     values, score_type = None, None
     if config.scores is not None:
-        values, score_type = read_scores(Path(config.scores), dataset, say)
+        values, score_type = read_scores(local_file(config.scores, "scores"), dataset, say)
     chosen_from = everything if values is None else values
     kept = selection.kept_order(
         config.selector, chosen_from, size=config.size, seed=config.random_subset_seed, labels=labels,
         features=features(config, dataset) if config.features_run else None,
-        like=None if config.like is None else manifest_ids(Path(config.like), dataset),
+        like=None if config.like is None else manifest_ids(local_file(config.like, LIKE), dataset),
         **parameters(config).as_dict(),
     )  # fmt: skip
     return kept, values, score_type
@@ -254,7 +260,7 @@ def choose(
 
 def scored_by(config: TrainConfig, score_type: str | None) -> str:
     """How the training examples of a run were chosen, in words for the table."""
-    given = given_parameters(config) | ({} if config.like is None else {LIKE: _made_as(Path(config.like))})
+    given = given_parameters(config) | ({} if config.like is None else {LIKE: _made_as(local_file(config.like, LIKE))})
     told = " ".join(f"{name} {value}" for name, value in given.items())
     if config.scores is None:
         name = "full data" if config.selector == "all" else config.selector

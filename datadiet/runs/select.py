@@ -16,7 +16,7 @@ from datadiet.data.reading import Reading
 from datadiet.data.registry import count_of, dataset_of, tell_notes
 from datadiet.errors import UserError
 from datadiet.runs.context import Context
-from datadiet.runs.inputs import ScoreChoice, choose, find_sources, resolve_config, scored_by
+from datadiet.runs.inputs import ScoreChoice, check_online, choose, find_sources, resolve_config, scored_by
 from datadiet.runs.labels import labels_for
 from datadiet.runs.score import check_replaceable
 from datadiet.selectors.options import FEATURE_FIELDS, LIKE, option_names
@@ -32,8 +32,9 @@ RECORDED = (  # beside the options of selectors
 )  # fmt: skip
 
 
-def _check_keeps(config: TrainConfig) -> None:
-    """Raises UserError where a selector chooses anew in each epoch of a training."""
+def _check_keeps(config: TrainConfig, offline: bool) -> None:
+    """Raises UserError where a selector chooses anew in each epoch of a training, or looks at what it cannot have."""
+    check_online(config, offline)
     if chooses_anew(config.selector):
         raise UserError(
             f"selector={config.selector} keeps no subset: each epoch of a training takes another one. Train with it: "
@@ -63,7 +64,7 @@ def select_run(config: TrainConfig, exp: str, context: Context, choice: ScoreCho
         UserError: anything the caller can repair, or another selection in the way.
     """
     layout = context.output.layout
-    _check_keeps(config)
+    _check_keeps(config, context.tracker.offline)
     config = find_sources(layout, resolve_config(config, count_of(config)), choice)
     path = layout.run(exp, config) / "kept.csv"
     if config.features_run is not None:

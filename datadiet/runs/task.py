@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from datadiet import commands
@@ -16,7 +17,8 @@ from datadiet.data.batches import fit_images
 from datadiet.data.dataset import Dataset
 from datadiet.data.registry import dataset_of
 from datadiet.errors import UserError
-from datadiet.models.registry import input_shape
+from datadiet.models.registry import build_model, input_shape
+from datadiet.option import refuse
 from datadiet.runs.inputs import choose, scored_by
 from datadiet.runs.labels import labels_for
 from datadiet.selectors.selection import chooses_anew
@@ -24,6 +26,7 @@ from datadiet.storage.files import write_text
 from datadiet.storage.layout import ExperimentLayout
 from datadiet.storage.manifests import manifest_text
 from datadiet.storage.records import Arguments, DataFacts, MadeAs
+from datadiet.training.updates import norm_biases
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,14 @@ def load_data(config: ResolvedConfig) -> tuple[Dataset, Dataset]:
     if config.augment and len(dataset.image_shape) != 3:
         repair = commands.option("augment", False)
         raise UserError(f"augment=true needs images; {dataset.name} has vectors: {repair}.")
+    least = min(dataset.image_shape[:2])
+    if config.augment and config.pad >= least:
+        raise refuse("pad", config.pad, f"fewer pixels than images have, {least}")
+    if config.norm_bias_lr != 1:
+        network = build_model(config.model, dataset.num_classes, dataset.image_shape, config.width)
+        params = jax.eval_shape(network.init, jax.random.key(0))["params"]
+        if not any(jax.tree.leaves(norm_biases(params))):
+            raise refuse("norm_bias_lr", config.norm_bias_lr, f"1 with model={config.model}, which has no norm")
     return published, dataset
 
 

@@ -57,7 +57,8 @@ def measure(config: TrainConfig, dataset: Dataset) -> Timing:
     count = min(STEPS, whole.num_steps)
     few = replace(whole, num_steps=count, log_steps=count, save_steps=count, early_save_steps=count)
     network = build_model(few.model, part.num_classes, part.image_shape, few.width, few.compute_dtype)
-    state, kept = initial_state(network, few, len(part.train_labels)), np.arange(len(part.train_labels))
+    kept = np.arange(len(part.train_labels))
+    state = initial_state(network, few, len(kept), (part, kept))
     begun: list[float] = []
     splits = on_device(part, "train"), on_device(part, "test")
     reports = fit(

@@ -20,9 +20,10 @@ from datadiet.runs import resume
 from datadiet.runs.background import Background
 from datadiet.runs.context import Context, Tracker
 from datadiet.runs.folders import begin, check_folder, check_found, is_finished
-from datadiet.runs.inputs import DEFAULT_CHOICE, ScoreChoice, find_sources, resolve_config
+from datadiet.runs.inputs import DEFAULT_CHOICE, ScoreChoice, check_online, find_sources, resolve_config
+from datadiet.runs.products import log_inputs, summarize
 from datadiet.runs.signals import listen
-from datadiet.runs.task import Task, load_data, noted, prepare_task
+from datadiet.runs.task import Task, load_data, prepare_task
 from datadiet.scores import trajectory
 from datadiet.storage import answers
 from datadiet.storage.answers import write_answers
@@ -37,7 +38,7 @@ from datadiet.tracking.run import TrackedRun
 from datadiet.training.compiled import unless
 from datadiet.training.device import check_device
 from datadiet.training.energy import Meter
-from datadiet.training.loop import Entrant, Report, class_metric, fit_runs
+from datadiet.training.loop import Entrant, Report, fit_runs
 from datadiet.training.placing import place
 from datadiet.training.state import DeviceData, initial_state
 
@@ -98,6 +99,7 @@ def train_runs(
     """
     if len(set(runs)) < len(runs):
         raise UserError(f"runs={','.join(map(str, runs))}: expected each run once.")
+    check_online(config, context.tracker.offline)
     count = count_of(config)
     return train_resolved([resolve_config(replace(config, run=run), count) for run in runs], exp, context, choice)
 
@@ -196,7 +198,7 @@ def _groups(
 
 def _start(task: Task, network: Network, say: Callable[[str], None]) -> resume.Start:
     """Where a run begins: untrained, or, where its folder holds a part of it, at the last good checkpoint."""
-    fresh = initial_state(network, task.config, task.dataset.num_examples)
+    fresh = initial_state(network, task.config, task.dataset.num_examples, (task.dataset, np.sort(task.kept)))
     if not task.continues:
         return resume.Start(fresh)
     start = resume.last_good(task.run_dir, task.config, fresh, say)
@@ -309,41 +311,3 @@ def _train(
             if name not in ended:
                 ended[name] = lane.finish(context.reporter.say, joules and joules / len(lanes))
     return ended
-
-
-def log_inputs(task: Task, tracked: TrackedRun) -> None:
-    """What is trained on, to MLflow; saying it again changes nothing."""
-    config, dataset = task.config, task.dataset
-    tracked.log_params({"data.num_examples": dataset.num_examples, "data.num_kept": task.num_kept, **noted(dataset)})
-    digest = dataset.fingerprint if "kept.csv" not in task.inputs else dataset.subset_digest(task.kept)
-    tracked.log_input(dataset.name, digest, "training", num_rows=len(task.kept), kept_by=task.kept_by)
-    if config.random_label_fraction:
-        changed = int((task.labels != dataset.train_labels).sum())
-        tracked.log_metrics({"random_labels/touched": len(task.touched), "random_labels/changed": changed})
-    if config.labels is not None:
-        tracked.log_metrics({"given_labels/changed": len(task.touched)})
-
-
-def summarize(task: Task, tracked: TrackedRun, last: dict[str, float]) -> Summary:
-    """summary.json of a finished run, from its last metrics."""
-    classes = range(task.dataset.num_classes)
-    kept_per_class = np.bincount(task.labels[task.kept], minlength=len(classes))
-    return Summary(
-        path=task.name,
-        dataset=task.dataset.name,
-        model=task.config.model,
-        scored_by=task.kept_by,
-        num_kept=task.num_kept,
-        num_examples=task.dataset.num_examples,
-        **{key: last[key] for key in ("train_acc", "test_acc", "train_loss", "test_loss")},
-        test_acc_per_class=[last.get(class_metric(c)) for c in classes],
-        kept_per_class=kept_per_class.tolist(),
-        budget=task.config.budget,
-        select_seconds=task.select_seconds,
-        seconds=last["time/train_seconds"] + last["time/eval_seconds"],
-        **{f"{name}_seconds": last[f"time/{name}_seconds"] for name in ("train", "eval", "compile", "total")},
-        fingerprint=task.dataset.fingerprint,
-        num_test=len(task.dataset.test_labels),
-        test_correct_sha256=answers.digest(task.run_dir),
-        mlflow_run_id=tracked.id,
-    )

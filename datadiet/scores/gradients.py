@@ -21,6 +21,7 @@ from flax import linen as nn
 from jax.extend.core import Literal
 
 from datadiet.models.conv import Pads, conv_general_dilated, on_cpu, patches, window_shifts
+from datadiet.models.fast_cnn import Shift
 from datadiet.models.networks import Network, Variables
 
 Squares = Callable[[Any, jax.Array], jax.Array]  # (what the rule kept, g [B, …]) -> float32 [B]
@@ -208,10 +209,16 @@ def batch_norm_rule(module: nn.BatchNorm, inputs: jax.Array, use_running_average
     return AppliedRule(partial(batch_norm_squares, module.use_scale, module.use_bias), kept)
 
 
+def shift_rule(module: Shift, inputs: jax.Array) -> AppliedRule:
+    """One number added to each channel."""
+    return AppliedRule(lambda kept, g: bias_squares(g), ())
+
+
 RULES: dict[type[nn.Module], Callable[..., AppliedRule | None]] = {
     nn.Dense: dense_rule,
     nn.Conv: conv_rule,
     nn.BatchNorm: batch_norm_rule,
+    Shift: shift_rule,
 }
 
 

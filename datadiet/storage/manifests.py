@@ -24,9 +24,11 @@ COLUMNS = ("example_id", "kept_order", "score")
 _ANSWERS = {"true": True, "1": True, "false": False, "0": False}  # in a column `kept`
 
 
-def find_manifest(config: TrainConfig) -> TrainConfig:
+def find_manifest(config: TrainConfig, path: Path) -> TrainConfig:
     """The config with the size of its manifest.
 
+    Args:
+        path: Of the manifest on this machine.
     Raises:
         UserError: no manifest, or another size was asked for.
     """
@@ -34,7 +36,7 @@ def find_manifest(config: TrainConfig) -> TrainConfig:
         wanted = commands.option("manifest", "PATH/kept.csv")
         raise UserError(f"selector={MANIFEST} needs a file of kept examples: {wanted}.")
     try:
-        size = len(_manifest_names(Path(config.manifest)))
+        size = len(_manifest_names(path))
     except UserError as error:
         raise UserError(f"manifest={error}") from None
     if config.size not in (None, size):

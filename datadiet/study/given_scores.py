@@ -16,6 +16,7 @@ from datadiet.runs.score import check_replaceable
 from datadiet.scores.checkpoint import score_names, training_score_names
 from datadiet.storage.layout import ExperimentLayout, score_file
 from datadiet.storage.score_files import save_scores
+from datadiet.tracking.fetch import local_file, refuse_offline
 
 STEP = 0  # in the names of their files: it is not known which step they are of
 
@@ -41,7 +42,9 @@ def named_scores(given: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def read_given(given: Iterable[str], dataset: Dataset, say: Callable[[str], None]) -> dict[str, np.ndarray]:
+def read_given(
+    given: Iterable[str], dataset: Dataset, say: Callable[[str], None], offline: bool
+) -> dict[str, np.ndarray]:
     """Scores [N] in the order of the data, by name.
 
     Raises:
@@ -49,7 +52,8 @@ def read_given(given: Iterable[str], dataset: Dataset, say: Callable[[str], None
     """
     found = {}
     for name, path in named_scores(given).items():
-        values, _ = read_scores(Path(path).expanduser(), dataset, say)
+        refuse_offline(offline, scores=path)
+        values, _ = read_scores(local_file(path, "scores").expanduser(), dataset, say)
         if not np.isfinite(values).all():
             raise UserError(f"scores={path}: {int((~np.isfinite(values)).sum())} values are not finite.")
         found[name] = values

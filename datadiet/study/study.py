@@ -77,7 +77,7 @@ def run_study(config: TrainConfig, exp: str, context: Context, plan: Plan, engin
     compiled = partial(compile_study, plan, config, exp, output.layout, count_of(config))
     whole = compiled(plan.most_runs)
     dataset = check(whole, output)
-    given = read_given(plan.scores, dataset, context.reporter.say)
+    given = read_given(plan.scores, dataset, context.reporter.say, context.tracker.offline)
     rounds = Rounds(plan, compiled, dataset, output, output.layout.name(folder))
     left = [job for job in whole.jobs if output.overwrite or not _is_finished(output, job)]
     if left:

@@ -22,6 +22,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 # Nobody else is told of a run. The thread of telemetry also changes the environment, and a request that reads it fails.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # for a file that is there in a moment
 
 import mlflow
 from filelock import FileLock
@@ -30,6 +31,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset as DatasetEntity
 from mlflow.entities import DatasetInput, InputTag, LifecycleStage, Metric, Param, Run, RunStatus, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking.context.registry import resolve_tags
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -173,6 +175,11 @@ def connect() -> MlflowClient:
         client = MlflowClient()  # makes the database, or brings it up to date
         client.search_experiments(max_results=1)
         return client
+
+
+def artifacts(home: str) -> Any:
+    """What has list_artifacts and download_artifacts for a run (runs:/ID) or model (models:/…); raises one of AWAY."""
+    return get_artifact_repository(home)
 
 
 @contextmanager

@@ -72,6 +72,7 @@ class Batches(NamedTuple):
     split: DeviceData
     ids: np.ndarray  # int32 [R, CHUNK_STEPS, B], used again by the next call
     rows: np.ndarray  # the same, of their images in those of the split
+    epochs: np.ndarray  # int32 [R, CHUNK_STEPS], of each step, from 0
     count: int  # steps of them
 
 
@@ -90,6 +91,7 @@ class Feed:
         self.at_once = len(schedules) * schedules[0].batch_size  # examples of a step
         self.steps = min(CHUNK_STEPS, num_steps, max(1, PART_BYTES // (self.at_once * _example_bytes(split))))
         self._ids, self._rows = np.zeros((2, len(schedules), CHUNK_STEPS, schedules[0].batch_size), np.int32)
+        self._epochs = np.zeros((len(schedules), CHUNK_STEPS), np.int32)
         self._reader = _Reader(split.images) if is_stored(split) else None
         self._part: _Part | None = None
         if self._reader:
@@ -99,13 +101,13 @@ class Feed:
     def like(self) -> Batches:
         """What a program is compiled for: `batches` by its shapes."""
         split = _shaped(self.split, self.steps * self.at_once) if self._reader else self.split
-        return Batches(split, self._ids, self._rows, 0)
+        return Batches(split, self._ids, self._rows, self._epochs, 0)
 
     def batches(self, step: int, count: int) -> Batches:
         """Those of the `count` steps after `step`, or of the first of them; the schedules have begun that epoch."""
         if self._reader is None:
             ids = self._named(step, count)
-            return self._padded(self.split, ids, ids)
+            return self._padded(self.split, ids, ids, step)
         part = self._part
         if part is None or not part.first <= step < part.first + part.ids.shape[1]:
             part = self._next if self._next and self._next.first == step else self._begin(step)
@@ -114,12 +116,13 @@ class Feed:
             part.images.result()
             self._part, self._next = part, self._begin(part.first + part.ids.shape[1])
         at = slice(step - part.first, step - part.first + count)
-        return self._padded(self.split._replace(images=part.images.result()), part.ids[:, at], part.rows[:, at])
+        return self._padded(self.split._replace(images=part.images.result()), part.ids[:, at], part.rows[:, at], step)
 
-    def _padded(self, split: DeviceData, ids: np.ndarray, rows: np.ndarray) -> Batches:
+    def _padded(self, split: DeviceData, ids: np.ndarray, rows: np.ndarray, step: int) -> Batches:
         count = ids.shape[1]
         self._ids[:, :count], self._rows[:, :count] = ids, rows
-        return Batches(split, self._ids, self._rows, count)
+        self._epochs[:, :count] = [schedule.epochs(step, count) for schedule in self.schedules]
+        return Batches(split, self._ids, self._rows, self._epochs, count)
 
     def _named(self, step: int, count: int) -> np.ndarray:
         return np.stack([schedule.ids(step, count) for schedule in self.schedules])

@@ -217,19 +217,19 @@ def _programs(
         Interrupted: `stopping` said yes before they were compiled.
     """
     static = (network, program_config(config))
-    keys, (train, ids, rows, _), states = inputs
+    keys, (train, ids, rows, epochs, _), states = inputs
     updates = tuple(trajectory.TRAJECTORIES[name].update for name in states[0].trajectory)
     evaluate = _evaluation(clocks, network, config.test_batch_size, states[0].variables, test, stopping)
     if len(states) > 1 and not on_cpu():
-        given = (keys, train, states, ids, rows, np.int32(0))
+        given = (keys, train, states, ids, rows, epochs, np.int32(0))
         chunks = compiled(clocks, _run_chunks, static, given, (2,), updates, stopping)
-        return lambda states, at: chunks(keys, at.split, states, at.ids, at.rows, np.int32(at.count)), evaluate
-    given = (keys[0], train, states[0], ids[0], rows[0], np.int32(0))
+        return lambda states, at: chunks(keys, at.split, states, *at[1:4], np.int32(at.count)), evaluate
+    given = (keys[0], train, states[0], ids[0], rows[0], epochs[0], np.int32(0))
     chunk = compiled(clocks, _run_chunk, static, given, (2,), updates, stopping)
 
     def advance(states: tuple[TrainState, ...], at: Batches) -> tuple[TrainState, ...]:
         def one(run: int) -> TrainState:
-            given = (keys[run], at.split, states[run], at.ids[run], at.rows[run], np.int32(at.count))
+            given = (keys[run], at.split, states[run], at.ids[run], at.rows[run], at.epochs[run], np.int32(at.count))
             return jax.block_until_ready(chunk(*given))
 
         if len(states) == 1:

@@ -54,7 +54,7 @@ class Schedule:
         self.config, self.kept, self.choice = config, kept, choice_of(config)
         self.size = len(kept) if self.choice.order is everything else config.size or len(kept)
         self.batch_size = min(config.train_batch_size, self.size)
-        self._before, self._ids = 0, np.empty(0, np.int32)  # of the epoch that losses chose
+        self._epoch, self._before, self._ids = 0, 0, np.empty(0, np.int32)  # of the epoch that losses chose
 
     def begin(self, losses: Losses | None, step: int) -> Losses | None:
         """What is carried on after `step` steps: where an epoch has ended there, the next one's."""
@@ -75,7 +75,8 @@ class Schedule:
     def _take(self, losses: Losses) -> None:
         ids = self._order(int(losses.epoch), np.asarray(losses.weights)[self.kept])
         count = len(ids) // self.batch_size
-        self._before, self._ids = int(losses.before), ids[: count * self.batch_size].reshape(count, self.batch_size)
+        self._epoch, self._before = int(losses.epoch), int(losses.before)
+        self._ids = ids[: count * self.batch_size].reshape(count, self.batch_size)
 
     def _order(self, epoch: int, weights: np.ndarray | None = None) -> np.ndarray:
         given = parameters(self.config)
@@ -91,3 +92,9 @@ class Schedule:
         if self.choice.weigh is not None:
             return self._ids[step - self._before :][:count]
         return batches(self._order, self.size, self.batch_size, step + 1, count)
+
+    def epochs(self, step: int, count: int) -> np.ndarray:
+        """Epochs of the batches of the `count` steps after `step`, from 0, int32 [count]."""
+        if self.choice.weigh is not None:
+            return np.full(count, self._epoch, np.int32)
+        return (np.arange(step, step + count) // (self.size // self.batch_size)).astype(np.int32)

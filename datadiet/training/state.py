@@ -16,6 +16,7 @@ from datadiet.data.dataset import Dataset
 from datadiet.models.networks import Network, Variables
 from datadiet.scores import trajectory
 from datadiet.training.schedule import Losses, initial_losses
+from datadiet.training.updates import lookahead, scale_norm_biases
 
 
 class TrainState(NamedTuple):
@@ -66,7 +67,8 @@ def learning_rate(config: ResolvedConfig, step: jax.typing.ArrayLike) -> jax.Arr
 
     Step decay: lr * decay_factor ** (number of decay steps before t). With lr_vitaly: linear
     to 2 * lr over the first 15 % of the steps, then linear to 0 at num_steps (as in Feldman &
-    Zhang 2020, whose peak is 0.2 at batch 128).
+    Zhang 2020, whose peak is 0.2 at batch 128). With lr_triangle = (start, peak, end), step decay times a part that
+    rises evenly from start, of step 1, to 1 after peak * num_steps steps, and falls evenly to end, after the last.
     """
     step = jnp.asarray(step, jnp.float32)
     if config.lr_vitaly:
@@ -74,20 +76,37 @@ def learning_rate(config: ResolvedConfig, step: jax.typing.ArrayLike) -> jax.Arr
         rest = max(1, config.num_steps - peak)
         return 2 * config.lr * jnp.minimum(step / peak, (config.num_steps - step) / rest)
     decays = sum(step > boundary for boundary in config.decay_steps)
-    return config.lr * jnp.float32(config.decay_factor) ** decays
+    rate = config.lr * jnp.float32(config.decay_factor) ** decays
+    if config.lr_triangle:
+        start, peak, end = config.lr_triangle
+        rate *= jnp.interp((step - 1) / config.num_steps, jnp.array([0, peak, 1]), jnp.array([start, 1, end]))
+    return rate
 
 
 def optimizer(config: ResolvedConfig) -> optax.GradientTransformation:
     """SGD with (Nesterov) momentum; weight decay is coupled: added to the gradient of every parameter."""
-    return optax.chain(
+    parts = [
         optax.add_decayed_weights(config.weight_decay),
         optax.sgd(lambda count: learning_rate(config, count + 1), config.beta, config.nesterov),
-    )
+    ]
+    if config.norm_bias_lr != 1:
+        parts.insert(0, scale_norm_biases(config.norm_bias_lr))
+    if config.lookahead:
+        parts.append(lookahead(config.lookahead, config.num_steps))
+    return optax.chain(*parts)
 
 
-def initial_state(network: Network, config: ResolvedConfig, num_examples: int) -> TrainState:
-    """The untrained state: step 0, weights from model_seed."""
+def initial_state(
+    network: Network, config: ResolvedConfig, num_examples: int, data: tuple[Dataset, np.ndarray] | None = None
+) -> TrainState:
+    """The untrained state: step 0, weights from model_seed.
+
+    Args:
+        data: The dataset, as the model takes it, and the sorted ids of the training examples, of which a network may
+            take something before the first step; see `Network.begun`.
+    """
     variables = network.init(jax.random.key(config.model_seed))
+    variables = network.begun(variables, *data) if data else variables
     shape = trajectory.Shape(num_examples, network.num_classes)
     return TrainState(
         step=jnp.int32(0),

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from datadiet.config import ResolvedConfig, parameters_for
-from datadiet.data.batches import augment
+from datadiet.data.batches import alternating_flips, augment
 from datadiet.models.networks import Network, Variables
 from datadiet.scores import trajectory
 from datadiet.training.state import DeviceData, TrainState, optimizer
@@ -21,25 +21,50 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
+def training_loss(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
+    """Per-example loss that is trained on, float32 [B]: `cross_entropy`, with the part `smoothing` of each label spread
+    evenly over all classes."""
+    losses = cross_entropy(logits, labels)
+    if not smoothing:
+        return losses
+    return (1 - smoothing) * losses - smoothing * jax.nn.log_softmax(logits).mean(-1)
+
+
+def _augmented(
+    config: ResolvedConfig, key: jax.Array, step: jax.Array, images: jax.Array, ids: jax.Array, rows: jax.Array,
+    epoch: jax.typing.ArrayLike,
+) -> jax.Array:  # fmt: skip
+    """The images of a batch as step `step`, from 1, sees them; other arguments as of `train_step`."""
+    if not config.augment:
+        return images[rows]
+    flipped = {
+        "none": lambda: jnp.zeros(len(ids), bool),
+        "random": lambda: None,
+        "alternating": lambda: alternating_flips(jax.random.fold_in(key, 0), ids, jnp.asarray(epoch)),
+    }[config.flip]()
+    return augment(jax.random.fold_in(key, step), images, rows, config.pad, flipped)
+
+
 def train_step(
     network: Network, config: ResolvedConfig, key: jax.Array, train: DeviceData, state: TrainState, ids: jax.Array,
-    rows: jax.Array | None = None,
+    rows: jax.Array | None = None, epoch: jax.typing.ArrayLike = 0,
 ) -> TrainState:  # fmt: skip
     """One optimizer step on the examples `ids` [B]; its metrics are those of the batch before the update.
 
     Args:
+        key: JAX random key of the run.
         rows: Where train.images has their images, int32 [B]; None: all are there, in order.
+        epoch: That the batch is of, from 0.
     """
-    key = jax.random.fold_in(key, state.step + 1)
     rows = ids if rows is None else rows
-    images = train.batch(augment(key, train.images, rows) if config.augment else train.images[rows])
+    images = train.batch(_augmented(config, key, state.step + 1, train.images, ids, rows, epoch))
     labels = train.labels[ids]
 
     carried = state.losses
 
     def loss(params):
         logits, batch_stats = network.apply_training({"params": params, "batch_stats": state.batch_stats}, images)
-        losses = cross_entropy(logits, labels)
+        losses = training_loss(logits, labels, config.label_smoothing)
         weighted = losses if carried is None else carried.weights[ids] * losses
         return weighted.mean(), (logits, batch_stats)
 
@@ -49,24 +74,28 @@ def train_step(
     gathered = trajectory.update(state.trajectory, batch, parameters_for(config, "trajectory"))
     params = optax.apply_updates(state.params, updates)
     if carried is not None:
-        losses = cross_entropy(logits, labels)
+        losses = training_loss(logits, labels, config.label_smoothing)
         value, carried = losses.mean(), carried._replace(latest=carried.latest.at[ids].set(losses))
     sums = state.sums + jnp.stack([value, batch.correct.mean()])
     return TrainState(state.step + 1, params, batch_stats, opt_state, sums, gathered, carried)
 
 
-def _run_chunk(network, config, key, train, state, ids, rows, num_steps):
-    """The first `num_steps` of ids and rows [CHUNK_STEPS, B]; a dynamic count, so one program serves all."""
-    return jax.lax.fori_loop(
-        0, num_steps, lambda i, state: train_step(network, config, key, train, state, ids[i], rows[i]), state
-    )
+def _run_chunk(network, config, key, train, state, ids, rows, epochs, num_steps):
+    """The first `num_steps` of ids and rows [CHUNK_STEPS, B] and their epochs [CHUNK_STEPS]; a dynamic count, so one
+    program serves all."""
+
+    def step(i, state):
+        return train_step(network, config, key, train, state, ids[i], rows[i], epochs[i])
+
+    return jax.lax.fori_loop(0, num_steps, step, state)
 
 
-def _run_chunks(network, config, keys, train, states, ids, rows, num_steps):
-    """`_run_chunk` of R runs side by side: keys and states are tuples of R, ids and rows [R, CHUNK_STEPS, B]."""
+def _run_chunks(network, config, keys, train, states, ids, rows, epochs, num_steps):
+    """`_run_chunk` of R runs side by side: keys and states are tuples of R, the others [R, …]."""
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
     one = partial(_run_chunk, network, config)
-    stacked = jax.vmap(one, (0, None, 0, 0, 0, None))(jnp.stack(keys), train, stacked, ids, rows, num_steps)
+    given = (jnp.stack(keys), train, stacked, ids, rows, epochs, num_steps)
+    stacked = jax.vmap(one, (0, None, 0, 0, 0, 0, None))(*given)
     return tuple(jax.tree.map(lambda leaf: leaf[run], stacked) for run in range(len(states)))  # noqa: B023
 
 
