@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import time
 import traceback
@@ -17,11 +16,27 @@ from pathlib import Path
 
 import jax
 
-from benchmarks import fast, forward, gathering, grand, layers, peer_torch, published, runs, startup, step, table, whole
+from benchmarks import (
+    fast,
+    forward,
+    gathering,
+    grand,
+    layers,
+    peer_torch,
+    published,
+    runs,
+    startup,
+    step,
+    study,
+    table,
+    whole,
+)
 from benchmarks.timing import GOALS_HEADER, HEADER, Row, goals_markdown, markdown
+from datadiet.processors import processors
 
 BENCHMARKS = {
-    "startup": startup,  # datadiet --help
+    "startup": startup,  # help and imports
+    "study": study,  # the quick study
     "whole": whole,  # whole jobs
     "step": step,  # a training step
     "fast": fast,  # the same of recipe=fast
@@ -67,7 +82,7 @@ def title(rounds: int) -> str:
         import torch as module
 
         torch = f", PyTorch {module.__version__}"
-    cores = f", {len(os.sched_getaffinity(0))} cores" if device.platform == "cpu" else ""
+    cores = f", {len(processors())} cores" if device.platform == "cpu" else ""
     return f"{device.device_kind} ({device.platform}{cores}), jax {jax.__version__}{torch}, {rounds} interleaved rounds"
 
 

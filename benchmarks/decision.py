@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 from scipy import optimize, stats
-from tqdm import tqdm
 
+from datadiet.progress import counting
 from datadiet.report import statistics as st
 from datadiet.report.comparison import ALPHA, Comparison, compare
 from datadiet.report.gain import regained
@@ -203,7 +203,11 @@ are correlated."""
 
 
 def _cases(*lists: Iterable) -> Iterator[tuple]:
-    return iter(tqdm(list(itertools.product(*lists)), leave=False, disable=None))
+    cases = list(itertools.product(*lists))
+    with counting(len(cases), "cases") as advance:
+        for case in cases:
+            yield case
+            advance(1)
 
 
 def main() -> None:

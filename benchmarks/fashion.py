@@ -14,7 +14,6 @@ import shlex
 import statistics
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,12 @@ from typing import Any
 import jax
 
 from datadiet.config import TrainConfig
+from datadiet.runs.console import Console
 from datadiet.runs.context import Context, Output, Tracker
 from datadiet.runs.inputs import ScoreChoice
 from datadiet.runs.inputs import resolve_config as resolve_options
-from datadiet.runs.score import mean_run, score_run
+from datadiet.runs.mean import mean_run
+from datadiet.runs.score import score_run
 from datadiet.runs.train import train_runs
 from datadiet.storage.files import read_json
 from datadiet.storage.layout import ExperimentLayout
@@ -33,16 +34,6 @@ from datadiet.storage.layout import ExperimentLayout
 EPOCH = 60_000 // 128
 FRACTIONS = (0.7, 0.5, 0.3)
 TYPES = ("l2_error", "grad_norm")
-
-
-class Lines:
-    """Reporter as lines only."""
-
-    def counter(self, total: int, label: str) -> AbstractContextManager[Any]:
-        return nullcontext(lambda done: None)
-
-    def say(self, text: str) -> None:
-        print(text, flush=True)
 
 
 def arguments() -> argparse.Namespace:
@@ -69,7 +60,7 @@ def line(name: str, summaries: Sequence[dict[str, Any]]) -> str:
 
 def main() -> None:
     given = arguments()
-    reporter = Lines()
+    reporter = Console()
     tracker = Tracker(given.root, "python -m benchmarks.fashion", reporter.say)
     context = Context(Output(ExperimentLayout(given.root), resume=True), reporter, tracker)
     config = resolve_options(

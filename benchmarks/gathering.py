@@ -12,8 +12,8 @@ import numpy as np
 from benchmarks.timing import Row, goal, interleaved_seconds, row
 from benchmarks.whole import synthetic
 from datadiet.config import TrainConfig, resolve
-from datadiet.data.batches import batch_ids
 from datadiet.data.dataset import Dataset
+from datadiet.data.order import batch_ids
 from datadiet.data.registry import build_dataset
 from datadiet.models.registry import build_model
 from datadiet.scores.trajectory import TRAJECTORIES

@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from datadiet.processors import processors
+
 if TYPE_CHECKING:
     from datadiet.data.dataset import Dataset
 
@@ -104,7 +106,7 @@ def compare(folder: Path, quick: bool) -> list[str]:
 
 def loaders(folder: Path, quick: bool) -> list[str]:
     """Rows of the table of loaders: the same batches by each of those that are installed."""
-    from datadiet.data.batches import batch_ids
+    from datadiet.data.order import batch_ids
 
     dataset = dataset_in(folder, 20_000 if quick else 60_000)
     steps = 64 if quick else 640
@@ -183,19 +185,20 @@ def by_records(module: Any, path: Path, ids: np.ndarray) -> int:
 
 
 def selectors(folder: Path, quick: bool) -> list[str]:
-    """Rows of the table of selectors, at a million examples with 64 features."""
+    """Rows of the table of selectors, at a million examples with 64 features; of d2, whose time grows with the square
+    of their number, at a tenth."""
     from datadiet.selectors.selection import select
 
-    count = 20_000 if quick else 1_000_000
+    many, some = (20_000, 2_000) if quick else (1_000_000, 100_000)
     random = np.random.default_rng(0)
-    given = {"labels": random.integers(0, 100, count).astype(np.int32),
-             "features": random.standard_normal((count, 64), np.float32)}  # fmt: skip
-    values, rows = random.random(count, np.float32), []
-    half = count // 2
-    for name, size in (("random", half), ("keep_max", half), ("ccs", half), ("moderate", half), ("k_center", 100)):
+    values, rows = random.random(many, np.float32), []
+    given = {"labels": random.integers(0, 100, many).astype(np.int32),
+             "features": random.standard_normal((many, 64), np.float32)}  # fmt: skip
+    halves = [(name, many, many // 2) for name in ("random", "keep_max", "ccs", "moderate")]
+    for name, count, size in [*halves, ("k_center", many, 100), ("herding", many, 100), ("d2", some, some // 2)]:
         tracemalloc.start()
         start = time.perf_counter()
-        select(name, values, size=size, **given)
+        select(name, values[:count], size=size, **{what: array[:count] for what, array in given.items()})
         spent, (_, peak) = time.perf_counter() - start, tracemalloc.get_traced_memory()
         tracemalloc.stop()
         rows.append(f"| {name} | {size:,} of {count:,} | {peak / 1e6:.0f} MB | {peak / count:.0f} | {spent:.1f} |")
@@ -324,7 +327,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         tables = {name: measure(Path(folder), given.quick) for name, measure in PARTS.items() if name in given.only}
     if not given.quick and len(tables) == len(PARTS):
-        RESULT.write_text(TABLE.format(cores=os.cpu_count(), **{name: "\n".join(t) for name, t in tables.items()}))
+        RESULT.write_text(TABLE.format(cores=len(processors()), **{name: "\n".join(t) for name, t in tables.items()}))
 
 
 PARTS = {"times": compare, "loaders": loaders, "limit": under_limit, "selectors": selectors}

@@ -35,10 +35,11 @@ from datadiet.report.statistics import spearman_matrix
 from datadiet.runs.context import Context, Output, Tracker
 from datadiet.runs.inputs import resolve_config
 from datadiet.runs.train import train_resolved
-from datadiet.scores.checkpoint import NETWORK_SCORES, compute_many
+from datadiet.scores.checkpoint import compute_many
 from datadiet.scores.logits import LOGIT_SCORES
+from datadiet.scores.registry import NETWORK_SCORES
 from datadiet.scores.trajectory import expand
-from datadiet.storage.files import write_bytes
+from datadiet.storage.files import npy_bytes, write_bytes
 from datadiet.storage.layout import ExperimentLayout, score_file
 from datadiet.storage.records import Summary
 from datadiet.storage.runs import open_run
@@ -62,7 +63,8 @@ class Found(NamedTuple):
     high: float
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+        interval = f"{self.low:.3f} to {self.high:.3f}" if np.isfinite(self.low) else "no interval of one run"
+        return f"{self.value:.3f} ({interval})"
 
 
 def arguments() -> argparse.Namespace:
@@ -117,18 +119,24 @@ def packed(arrays: dict[str, np.ndarray]) -> bytes:
     return held.getvalue()
 
 
-def untrained(dataset: Dataset, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ids of `count` examples drawn at random, and their mean GraNd over UNTRAINED networks, full-width ResNet-18."""
+def untrained(dataset: Dataset, count: int, root: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of `count` examples drawn at random, and their mean GraNd over UNTRAINED networks, full-width ResNet-18; kept
+    below `root` network by network."""
     ids = np.sort(np.random.RandomState(0).permutation(dataset.num_examples)[:count])
     fitted = fit_images(dataset, input_shape("resnet18_lowres", dataset.image_shape))
-    network, total = build_model("resnet18_lowres", 10, fitted.image_shape), np.zeros(count)
+    network, found = build_model("resnet18_lowres", 10, fitted.image_shape), []
     images, labels = fitted.train_images[ids], fitted.train_labels[ids]
     for seed in range(UNTRAINED):
-        variables = network.init(jax.random.key(seed))
-        given = (network, variables, images, labels, min(count, 100))
-        total += compute_many(["grad_norm"], *given, prepare=Normalizer.of(fitted))["grad_norm"]
-        print(f"untrained network {seed + 1} of {UNTRAINED} scored", flush=True)
-    return ids, total / UNTRAINED
+        path = root / f"untrained_{count}" / f"{seed}.npy"
+        if not path.exists():
+            given = (network, network.init(jax.random.key(seed)), images, labels, min(count, 100))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(
+                path, npy_bytes(compute_many(["grad_norm"], *given, prepare=Normalizer.of(fitted))["grad_norm"])
+            )
+            print(f"untrained network {seed + 1} of {UNTRAINED} scored", flush=True)
+        found.append(np.load(path))
+    return ids, np.mean(found, axis=0)
 
 
 def spearman(one: np.ndarray, other: np.ndarray) -> float:
@@ -183,6 +191,8 @@ def main() -> None:
     dataset = dataset_of(config)
     if not np.array_equal(dataset.train_labels, published["labels"]):
         raise SystemExit(f"{given.data}: its labels are not those of {given.published} in the same order.")
+    ids, grand = untrained(dataset, given.untrained, given.root)
+    print(beside_input_norm(ids, grand, published), flush=True)
     command = shlex.join(["python", "-m", "benchmarks.published_scores", *sys.argv[1:]])
     output = Output(ExperimentLayout(given.root), resume=True)
     context = Context(output, reporter, Tracker(given.root, command, reporter.say, offline=True))
@@ -195,7 +205,6 @@ def main() -> None:
     ours = {name: np.stack([each[name] for each in found]) for name in found[0]}
     means = {name: values.mean(0).astype(np.float16) for name, values in ours.items()}
     write_bytes(given.root / "published_scores.npz", packed(means))
-    ids, grand = untrained(dataset, given.untrained)
     text = "\n".join([
         f"# Our scores beside published ones, on {jax.devices()[0].device_kind}", "", f"`{command}`", "",
         trained(config, summaries, step), "", *tables(ours, published, given.runs), "",

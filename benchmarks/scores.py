@@ -28,7 +28,8 @@ from datadiet.data.batches import Normalizer
 from datadiet.data.registry import load_dataset
 from datadiet.models.registry import build_model
 from datadiet.scores import trajectory
-from datadiet.scores.checkpoint import compute_features, compute_many, score_names, training_score_names
+from datadiet.scores.checkpoint import compute_features, compute_many
+from datadiet.scores.registry import score_names, training_score_names
 from datadiet.selectors import selection
 from datadiet.selectors.window_search import window_search
 from datadiet.storage.files import read_json, write_json, write_text

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from datadiet.data.batches import Normalizer
 from datadiet.data.dataset import Dataset
 from datadiet.data.registry import build_dataset
 from datadiet.models.registry import build_model
+from datadiet.runs.console import Console, Level
 from datadiet.scores.checkpoint import compute_many
 from datadiet.training.loop import fit
 from datadiet.training.state import initial_state, on_device
@@ -28,17 +28,6 @@ QUICK = {"mlp": (8192, (28, 28, 1), 2)}
 
 
 SCORED = ("l2_error", "four logit scores")
-
-
-class Silence:
-    """Reporter that nobody watches."""
-
-    @contextmanager
-    def counter(self, total: int, label: str) -> Iterator[Callable[[int], Any]]:
-        yield lambda done: None
-
-    def say(self, text: str) -> None:
-        pass
 
 
 def synthetic(folder: str | Path, num_train: int, num_test: int, shape: tuple[int, int, int] = (32, 32, 3)) -> Path:
@@ -87,7 +76,7 @@ def training(path: Path, root: Path, dataset: Dataset, model: str, epochs: int) 
     mlflow.set_tracking_uri(f"sqlite:///{root}/mlflow.db")
     steps = epochs * (dataset.num_examples // 128)
     config = TrainConfig(dataset=f"npz:{path}", model=model, num_steps=steps)
-    silence = Silence()
+    silence = Console(Level.SILENT)
     output = Output(ExperimentLayout(root), overwrite=True)
     context = Context(output, silence, Tracker(root, "benchmark", silence.say))
     given = TrainConfig(model=model, num_steps=steps, track_forgetting=False, save_steps=steps)

@@ -15,20 +15,24 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not call __getat
     from datadiet.models.networks import Network
     from datadiet.models.registry import build_model
     from datadiet.report.comparison import compare
+    from datadiet.report.frames import Study
     from datadiet.report.verdicts import decide
+    from datadiet.runs.unrecorded import train
     from datadiet.scores.checkpoint import compute_scores
     from datadiet.scores.forgetting import forgetting_scores
     from datadiet.scores.outputs import scores_from_logits
     from datadiet.scores.recorder import Recorder
     from datadiet.selectors.selection import select
     from datadiet.selectors.window_search import window_search
-    from datadiet.storage.runs import open_run
+    from datadiet.study.program import study
+    from datadiet.tracking.fetch import open_run
 
 # Public names and their modules; imported when first used, so that `import datadiet` is quick.
 _MODULES = {
     "Dataset": "data.dataset",
     "Network": "models.networks",
     "Recorder": "scores.recorder",
+    "Study": "report.frames",
     "TrainConfig": "config",
     "UserError": "errors",
     "build_model": "models.registry",
@@ -38,16 +42,19 @@ _MODULES = {
     "decide": "report.verdicts",
     "forgetting_scores": "scores.forgetting",
     "load_dataset": "data.registry",
-    "open_run": "storage.runs",
+    "open_run": "tracking.fetch",
     "randomize_labels": "data.batches",
     "scores_from_logits": "scores.outputs",
     "select": "selectors.selection",
+    "study": "study.program",
+    "train": "runs.unrecorded",
     "window_search": "selectors.window_search",
 }
 __all__ = [
     "Dataset",
     "Network",
     "Recorder",
+    "Study",
     "TrainConfig",
     "UserError",
     "__version__",
@@ -62,6 +69,8 @@ __all__ = [
     "randomize_labels",
     "scores_from_logits",
     "select",
+    "study",
+    "train",
     "window_search",
 ]
 

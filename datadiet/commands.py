@@ -6,11 +6,12 @@ What is called is the process's, not a context's: threads that log and workers o
 from __future__ import annotations
 
 import configparser
+import difflib
 import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ SHARED = {
     "export": (*_DATA, "root", "offline"),
     "score": ("root", "offline"),
     "mean_score": ("root", "offline"),
+    "analyze": ("root", "offline"),
     "predictions": (*_DATA, "root", "offline"),
     "report": ("root",),
     "decide": (*_DATA, "root", "offline"),
@@ -68,10 +70,14 @@ class Caller:
         program: What stands before the name of an entry point: DATADIET, MLFLOW with options of its own, or
             python -m and a package.
         shared: Options that other commands have to repeat, by name; those that `SHARED` lists.
+        entry_point: Of the command that was typed; None: none was, as in a program.
+        typed: Its options, by name.
     """
 
     program: str = DATADIET
     shared: Mapping[str, Any] = field(default_factory=dict)
+    entry_point: str | None = None
+    typed: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def by_mlflow(self) -> bool:
@@ -97,6 +103,20 @@ class Caller:
         shared = {name: value for name, value in self.shared.items() if name in SHARED.get(entry_point, ())}
         wanted = {**values, **{name: value for name, value in shared.items() if name not in values}}
         return self.spell(entry_point, {k: v for k, v in wanted.items() if k != "root" or Path(v) != Path(".")})
+
+    def again(self, **changes: Any) -> str:
+        """The command that was typed, with some options changed; where none was, these options alone. None: auto."""
+        changed = {name: "auto" if value is None else value for name, value in changes.items()}
+        if self.entry_point is None:
+            return " ".join(self.option(name, value) for name, value in changed.items())
+        return self.spell(self.entry_point, {**self.typed, **changed})
+
+    def typed_again(self, entry_point: str, words: Sequence[str]) -> str:
+        """A whole command with these words behind it, as a program was given them."""
+        if not self.by_mlflow:
+            return f"{self.program} {shell(entry_point, *words)}"
+        values = dict(zip((word.lstrip("-") for word in words[::2]), words[1::2]))  # as MLflow gives them
+        return self.spell(entry_point, values)
 
     def within(self, experiment: str) -> Caller:
         """The same, for commands in an experiment of MLflow."""
@@ -139,6 +159,18 @@ def option(name: str, value: Any) -> str:
 def command(entry_point: str, /, **values: Any) -> str:
     """See `Caller.command`."""
     return _caller.command(entry_point, **values)
+
+
+def again(**changes: Any) -> str:
+    """See `Caller.again`."""
+    return _caller.again(**changes)
+
+
+def meant(name: str, given: str, known: Iterable[str]) -> str:
+    """The command with the value that was probably meant, behind a message that lists what is known; empty where none
+    of that is like what was given."""
+    close = difflib.get_close_matches(given[:80], list(known), 1)
+    return f" Did you mean {close[0]}? {again(**{name: close[0]})}" if close else ""
 
 
 def module_program(package: str, project: Path, prefix: Path | None = None) -> str:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from datadiet import commands
 from datadiet.errors import UserError
 from datadiet.option import SHARE, SHARES, Option, Parameters, check_values, refuse
 from datadiet.option import check_text as check_text
@@ -51,6 +52,8 @@ def _check_training(config: TrainConfig) -> None:
     """Raises UserError for options that say two things at once, or say something of what is not done."""
     if config.epochs is not None and config.num_steps is not None:
         raise refuse("epochs", config.epochs, f"no such where num_steps={config.num_steps} says it")
+    if not config.checkpoints and (asked := [name for name in config.trajectory if name != "forget"]):
+        raise refuse("checkpoints", "false", f"true, because trajectory={','.join(asked)} is written beside them")
     for name in ("pad", "flip") if not config.augment else ():
         if getattr(config, name) != FIELDS[name].default:
             raise refuse(name, getattr(config, name), f"{FIELDS[name].default} where augment=false: nothing is changed")
@@ -91,7 +94,7 @@ def check_size(size: int, offset: int, num_examples: int) -> None:
         skipped = f" after skipping offset={offset}" if offset else ""
         raise UserError(
             f"size={size}{skipped}: the training set has {num_examples} examples; "
-            f"expected a size from 1 to {max(num_examples - offset, 0)}."
+            f"expected a size from 1 to {max(num_examples - offset, 0)}. Half of them: {commands.again(size='50%')}"
         )
 
 
@@ -121,7 +124,8 @@ def resolve(config: TrainConfig, num_examples: int) -> ResolvedConfig:
     }
     values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
     values |= {name: value for name, value in derived.items() if values[name] is None} | {"size": size, "epochs": None}
-    values["trajectory"] = tuple(name for name in config.trajectory if config.track_forgetting or name != "forget")
+    tracks = config.track_forgetting and config.checkpoints
+    values["trajectory"] = tuple(name for name in config.trajectory if tracks or name != "forget")
     names = (name for kind in REGISTRIES for name in options_for(config, kind) if name not in FIELDS)
     values["registered"] = tuple(sorted((dict(config.registered) | {n: value_of(config, n) for n in names}).items()))
     resolved = type(config)(**values) if isinstance(config, ResolvedConfig) else ResolvedConfig(**values)
@@ -149,7 +153,9 @@ def fit_budget(config: ResolvedConfig, num_examples: int) -> ResolvedConfig:
 
 
 def saved_steps(config: ResolvedConfig) -> list[int]:
-    """Steps at which a resolved config saves a checkpoint: 0, the asked ones, num_steps."""
+    """Steps at which a resolved config saves a checkpoint: 0, the asked ones, num_steps; or none at all."""
+    if not config.checkpoints:
+        return []
     early = range(0, min(config.early_step, config.num_steps) + 1, config.early_save_steps)
     late = range(0, config.num_steps + 1, config.save_steps)
     return sorted({0, config.num_steps, *early, *(t for t in late if t > config.early_step)})
@@ -164,7 +170,12 @@ def default_score_step(config: ResolvedConfig) -> int:
     """The step scored where none is asked: the first checkpoint after a tenth of training.
 
     With the paper's 200 epochs that is the end of epoch 20.
+
+    Raises:
+        UserError: it saves none.
     """
+    if not config.checkpoints:
+        raise refuse("checkpoints", "false", "true for a run that is to be scored")
     return next(t for t in saved_steps(config) if t >= max(1, config.num_steps // 10))
 
 

@@ -8,7 +8,7 @@ import stat
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from datadiet.errors import UserError
 
@@ -103,16 +103,39 @@ def check_npy(what: str, file: IO[bytes], held: int, stored: int) -> None:
     Raises:
         ValueError: it is no such array, or holds less than it says.
     """
+    shape, _, dtype = _npy_header(file, held)
+    check_size(what, math.prod(shape) * dtype.itemsize, stored)
+
+
+def npy_map(path: Path, file: IO[bytes], held: int) -> Any:
+    """An array in NumPy's format, mapped from a part of a file, read-only.
+
+    Args:
+        path: Of the file.
+        file: The same, where the array begins.
+        held: Bytes of the part.
+    Raises:
+        ValueError: it is no such array, of objects, or holds less than it says.
+    """
+    import numpy as np  # here, because --help needs no NumPy
+
+    shape, columns, dtype = _npy_header(file, held)
+    if dtype.hasobject:
+        raise ValueError("Object arrays cannot be mapped")
+    return np.memmap(path, dtype, "r", file.tell(), shape, "F" if columns else "C")
+
+
+def _npy_header(file: IO[bytes], held: int) -> tuple[tuple[int, ...], bool, Any]:
+    """Shape, whether it lies column by column, and type of an array of `held` bytes, from its begin on."""
     from numpy.lib import format as npy  # here, because --help needs no NumPy
 
     headers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
     if (version := npy.read_magic(file)) not in headers:
         raise ValueError(f"its format is {version}")
-    shape, _, dtype = headers[version](file)
-    count = math.prod(shape)
-    if max(count, needed := count * dtype.itemsize) > held:
+    shape, columns, dtype = headers[version](file)
+    if max(count := math.prod(shape), needed := count * dtype.itemsize) > held:
         raise ValueError(f"its header says {dtype} {list(shape)}, which is {shown(needed)}, but it has {shown(held)}")
-    check_size(what, needed, stored)
+    return shape, columns, dtype
 
 
 @cache
@@ -142,6 +165,11 @@ def free_memory() -> int:
             if (most := resource.getrlimit(kind)[0]) != resource.RLIM_INFINITY:
                 free.append(most - int(used) * os.sysconf("SC_PAGE_SIZE"))
     return max(0, min(free))
+
+
+def is_much(needed: int) -> bool:
+    """Whether so many bytes are more than half of the memory that is free, and better stay on disk."""
+    return needed > free_memory() // 2 and not is_limited()
 
 
 def is_limited() -> bool:

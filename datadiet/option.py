@@ -64,7 +64,7 @@ class Bounds(NamedTuple):
 def option(
     default: Any, text: str, *, auto: str | None = None, min: float | None = None, max: float | None = None,
     above: float | None = None, below: float | None = None, choices: Iterable[str] | None = None,
-    form: str | None = None, noun: str | None = None, kind: Any = None,
+    form: str | None = None, noun: str | None = None, kind: Any = None, group: str = "training", first: bool = False,
 ) -> Any:  # fmt: skip
     """A field of a dataclass of options, or an option that an entry of a registry brings.
 
@@ -80,9 +80,22 @@ def option(
             least 3) 'presentations'.
         kind: The type, as an annotation; only outside a dataclass, where the default does not tell it. `int | float` is
             an amount: a whole number, or a fraction of all there are.
+        group: Under which help lists it.
+        first: Whether it is among the few that help lists first.
     """
     bounds = Bounds(min, max, above, below, None if choices is None else tuple(choices), form)
-    return field(default=default, metadata={"help": text, "auto": auto, "bounds": bounds, "noun": noun, "kind": kind})
+    return field(
+        default=default,
+        metadata={
+            "help": text,
+            "auto": auto,
+            "bounds": bounds,
+            "noun": noun,
+            "kind": kind,
+            "group": group,
+            "first": first,
+        },
+    )
 
 
 SHARES = Bounds(above=0, below=1)  # of all there are
@@ -117,6 +130,8 @@ class Option:
     auto: str | None
     bounds: Bounds
     noun: str | None
+    group: str = "training"  # under which help lists it
+    first: bool = False  # among the few that help lists first
     amount: bool = False  # a whole number, or a fraction of all there are; see `amount`
 
     @classmethod
@@ -137,7 +152,7 @@ class Option:
         one = parts[0] if many else kind
         if one not in (bool, int, float, str):
             raise UserError(f"option {name}: its type is {one}; expected bool, int, float, str or a tuple of such.")
-        described = (told[key] for key in ("help", "auto", "bounds", "noun"))
+        described = (told[key] for key in ("help", "auto", "bounds", "noun", "group", "first"))
         return cls(name, one, many, optional, made.default, *described, amount=amount)
 
     @property

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any, NamedTuple
 
 from datadiet.errors import UserError
@@ -18,6 +19,20 @@ class EntryPoint(NamedTuple):
 
     text: str  # line of help
     make: Callable[[], Any]  # -> click.Command, with the options that registries have by then
+
+
+def lazily(module: str, name: str, *first: Any) -> Callable[..., Any]:
+    """A function whose module is imported when it is called, so that the names of a registry cost no libraries.
+
+    Args:
+        module: By its whole name.
+        first: Arguments that stand before those of the call.
+    """
+
+    def call(*given: Any) -> Any:
+        return getattr(import_module(module), name)(*first, *given)
+
+    return call
 
 
 ENTRY_POINTS: dict[str, EntryPoint] = {}  # commands by name; the command line puts its own here

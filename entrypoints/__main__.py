@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
 import warnings
@@ -15,11 +16,14 @@ import click
 
 import datadiet
 from datadiet import home
-from datadiet.commands import module_program
+from datadiet.commands import Caller, module_program
 from datadiet.errors import UserError
 from datadiet.plugins import load_plugins
 from datadiet.printable import UNSEEN, escaped, printable
 from datadiet.registries import ENTRY_POINTS, EntryPoint
+
+from .ends import Repairable
+from .known import program_of
 
 
 def lazily(module: str, name: str) -> Callable[[], click.Command]:
@@ -45,6 +49,7 @@ COMMANDS = {
     "export": ("exporting", "Write a kept set as csv, parquet, links or txt, for others."),
     "score": ("scoring", "Score every training example with a checkpoint of a run."),
     "mean_score": ("scoring", "Average scores over runs."),
+    "analyze": ("analyzing", "Analyse how training treats easy and hard examples."),
     "predictions": ("predicting", "Make score files of logits or probabilities that you saved."),
     "report": ("report", "Say what a finished study decides: report.html, pictures and kept sets."),
     "decide": ("deciding", "Decide from the results of trainings of your own: the report of a study, without one."),
@@ -74,11 +79,24 @@ class LazyGroup(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         warnings.formatwarning = _as_line
         home.settle(partial(click.echo, err=True))  # before JAX is imported, which reads where programs are kept
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no alarms of XLA; its errors are raised as well
         try:
             return super().main(*args, **kwargs)
         except SystemExit as end:
             leave(end.code)
             raise
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.NoSuchCommand:
+            known = self.list_commands(ctx)
+            close = difflib.get_close_matches(args[0][:80], known, 1)
+            line = program_of(ctx).typed_again(close[0], args[1:]) if close else ""
+            told = f"Did you mean {close[0]}? {line}" if close else f"Known: {', '.join(known)}."
+            raise Repairable(f"No such command: {args[0][:80]}. {told}") from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_entry_points())
@@ -93,6 +111,22 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (text, _) in _entry_points().items()])
+
+
+def first_steps(caller: Caller) -> str:
+    """What to do first."""
+    mine = {"dataset": "folder:PHOTOS"}
+    return f"""Which training examples matter, and how many can you drop?
+
+In some minutes, on images that come with it, from scores to a decision:
+  {caller.command("main")}
+On your own images, in PHOTOS/train/CLASS/* and PHOTOS/test/CLASS/*:
+  {caller.command("inspect", **mine)}
+  {caller.command("study", **mine, dry_run=True)}
+  {caller.command("study", **mine)}
+All commands, and the options of one:
+  {caller.program} --help
+  {caller.program} study --help"""
 
 
 def leave(code: object) -> None:
@@ -113,10 +147,15 @@ def _entry_points() -> Mapping[str, EntryPoint]:
     return ENTRY_POINTS
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
+)  # fmt: skip
 @click.version_option(datadiet.__version__, package_name="datadiet")
-def main() -> None:
+@click.pass_context
+def main(ctx: click.Context) -> None:
     """Find the training examples that matter, prune the rest, and prove that nothing was lost."""
+    if ctx.invoked_subcommand is None:
+        click.echo(first_steps(program_of(ctx)))
 
 
 if __name__ == "__main__":

@@ -10,16 +10,15 @@ import click
 from datadiet import commands
 from datadiet.config import TrainConfig
 from datadiet.data.registry import known_datasets
-from datadiet.study.deciding import Question, decide_given
 
 from .options import Location, Optional, config_option, make_command, make_context, place_options, reading_options
 
 RESULTS = click.option("--results", type=Location(), required=True, help="Table of trainings (csv, parquet or npz): "
                        "arm, fraction or size, run, and accuracy or file.")  # fmt: skip
-MARGIN = click.option("--margin", type=click.FLOAT, default=Question.margin, help="Loss of test accuracy that would "
+MARGIN = click.option("--margin", type=click.FLOAT, default=0.5, help="Loss of test accuracy that would "
                       "not matter, in percentage points.  [default: 0.5]")  # fmt: skip
-MODEL = click.option("--model", default=Question.model, help="What the report calls the model.  "
-                     f"[default: {Question.model}]")  # fmt: skip
+MODEL = click.option("--model", default="the model", help="What the report calls the model.  "
+                     "[default: the model]")  # fmt: skip
 COUNT = Optional(click.IntRange(min=2))
 NUM_TEST = click.option("--num_test", type=COUNT, help="How many test examples accuracies are of.  "
                         "[default: as many as there are answers]")  # fmt: skip
@@ -41,6 +40,8 @@ def _decide(
     Optional: seconds of training, kept (a kept.csv). docs/own_loop.md has examples. Nothing is trained. Writes
     report.html, statistics.json, figures/ and kept/ below <root>/exps/<exp>/; exp is decide by default.
     """
+    from datadiet.study.deciding import Question, decide_given
+
     results = results.absolute() if commands.caller().by_mlflow else results
     given = {name: value for name, value in data.items() if value not in (None, False)}
     config = TrainConfig(**given) if "dataset" in given else None

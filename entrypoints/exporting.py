@@ -9,7 +9,6 @@ import click
 
 from datadiet import commands
 from datadiet.data.registry import known_datasets
-from datadiet.report.export import export_kept
 from datadiet.report.kept_files import FORMATS
 
 from .options import (
@@ -43,6 +42,8 @@ def _export(
     they are; of other images, the layout of Hugging Face. Examples are in the data set's own order. NAME.json beside
     the output ties it to its data.
     """
+    from datadiet.report.export import export_kept
+
     output = output.absolute() if commands.caller().by_mlflow else output  # which works in the project's folder
     given = {name: value for name, value in values.items() if value not in (None, False)}
     export_kept(kept, written_as, output, given, copy, make_context(root, overwrite, offline=offline))

@@ -9,7 +9,6 @@ import click
 
 from datadiet.data.registry import known_datasets
 from datadiet.models.registry import MODELS
-from datadiet.report.inspection import inspect_data
 
 from .options import (
     EXP,
@@ -34,6 +33,8 @@ def _inspect(root: Path, exp: str | None, offline: bool, model: str | None, **va
     options that repair it. Writes data.html (one page without scripts or requests, with pictures of each class),
     data.txt and data.json below <root>/exps/<exp>/, a folder for each data set; exp is inspect by default.
     """
+    from datadiet.report.inspection import inspect_data
+
     config = make_config(values if model is None else values | {"model": model})
     inspect_data(config, exp or "inspect", make_context(root, overwrite=True, offline=offline), timed=model is not None)
 

@@ -5,31 +5,37 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
-from tqdm import tqdm
 
 from datadiet import commands
 from datadiet.config import FIELDS, TrainConfig, find_option, given_config
 from datadiet.data.reading import NAMES as READING
+from datadiet.data.registry import known_datasets
 from datadiet.errors import Interrupted, UserError
+from datadiet.models.registry import MODELS
 from datadiet.option import Option, check_text
-from datadiet.printable import printable
+from datadiet.runs.console import Console, Level
 from datadiet.runs.context import DATA_ON as PLACES
 from datadiet.runs.context import Context, Output, Tracker
-from datadiet.runs.signals import EXIT_CODE
 from datadiet.scores import trajectory
 from datadiet.selectors.options import FEATURE_FIELDS, LIKE, option_names
 from datadiet.storage.layout import ExperimentLayout
 
 from .amount import Amount as Amount
+from .ends import Repairable as Repairable
+from .ends import Stopped
 from .indices import Runs
+from .known import HELP_ALL, Grouped, Known, own_option
 from .recipe import RECIPE, from_recipe
+from .saying import JSON as JSON
+from .saying import LEVEL, QUIET, VERBOSE
+from .saying import is_json as is_json
 
 
 class Optional(click.ParamType):
@@ -108,6 +114,9 @@ def option_of(option: Option, default: Any, names: tuple[str, ...] = ()) -> Call
         type=click_type(option),
         default=default,
         help=f"{option.help}{_one_of(names)}  [default: {shown}{bounds}]",
+        cls=Grouped,
+        group=option.group,
+        first=option.first,
     )
 
 
@@ -128,14 +137,18 @@ def reading_options() -> list[Callable]:
 
 def required_option(name: str, names: tuple[str, ...] = ()) -> Callable:
     option = find_option(name)
-    return click.option(f"--{name}", type=click_type(option), required=True, help=option.help + _one_of(names))
+    return click.option(
+        f"--{name}",
+        type=click_type(option),
+        required=True,
+        help=option.help + _one_of(names),
+        cls=Grouped,
+        group=option.group,
+    )
 
 
 def training_options(without: tuple[str, ...] = (), **defaults: Any) -> Callable:
     """Every training option of the contract and of statistics, as of now, with other defaults where given."""
-    from datadiet.data.registry import known_datasets
-    from datadiet.models.registry import MODELS
-
     known = {"dataset": known_datasets(), "model": tuple(MODELS)}
     own = ("selector", "size", "scores", "manifest", LIKE, *option_names(), *FEATURE_FIELDS)  # of entry points
     names = [name for name in dict.fromkeys([*FIELDS, *trajectory.option_names()]) if name not in (*own, *without)]
@@ -149,36 +162,26 @@ def training_options(without: tuple[str, ...] = (), **defaults: Any) -> Callable
     return decorate
 
 
-ROOT = click.option("--root", type=Location(), default=".", help="Folder of exps/.  [default: .]")
-EXP = click.option("--exp", type=Optional(click.STRING), help="Experiment folder below exps/.  [default: see above]")
+ROOT = own_option("root", "output", Location(), "Folder of exps/.  [default: .]", default=".")
+EXP = own_option(
+    "exp", "output", Optional(click.STRING), "Experiment folder below exps/.  [default: see above]"
+)  # fmt: skip
 ONE_EXP = click.option(
     "--exp", type=Optional(click.STRING), help="Only runs of this experiment folder.  [default: all]"
 )
-OVERWRITE = click.option("--overwrite", type=click.BOOL, default=False, help="Replace old results.  [default: false]")
-OFFLINE = click.option(
-    "--offline", type=click.BOOL, default=False, help="Do not call MLflow: all that it has to know stays in exps/, and "
-    "`sync` tells it later.  [default: false]",
+OVERWRITE = own_option("overwrite", "output", click.BOOL, "Replace old results.  [default: false]", default=False)
+OFFLINE = own_option(
+    "offline", "tracking", click.BOOL, "Do not call MLflow: all that it has to know stays in exps/, and `sync` tells "
+    "it later.  [default: false]", default=False,
 )  # fmt: skip
-
-RUNS = click.option(
-    "--runs",
-    type=Optional(Runs()),
-    help="Indices of several runs instead of run, as in 0-9 or 0,2,5: each with its own seeds, folder and MLflow run, "
-    "trained at the same time where that is faster.  [default: the one of run]",
-)
-
-RESUME = click.option(
-    "--resume",
-    type=click.BOOL,
-    default=False,
-    help="Continue an unfinished run from its last good checkpoint; start where there is none, and leave a finished "
-    "one as it is.  [default: false]",
-)
-
-DATA_ON = click.option(
-    "--data_on", type=click.Choice(PLACES), default="auto", help="Where images lie while networks train: on the "
-    "device, or on disk, from where they are read meanwhile; auto: on the device where they take at most half of what "
-    "is free there. No result depends on it.  [default: auto]",
+RUNS = own_option(
+    "runs", "training", Optional(Runs()), "Indices of several runs instead of run, as in 0-9 or 0,2,5: each with its "
+    "own seeds, folder and MLflow run, trained at the same time where that is faster.  [default: the one of run]",
+)  # fmt: skip
+DATA_ON = own_option(
+    "data_on", "training", click.Choice(PLACES), "Where images lie while networks train: on the device, or on disk, "
+    "from where they are read meanwhile; auto: on the device where they take at most half of what is free there. No "
+    "result depends on it.  [default: auto]", default="auto", first=False,
 )  # fmt: skip
 
 
@@ -187,8 +190,8 @@ def place_options(command: Callable) -> Callable:
     return ROOT(EXP(OVERWRITE(OFFLINE(command))))
 
 
-SCORE_EXP = click.option(
-    "--score_exp", type=Optional(click.STRING), help="Experiment that holds the scored runs.  [default: full_data]"
+SCORE_EXP = own_option(
+    "score_exp", "score", Optional(click.STRING), "Experiment that holds the scored runs.  [default: full_data]"
 )
 
 
@@ -202,30 +205,28 @@ def _placed(ctx: click.Context, text: str) -> str:
     return re.sub(rf"(?<![\w/.=-]){relative}", lambda _: f"{root.absolute().as_posix()}/exps/", text)
 
 
-class Console:
-    """Reports to a terminal; without one, only the lines that stay."""
-
-    def __init__(self, ctx: click.Context) -> None:
-        self.ctx = ctx
-
-    @contextmanager
-    def counter(self, total: int, label: str) -> Iterator[Callable[[int], Any]]:
-        with tqdm(total=total, desc=printable(label), leave=False, disable=None, dynamic_ncols=True) as bar:
-            yield bar.update
-
-    def say(self, text: str) -> None:
-        tqdm.write(printable(_placed(self.ctx, text)))
+def console() -> Console:
+    """Reports as much as the current command was asked to."""
+    ctx = click.get_current_context()
+    return Console(ctx.meta.get(LEVEL, Level.USUAL), partial(_placed, ctx))
 
 
-def typed_command(ctx: click.Context) -> str:
-    """The command that repeats this one: its options that differ from their defaults and from a plan's."""
+def _typed(ctx: click.Context) -> dict[str, Any]:
+    """Options that differ from their defaults and from a plan's, as they are typed."""
     values = {}
     for param in ctx.command.params:
+        if param.name not in ctx.params:  # how much is said
+            continue
         value, planned = ctx.params[param.name], param.name in (ctx.default_map or {})
         given = ctx.get_parameter_source(param.name) not in (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
         if given and (planned or value not in (None, param.get_default(ctx))):
             values[param.opts[0].lstrip("-")] = "auto" if value is None else value
-    return commands.caller().spell(str(ctx.info_name), values)
+    return values
+
+
+def typed_command(ctx: click.Context) -> str:
+    """The command that repeats this one."""
+    return commands.caller().spell(str(ctx.info_name), _typed(ctx))
 
 
 # Where an option has these values, a command that leaves it out means the same; `main` has other defaults of its own.
@@ -238,12 +239,12 @@ _UNSAID = {name: FIELDS[name].default for name in ("dataset", "model", "data_dir
 def _caller(ctx: click.Context) -> commands.Caller:
     """How the user called; the program is the console script's where none was told."""
     shared = {name: ctx.params[name] for name in _UNSAID if ctx.params.get(name, _UNSAID[name]) != _UNSAID[name]}
-    return commands.Caller(ctx.find_root().obj or commands.DATADIET, shared)
+    return commands.Caller(ctx.find_root().obj or commands.DATADIET, shared, ctx.info_name, _typed(ctx))
 
 
 def make_context(
     root: Path, overwrite: bool = False, names_selector: bool = False, resume: bool = False, offline: bool = False,
-    data_on: str = "auto",
+    data_on: str = "auto", log_model: bool = False,
 ) -> Context:  # fmt: skip
     """Where the current command writes and how it reports; see `ExperimentLayout` for names_selector.
 
@@ -254,40 +255,21 @@ def make_context(
         raise UserError(f"root={root}: expected a folder.")
     output = Output(ExperimentLayout(root, names_selector), overwrite, resume)
     ctx = click.get_current_context()
-    reporter = Console(ctx)
+    reporter = console()
     if commands.caller().by_mlflow and not root.is_absolute() and commands.in_temporary_folder(Path.cwd()):
         reporter.say(
             f"This project lies in a temporary folder, {Path.cwd()}, as MLflow makes one of a git URL: files go to "
             f"{root.absolute() / 'exps'}, where the next command does not look. Name a folder that stays: "
             f"{commands.option('root', '/FOLDER')}"
         )
-    tracker = Tracker(root, typed_command(ctx), reporter.say, offline=offline)
+    tracker = Tracker(root, typed_command(ctx), reporter.say, offline=offline, log_model=log_model)
     return Context(output, reporter, tracker, data_on)
 
 
 def make_config(values: dict[str, Any], **fixed: Any) -> TrainConfig:
     """A TrainConfig from click's values, and those of a recipe where one is asked for."""
     ctx = click.get_current_context()
-    return given_config(values | from_recipe(ctx, values, Console(ctx).say) | fixed)
-
-
-class Told(click.ClickException):
-    """One message without a traceback."""
-
-    def format_message(self) -> str:
-        return printable(self.message)
-
-
-class Repairable(Told):
-    """A UserError."""
-
-    exit_code = 2
-
-
-class Stopped(Told):
-    """An Interrupted; the exit code tells a scheduler to try again."""
-
-    exit_code = EXIT_CODE
+    return given_config(values | from_recipe(ctx, values, console().say) | fixed)
 
 
 def _check_texts(ctx: click.Context) -> None:
@@ -325,6 +307,6 @@ def repairable(command: Callable) -> Callable:
 def make_command(name: str, function: Callable, *options: Callable, **attributes: Any) -> click.Command:
     """A command with options in this order; made anew at each call, because registries may have grown."""
     command = repairable(function)
-    for decorate in reversed(options):
+    for decorate in reversed((*options, VERBOSE, QUIET, HELP_ALL)):
         command = decorate(command)
-    return click.command(name, **attributes)(command)
+    return click.command(name, cls=Known, **attributes)(command)

@@ -9,7 +9,6 @@ import click
 
 from datadiet.config import find_option
 from datadiet.data.registry import known_datasets
-from datadiet.runs.predictions import Wanted, predictions_run
 from datadiet.scores import trajectory
 from datadiet.scores.logits import LOGIT_SCORES
 
@@ -47,6 +46,8 @@ def _predictions(
     while training of all of them. Writes <root>/exps/<exp>/run_<n>/<type folder>/ckpt_<step>.npy for each run, and of
     several their mean; exp is predictions by default. They are chosen by with scores=PATH.
     """
+    from datadiet.runs.predictions import Wanted, predictions_run
+
     wanted = Wanted(kinds, step, epoch, probabilities)
     context = make_context(root, overwrite, offline=offline)
     predictions_run(files, wanted, make_config(values), exp or "predictions", context)

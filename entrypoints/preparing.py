@@ -7,10 +7,9 @@ from typing import Any
 
 import click
 
-from datadiet.data.prepare import prepare
 from datadiet.data.registry import known_datasets
 
-from .options import Console, Optional, config_option, make_command, reading_options
+from .options import Optional, config_option, console, make_command, reading_options
 
 ARCHIVE = click.option("--archive", type=Optional(click.STRING), help="The published file, or a folder that has it.  "
                        "[default: looked for in data_dir, then downloaded]")  # fmt: skip
@@ -24,11 +23,13 @@ def _prepare_data(dataset: str, data_dir: str | None, archive: str | None, downl
 
     What is ready already stays as it is; several processes may do this at once.
     """
+    from datadiet.data.prepare import prepare
+
     start = time.perf_counter()
     ready = prepare(dataset, data_dir, archive, download, **reading)
     seconds = time.perf_counter() - start
     shape = "x".join(map(str, ready.image_shape))
-    Console(click.get_current_context()).say(
+    console().answer(
         f"{ready.name}: {ready.num_examples:,} training and {len(ready.test_labels):,} test examples of {shape}, "
         f"{ready.num_classes} classes, ready in {seconds:.1f} s\nfingerprint {ready.fingerprint}"
     )

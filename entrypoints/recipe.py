@@ -10,9 +10,13 @@ from click.core import ParameterSource
 
 from datadiet.recipes import RECIPES, recipe_values
 
-RECIPE = click.option(
-    "--recipe",
-    help="Values of several options under one name, where they are not given: "
+from .known import own_option
+
+RECIPE = own_option(
+    "recipe",
+    "training",
+    click.STRING,
+    "Values of several options under one name, where they are not given: "
     f"{'; '.join(f'{name}: {known.text}' for name, known in RECIPES.items())}.  [default: none]",
 )
 

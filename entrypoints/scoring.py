@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-from datadiet.runs.score import mean_run, score_run
-from datadiet.scores.checkpoint import score_names, training_score_names
 from datadiet.scores.combine import COMBINATIONS
+from datadiet.scores.registry import score_names, training_score_names
 
-from .options import SCORE_EXP, Optional, make_command, make_context, place_options
+from .indices import Runs
+from .options import SCORE_EXP, Listed, Optional, make_command, make_context, place_options
 
 STEP = click.option(
     "--step",
@@ -33,15 +32,22 @@ BATCH_SIZE = click.option("--batch_size", type=click.IntRange(min=1), default=51
 
 
 def _score(
-    run: int, step: int | None, kind: str, batch_size: int, score_exp: str | None, exp: str | None, root: Path,
-    overwrite: bool, offline: bool,
+    run: int, runs: tuple[int, ...] | None, step: int | None, kinds: tuple[str, ...], batch_size: int,
+    score_exp: str | None, exp: str | None, root: Path, overwrite: bool, offline: bool,
 ) -> None:  # fmt: skip
-    """Score every training example with a checkpoint of a run.
+    """Score every training example with a checkpoint of a run, or of several runs.
 
-    Writes <root>/exps/<exp>/run_<run>/<type folder>/ckpt_<step>.npy; exp is score_exp by default.
+    Writes <root>/exps/<exp>/run_<run>/<type folder>/ckpt_<step>.npy; exp is score_exp by default. Several types of
+    a run share its forward pass, several runs one compiled program.
     """
+    from datadiet.runs.score import score_runs
+
     source, target = _experiments(score_exp, exp)
-    score_run(kind, run, step, batch_size, source, target, make_context(root, overwrite, offline=offline))
+    score_runs(kinds, runs or [run], step, batch_size, source, target, make_context(root, overwrite, offline=offline))
+
+
+RUNS = click.option("--runs", type=Optional(Runs()), help="Indices of several runs instead of run, as in 0-9 or 0,2,5: "
+                    "each has its own files and MLflow runs.  [default: the one of run]")  # fmt: skip
 
 
 N_RUNS = click.option("--n_runs", type=click.INT, default=10, help="Runs 0 … n_runs - 1 are averaged.  [default: 10]")
@@ -58,19 +64,19 @@ def _mean_score(
     Writes <root>/exps/<exp>/<type folder>/ckpt_<step>.npy, and beside it the scores of each run (.runs.npy) and the
     standard error of their mean (.stderr.npy); exp is score_exp by default.
     """
+    from datadiet.runs.mean import mean_run
+
     source, target = _experiments(score_exp, exp)
     mean_run(kind, n_runs, step, source, target, make_context(root, overwrite, offline=offline), combine)
 
 
-def _type(names: tuple[str, ...]) -> Callable:
-    text = f"One of: {', '.join(names)}.  [default: l2_error]"
-    return click.option("--type", "kind", default="l2_error", help=text)
-
-
 def score() -> click.Command:
-    return make_command("score", _score, RUN, STEP, _type(score_names()), BATCH_SIZE, SCORE_EXP, place_options)
+    text = f"One or several, comma-separated, of: {', '.join(score_names())}.  [default: l2_error]"
+    kinds = click.option("--type", "kinds", type=Listed(click.STRING, "types"), default="l2_error", help=text)
+    return make_command("score", _score, RUN, RUNS, STEP, kinds, BATCH_SIZE, SCORE_EXP, place_options)
 
 
 def mean_score() -> click.Command:
-    names = (*score_names(), *training_score_names())
-    return make_command("mean_score", _mean_score, N_RUNS, STEP, _type(names), COMBINE, SCORE_EXP, place_options)
+    text = f"One of: {', '.join((*score_names(), *training_score_names()))}.  [default: l2_error]"
+    kind = click.option("--type", "kind", default="l2_error", help=text)
+    return make_command("mean_score", _mean_score, N_RUNS, STEP, kind, COMBINE, SCORE_EXP, place_options)

@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from datadiet.data.registry import known_datasets
-from datadiet.runs.select import select_run
 
 from .options import config_option, make_command, make_config, make_context, place_options, reading_options
 from .training import SCORE_CHOICE, score_choice, selection
@@ -30,6 +29,8 @@ def _select(root: Path, exp: str | None, overwrite: bool, offline: bool, **value
     score; and kept.json, which ties it to its data. exp is select by default. Train on it: subset with
     selector=manifest manifest=PATH.
     """
+    from datadiet.runs.select import select_run
+
     context = make_context(root, overwrite, names_selector=True, offline=offline)
     select_run(make_config(values), exp or "select", context, score_choice(values))
 

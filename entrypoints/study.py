@@ -11,19 +11,20 @@ import click
 
 from datadiet.errors import UserError
 from datadiet.option import fields_of
-from datadiet.scores.checkpoint import score_names, training_score_names
-from datadiet.study.engine import EngineOptions
+from datadiet.scores.registry import score_names, training_score_names
 from datadiet.study.engines import ENGINES
+from datadiet.study.options import EngineOptions
 from datadiet.study.plan import Plan
-from datadiet.study.plan_file import read_plan
-from datadiet.study.study import run_study
 
+from .known import own_option
 from .options import (
     DATA_ON,
+    JSON,
     Location,
     Optional,
     Repairable,
     config_option,
+    is_json,
     make_command,
     make_config,
     make_context,
@@ -44,11 +45,13 @@ def take_plan(ctx: click.Context, param: click.Parameter, path: Path | None) -> 
     """
     if path is None:
         return None
+    from datadiet.study.plan_file import read_plan
+
     try:
         values = read_plan(path)
     except UserError as error:
         raise Repairable(str(error)) from None
-    known = sorted(p.name for p in ctx.command.params if p.name and p.name != param.name)
+    known = sorted(p.name for p in ctx.command.params if p.name and p.expose_value and p.name != param.name)
     for name in values:
         if name not in known:
             close = difflib.get_close_matches(name[:80], known, 1)
@@ -59,23 +62,36 @@ def take_plan(ctx: click.Context, param: click.Parameter, path: Path | None) -> 
     return path
 
 
-PLAN = click.option(
-    "--plan",
-    type=Optional(Location()),
-    is_eager=True,
-    callback=take_plan,
-    help="YAML or JSON file of options, by the names that stand here; the command line overrides it.  [default: none]",
-)
+PLAN = own_option(
+    "plan", "study", Optional(Location()), "YAML or JSON file of options, by the names that stand here; the command "
+    "line overrides it.  [default: none]", is_eager=True, callback=take_plan,
+)  # fmt: skip
+DRY_RUN = own_option(
+    "dry_run", "study", click.BOOL, "Check everything, say how many trainings there are and what time, disk and memory "
+    "they take, and stop before anything is written.  [default: false]", default=False,
+)  # fmt: skip
 
 
 def _run(
-    root: Path, exp: str | None, overwrite: bool, offline: bool, plan: Path | None, data_on: str, **values: Any
+    root: Path, exp: str | None, overwrite: bool, offline: bool, plan: Path | None, data_on: str, dry_run: bool,
+    **values: Any,
 ) -> None:  # fmt: skip
+    from datadiet.report.summary import as_json
+    from datadiet.study.study import prepare, run_study
+
     chosen = Plan(**{name: values.pop(name) for name in PLAN_FIELDS})
     name = exp or click.get_current_context().info_name
     engine = EngineOptions(**{name: values.pop(name) for name in ENGINE_FIELDS})
     context = make_context(root, overwrite, offline=offline, data_on=data_on)
-    run_study(make_config(values), str(name), context, chosen, engine)
+    given = make_config(values), str(name), context, chosen, engine
+    if dry_run:
+        estimate = prepare(*given).estimate
+        told = estimate.as_json() if is_json() else str(estimate)
+    else:
+        decision = run_study(*given)
+        told = as_json(decision) if is_json() else ""
+    if told:
+        click.echo(told)
 
 
 def _study(**values: Any) -> None:
@@ -111,7 +127,9 @@ def _command(name: str, run: Callable, training: dict[str, Any], **defaults: Any
     ]
     of_features = config_option("features_step", None)
     trained = training_options(without=("run",), **training)
-    return make_command(name, run, PLAN, *selector_options(), of_features, *own, trained, DATA_ON, place_options)
+    return make_command(
+        name, run, PLAN, *selector_options(), of_features, *own, trained, DATA_ON, DRY_RUN, JSON, place_options
+    )
 
 
 def study() -> click.Command:
@@ -121,4 +139,5 @@ def study() -> click.Command:
 def main() -> click.Command:
     quick = {"dataset": "digits", "model": "mlp", "num_steps": 330, "decay_steps": (99, 198, 264), "augment": False}
     # 359 test examples can show margins of some 1.2 points or more, however many runs there are.
-    return _command("main", _main, quick, score_runs=5, fractions=(0.7, 0.5, 0.3, 0.1), margin=1.5, workers=1)
+    lean = {"workers": 1, "every_checkpoint": False}
+    return _command("main", _main, quick, score_runs=5, fractions=(0.7, 0.5, 0.3, 0.1), margin=1.5, **lean)

@@ -8,12 +8,12 @@ import click
 from click.core import ParameterSource
 
 from datadiet import commands
-from datadiet.report.results_table import write_table
 
-from .options import OFFLINE, ONE_EXP, OVERWRITE, Location, Optional, make_context, repairable
+from .known import HELP_ALL, Known
+from .options import OFFLINE, ONE_EXP, OVERWRITE, QUIET, VERBOSE, Location, Optional, make_context, repairable
 
 
-@click.command()
+@click.command(cls=Known)
 @click.option("--exps_path", type=Optional(Location()),
               help="Read this exps/ folder (the mirror) instead of MLflow.  [default: MLflow]")  # fmt: skip
 @click.option("--output", type=Location(), default="results.csv",
@@ -25,6 +25,9 @@ from .options import OFFLINE, ONE_EXP, OVERWRITE, Location, Optional, make_conte
               help="Only runs of this budget, iterations or epochs.  [default: the one there is]")  # fmt: skip
 @OVERWRITE
 @OFFLINE
+@VERBOSE
+@QUIET
+@HELP_ALL
 @repairable
 def results(
     exps_path: Path | None,
@@ -36,6 +39,8 @@ def results(
     offline: bool,
 ) -> None:
     """Write one line per finished training run, from MLflow or from the mirror: the same bytes."""
+    from datadiet.report.results_table import write_table
+
     ctx = click.get_current_context()
     given = ctx.get_parameter_source("root") != ParameterSource.DEFAULT
     context = make_context(root, overwrite, offline=offline)

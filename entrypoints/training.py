@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from datadiet.config import find_option
-from datadiet.runs.inputs import ScoreChoice
-from datadiet.runs.train import train_runs
 from datadiet.selectors.options import FEATURE_FIELDS, LIKE, MANIFEST
 from datadiet.selectors.selection import SELECTORS
 
+from .known import Grouped
 from .options import (
     DATA_ON,
-    RESUME,
     RUNS,
     SCORE_EXP,
     Optional,
@@ -30,13 +28,29 @@ from .options import (
     training_options,
 )  # fmt: skip
 
+if TYPE_CHECKING:
+    from datadiet.runs.inputs import ScoreChoice
+
 SCORE_CHOICE = (
     config_option("scores", None),
     SCORE_EXP,
-    click.option("--score_type", default="l2_error", help="Type of that mean score.  [default: l2_error]"),
-    click.option("--score_step", type=Optional(click.IntRange(min=0)), help="Step of that mean score.  "
-                 "[default: the first checkpoint of the scored runs after a tenth of their training]"),
+    click.option("--score_type", cls=Grouped, group="score", default="l2_error", help="Type of that mean score.  "
+                 "[default: l2_error]"),
+    click.option("--score_step", cls=Grouped, group="score", first=False, type=Optional(click.IntRange(min=0)),
+                 help="Step of that mean score.  [default: the first checkpoint of the scored runs after a tenth of "
+                 "their training]"),
 )  # fmt: skip
+
+
+RESUME = click.option(
+    "--resume",
+    cls=Grouped,
+    group="training",
+    type=click.BOOL,
+    default=False,
+    help="Continue an unfinished run from its last good checkpoint; start where there is none, and leave a finished "
+    "one as it is.  [default: false]",
+)
 
 
 def selection() -> list[Callable]:
@@ -51,6 +65,8 @@ def selection() -> list[Callable]:
 
 def score_choice(values: dict[str, Any]) -> ScoreChoice:
     """From click's values."""
+    from datadiet.runs.inputs import ScoreChoice
+
     return ScoreChoice(
         values.get("score_exp") or "full_data", values.get("score_type", "l2_error"), values.get("score_step")
     )
@@ -60,6 +76,11 @@ STOPPING = """
 
 SIGTERM or Ctrl-C saves a checkpoint and ends with exit code 75 (MLflow's own command then with 1). The same command
 with resume=true goes on, and ends with the result of an uninterrupted run."""
+
+LOG_MODEL = click.option(
+    "--log_model", type=click.BOOL, default=False, help="Give MLflow the trained network as a model, which "
+    "`mlflow models serve` serves; with resume=true also that of a finished run.  [default: false]",
+)  # fmt: skip
 
 BALANCE = config_option("balance", None)
 
@@ -94,14 +115,18 @@ def _training_command(name: str, selector: str | None, *own_options: Any) -> cli
         resume: bool,
         runs: tuple[int, ...] | None,
         data_on: str,
+        log_model: bool,
         **values: Any,
     ) -> None:
+        from datadiet.runs.train import train_runs
+
         config = make_config(values) if selector is None else make_config(values, selector=selector)
         named = {"names_selector": selector is None, "offline": offline, "resume": resume, "data_on": data_on}
+        named["log_model"] = log_model
         context = make_context(root, overwrite, **named)
         train_runs(config, runs or [config.run], exp or name, context, score_choice(values))
 
-    options = (*own_options, training_options(), RUNS, RESUME, DATA_ON, place_options)
+    options = (*own_options, training_options(), RUNS, RESUME, DATA_ON, LOG_MODEL, place_options)
     return make_command(name, run, *options, help=TEXTS[name] + STOPPING)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
+import jax
 import numpy as np
+import optax
 
 
 def softmax(logits: np.ndarray) -> list[list[float]]:
@@ -49,6 +51,19 @@ def grand_last(features, logits, labels):
         error = _error(p, int(y))
         norms.append(_norm([e * float(v) for e in error for v in h] + error))
     return np.array(norms)
+
+
+def gradient_norms(network, variables, images, labels):
+    """GraNd by its definition: a Python loop of jax.grad over single examples."""
+
+    @jax.jit
+    @jax.grad
+    def gradient(params, image, label):
+        logits = network.apply({**variables, "params": params}, image[None])[0]
+        return optax.losses.softmax_cross_entropy_with_integer_labels(logits, label)
+
+    gradients = [gradient(variables["params"], image, label) for image, label in zip(images, labels)]
+    return np.array([np.sqrt(sum(np.sum(np.float64(x) ** 2) for x in jax.tree.leaves(g))) for g in gradients])
 
 
 def input_norm(images):

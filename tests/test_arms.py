@@ -10,7 +10,7 @@ import pytest
 import studies
 from conftest import datadiet
 
-from datadiet.config import TrainConfig
+from datadiet.config import TrainConfig, saved_steps
 from datadiet.data.registry import load_dataset
 from datadiet.errors import UserError
 from datadiet.report.decision import Decision
@@ -214,3 +214,13 @@ def test_energy_is_told_where_every_run_has_it(tmp_path):
         studies.rewrite(path, joules=2500.0 if "full_data" in path.parts else 1500.0)
     told = " ".join(price(Decision(read_study(exps, "demo"), 0.5)))
     assert "It takes 1.5 kJ of the GPUs, 2.5 kJ on all of the data." in told
+
+
+def test_a_study_saves_no_more_than_it_scores_where_that_is_asked_for():
+    plan = replace(PLAN, every_checkpoint=False, score_types=("l2_error", "forget"))
+    for given, saved in ((GIVEN, [0, 4, 44]), (replace(GIVEN, save_steps=22), [0, 22, 44])):
+        spec = compile_study(plan, given, "s", LAYOUT, 1438)
+        trained = [job for job in spec.jobs if isinstance(job, TrainJob)]
+        assert {tuple(saved_steps(job.config)) for job in trained if job.tags["role"] == "scoring"} == {tuple(saved)}
+        judging = [job.config for job in trained if job.tags["role"] == "evaluation"]
+        assert {(tuple(saved_steps(config)), config.trajectory) for config in judging} == {((), ())}

@@ -68,6 +68,18 @@ def test_a_damaged_entry_is_said_and_written_anew(npz, tmp_path, name):
         assert load_dataset(f"npz:{npz}").fingerprint == first.fingerprint
 
 
+def test_a_key_is_of_the_files_wherever_they_are_named_from(tmp_path, monkeypatch):
+    files = [tmp_path / "a/one.png", tmp_path / "b/one.png"]
+    for file in files:
+        file.parent.mkdir()
+        file.write_bytes(b"1")
+    monkeypatch.chdir(tmp_path / "a")
+    found = cache.key("x", files)
+    assert found == cache.key("x", list(map(str, files))) == cache.key("x", ["one.png", "../b/one.png"])
+    assert found != cache.key("x", files[::-1])
+    assert cache.key("x", ["/etc/../etc/hostname"]) == cache.key("x", ["/etc/hostname"])
+
+
 def test_a_cache_that_cannot_be_written_is_said(npz, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DATADIET_CACHE", str(tmp_path / "file" / "cache"))

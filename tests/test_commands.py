@@ -24,6 +24,7 @@ from datadiet import commands
 from datadiet.commands import MLFLOW, SHARED, Caller
 from datadiet.config import find_option
 from datadiet.data.reading import NAMES as READING
+from datadiet.runs.console import Console
 from datadiet.runs.context import Output
 from datadiet.storage.layout import ExperimentLayout
 from entrypoints.__main__ import COMMANDS, LazyGroup
@@ -223,7 +224,6 @@ def test_a_caller_holds_for_a_block_only():
 
 def test_a_worker_prints_as_its_study_does(tmp_path, monkeypatch):
     from datadiet.study import engine
-    from datadiet.study.ray_engine import Lines
 
     @dataclass(frozen=True)
     class Parent:
@@ -234,7 +234,7 @@ def test_a_worker_prints_as_its_study_does(tmp_path, monkeypatch):
     output, store = Output(ExperimentLayout(tmp_path)), f"sqlite:///{tmp_path}/mlflow.db"
     sent = engine.Setting(output, "again", True, store, tmp_path, None, caller)
     with commands.calling(Caller()):
-        pickle.loads(pickle.dumps(sent)).context(Lines())
+        pickle.loads(pickle.dumps(sent)).context(Console())
         assert commands.command("sync") == f"mlflow run . -e sync -P root={tmp_path}"
 
 

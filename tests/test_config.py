@@ -34,6 +34,7 @@ def test_every_subset_size_trains_for_the_steps_of_the_full_set():
         ({"num_steps": 10, "save_steps": 4}, [0, 4, 8, 10]),
         ({"num_steps": 10, "save_steps": 100}, [0, 10]),
         ({"num_steps": 12, "save_steps": 5, "early_step": 4, "early_save_steps": 2}, [0, 2, 4, 5, 10, 12]),
+        ({"num_steps": 10, "checkpoints": False}, []),
     ],
 )
 def test_saved_steps(given, steps):
@@ -55,6 +56,7 @@ def test_saved_steps(given, steps):
         ({"random_label_fraction": float("nan")}, "random_label_fraction=nan"),
         ({"compute_dtype": "float16"}, "compute_dtype=float16: expected one of float32, bfloat16"),
         ({"decay_steps": (5, 0)}, "decay_steps"),
+        ({"checkpoints": False, "trajectory": ("aum",)}, "checkpoints=false: expected true, because trajectory=aum"),
         ({"size": 0}, "size=0: expected at least 1"),
         ({"size": 1001}, "size=1001: the training set has 1000 examples"),
         ({"size": 800, "offset": 300}, "size=800 after skipping offset=300"),

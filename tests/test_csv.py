@@ -87,6 +87,32 @@ def test_usual_encodings_delimiters_names_and_paths_give_the_same_data(tmp_path,
     assert dataset.train_labels.tolist() == [0, 1] * 4
 
 
+def test_a_list_of_files_and_numbers_with_spaces_is_read(tmp_path):
+    pixels = images(tmp_path, dict.fromkeys(row[0] for row in ROWS))
+    (tmp_path / "list.txt").write_text("".join(f"{path} {int(label == 'do')}\n" for path, label, _ in ROWS))
+    with pytest.warns(UserWarning, match="has no header; its columns are read as path, label"):
+        dataset = load_dataset(f"csv:{tmp_path / 'list.txt'}", test_fraction=0.3)
+    assert dataset.num_examples + len(dataset.test_labels) == len(ROWS)
+    assert np.array_equal(dataset.train_images, [pixels[one] for one in dataset.example_ids])
+    assert [one.startswith("do") for one in dataset.example_ids] == dataset.train_labels.tolist()
+
+
+@pytest.mark.parametrize("ending", ["", ".png"])
+def test_images_of_one_folder_beside_the_list_are_found_by_their_names(tmp_path, ending):
+    """As in many competitions: train.csv has image_id and label, and the images are in train_images/."""
+    names = [f"{i:03d}" for i in range(12)]
+    pixels = images(tmp_path, {f"train_images/{one}.png": None for one in names})
+    images(tmp_path, {"test_images/x.png": None})
+    written = "".join(f"{one}{ending or ''},{'ab'[i % 2]}\n" for i, one in enumerate(names))
+    (tmp_path / "train.csv").write_text(f"image_id,label\n{written}")
+    with pytest.warns(UserWarning, match=rf"000{ending} is read as train_images/000\.png, and so are the others"):
+        dataset = load_dataset(f"csv:{tmp_path / 'train.csv'}", test_fraction=0.3)
+    assert np.array_equal(dataset.train_images, [pixels[one] for one in dataset.example_ids])
+    images(tmp_path, {f"other/{one}.png": None for one in names})
+    with pytest.raises(UserError, match=f"12 of 12 files are not there: 000{ending}, .*paths are taken from"):
+        load_dataset(f"csv:{tmp_path / 'train.csv'}", test_fraction=0.3)
+
+
 def test_a_list_without_a_header_is_read_where_it_begins_with_a_file(tmp_path):
     with pytest.warns(UserWarning, match="has no header; its columns are read as path, label, split"):
         dataset = load_dataset(listed(tmp_path, lines(ROWS)))

@@ -8,8 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from datadiet.data.batches import augment, batch_ids, fit_images, normalize, randomize_labels
+from datadiet.data.batches import augment, fit_images, normalize, randomize_labels
 from datadiet.data.dataset import fingerprint, pixel_statistics, vector_statistics
+from datadiet.data.order import batch_ids
 from datadiet.data.registry import DATASETS, count_examples, load_dataset
 from datadiet.errors import UserError
 

@@ -22,15 +22,15 @@ from datadiet.plugins import VARIABLE
 from datadiet.recipes import RECIPES
 from datadiet.registries import ENTRY_POINTS
 from datadiet.report.pictures import FIGURES
-from datadiet.scores.checkpoint import FEATURE_SCORES, NETWORK_SCORES, score_names
 from datadiet.scores.combine import COMBINATIONS
 from datadiet.scores.logits import LOGIT_SCORES
+from datadiet.scores.registry import FEATURE_SCORES, NETWORK_SCORES, score_names
 from datadiet.scores.trajectory import TRAJECTORIES
 from datadiet.selectors.options import MANIFEST
 from datadiet.selectors.selection import BALANCES, SELECTORS
-from datadiet.study.engine import EngineOptions
 from datadiet.study.engines import ENGINES
 from datadiet.study.evaluations import ROLES
+from datadiet.study.options import EngineOptions
 from datadiet.study.plan import Plan
 from entrypoints.__main__ import COMMANDS, main
 
@@ -41,6 +41,9 @@ DOCUMENTS = (
     "docs/scores.md",
     "docs/decision.md",
     "docs/own_loop.md",
+    "docs/terminal.md",
+    "docs/models.md",
+    "docs/analyze.md",
 )
 TEXT = {name: (PROJECT / name).read_text() for name in (*DOCUMENTS, "CHANGELOG.md")}
 README, SCORES = TEXT["README.md"], TEXT["docs/scores.md"]

@@ -15,7 +15,7 @@ from test_train import equal, run, setup
 
 import datadiet as dd
 from datadiet.config import with_values
-from datadiet.data.batches import batch_ids
+from datadiet.data.order import batch_ids
 from datadiet.data.registry import load_dataset
 from datadiet.errors import UserError
 from datadiet.selectors.epochs import Epoch, infobatch_weights

@@ -30,8 +30,8 @@ from datadiet.plugins import VARIABLE, load_plugins
 from datadiet.registries import ENTRY_POINTS, EntryPoint
 from datadiet.report.decision import Decision
 from datadiet.report.pictures import FIGURES, Drawn
-from datadiet.scores.checkpoint import FEATURE_SCORES, NETWORK_SCORES
 from datadiet.scores.logits import LOGIT_SCORES
+from datadiet.scores.registry import FEATURE_SCORES, NETWORK_SCORES
 from datadiet.scores.trajectory import TRAJECTORIES, Batch, Shape, Trajectory
 from datadiet.selectors.coresets import Pool
 from datadiet.selectors.selection import SELECTORS, Selector
@@ -60,8 +60,8 @@ def params(folder: Path, name: str) -> dict[str, str]:
 
 
 def help_of(command: str) -> str:
-    """What --help says, in one line."""
-    done = CliRunner().invoke(main, [command, "--help"])
+    """What --help-all says, in one line."""
+    done = CliRunner().invoke(main, [command, "--help-all"])
     assert done.exit_code == 0, done.output
     return " ".join(done.output.split())
 
@@ -236,7 +236,7 @@ def test_a_model_is_one_class_and_one_line(tmp_path, monkeypatch):
         """Another network of the same kind."""
 
     monkeypatch.setitem(MODELS, "mine", Model(Twice, 8, None))
-    assert "simple_cnn_0, mlp, mine." in help_of("full_data")
+    assert "vit_ti_4, mine." in help_of("full_data")
     datadiet("full_data", tmp_path, **SHORT | {"model": "mine", "width": 4})
     stored = open_run(tmp_path / "exps/full_data/run_0")
     assert type(stored.network.module) is Twice

@@ -13,6 +13,8 @@ import oracles
 import pytest
 from conftest import datadiet
 
+from benchmarks.fast import recipe, training_flops
+from benchmarks.published_scores import over_runs, overlap, spearman
 from datadiet.config import TrainConfig, resolve
 from datadiet.data.batches import alternating_flips, fit_images
 from datadiet.data.registry import load_dataset
@@ -73,6 +75,19 @@ def test_whitening_depends_on_the_images_alone(monkeypatch):
     whole = whitening_kernel(images, np.full(3, 0.5), np.full(3, 0.25))
     monkeypatch.setattr(fast_cnn, "CHUNK", 7)
     np.testing.assert_array_equal(whitening_kernel(images, np.full(3, 0.5), np.full(3, 0.25)), whole)
+
+
+def test_whitening_sees_all_classes_where_they_come_one_after_the_other(digits, monkeypatch):
+    monkeypatch.setattr("datadiet.models.networks.SAMPLE", 40)
+    ordered = replace(fit_images(digits, (32, 32, 3)), train_images=np.zeros((400, 32, 32, 3), np.uint8))
+    ordered.train_images[200:] = 255
+    seen = []
+    monkeypatch.setattr(
+        fast_cnn.FastCNN, "begun", lambda module, stats, images, mean, std: seen.append(images) or stats
+    )
+    build_model("fast_cnn", 10, (32, 32, 3), 2).begun({"batch_stats": {}}, ordered, np.arange(0, 400, 2))
+    assert len(seen[0]) == 40
+    assert seen[0].mean() == 127.5
 
 
 def test_convolutions_begin_as_identities():
@@ -211,9 +226,9 @@ def test_what_would_have_no_effect_is_refused(given, message):
 
 
 def test_recipes_name_options_and_yield_to_what_is_given():
-    for recipe in RECIPES.values():
-        assert recipe.values.keys() <= FIELDS.keys()
-        assert resolve(TrainConfig(**recipe.values), 50_000).registered == ()
+    for known in RECIPES.values():
+        assert known.values.keys() <= FIELDS.keys()
+        assert resolve(TrainConfig(**known.values), 50_000).registered == ()
     steps = {size: resolve(TrainConfig(**RECIPES["fast"].values, size=size), 50_000).num_steps for size in (500, None)}
     assert steps == {500: 528, None: 528}, "epochs of the full training set"
     assert recipe_values("fast", {"lr": 3.0, "dataset": "digits"}).keys() == RECIPES["fast"].values.keys() - {"lr"}
@@ -250,3 +265,21 @@ def test_options_of_the_recipe_are_refused_where_the_network_or_the_images_have_
     )
     assert "pad=8: expected fewer pixels than images have, 8" in datadiet("full_data", tmp_path, 2, pad=8, **mlp).output
     assert not (tmp_path / "exps").exists()
+
+
+# --- its benchmarks ---------------------------------------------------------------------------
+
+
+def test_operations_of_a_step_are_those_of_its_layers_counted_by_hand():
+    """Two for each multiplication; the frozen first layer once, the others three times (forward, input, kernel)."""
+    layers = [(31, 24, 8), (15, 8, 8), (15, 8, 32), (7, 32, 32), (7, 32, 32), (3, 32, 32)]  # side, inputs, outputs
+    multiplied = 31 * 31 * 12 * 24 + 3 * (sum(side**2 * 9 * i * o for side, i, o in layers) + 32 * 10)
+    assert training_flops(recipe(width=8, train_batch_size=16)) == 16 * 2 * multiplied
+
+
+def test_agreement_with_published_scores_is_of_ranks_and_upper_halves():
+    ours = np.array([[1.0, 2, 3, 4, 9, 8], [1.5, 2, 3, 5, 9, 7]])
+    assert overlap(ours[0], np.array([5.0, 1, 2, 3, 4, 6])) == pytest.approx(2 / 3)
+    alike = over_runs([ours, ours[:1] ** 3], 2, spearman)
+    assert alike.low <= alike.value == pytest.approx(1) == alike.high
+    assert str(over_runs([ours[:1], -ours[:1]], 1, spearman)).startswith("-1.000 (no interval of one run)")

@@ -207,7 +207,7 @@ def test_it_is_a_run_of_its_own_kind_with_the_page_as_artifact(tmp_path):
         ("d: several sizes: --image_size N", {"image_size": "64"}),
         ("d: To test on val: --test_split val. Add --test_fraction 0.2.", {"test_fraction": 0.2}),
         ("d: To test on val: --test_split val", {"test_split": "val"}),
-        ("d: it cannot be read (damaged); save again.", {}),
+        ("d: it cannot be read (damaged).", {}),
     ],
 )
 def test_options_are_taken_from_what_a_refusal_advises(refusal, options):

@@ -175,6 +175,31 @@ def test_images_that_memory_has_no_room_for_are_read_into_a_file(tmp_path, own_c
         build_dataset(name, reading=reading)
 
 
+@pytest.mark.parametrize("change", [None, "from 0 to 1", "channels first", "vectors"])
+def test_a_large_npz_stays_in_its_file(tmp_path, own_cache, monkeypatch, change):
+    """Where its arrays are stored as they are and need no change; what has to be changed is, piece by piece."""
+    random = np.random.default_rng(0)
+    x = random.integers(0, 256, (40, 9, 9, 3)).astype(np.uint8)
+    if change:
+        x = {"from 0 to 1": x / 255, "channels first": np.moveaxis(x, 3, 1),
+             "vectors": x.reshape(40, -1).astype(np.float32)}[change]  # fmt: skip
+    given = {"x_train": x[:30], "y_train": np.arange(30) % 3, "x_test": x[30:], "y_test": np.arange(10) % 3}
+    np.savez(tmp_path / "d.npz", **given)
+    name = f"npz:{tmp_path / 'd.npz'}"
+    expected = build_dataset(name)
+    assert not mapped(expected.train_images)
+    monkeypatch.setattr(intake, "free_memory", lambda: 200)
+    built = build_dataset(name)
+    assert mapped(built.train_images)
+    assert mapped(built.test_images)
+    assert built.fingerprint == expected.fingerprint
+    content = bytearray((tmp_path / "d.npz").read_bytes())
+    content[1000] ^= 1
+    (tmp_path / "d.npz").write_bytes(content)
+    with pytest.raises(UserError, match="cannot be read as npz of plain arrays .*CRC"):
+        build_dataset(name)
+
+
 def refuse_images(empty, shape, *given, **named):
     assert np.ndim(shape) == 0 or len(shape) < 4, "images in memory"
     return empty(shape, *given, **named)

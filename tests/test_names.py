@@ -4,7 +4,6 @@ import os
 import re
 import sys
 
-import click
 import numpy as np
 import pytest
 from archives import png
@@ -15,8 +14,8 @@ from hypothesis import strategies as st
 from datadiet.data.registry import load_dataset
 from datadiet.errors import UserError
 from datadiet.printable import from_bytes, visible
+from datadiet.runs.console import Console
 from datadiet.storage.manifests import manifest_ids
-from entrypoints.options import Console
 
 CAFE = os.fsdecode(b"caf\xe9")  # as Windows' zip left it
 
@@ -83,7 +82,7 @@ def test_an_error_names_them(folder):
 
 
 def test_what_is_said_can_be_shown(capsys):
-    Console(click.Context(click.Command("score"))).say(f"{CAFE} -> é")
+    Console().say(f"{CAFE} -> é")
     assert capsys.readouterr().out == "caf\\xe9 -> é\n"
 
 

@@ -12,8 +12,8 @@ import pytest
 
 import datadiet as dd
 from datadiet.errors import UserError
-from datadiet.scores.checkpoint import grand_last
 from datadiet.scores.logits import LOGIT_SCORES
+from datadiet.scores.registry import grand_last
 
 C = 5
 

@@ -5,13 +5,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from conftest import drawn_variables
 from flax import linen as nn
+from oracles import gradient_norms
 
 from datadiet.models.networks import Network
-from datadiet.models.registry import build_model
+from datadiet.models.registry import MODELS, build_model
 from datadiet.scores.gradients import grad_norms, grad_norms_by_vmap, parameters_without_rule
 
 pytestmark = pytest.mark.usefixtures("hasty")
@@ -24,19 +24,6 @@ by_vmap = jax.jit(grad_norms_by_vmap, static_argnums=0)
 def batch(shape, size=5, seed=0):
     images = np.random.default_rng(seed).normal(size=(size, *shape)).astype(np.float32)
     return jnp.asarray(images), jnp.arange(size, dtype=jnp.int32) % 3
-
-
-def one_by_one(network, variables, images, labels):
-    """The definition: a Python loop of jax.grad over single examples."""
-
-    @jax.jit
-    @jax.grad
-    def gradient(params, image, label):
-        logits = network.apply({**variables, "params": params}, image[None])[0]
-        return optax.losses.softmax_cross_entropy_with_integer_labels(logits, label)
-
-    gradients = [gradient(variables["params"], image, label) for image, label in zip(images, labels)]
-    return np.array([np.sqrt(sum(np.sum(np.float64(x) ** 2) for x in jax.tree.leaves(g))) for g in gradients])
 
 
 def unruled(network, variables, images):
@@ -117,12 +104,16 @@ RULED = {
     "conv, even kernel, explicit padding": ((nn.Conv(4, (2, 4), padding=((0, 1), (2, 1))),), (6, 6, 3)),
     "conv without padding, 1x1": ((nn.Conv(4, (3, 2), padding="VALID"), nn.Conv(6, (1, 1), (2, 2))), (6, 6, 3)),
     "batch norm": ((nn.Conv(4, (3, 3)), nn.BatchNorm(use_running_average=True)), (5, 5, 2)),
+    "layer norm": ((nn.Dense(6), nn.LayerNorm()), (6,)),
+    "layer norm on positions, no bias": ((nn.LayerNorm(use_bias=False), nn.Dense(4)), (5, 6)),
+    "attention": ((nn.MultiHeadDotProductAttention(2, deterministic=True),), (5, 6)),
+    "dense on two axes": ((nn.DenseGeneral((2, 3), axis=(-2, -1), use_bias=False),), (4, 5, 2)),
     "batch norm, bias only": ((nn.Dense(4), nn.BatchNorm(use_running_average=True, use_scale=False)), (6,)),
     "batch norm, scale only": ((nn.Dense(4), nn.BatchNorm(use_running_average=True, use_bias=False)), (6,)),
 }
 UNRULED = {
     "shared layer": (Layered((shared_layer, shared_layer)), (6,), "layers_0/bias"),
-    "layer norm": (Layered((nn.Dense(6), nn.LayerNorm())), (6,), "layers_1/bias"),
+    "group norm": (Layered((nn.Dense(6), nn.GroupNorm(2))), (6,), "layers_1/bias"),
     "grouped conv": (Layered((nn.Conv(4, (3, 3), feature_group_count=2),)), (5, 5, 2), "layers_0/bias"),
     "dilated conv": (Layered((nn.Conv(4, (3, 3), kernel_dilation=2),)), (5, 5, 2), "layers_0/bias"),
     "circular conv": (Layered((nn.Conv(4, (3, 3), padding="CIRCULAR"),)), (5, 5, 2), "layers_0/bias"),
@@ -141,7 +132,7 @@ def test_one_pass_equals_a_loop_of_single_gradients(case):
     network = Network(Layered(layers), shape)
     variables, (images, labels) = drawn_variables(network), batch(shape)
     assert unruled(network, variables, images) == []
-    expected = one_by_one(network, variables, images, labels)
+    expected = gradient_norms(network, variables, images, labels)
     np.testing.assert_allclose(grad_norms(network, variables, images, labels), expected, rtol=2e-5)
 
 
@@ -153,19 +144,22 @@ def test_layers_without_a_rule_are_found_and_still_exact(case):
     names = unruled(network, variables, images)
     assert names
     assert parameter is None or parameter in names
-    expected = one_by_one(network, variables, images, labels)
+    expected = gradient_norms(network, variables, images, labels)
     with pytest.warns(UserWarning, match="no single-pass rule"):
         values = grad_norms(network, variables, images, labels)
     np.testing.assert_allclose(values, expected, rtol=2e-5)
 
 
-@pytest.mark.parametrize("model", ["mlp", "simple_cnn_0", "resnet18_lowres", "resnet50_lowres"])
+@pytest.mark.parametrize("model", MODELS)
 def test_one_pass_equals_vmap_for_every_model(model):
     network = build_model(model, 10, (32, 32, 3), width=8)
     variables, (images, labels) = drawn_variables(network), batch((32, 32, 3), size=3)
     assert unruled(network, variables, images) == []
     if model == "resnet50_lowres":  # its values at one block of either stride: more of them only take longer to compile
         network = Network(network.module.clone(stages=(1, 1)), network.image_shape)
+        variables = drawn_variables(network)
+    elif model == "vit_ti_4":
+        network = Network(network.module.clone(depth=2), network.image_shape)
         variables = drawn_variables(network)
     values = grad_norms(network, variables, images, labels)
     np.testing.assert_allclose(values, by_vmap(network, variables, images, labels), rtol=2e-5)
@@ -204,9 +198,9 @@ def test_order_and_batch_size_change_nothing():
 def test_every_form_of_a_convolution_gives_the_same(form, monkeypatch):
     network = Network(Layered((nn.Conv(6, (3, 2), (2, 1)),)), (7, 6, 4))
     variables, (images, labels) = drawn_variables(network), batch((7, 6, 4))
-    monkeypatch.setattr("datadiet.scores.gradients.cheapest_form", lambda *_: form)
+    monkeypatch.setattr("datadiet.scores.rules.cheapest_form", lambda *_: form)
     values = grad_norms(network, variables, images, labels)
-    np.testing.assert_allclose(values, one_by_one(network, variables, images, labels), rtol=2e-5)
+    np.testing.assert_allclose(values, gradient_norms(network, variables, images, labels), rtol=2e-5)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
@@ -215,7 +209,7 @@ def test_every_backend_s_way_over_examples_gives_the_same(backend, monkeypatch):
     variables, (images, labels) = drawn_variables(network), batch((6, 6, 4))
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     values = grad_norms(network, variables, images, labels)
-    np.testing.assert_allclose(values, one_by_one(network, variables, images, labels), rtol=2e-5)
+    np.testing.assert_allclose(values, gradient_norms(network, variables, images, labels), rtol=2e-5)
 
 
 def test_no_gradient_of_a_parameter_is_computed(optimised):

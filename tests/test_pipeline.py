@@ -17,6 +17,7 @@ from datadiet.selectors.selection import SELECTORS, chooses_anew, kept_order
 from datadiet.storage.files import sealed
 from datadiet.storage.layout import score_file
 from datadiet.storage.runs import open_run
+from datadiet.tracking.fetch import local_file
 
 HEADER = (
     "Dataset,Neural network,Scored by,No.of train datasamples,fraction of data trained on,"
@@ -85,6 +86,31 @@ def test_a_training_run_is_in_mlflow_and_in_the_mirror(root, runs, path):
     assert set(run.data.metrics) >= SCALARS
     assert run.inputs.dataset_inputs[0].dataset.name == "digits"
     assert sorted(int(p.name) for p in (folder / "ckpts").iterdir()) == [*range(0, 44, 4), 44]
+
+
+ARTIFACTS = {  # of a run, without its folder
+    "full_data/run_0": ["args.json", "forget_scores/ckpt_4.json", "forget_scores/ckpt_4.npy",
+                        "forget_scores/ckpt_44.json", "forget_scores/ckpt_44.npy", "summary.json", "test_correct.npy"],
+    "keep_max/size_700/run_0": ["args.json", "forget_scores/ckpt_4.json", "forget_scores/ckpt_4.npy",
+                                "forget_scores/ckpt_44.json", "forget_scores/ckpt_44.npy", "kept.csv", "summary.json",
+                                "test_correct.npy"],
+    "full_data/run_0/error_l2_norm_scores/ckpt_4": ["error_l2_norm_scores/ckpt_4.json",
+                                                    "error_l2_norm_scores/ckpt_4.npy"],
+    "full_data/forget_scores/ckpt_4": [f"forget_scores/ckpt_4.{end}" for end in
+                                       ("json", "npy", "runs.npy", "stderr.npy")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ARTIFACTS)
+def test_who_has_mlflow_alone_has_the_small_files_of_a_run(root, runs, name, tmp_path):
+    run_id, folder = runs[name].info.run_id, root / "exps" / name
+    place = folder if (folder / "args.json").exists() else folder.parents[1]
+    there = Path(mlflow.artifacts.download_artifacts(run_id=run_id, dst_path=str(tmp_path)))
+    found = sorted(p.relative_to(there).as_posix() for p in there.rglob("*") if p.is_file())
+    assert found == ARTIFACTS[name]
+    assert all((there / path).read_bytes() == (place / path).read_bytes() for path in found)
+    for path in (p for p in found if p.endswith("npy") and "scores/" in p):
+        assert local_file(f"runs:/{run_id}/{path}", "scores").read_bytes() == (place / path).read_bytes()
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -371,9 +397,11 @@ def test_main_is_a_study_under_one_parent(tmp_path):
     children = [run for run in found if run is not parent]
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
     artifacts = {a.path for a in mlflow.MlflowClient().list_artifacts(parent.info.run_id)}
-    assert artifacts >= {"report.html", "study.json", "statistics.json", "figures", "results.csv"}
+    assert artifacts >= {"report.html", "study.json", "statistics.json", "figures", "results.csv", "mirror.zip"}
+    with_files = [run for run in children if mlflow.MlflowClient().list_artifacts(run.info.run_id)]
+    assert {run.data.tags["datadiet.kind"] for run in with_files} == {"mean_score"}
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("summary.json")}
-    again = datadiet("main", tmp_path, **params)
+    again = datadiet("main", tmp_path, verbose="true", **params)
     assert again.stdout.count("finished before, taken as it is") == len(before) == 10
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("summary.json")} == before
     other = datadiet("main", tmp_path, expect=2, **params | {"lr": 0.2})

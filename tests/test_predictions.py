@@ -48,7 +48,7 @@ def test_runs_of_files_are_scored_averaged_tracked_and_chosen_by(tmp_path, digit
         )
     mean = exps / "predictions" / own
     np.testing.assert_allclose(load_scores(mean)[0], np.mean(expected, axis=0), rtol=1e-4)
-    assert f"datadiet select --selector keep_max --size '50%' --scores {mean.relative_to(tmp_path)}" in done.output
+    assert f"datadiet select --selector keep_max --size 50% --scores {mean.relative_to(tmp_path)}" in done.output
     datadiet("select", tmp_path, selector="keep_max", size=200, scores=mean, dataset="digits", offline=True)
     kept = pd.read_csv(exps / "select/size_200.keep_max/run_0/kept.csv")
     assert set(kept.example_id) == set(digits.example_ids[np.argsort(-np.mean(expected, axis=0))[:200]])

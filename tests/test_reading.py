@@ -1,6 +1,7 @@
 """Data as it comes: sizes, splits, damage and doubts. What is decided is told, all that stands in the way at once."""
 
 import hashlib
+import html
 import io
 import json
 import shutil
@@ -16,6 +17,7 @@ from PIL import Image
 
 import datadiet as dd
 from datadiet.data import cache
+from datadiet.data.inspect import doubts
 from datadiet.data.reading import NAMES, Reading, Remark
 from datadiet.data.registry import count_examples, load_dataset
 from datadiet.data.sources.splits import divide
@@ -383,6 +385,18 @@ def test_test_images_that_are_training_images_are_counted(tmp_path):
     loaded(name, *told)  # from the cache
 
 
+def test_what_is_in_both_splits_is_named_by_path(tmp_path):
+    files = tree(count=3)
+    files["test/b/02.png"] = files["train/a/01.png"]
+    dataset = loaded(
+        write(tmp_path, files),
+        "1 test examples of 6 are training examples too",
+    )
+    assert "test b/02.png is train a/01.png" in dataset.notes[0]
+    (leak,) = doubts(dataset).leaks
+    assert leak == ("test b/02.png", "train a/01.png", "b", "a")
+
+
 @pytest.mark.parametrize("value", [0, 128, 255])
 def test_constant_images_are_refused(tmp_path, value):
     blank = png(np.full((6, 6, 3), value, np.uint8))
@@ -407,7 +421,10 @@ def test_a_folder_of_photographs_goes_to_a_report_and_what_was_decided_is_record
     with pytest.warns(Remark) as given:
         datadiet("study", tmp_path, **trained, **plan, **how)
     assert sum("resized to 8 x 8" in str(warning.message) for warning in given) == 1, "not once for each run"
-    assert (tmp_path / "exps/study/report.html").is_file()
+    page = (tmp_path / "exps/study/report.html").read_text()
+    assert "found in it</h2>" in page
+    assert all(f"<li>{html.escape(note)}</li>" in page for note in load_dataset(name, image_size=8, test_fraction=0.3,
+               skip_bad=True).notes)  # fmt: skip
     told = json.loads((tmp_path / "exps/study/full_data/run_0/args.json").read_text())
     assert (told["image_size"], told["test_fraction"], told["skip_bad"], told["test_split"]) == ("8", 0.3, True, None)
     assert told["data"]["skipped"] == [str(tmp_path / "data/a/bad.png")]

@@ -20,7 +20,7 @@ from conftest import PROJECT
 from test_train import setup
 
 import datadiet as dd
-from datadiet.data.batches import batch_ids
+from datadiet.data.order import batch_ids
 from datadiet.data.registry import load_dataset
 from datadiet.errors import UserError
 from datadiet.option import Parameters, option

@@ -17,10 +17,10 @@ from datadiet.storage.records import (
     KeptRecord,
     MeanRecord,
     MirrorRecord,
-    ScoreRecord,
     StudyRecord,
     Summary,
 )
+from datadiet.storage.score_files import ScoreRecord
 from datadiet.tracking.record import Record
 from datadiet.train_config import TrainConfig
 
@@ -31,7 +31,10 @@ RECORDS: list[MirrorRecord] = [
         path="e/run_0", dataset="digits", model="mlp", scored_by="full data", num_kept=5, num_examples=5,
         train_acc=1.0, test_acc=0.5, test_acc_per_class=[1.0, None], kept_per_class=[3, 2], seconds=1.5,
     ),
-    ScoreRecord(type="l2_error", step=4, runs=[0, 1], sha256="0", dataset="digits", fingerprint="f", example_ids=["a"]),
+    ScoreRecord(
+        type="l2_error", step=4, runs=[0, 1], sha256="0", dataset="digits", fingerprint="f", ids_sha256="1",
+        num_examples=1,
+    ),
     KeptRecord(options={"selector": "random", "size": 2}, kept_by="random", dataset="digits", fingerprint="f",
                num_kept=2, sha256="0"),
     StudyRecord(

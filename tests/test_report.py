@@ -144,7 +144,7 @@ def test_runs_that_did_not_record_their_answers_give_wider_intervals(tmp_path):
     assert other.high - other.low > 5 * (one.high - one.low), "digits has 359 test examples"
     assert headline(untold) == "Not decided: what can be dropped while test accuracy falls by less than 0.5 points."
     assert "These runs are of an earlier version" in words(untold)
-    assert "The 359 test examples are the limit: with any number of runs they show margins of" in words(untold)
+    assert "The 359 test examples are the limit: where nothing is lost, they show margins of" in words(untold)
 
 
 def test_damaged_answers_are_refused(tmp_path):
@@ -451,6 +451,8 @@ def test_the_entry_point_makes_it_again_and_logs_it(tmp_path):
     assert (told["datadiet.decision.answer"], told["datadiet.decision.arm"]) == ("not decided", "none")
     assert f"run_uuid={run.info.run_id}" in told["mlflow.note.content"]
     assert "    datadiet report --exp demo --margin 0.05" in told["mlflow.note.content"]
+    assert run.data.metrics["decision/kept_fraction"] == 1.0
+    assert {"decision/smallest_margin", "accuracy/random"} <= run.data.metrics.keys()
     names = {a.path for a in client.list_artifacts(run.info.run_id)}
     assert names == {"report.html", "statistics.json", "figures", "kept"}
     assert (exps / "demo/report.html").exists()

@@ -19,10 +19,13 @@ from datadiet.config import resolve, saved_steps
 from datadiet.data.registry import load_dataset
 from datadiet.models.registry import build_model
 from datadiet.runs import train
+from datadiet.scores.trajectory import TRAJECTORIES
 from datadiet.storage.checkpoints import checkpoint_steps, load_state
 from datadiet.storage.files import SEAL, read_json, read_lines, sealed, write_json, write_lines, write_text
+from datadiet.storage.layout import score_file
 from datadiet.storage.runs import open_run
-from datadiet.training.loop import is_timing
+from datadiet.storage.score_files import load_scores
+from datadiet.tracking.record import is_timing
 from datadiet.training.state import initial_state
 
 # Most reports come between two checkpoints.
@@ -171,6 +174,39 @@ def test_sigterm_saves_and_ends_with_75_and_a_second_process_is_refused(base):
     datadiet("full_data", base, root=root, resume="true", **LONG)
     check_equal(base, root, "long_whole")
     assert len(runs_of(root)) == 1
+
+
+def test_a_stopped_run_has_the_scores_gathered_up_to_its_checkpoint(base, stopped):
+    """What was gathered is there as of the checkpoint; before the first step nothing was."""
+    run = folder(stopped)
+    config = resolve(open_run(run).config, 1438)
+    like = initial_state(build_model("mlp", 10, (8, 8, 1), config.width), config, 1438)
+    state = load_state(run, 45, like)
+    for name, entry in TRAJECTORIES.items():
+        values, made = load_scores(score_file(run, name, 45))
+        np.testing.assert_array_equal(values, entry.values(state.trajectory[name], np.ones(1438, bool)))
+        assert made is not None
+        assert (made.step, made.type) == (45, name)
+        steps = sorted(int(path.stem.split("_")[1]) for path in score_file(run, name, 0).parent.glob("*.npy"))
+        assert steps == [20, 40, 45]
+    assert np.load(run / "never_learned/ckpt_45.npy").shape == (1438,)
+
+
+def test_a_run_without_checkpoints_goes_on_where_it_was_stopped_and_leaves_none(base, tmp_path, monkeypatch):
+    given = {name: value for name, value in SHORT.items() if name != "trajectory_window"}
+    lean = given | {"trajectory": "none", "checkpoints": "false"}
+    with monkeypatch.context() as patch:
+        stop_at(patch, 45)
+        datadiet("full_data", base, expect=75, root=tmp_path, **lean)
+    assert checkpoint_steps(folder(tmp_path)) == [45]
+    done = datadiet("full_data", base, root=tmp_path, resume="true", **lean)
+    assert "continued from step 45 of 90" in done.stdout
+    assert checkpoint_steps(folder(tmp_path)) == []
+    for name in ("step", "train_loss", "test_acc"):
+        expected = [line[name] for line in reports(folder(base / "short_whole"))]
+        assert [line[name] for line in reports(folder(tmp_path))] == pytest.approx(expected, rel=1e-4)
+    refused = datadiet("score", base, expect=2, root=tmp_path)
+    assert "checkpoints=false: expected true" in refused.stderr
 
 
 def test_a_stopped_run_is_stopped_again_and_ends_the_same(base, stopped, monkeypatch):

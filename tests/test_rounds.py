@@ -103,7 +103,7 @@ def test_the_gain_of_a_chosen_arm_is_told_where_it_was_not_chosen(tmp_path):
 
 def test_before_anything_is_trained_there_is_a_bound():
     told = bound(359, 0.5, 1)
-    assert "no margin below 0.90 points can be decided, and 0.5 was asked for" in told
+    assert "no margin below 0.90 points can be shown, and 0.5 was asked for" in told
     assert "no margin below 0.98 points" in bound(359, 0.5, 2), "arms share the chance"
     assert "differ on at most 2.4 % of the test examples" in bound(10_000, 0.5, 1)
     assert "at most 1e+02 %" in bound(10_000, 40, 1) or "at most 100 %" in bound(10_000, 40, 1)
@@ -192,12 +192,12 @@ def no_pictures(hasty_once, monkeypatch) -> None:
 
 def test_auto_stops_where_the_test_set_is_the_limit_and_who_extends_it_pays(tmp_path, no_pictures):
     done = datadiet("study", tmp_path, eval_runs="auto", margin=0.1, **TINY)
-    assert "no margin below 0.98 points can be decided, and 0.1 was asked for" in line(done, "A bound")
+    assert "no margin below 0.98 points can be shown, and 0.1 was asked for" in line(done, "A bound")
     assert line(done, "Looked at with 3 runs").endswith("The test set is the limit: more runs would not decide it.")
     assert [len(cell.runs) for cell in StudyRecord.read(tmp_path / "exps/s/study.json").cells] == [3, 3, 3]
     assert reachable(Decision(read_study(tmp_path / "exps", "s"), 0.1).nearest) in done.stdout + done.stderr
     done = datadiet("study", tmp_path, eval_runs=4, margin=0.1, **TINY)
-    assert line(done, "By 3 runs of 2 of 2 subsets, which are finished: This test set can show margins of")
+    assert line(done, "By 3 runs of 2 of 2 subsets, which are finished: Where nothing is lost, this test set")
     record = StudyRecord.read(tmp_path / "exps/s/study.json")
     assert [(look.runs, look.planned) for look in record.looks] == [(3, 30), (4, 30)]
     assert "looked at with 3 and 4 runs a subset, of 30 planned" in (tmp_path / "exps/s/report.html").read_text()

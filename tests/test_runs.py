@@ -18,6 +18,7 @@ from test_train import equal, setup
 from datadiet.data.registry import load_dataset
 from datadiet.runs import train
 from datadiet.storage.checkpoints import checkpoint_steps
+from datadiet.storage.score_files import load_scores
 from datadiet.training.loop import Entrant, Report, fit, fit_runs
 
 RUNS = (0, 2, 5)
@@ -201,7 +202,7 @@ def test_many_runs_are_begun_a_few_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "lock_run", lock)
     monkeypatch.setattr(train, "append_line", append)
     monkeypatch.setattr(train, "AT_ONCE", 2)
-    monkeypatch.setattr("datadiet.runs.train.os.cpu_count", lambda: 1)
+    monkeypatch.setattr("datadiet.runs.train.processors", lambda: [0])
     told = datadiet("full_data", tmp_path, runs="0-4", offline="true", **QUICK | {"num_steps": 2}).stdout
     assert (most, begun_at_first_report) == ([2], [2])
     assert [line.split(":")[0] for line in told.splitlines()] == [f"full_data/run_{run}" for run in range(5)]
@@ -209,9 +210,38 @@ def test_many_runs_are_begun_a_few_at_a_time(tmp_path, monkeypatch):
 
 def test_a_run_of_many_that_was_made_otherwise_is_refused_before_any_is_trained(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "AT_ONCE", 1)
-    monkeypatch.setattr("datadiet.runs.train.os.cpu_count", lambda: 1)
+    monkeypatch.setattr("datadiet.runs.train.processors", lambda: [0])
     given = {"offline": "true", **QUICK, "num_steps": 2}
     datadiet("full_data", tmp_path, run=3, **given)
     done = datadiet("full_data", tmp_path, expect=2, runs="0-3", resume="true", **given | {"lr": 0.5})
     assert "run_3 holds a run made otherwise (lr: 0.1 there, 0.5 asked for)" in done.stderr
     assert [path.name for path in (tmp_path / "exps/full_data").glob("run_*")] == ["run_3"]
+
+
+def test_several_runs_and_types_are_scored_in_one_process_by_one_program(tmp_path):
+    """With the bytes of each alone."""
+    given = {"root": tmp_path, "offline": "true", "step": 4}
+    datadiet("full_data", tmp_path, runs="0-1", offline="true", **QUICK | {"num_steps": 4})
+    kinds = "l2_error,margin,grad_norm"
+    datadiet("score", tmp_path, runs="0-1", type=kinds, exp="together", score_exp="full_data", **given)
+    found = sorted(path.relative_to(tmp_path / "exps/together") for path in (tmp_path / "exps/together").rglob("*.npy"))
+    assert len(found) == 6
+    for path in found:
+        kind, run = load_scores(tmp_path / "exps/together" / path)[1].type, path.parts[0].removeprefix("run_")
+        datadiet("score", tmp_path, run=run, type=kind, exp="alone", score_exp="full_data", **given)
+        assert (tmp_path / "exps/alone" / path).read_bytes() == (tmp_path / "exps/together" / path).read_bytes()
+    made = [load_scores(tmp_path / f"exps/together/run_{run}/margin_scores/ckpt_4.npy")[1] for run in (0, 1)]
+    assert made[1].compile_seconds == 0.0, "run 0 compiled for both"
+    tracked = list((tmp_path / "exps/together").rglob("*.mlflow_run.json"))
+    assert len(tracked) == 6, "each is a run of MLflow's"
+
+
+def test_all_that_keeps_runs_from_being_scored_is_named_at_once(tmp_path):
+    datadiet("full_data", tmp_path, run=1, offline="true", **QUICK | {"num_steps": 2})
+    done = datadiet("score", tmp_path, expect=2, runs="0-2", type="l2_error", step=2, root=tmp_path, offline="true")
+    assert [f"run_{run}. Train it: " in done.stderr for run in range(3)] == [True, False, True]
+    assert not list(tmp_path.rglob("error_l2_norm_scores"))
+    done = datadiet("score", tmp_path, expect=2, run=1, type="l2_error,l2_error", step=2, root=tmp_path, offline="true")
+    assert "type=l2_error,l2_error: expected each once." in done.stderr
+    done = datadiet("mean_score", tmp_path, expect=2, type="aum", n_runs=1, step=0, score_exp="x", root=tmp_path)
+    assert "none before the first step" in done.stderr

@@ -12,7 +12,7 @@ import datadiet as dd
 from datadiet.errors import UserError
 from datadiet.report.comparison import ALPHA
 from datadiet.report.gain import regained
-from datadiet.report.sequential import Looks, looks, spent
+from datadiet.report.sequential import SHARE, Looks, looks, spent
 from datadiet.report.verdicts import CAN, FULL, NOT_DECIDED
 
 AUTO = (3, 5, 8, 12, 18, 27, 30)
@@ -34,8 +34,27 @@ def test_looks_together_spend_what_is_said(runs, planned, alpha):
     walk = np.random.default_rng(0).standard_normal((100_000, runs[-1])).cumsum(axis=1)
     z = walk[:, np.array(runs) - 1] / np.sqrt(runs)
     crossed = (z > stats.norm.isf(levels)).any(axis=1).mean()
-    expected = alpha * spent(runs[-1], planned)
+    first = alpha * spent(runs[0], planned) if runs[0] >= planned else 0.0
+    expected = first + SHARE * (alpha * spent(runs[-1], planned) - first)
     assert crossed == pytest.approx(expected, abs=4 * math.sqrt(expected / 100_000))
+
+
+@pytest.mark.parametrize(
+    ("runs", "planned", "most"),
+    [(range(2, 31), 30, 0.025), (AUTO, 30, 0.025), (range(5, 31), 5, 0.05), (range(2, 31), 5, 0.05)],
+)
+def test_looks_by_t_spend_no_more_than_is_said(runs, planned, most):
+    """Of runs whose variance few of them tell badly, which makes looks less alike than walks of known variance."""
+    drawn = np.random.default_rng(1).standard_normal((40_000, 30))
+    counts = np.arange(1, 31)
+    sums, squares = drawn.cumsum(axis=1), np.square(drawn).cumsum(axis=1)
+    with np.errstate(all="ignore"):
+        t = sums / counts / np.sqrt((squares - sums**2 / counts) / (counts - 1) / counts)
+    passed = np.zeros(len(drawn), bool)
+    for n in runs:
+        level = looks([one for one in runs if one < n], n, planned).level(ALPHA)
+        passed |= t[:, n - 1] > stats.t.isf(level, n - 1)
+    assert passed.mean() < most + 2 * math.sqrt(most / len(drawn))
 
 
 def test_looks_that_share_a_test_set_spend_less():

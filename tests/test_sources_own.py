@@ -117,7 +117,7 @@ def test_a_damaged_cinic10_is_refused(tmp_path, cinic, monkeypatch):
     with pytest.raises(UserError, match=r"50000 bytes with md5 .*; expected 687544992 bytes with md5 6ee4d0c9"):
         load_dataset("cinic10", tmp_path)
     accept(monkeypatch, "cinic10", path)
-    with pytest.raises(UserError, match=r"is damaged .*Delete .* and prepare again: .*prepare_data --dataset cinic10"):
+    with pytest.raises(UserError, match=r"is damaged .*afresh in another folder: .*prepare_data --dataset cinic10"):
         load_dataset("cinic10", tmp_path)
     with pytest.raises(UserError, match=r"no CINIC-10.tar.gz, no extracted tree .*Training never downloads"):
         load_dataset("cinic10", tmp_path / "elsewhere")
@@ -511,7 +511,7 @@ def test_arrays_are_found_by_the_names_of_the_field(tmp_path, examples, labels, 
 def test_a_damaged_npz_is_refused(tmp_path):
     name = write_npz(tmp_path)
     flip(tmp_path / "mine.npz", 1000)
-    with pytest.raises(UserError, match=r"cannot be read as npz .*save again"):
+    with pytest.raises(UserError, match=r"cannot be read as npz of plain arrays"):
         load_dataset(name)
     (tmp_path / "mine.npz").write_bytes(b"text")
     with pytest.raises(UserError, match=r"cannot be read as npz"):
@@ -624,6 +624,6 @@ def test_parquet_that_cannot_be_learned_from_is_refused(tmp_path):
     refused("train row 0: cannot be read as an image")
     write_parquet(train, 6)
     train.write_bytes(train.read_bytes()[:-10])
-    refused("cannot be read as parquet .*fetch it again")
+    refused("cannot be read as parquet")
     with pytest.raises(UserError, match=r"no folder .*expected one with train"):
         load_dataset("parquet:nowhere", tmp_path)

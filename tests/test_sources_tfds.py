@@ -196,7 +196,7 @@ def test_a_file_that_is_not_the_published_one_is_refused_and_never_replaced(tmp_
     path = tmp_path / "data" / "downloads" / "manual" / cifar10[0].name
     path.parent.mkdir(parents=True)
     path.write_bytes(b"somebody's own")
-    with pytest.raises(UserError, match=r"14 bytes with sha256 .*Delete it and fetch it again"):
+    with pytest.raises(UserError, match=r"14 bytes with sha256 .*Fetch .* into another folder"):
         prepare("cifar10", tmp_path / "data")
     assert path.read_bytes() == b"somebody's own"
 
@@ -222,7 +222,7 @@ def _info_with(url):
 
 def test_another_archive_is_refused_by_its_sha256(tmp_path, cifar10):
     flip(cifar10[0], 500)
-    with pytest.raises(UserError, match=r"sha256 .*; expected .*Delete it and fetch it again"):
+    with pytest.raises(UserError, match=r"sha256 .*; expected .*Fetch .* into another folder"):
         prepare("cifar10", tmp_path / "data", archive=cifar10[0], download=False)
 
 
@@ -236,7 +236,7 @@ def test_a_damaged_archive_of_known_digest_is_refused(tmp_path, cifar10, monkeyp
     content = cifar10[0].read_bytes()
     cifar10[0].write_bytes(content[: len(content) // 2] if cut else b"no archive")
     accept(monkeypatch, "cifar10", cifar10[0])
-    with pytest.raises(UserError, match=r"is damaged .*fetch it again"):
+    with pytest.raises(UserError, match=r"is damaged .*Fetch it anew, into another folder"):
         prepare("cifar10", tmp_path / "data", archive=cifar10[0], download=False)
     assert not (tmp_path / "data" / "cifar10" / "3.0.2").exists()
 
@@ -250,13 +250,13 @@ def test_wrong_counts_are_refused_when_preparing(tmp_path, cifar10, monkeypatch)
 def test_wrong_counts_are_refused_when_loading(prepared, monkeypatch):
     monkeypatch.setitem(tfds_folder.COUNTS, "cifar10", (50_000, 10_000))
     shutil.rmtree(prepared.parent / "cache")
-    with pytest.raises(UserError, match=r"200 \+ 50 examples, expected 50000 \+ 10000.*Delete .* and prepare again"):
+    with pytest.raises(UserError, match=r"200 \+ 50 examples, expected 50000 \+ 10000.*Prepare it afresh"):
         load_dataset("cifar10", prepared)
 
 
 def test_a_missing_record_file_is_refused(prepared):
     records(prepared).unlink()
-    with pytest.raises(UserError, match=r"is damaged .*Delete .* and prepare again"):
+    with pytest.raises(UserError, match=r"is damaged .*Prepare it afresh in another folder"):
         load_dataset("cifar10", prepared)
 
 
@@ -265,7 +265,7 @@ def test_flipped_bits_in_records_are_refused_and_repaired(prepared, cifar10, whe
     path = records(prepared)
     content = path.read_bytes().rstrip(b"\0")
     flip(path, where if where >= 1 else int(len(content) * where))
-    with pytest.raises(UserError, match=r"is damaged .*Delete .* and prepare again.*prepare_data"):
+    with pytest.raises(UserError, match=r"is damaged .*Prepare it afresh in another folder.*prepare_data"):
         load_dataset("cifar10", prepared)
     shutil.rmtree(path.parent)
     assert prepare("cifar10", prepared, archive=cifar10[0], download=False).num_examples == SMALL[0]
@@ -274,7 +274,7 @@ def test_flipped_bits_in_records_are_refused_and_repaired(prepared, cifar10, whe
 @pytest.mark.parametrize("file", ["dataset_info.json", "features.json"])
 def test_damaged_descriptions_are_refused(prepared, file):
     (records(prepared).parent / file).write_text("{")
-    with pytest.raises(UserError, match=r"is damaged .*Delete"):
+    with pytest.raises(UserError, match=r"is damaged .*Prepare it afresh"):
         load_dataset("cifar10", prepared)
 
 

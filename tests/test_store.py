@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +14,18 @@ import datadiet as dd
 from datadiet.config import TrainConfig, resolve
 from datadiet.data import cache
 from datadiet.data.batches import normalize
+from datadiet.data.dataset import fingerprint
 from datadiet.data.download import place
 from datadiet.data.registry import load_dataset
 from datadiet.errors import UserError
 from datadiet.models.registry import build_model
+from datadiet.runs.inputs import read_scores
 from datadiet.storage.checkpoints import save_checkpoint
-from datadiet.storage.files import append_line, npy_bytes, os, write_json
+from datadiet.storage.claims import claim
+from datadiet.storage.files import append_line, npy_bytes, os, read_json, sealed, write_json
 from datadiet.storage.layout import ExperimentLayout, score_file
 from datadiet.storage.records import Arguments, DataFacts
-from datadiet.storage.runs import claim
-from datadiet.storage.score_files import load_scores, save_scores
+from datadiet.storage.score_files import identity_of, load_scores, read_ids, save_scores
 from datadiet.temporary import is_temporary, temporary_path
 from datadiet.training.state import initial_state
 
@@ -64,9 +67,73 @@ def test_scores_come_back_with_their_record(tmp_path):
     save_scores(path, VALUES, IDENTITY, {"type": "l2_error", "step": 1, "runs": [0]})
     values, record = load_scores(path)
     np.testing.assert_array_equal(values, VALUES)
-    assert record.example_ids == ["a", "b", "c"]
+    assert read_ids(path, record).tolist() == ["a", "b", "c"]
     assert (record.type, record.step, record.package_version) == ("l2_error", 1, dd.__version__)
-    assert [p.name for p in sorted(path.parent.iterdir())] == ["ckpt_1.json", "ckpt_1.npy"]
+    assert [p.name for p in sorted(path.parent.iterdir())] == ["ckpt_1.json", "ckpt_1.npy", "ids"]
+
+
+def test_names_of_examples_are_written_once_for_all_scores_of_a_data_set(tmp_path):
+    exps = tmp_path / "exps"
+    paths = [exps / f"full_data/run_{run}/forget_scores/ckpt_4.npy" for run in range(3)]
+    for path in paths:
+        path.parents[1].mkdir(parents=True)
+        save_scores(path, VALUES, IDENTITY, {"step": 4}, name=path.relative_to(exps).as_posix())
+    (ids,) = (exps / "ids").iterdir()
+    assert [file for file in exps.rglob("*.*") if '"b"' in file.read_text("latin-1")] == [ids]
+    moved = tmp_path / "elsewhere/exps"
+    moved.parent.mkdir()
+    exps.rename(moved)
+    found = moved / paths[1].relative_to(exps)
+    assert read_ids(found, load_scores(found)[1]).tolist() == ["a", "b", "c"]
+    other = moved / "mean/ckpt_4.npy"
+    other.parent.mkdir()
+    save_scores(other, VALUES, identity_of(load_scores(found)[1]), {}, name="mean/ckpt_4.npy")
+    assert read_ids(other, load_scores(other)[1]).tolist() == ["a", "b", "c"]
+    ids = moved / "ids" / ids.name
+    ids.write_text('["a", "c", "b"]')
+    with pytest.raises(UserError, match=f"{ids.name}: not what was written there"):
+        read_ids(found, load_scores(found)[1])
+    save_scores(found, VALUES, IDENTITY, {}, name=found.relative_to(moved).as_posix())
+    assert read_ids(found, load_scores(found)[1]).tolist() == ["a", "b", "c"], "written again where it was damaged"
+
+
+def test_scores_copied_alone_are_aligned_by_names_that_are_copied_too(tmp_path):
+    digits = load_dataset("digits")
+    order = np.arange(1438)[::-1]
+    arrays = digits.example_ids[order], digits.train_labels[order], digits.train_images[order]
+    identity = {"dataset": "digits", "fingerprint": fingerprint(*arrays), "example_ids": arrays[0].tolist()}
+    values = np.arange(1438, dtype=np.float32)
+    told = []
+    made, alone = tmp_path / "exps/e/s.npy", tmp_path / "alone/s.npy"
+    for folder in (made.parent, alone.parent):
+        folder.mkdir(parents=True)
+    save_scores(made, values, digits.identity(), {"type": "l2_error"}, name="e/s.npy")
+    for suffix in (".npy", ".json"):
+        shutil.copy(made.with_suffix(suffix), alone.with_suffix(suffix))
+    assert read_scores(alone, digits, told.append)[0].tolist() == values.tolist(), "its fingerprint tells"
+    save_scores(made, values, identity, {"type": "l2_error"}, name="e/s.npy")
+    for suffix in (".npy", ".json"):
+        shutil.copy(made.with_suffix(suffix), alone.with_suffix(suffix))
+    assert read_scores(made, digits, told.append)[0].tolist() == values[::-1].tolist()
+    digest = load_scores(alone)[1].ids_sha256
+    expected = f"missing: exps/ids/{digest}.json of the mirror .* copy that file to {alone.parent}/ids/{digest}.json"
+    with pytest.raises(UserError, match=expected):
+        read_scores(alone, digits, told.append)
+    (alone.parent / "ids").mkdir()
+    shutil.copy(tmp_path / f"exps/ids/{digest}.json", alone.parent / "ids")
+    assert read_scores(alone, digits, told.append)[0].tolist() == values[::-1].tolist()
+    assert [line[:8] for line in told] == ["Warning:"] * 2
+
+
+def test_names_in_a_record_of_format_1_are_read(tmp_path):
+    path = tmp_path / "s.npy"
+    save_scores(path, VALUES, {"dataset": "toy", "fingerprint": "f"}, {})
+    record = read_json(path.with_suffix(".json"))
+    with pytest.raises(UserError, match="which examples it is of"):
+        load_scores(path)
+    write_json(path.with_suffix(".json"), sealed(record | {"format": 1, "example_ids": ["a", "b", "c"]}))
+    made = load_scores(path)[1]
+    assert read_ids(path, made).tolist() == identity_of(made)["example_ids"] == ["a", "b", "c"]
 
 
 def test_damaged_scores_are_refused(tmp_path):

@@ -7,6 +7,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
+from zipfile import ZipFile
 
 import mlflow
 import numpy as np
@@ -17,6 +18,7 @@ from PIL import Image
 
 from datadiet.errors import UserError
 from datadiet.report import summary
+from datadiet.report.archive import write_mirror
 from datadiet.report.decision import Decision
 from datadiet.report.given import read_study
 from datadiet.report.page import html, read_decision, write_decision, write_report
@@ -252,8 +254,8 @@ class Tracked:
     def log_metrics(self, metrics, step=0):
         self.metrics |= {(name, step): value for name, value in metrics.items()}
 
-    def log_artifact(self, path, folder=None):
-        self.artifacts.append(f"{folder or ''}/{path.name}".lstrip("/"))
+    def log_artifacts(self, files):
+        self.artifacts += [f"{folder or ''}/{path.name}".lstrip("/") for path, folder in files]
 
 
 def concluded(exps: Path) -> Tracked:
@@ -289,6 +291,18 @@ def test_mlflow_is_told_the_decision_as_tags_metrics_curves_and_one_page(tmp_pat
     assert "figures/accuracy.png" in told.artifacts
     unheard = summary.markdown(decision, "datadiet study --exp demo", None)
     assert "artifact `figures/accuracy.png`" in unheard, "before MLflow has heard of the run"
+
+
+def test_a_colleague_who_has_mlflow_alone_reads_the_same_out_of_one_file(tmp_path):
+    exps = studies.write_study(tmp_path / "ours", GOOD)
+    assert "mirror.zip" in concluded(exps).artifacts
+    before = (exps / "demo/mirror.zip").read_bytes()
+    with ZipFile(exps / "demo/mirror.zip") as archive:
+        archive.extractall(tmp_path / "theirs")
+    ours, theirs = (read_decision(place, "demo") for place in (exps, tmp_path / "theirs/exps"))
+    assert summary.as_json(theirs) == summary.as_json(ours)
+    assert (write_report(theirs)[1]).read_bytes() == (exps / "demo/statistics.json").read_bytes()
+    assert write_mirror(ours.study).read_bytes() == before
 
 
 # --- text of users ----------------------------------------------------------------------------

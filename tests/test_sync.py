@@ -59,6 +59,11 @@ def noted(one: record.Record) -> dict[str, list[tuple[int, float]]]:
     return {name: sorted(points) for name, points in expected.items()}
 
 
+def in_run(run: mlflow.entities.Run, folder: str | None, name: str) -> Path:
+    """An artifact of a run, in the store's own folder."""
+    return Path(run.info.artifact_uri.removeprefix("file://")) / (folder or "") / name
+
+
 def check_told(root: Path) -> dict[str, mlflow.entities.Run]:
     """MLflow has what the records say, each run and each point once."""
     found = in_mlflow(root)
@@ -68,6 +73,9 @@ def check_told(root: Path) -> dict[str, mlflow.entities.Run]:
         assert (run.info.run_id, run.info.status) == (one.id, one.status)
         assert histories(run) == noted(one)
         assert one.params.keys() <= run.data.params.keys()
+        files = list(one.files())
+        assert all(in_run(run, folder, file.name).read_bytes() == file.read_bytes() for file, folder in files)
+        assert files or one.kind == "study" or one.parent
     return found
 
 
@@ -118,6 +126,7 @@ def test_training_goes_on_while_mlflow_is_away_and_sync_repairs(tmp_path, new_st
     told = mlflow_store.log_metrics
     with monkeypatch.context() as patch:
         patch.setattr(mlflow_store, "log_metrics", refuse)
+        patch.setattr("datadiet.tracking.run.SEND_SECONDS", 0)  # each report is told at once
         done = datadiet("full_data", tmp_path, **FAST)
     assert done.output.count("Warning: MLflow") == 1
     assert len(calls) == after + 2, "after a failure there is one attempt more, at the end"
@@ -128,6 +137,46 @@ def test_training_goes_on_while_mlflow_is_away_and_sync_repairs(tmp_path, new_st
     check_told(tmp_path)
     by_mlflow, by_mirror = tables(tmp_path)
     assert by_mlflow == by_mirror
+
+
+def test_a_run_is_finished_in_mlflow_only_when_it_has_its_files_and_sync_brings_those_that_are_missing(
+    tmp_path, new_store, monkeypatch
+):
+    shutil.copy(new_store, tmp_path / "mlflow.db")
+    told, kind = [], "train full_data/run_0"
+
+    def refuse_after_two(client, run_id: str, path: str, folder: str | None = None) -> None:
+        told.append(Path(path).name)
+        if len(told) > 2:
+            raise MlflowException("connection refused")
+        log_artifact(client, run_id, path, folder)
+
+    log_artifact = mlflow.MlflowClient.log_artifact
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.MlflowClient, "log_artifact", refuse_after_two)
+        datadiet("full_data", tmp_path, **FAST)
+    assert told == ["args.json", "test_correct.npy", "summary.json", "args.json"], "with one attempt more, at the end"
+    assert (tmp_path / "exps/full_data/run_0/summary.json").exists()
+    assert in_mlflow(tmp_path)[kind].info.status == "RUNNING"
+    for missing in (None, "summary.json", "forget_scores/ckpt_44.npy"):
+        if missing:
+            in_run(in_mlflow(tmp_path)[kind], None, missing).unlink()
+        assert "1 written" in datadiet("sync", tmp_path, root=tmp_path).stdout
+        assert check_told(tmp_path)[kind].info.status == "FINISHED"
+        assert "1 there already" in datadiet("sync", tmp_path, root=tmp_path).stdout
+
+
+def test_files_are_noted_before_a_summary_says_that_the_run_is_finished(tmp_path, new_store, monkeypatch):
+    shutil.copy(new_store, tmp_path / "mlflow.db")
+    with monkeypatch.context() as patch:  # its process dies when the summary is written
+        patch.setattr(TrackedRun, "log_artifacts", lambda run, files: None)
+        patch.setattr(TrackedRun, "end", lambda run, status, error=None: None)
+        datadiet("full_data", tmp_path, **FAST)
+    assert in_mlflow(tmp_path)["train full_data/run_0"].info.status == "RUNNING"
+    datadiet("full_data", tmp_path, resume="true", **FAST)
+    run = check_told(tmp_path)["train full_data/run_0"]
+    assert run.info.status == "FINISHED"
+    assert in_run(run, "forget_scores", "ckpt_44.json").exists()
 
 
 def test_a_diverged_run_is_failed_in_the_mirror_and_not_continued(tmp_path, new_store):

@@ -80,6 +80,20 @@ def test_of_several_data_sets_one_is_picked_by_name(tmp_path):
         load_dataset("idx:gzip/mnist", tmp_path)
 
 
+def test_qmnist_has_its_classes_in_the_first_of_several_columns(tmp_path):
+    x, y, x_test, y_test = arrays()
+    for split, images, labels in (("train", x, y), ("test", x_test, y_test)):
+        columns = np.concatenate([labels[:, None], np.full((len(labels), 7), 9)], axis=1).astype(">i4")
+        (tmp_path / f"qmnist-{split}-images-idx3-ubyte").write_bytes(idx_bytes(images))
+        header = struct.pack(">HBB2I", 0, 12, 2, *columns.shape)
+        (tmp_path / f"qmnist-{split}-labels-idx2-int.gz").write_bytes(gzip.compress(header + columns.tobytes()))
+    with pytest.warns(UserWarning, match="has 8 columns; the first is the class, as in QMNIST"):
+        dataset = load_dataset(f"idx:{tmp_path}")
+    np.testing.assert_array_equal(dataset.train_labels, y)
+    np.testing.assert_array_equal(dataset.test_labels, y_test)
+    assert count_examples(f"idx:{tmp_path}") == len(y)
+
+
 def test_without_test_files_a_fraction_is_the_test_set(tmp_path):
     write_idx(tmp_path, arrays()[:2], IDX_FILES[:2])
     with pytest.raises(UserError, match=r"(?s)no test split: expected train-images-idx3-ubyte.*--test_fraction 0\.2"):

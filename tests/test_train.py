@@ -15,7 +15,8 @@ import pytest
 from conftest import GOLDEN
 
 from datadiet.config import FIELDS, TrainConfig, resolve
-from datadiet.data.batches import batch_ids, fit_images
+from datadiet.data.batches import fit_images
+from datadiet.data.order import batch_ids
 from datadiet.data.registry import load_dataset
 from datadiet.errors import UserError
 from datadiet.models.networks import Network

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
 from datadiet import intake
 from datadiet.data.dataset import CHUNK
@@ -51,9 +50,13 @@ def key(name: str, files: Sequence[str | Path], how: str = "") -> str:
         how: They are read, where that is not as usual.
     """
     digest = hashlib.sha256(f"{FORMAT}\n{name}\n{how}".encode(errors="surrogateescape"))
-    for file in files:
+    folders: dict[str, str] = {}  # as absolute paths: to ask for each of 60,000 files takes longer than to look at it
+    for file in map(os.fspath, files):
         status = os.stat(file)
-        facts = (os.path.abspath(file), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        folder, _, last = file.rpartition("/")
+        if folder not in folders:
+            folders[folder] = os.path.abspath(folder or ("/" if file.startswith("/") else "."))
+        facts = (f"{folders[folder].rstrip('/')}/{last}", status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         digest.update(f"{facts}\n".encode())
     return digest.hexdigest()[:16]
 
@@ -91,7 +94,7 @@ def room(what: str, shape: tuple[int, ...]) -> np.ndarray:
         UserError: neither memory nor the disk has room for it, or it is more than is allowed.
     """
     needed = math.prod(shape)
-    if needed > intake.free_memory() // 2 and not intake.is_limited():
+    if intake.is_much(needed):
         with suppress(OSError):  # there is no such folder, or it cannot be written
             folder = intake.private_folder(root(), ours=not os.environ.get(CACHE))
             if 2 * needed < shutil.disk_usage(folder).free:  # what is built is written once more, as an entry
@@ -101,15 +104,21 @@ def room(what: str, shape: tuple[int, ...]) -> np.ndarray:
     return np.empty(shape, np.uint8)
 
 
+def filled(what: str, shape: tuple[int, ...], piece: Callable[[slice], np.ndarray]) -> np.ndarray:
+    """An array uint8 made piece by piece, into a `room`."""
+    found = room(what, shape)
+    for first in range(0, shape[0], CHUNK):
+        part = slice(first, min(first + CHUNK, shape[0]))
+        found[part] = piece(part)
+    return found
+
+
 def taken(what: str, images: np.ndarray, which: np.ndarray) -> np.ndarray:
     """Some of the images, which: bool [N]; piece by piece where they are uint8, into a `room`."""
     ids = np.flatnonzero(which)
     if images.dtype != np.uint8:
         return images[ids]
-    found = room(what, (len(ids), *images.shape[1:]))
-    for first in range(0, len(ids), CHUNK):
-        found[first : first + CHUNK] = images[ids[first : first + CHUNK]]
-    return found
+    return filled(what, (len(ids), *images.shape[1:]), lambda part: images[ids[part]])
 
 
 def read(path: Path) -> dict[str, Any] | None:
@@ -158,6 +167,8 @@ def through(
             intake.check_ours(path, *path.iterdir())
             if (stored := read(path)) is not None:
                 return stored
+        from filelock import FileLock  # here, because --help needs no lock
+
         lock = FileLock(path.with_name(f".{path.name}.lock"))
         lock.acquire()
     except (OSError, RuntimeError) as error:  # the latter: no home, or a file system without locks

@@ -12,10 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from datadiet import notebook
 from datadiet.errors import UserError
 
 CHUNK = 1000  # examples taken at once, where a statistic would otherwise need a larger copy of them
 VALUES = 2**22  # and at most so many pixels
+SHOWN, EACH = 10, 3  # classes that a notebook shows, and images of each
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +33,7 @@ class Dataset:
     class_names: C names, or () where the source has none.
     notes: What was decided or found when it was read, in sentences.
     skipped: Names of images that cannot be read and were left out.
+    test_ids: str [M], names of the test examples by the source, else their numbers; None: kept by an earlier version.
     """
 
     name: str
@@ -46,6 +49,29 @@ class Dataset:
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+    test_ids: np.ndarray | None = None
+
+    def __repr__(self) -> str:
+        """One line, without the arrays."""
+        return f"Dataset({', '.join(f'{name}: {value}' for name, value in self._facts().items())})"
+
+    def _repr_html_(self) -> str:
+        """In a notebook, with some images of each class."""
+        images = self.train_images
+        if images.dtype != np.uint8 or images.ndim != 4:
+            return notebook.facts(self.name, self._facts())
+        ids = [i for c in range(min(self.num_classes, SHOWN)) for i in np.flatnonzero(self.train_labels == c)[:EACH]]
+        words = [f"{self.example_ids[i]}: {self.classes[self.train_labels[i]]}" for i in ids]
+        return notebook.facts(self.name, self._facts(), notebook.thumbnails(np.asarray(images[ids]), words))
+
+    def _facts(self) -> dict[str, object]:
+        more = ", …" if self.num_classes > SHOWN else ""
+        return {
+            "name": self.name, "training": f"{self.num_examples:,}", "test": f"{len(self.test_labels):,}",
+            "shape": "x".join(map(str, self.image_shape)),
+            "classes": f"{self.num_classes} ({', '.join(self.classes[:SHOWN])}{more})",
+            "fingerprint": self.fingerprint[:12],
+        }  # fmt: skip
 
     @property
     def num_examples(self) -> int:
@@ -61,6 +87,11 @@ class Dataset:
         return {"dataset": self.name, "fingerprint": self.fingerprint, "example_ids": ids}
 
     @property
+    def test_names(self) -> np.ndarray:
+        """Names of the test examples, else their numbers, str [M]."""
+        return numbered("test", len(self.test_labels)) if self.test_ids is None else self.test_ids
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, else their numbers."""
         return self.class_names or tuple(map(str, range(self.num_classes)))
@@ -68,6 +99,11 @@ class Dataset:
     def subset_digest(self, ids: np.ndarray) -> str:
         """sha256 (hex) of a subset of the training examples, whatever the order of `ids` [M]."""
         return hashlib.sha256(self.fingerprint.encode() + np.sort(ids).astype("<i4").tobytes()).hexdigest()
+
+
+def numbered(split: str, count: int) -> np.ndarray:
+    """Names of examples that have none, str [count]: test_000000, …"""
+    return np.array([f"{split}_{i:06d}" for i in range(count)])
 
 
 def fingerprint(example_ids: np.ndarray, labels: np.ndarray, images: np.ndarray) -> str:
@@ -202,6 +238,7 @@ def assembled(name: str, splits: Splits, statistics: Statistics | None = None) -
         computed = pixel_statistics if splits.train_images.dtype == np.uint8 else vector_statistics
         mean, std = computed(splits.train_images)
     digest = fingerprint(splits.example_ids, splits.train_labels, splits.train_images)
+    test_ids = numbered("test", len(splits.test_labels)) if splits.test_ids is None else splits.test_ids
     return Dataset(
-        name, *splits[:5], num_classes, mean, std, digest, splits.class_names, skipped=splits.skipped
+        name, *splits[:5], num_classes, mean, std, digest, splits.class_names, skipped=splits.skipped, test_ids=test_ids
     )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datadiet.data.dataset import Splits
+from datadiet.data.dataset import Dataset
 from datadiet.data.reading import remark
 
 SHOWN = 3  # of each kind, by name
@@ -39,11 +39,11 @@ def blank(images: np.ndarray) -> list[int]:
     return [i for i, image in enumerate(images) if (image == image[0, 0]).all()] if images.ndim == 4 else []
 
 
-def tell_doubts(name: str, splits: Splits) -> None:
+def tell_doubts(dataset: Dataset) -> None:
     """Say which test examples are training examples too, which training examples are the same but for their labels,
     and which images have one colour."""
-    ids, labels = splits.example_ids, splits.train_labels
-    found = repeats(splits.train_images, splits.test_images)
+    name, ids, labels = dataset.name, dataset.example_ids, dataset.train_labels
+    found = repeats(dataset.train_images, dataset.test_images)
     others: dict[int, list[int]] = {}  # by the first of them, those whose label differs from its own
     for before, i in found.train:
         if labels[before] != labels[i]:
@@ -55,20 +55,21 @@ def tell_doubts(name: str, splits: Splits) -> None:
             f"{name}: {count:,} training examples of {len(labels):,} are the same as others with another label: "
             f"{_some(pairs)}."
         )
-    tests = splits.test_ids if splits.test_ids is not None else range(len(splits.test_labels))
-    leaks = [f"{_called('test', tests[i])} is {_called('train', ids[before])}" for i, before in found.test]
+    tests = dataset.test_names
+    leaks = [f"{called('test', tests[i])} is {called('train', ids[before])}" for i, before in found.test]
     if leaks:
         remark(
-            f"{name}: {len(leaks):,} test examples of {len(splits.test_labels):,} are training examples too, so that "
+            f"{name}: {len(leaks):,} test examples of {len(tests):,} are training examples too, so that "
             f"accuracy is too high: {_some(leaks)}."
         )
-    train, test = len(blank(splits.train_images)), len(blank(splits.test_images))
+    train, test = len(blank(dataset.train_images)), len(blank(dataset.test_images))
     if train or test:
         remark(f"{name}: {train:,} training images and {test:,} test images have one colour and no more.")
 
 
-def _called(split: str, name: object) -> str:
-    return str(name) if str(name).startswith(split) else f"{split} {name}"
+def called(split: str, name: object) -> str:
+    """An example of a split by its name, with that of its split before it where it does not say so itself."""
+    return str(name) if str(name).startswith((f"{split}_", f"{split}/")) else f"{split} {name}"
 
 
 def _some(texts: Sequence[str]) -> str:

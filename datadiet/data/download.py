@@ -5,16 +5,17 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pooch
-from tqdm import tqdm
 
 from datadiet import commands
 from datadiet.data.sources.base import prepare_command
 from datadiet.data.sources.published import ARCHIVES as ARCHIVES
 from datadiet.data.sources.published import Archive, verify
 from datadiet.errors import UserError
+from datadiet.progress import Advance, counting
 from datadiet.temporary import left_beside, putting
 
 REACH_SECONDS = 8.0  # to hear from a server at all; without a network, the library's own wait is 3.5 minutes
@@ -64,6 +65,24 @@ def reachable(url: str) -> str | None:
     return answer[0]
 
 
+@dataclass
+class Received:
+    """What pooch takes for a bar."""
+
+    total: int  # which pooch sets again, by what the server says
+    advance: Advance
+
+    def update(self, units: int) -> None:
+        self.advance(units)
+
+    def reset(self) -> None:
+        """When all is there, pooch begins again, and tells all of it at once."""
+        self.advance = lambda units: None
+
+    def close(self) -> None:
+        pass
+
+
 def download(archive: Archive, path: Path) -> None:
     """Download to `path`, which appears only when it is complete and verified."""
     # Not by pooch.retrieve: it replaces a file of another digest, makes one that only its owner may read, and what a
@@ -71,9 +90,9 @@ def download(archive: Archive, path: Path) -> None:
     for left in left_beside(path):
         if time.time() - left.stat().st_mtime > 10 * STALL_SECONDS:  # nobody is still writing there
             left.unlink()
-    with putting(path) as part, tqdm(total=archive.size, unit="B", unit_scale=True, desc=archive.file_name) as bar:
+    with putting(path) as part, counting(archive.size, archive.file_name, size=True) as advance:
         get = pooch.HTTPDownloader(
-            bar,  # pyright: ignore[reportArgumentType]  documented, but its type knows only yes or no
+            Received(archive.size, advance),  # pyright: ignore[reportArgumentType]  documented, but its type knows only yes or no
             BLOCK,
             timeout=(REACH_SECONDS, STALL_SECONDS),
             headers=HEADERS,

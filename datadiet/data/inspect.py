@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 import time
 import warnings
@@ -18,13 +17,14 @@ import numpy as np
 
 from datadiet.config import validate
 from datadiet.data.dataset import Dataset
-from datadiet.data.doubts import blank, repeats
+from datadiet.data.doubts import blank, called, repeats
 from datadiet.data.reading import Reading, Remark
 from datadiet.data.registry import PREFIXES, check_asked, data_folder, dataset_of
 from datadiet.data.sources.own import is_image, resolve_path
 from datadiet.data.sources.walk import walk
 from datadiet.errors import UserError
 from datadiet.printable import visible
+from datadiet.processors import processors
 from datadiet.train_config import FIELDS, TrainConfig
 
 FOLDER = "folder:"  # of which the files are looked at one by one
@@ -185,7 +185,7 @@ def look_at(config: TrainConfig, counter: Counting, decode: bool) -> Files | Non
     images = [path for path in listed if is_image(root, path)]
     folders = Counter(visible(path.split("/", 1)[0]) if "/" in path else "." for path in images)
     sizes, kinds, bad, total = Counter(), Counter(), [], 0
-    with counter(len(images), "files") as count, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with counter(len(images), "files") as count, ThreadPoolExecutor(len(processors())) as pool:
         for path, found in zip(images, pool.map(lambda path: facts_of(Path(f"{root}/{path}"), decode), images)):
             count(1)
             if isinstance(found, str):
@@ -203,7 +203,7 @@ def look_at(config: TrainConfig, counter: Counting, decode: bool) -> Files | Non
 
 def doubts(dataset: Dataset) -> Doubts:
     """What is doubtful in data: the same pixels twice, with two labels, or in both splits; images of one colour."""
-    names, ids, labels = dataset.classes, dataset.example_ids, dataset.train_labels
+    names, ids, tests, labels = dataset.classes, dataset.example_ids, dataset.test_names, dataset.train_labels
     found = repeats(dataset.train_images, dataset.test_images)
     conflicts = [
         Pair(str(ids[before]), str(ids[i]), names[labels[before]], names[labels[i]])
@@ -211,8 +211,8 @@ def doubts(dataset: Dataset) -> Doubts:
         if labels[before] != labels[i]
     ]
     leaks = [
-        Pair(f"test example {i}", str(ids[before]), names[dataset.test_labels[i]], names[labels[before]])
-        for i, before in found.test
+        Pair(called("test", tests[i]), called("train", ids[before]), names[own], names[labels[before]])
+        for (i, before), own in zip(found.test, dataset.test_labels[[i for i, _ in found.test]])
     ]
     return Doubts(len(found.train), conflicts, leaks, [str(ids[i]) for i in blank(dataset.train_images)])
 

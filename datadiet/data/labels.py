@@ -36,7 +36,14 @@ def given_labels(path: str | Path, dataset: Dataset) -> np.ndarray:
     rows = _rows(table, dataset, obstacles)
     numbers = _numbers(table, dataset, obstacles)
     if obstacles:
-        raise UserError("\n- ".join([f"{name}: it is not a label for each example of {dataset.name}:", *obstacles]))
+        raise UserError(
+            "\n- ".join(
+                [
+                    f"{name}: it is not a label for each example of {dataset.name}, the data's own where that stays:",
+                    *obstacles,
+                ]
+            )
+        )
     labels = np.empty(dataset.num_examples, np.int32)
     labels[rows] = numbers
     return labels

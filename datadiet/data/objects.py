@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from datadiet.data.dataset import CHUNK, Dataset, Splits, assembled
+from datadiet.data.dataset import CHUNK, Dataset, Splits, assembled, numbered
 from datadiet.data.doubts import tell_doubts
 from datadiet.data.reading import Reading
 from datadiet.data.registry import noting, tell_notes
@@ -62,7 +62,7 @@ def dataset_from(
     with noting() as notes:
         splits = _splits(name, (train, test), reading, ids, tuple(map(str, class_names or ())))
         dataset = assembled(name, splits)
-        tell_doubts(name, splits)
+        tell_doubts(dataset)
     dataset = replace(dataset, notes=tuple(notes))
     tell_notes(dataset, stacklevel=3)
     return dataset
@@ -80,7 +80,7 @@ def _splits(
     if reading.shape:
         images, test_images = (resize(name, one, reading) for one in (images, test_images))
     names = _class_names(name, class_names or _names(name, parts), found, 1 + int(labels.max(initial=-1)))
-    example_ids = np.array([f"train_{i:06d}" for i in range(len(images))] if ids is None else [str(one) for one in ids])
+    example_ids = numbered("train", len(images)) if ids is None else np.array([str(one) for one in ids])
     return Splits(images, labels, test_images, test_labels, example_ids, names)
 
 

@@ -141,7 +141,7 @@ def _repair(error: Exception, tfds_name: str, root: Path, paths: list[Path]) -> 
             f"where that is installed, run `{build}` and copy the folder to {root}."
         )
     if isinstance(error, tarfile.TarError | EOFError | zlib.error):
-        return f"{paths[0]} is damaged ({first_line}). Delete it and fetch it again."
+        return f"{paths[0]} is damaged ({first_line}). Fetch it anew, into another folder."
     if isinstance(error, OSError):
         other = commands.option("data_dir", "FOLDER")
         return f"cannot be written to {root} ({first_line}); name another folder with {other}."

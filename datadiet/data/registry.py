@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from datadiet import commands
 from datadiet.data import cache
 from datadiet.data.dataset import Dataset, Splits, Statistics, assembled
 from datadiet.data.doubts import tell_doubts
@@ -18,6 +18,7 @@ from datadiet.data.reading import AS_IT_IS, Reading, Remark
 from datadiet.data.sources.base import Origins
 from datadiet.errors import UserError
 from datadiet.printable import printable
+from datadiet.registries import lazily
 from datadiet.train_config import TrainConfig
 
 
@@ -33,31 +34,27 @@ class Source(NamedTuple):
     origins: Callable[..., Origins] | None = None  # None: its examples are no files
 
 
-def lazily(module: str, function: str, *first: str) -> Callable[..., Any]:
+def _of(module: str, function: str, *first: str) -> Callable[..., Any]:
     """A function of data.sources that is imported when it is called."""
-
-    def call(*given: Any) -> Any:
-        return getattr(import_module(f"datadiet.data.sources.{module}"), function)(*first, *given)
-
-    return call
+    return lazily(f"datadiet.data.sources.{module}", function, *first)
 
 
 def _tfds(tfds_name: str) -> Source:
     load_, count, files = (
-        lazily("tfds_folder", function, tfds_name, f"tfds/{tfds_name}")
+        _of("tfds_folder", function, tfds_name, f"tfds/{tfds_name}")
         for function in ("load_prepared", "count_prepared", "prepared_files")
     )
     return Source(load_, None, count, None, files, reads=True)
 
 
 def _cifar(num_classes: int, name: str) -> Source:
-    load_, count, files = (lazily("cifar", function, name) for function in ("load", "count", "files"))
+    load_, count, files = (_of("cifar", function, name) for function in ("load", "count", "files"))
     return Source(load_, num_classes, count, CIFAR_STATISTICS, files)
 
 
 def _own(kind: str, module: str, path: str, *, of_files: bool = False) -> Source:
     load_, count, files, origins = (
-        lazily(module, function, path)
+        _of(module, function, path)
         for function in (f"load_{kind}", f"count_{kind}", f"{kind}_files", f"{kind}_origins")
     )
     return Source(load_, None, count, None, files, True, origins if of_files else None)
@@ -71,15 +68,15 @@ CINIC_STATISTICS = ((0.47889522, 0.47227842, 0.43047404), (0.24205776, 0.2382804
 
 
 DATASETS: dict[str, Source] = {
-    "digits": Source(lazily("embedded", "load_digits"), 10, lambda data_dir: 1438),
+    "digits": Source(_of("embedded", "load_digits"), 10, lambda data_dir: 1438),
     "fashion_mnist": Source(
-        lazily("embedded", "load_fashion_mnist"), 10, lazily("embedded", "count_fashion_mnist"),
-        None, lazily("embedded", "fashion_mnist_files"),
+        _of("embedded", "load_fashion_mnist"), 10, _of("embedded", "count_fashion_mnist"),
+        None, _of("embedded", "fashion_mnist_files"),
     ),
     "cifar10": _cifar(10, "cifar10"),
     "cifar100": _cifar(100, "cifar100"),
     "cinic10": Source(
-        lazily("cinic10", "load"), 10, lazily("cinic10", "count"), CINIC_STATISTICS, lazily("cinic10", "files")
+        _of("cinic10", "load"), 10, _of("cinic10", "count"), CINIC_STATISTICS, _of("cinic10", "files")
     ),
 }  # fmt: skip
 
@@ -107,7 +104,8 @@ def find_source(name: str) -> Source:
     for prefix, make in PREFIXES.items():
         if name.startswith(prefix) and len(name) > len(prefix):
             return make(name[len(prefix) :])
-    raise UserError(f"dataset={name!r}: expected one of {', '.join(known_datasets())}.")
+    expected = f"expected one of {', '.join(known_datasets())}."
+    raise UserError(f"dataset={name!r}: {expected}{commands.meant('dataset', name, DATASETS)}")
 
 
 def data_folder(data_dir: str | Path | None) -> Path | None:
@@ -204,7 +202,7 @@ def build_dataset(name: str, data_dir: str | Path | None = None, reading: Readin
         known = None if reading.shape else entry.statistics
         splits = _read(name, entry, data_dir, reading)
         dataset = assembled(name, splits, known)
-        tell_doubts(name, splits)
+        tell_doubts(dataset)
     if entry.num_classes not in (None, found := dataset.num_classes):
         raise UserError(f"{name}: its training labels are of {found} classes; expected {entry.num_classes}.")
     return replace(dataset, notes=tuple(notes))

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax.numpy as jnp
-from flax import linen as nn
-
+from datadiet import commands
+from datadiet.config import TrainConfig
 from datadiet.errors import UserError
-from datadiet.models.fast_cnn import FastCNN
-from datadiet.models.networks import MLP, BottleneckResNetBlock, Network, ResNet, ResNetBlock, SimpleCNN
+from datadiet.models.source import FORMS, find_source, is_own
+from datadiet.registries import lazily
+
+if TYPE_CHECKING:
+    from flax import linen as nn
+
+    from datadiet.models.networks import Network
+
+NETWORKS = "datadiet.models.networks"  # imported when one is built: names need no JAX
 
 
 class Model(NamedTuple):
@@ -26,27 +31,40 @@ class Model(NamedTuple):
 
 
 MODELS: dict[str, Model] = {
-    "resnet18_lowres": Model(partial(ResNet, ResNetBlock, (2, 2, 2, 2)), 64, (32, 32, 3)),
-    "resnet50_lowres": Model(partial(ResNet, BottleneckResNetBlock, (3, 4, 6, 3)), 64, (32, 32, 3)),
-    "simple_cnn_0": Model(SimpleCNN, 32, (32, 32, 3), side_by_side=True),
-    "fast_cnn": Model(FastCNN, 64, (32, 32, 3)),
-    "mlp": Model(MLP, 256, None, side_by_side=True),
+    "resnet18_lowres": Model(lazily(NETWORKS, "ResNet18"), 64, (32, 32, 3)),
+    "resnet50_lowres": Model(lazily(NETWORKS, "ResNet50"), 64, (32, 32, 3)),
+    "simple_cnn_0": Model(lazily(NETWORKS, "SimpleCNN"), 32, (32, 32, 3), side_by_side=True),
+    "fast_cnn": Model(lazily("datadiet.models.fast_cnn", "FastCNN"), 64, (32, 32, 3)),
+    "mlp": Model(lazily(NETWORKS, "MLP"), 256, None, side_by_side=True),
+    "wrn16_4": Model(lazily("datadiet.models.wide_resnet", "WideResNet", 16, 4), 16, (32, 32, 3)),
+    "vit_ti_4": Model(lazily("datadiet.models.vit", "ViT", 4, 12), 192, (32, 32, 3)),
 }
 
 
 def check_model(name: str) -> None:
-    """Raises UserError, listing the known names, where `name` is not in MODELS."""
-    if name not in MODELS:
-        raise UserError(f"model={name!r}: expected one of {', '.join(MODELS)}.")
+    """Raises UserError, listing the known names, where `name` is neither in MODELS nor where a function lies."""
+    if name not in MODELS and not is_own(name):
+        expected = f"expected one of {', '.join(MODELS)}; or a model of your own, {FORMS}."
+        raise UserError(f"model={name!r}: {expected}{commands.meant('model', name, MODELS)}")
+
+
+def code_of(name: str) -> str | None:
+    """sha256 of the code of a model of the user's own; None for one of MODELS.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    check_model(name)
+    return None if name in MODELS else find_source(name).sha256
 
 
 def gains_together(name: str) -> bool:
     """Whether several runs of a model are faster side by side."""
-    return MODELS[name].side_by_side
+    return name in MODELS and MODELS[name].side_by_side
 
 
 def input_shape(name: str, image_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape in which a model takes images of `image_shape`: padded up to its least shape.
+    """Shape in which one of MODELS takes images of `image_shape`: padded up to its least shape.
 
     Raises:
         UserError: unknown model, or vectors given to a convolutional one.
@@ -70,15 +88,50 @@ def build_model(
     """A network by name.
 
     Args:
-        name: A key of MODELS.
+        name: A key of MODELS; or a function of your own, as `package.module:function` or `path/to/FILE.py:function`.
         num_classes: C.
         image_shape: (H, W, D) of the images it will be given, or (D,) for vectors.
         width: Channels of the first layer (units of each hidden layer for mlp); None: the model's own.
         compute_dtype: Type in which layers compute, all but the last; parameters, statistics of batch norm, gradients
             and logits are float32 with every one.
     Raises:
-        UserError: unknown name.
+        UserError: unknown name, or a function that gives no such network.
     """
+    import jax.numpy as jnp
+
+    from datadiet.models.networks import Network
+
     check_model(name)
+    if name not in MODELS:
+        from datadiet.models.own import own_network
+
+        return own_network(name, num_classes, tuple(image_shape), width, compute_dtype)
     model = MODELS[name]
-    return Network(model.build(num_classes, width or model.width, jnp.dtype(compute_dtype)), tuple(image_shape))
+    module = model.build(num_classes, width or model.width, jnp.dtype(compute_dtype))
+    return Network(module, tuple(image_shape), num_classes)
+
+
+def network_of(config: TrainConfig, num_classes: int, image_shape: tuple[int, ...]) -> Network:
+    """The network of a config, as it takes data of `image_shape`: images are padded up to its own image_shape.
+
+    Raises:
+        UserError: there is no such network, it does not take such data, or its code is not what the config tells.
+    """
+    if config.model in MODELS:
+        shape = input_shape(config.model, image_shape)
+        return build_model(config.model, num_classes, shape, config.width, config.compute_dtype)
+    from datadiet.models.own import own_network
+
+    code, given = config.model_sha256, (config.width, config.compute_dtype)
+    network = own_network(config.model, num_classes, tuple(image_shape), *given, code)
+    if network.image_shape == tuple(image_shape):
+        return network
+    shape = network.image_shape  # it is to be the same network where the data has its shape already
+    again = own_network(config.model, num_classes, shape, *given, code)
+    fits = len(shape) == len(image_shape) and all(want >= got for want, got in zip(shape, image_shape))
+    if again.image_shape != shape or not fits:
+        raise UserError(
+            f"model={config.model} takes images {list(shape)}; the data has {list(image_shape)}, and is only padded: "
+            f"scale it with {commands.option('image_size', 'N')}."
+        )
+    return again

@@ -20,7 +20,8 @@ from datadiet.errors import UserError
 from datadiet.scores.names import names_of
 from datadiet.selectors.options import LIKE, RANDOM
 from datadiet.selectors.selection import chooses_anew
-from datadiet.storage.records import AUTO, ScoreRecord, StudyRecord
+from datadiet.storage.records import AUTO, StudyRecord
+from datadiet.storage.score_files import ScoreRecord
 
 
 class CellResult(NamedTuple):
@@ -65,7 +66,7 @@ class Score(NamedTuple):
 
     @property
     def name(self) -> str:
-        return f"{self.type} at {self.step}"
+        return self.type if self.given else f"{self.type} at {self.step}"
 
     @property
     def given(self) -> bool:
@@ -137,6 +138,11 @@ class Study:
     def seeds_told(self) -> str:
         """What runs of equal positions, which are compared in pairs, have in common; as words behind 'runs'."""
         raise NotImplementedError
+
+    @property
+    def notes(self) -> list[str]:
+        """What was decided when the data was read, and what is doubtful."""
+        return [] if self.dataset is None else list(self.dataset.notes)
 
     def kept(self, cell: CellResult) -> Kept | None:
         """What a cell keeps, in its first run; None where that is not known.

@@ -147,9 +147,7 @@ def check_output(output: Path, config: TrainConfig, overwrite: bool) -> None:
         )
     told = KeptRecord.read(record) if record.is_file() else None
     if told is None or WRITTEN_AS not in told.options or (there and told.sha256 != content(output)):
-        raise UserError(
-            f"output={output} is not what an export wrote there, and is not replaced. Choose another, or move it away."
-        )
+        raise UserError(f"output={output} is not what an export wrote there, and is not replaced. Choose another.")
 
 
 def write_export(kept: KeptSet, written_as: str, output: Path, told: KeptRecord) -> None:
@@ -234,7 +232,7 @@ def export_kept(
         tracked.log_metrics({"export/kept": count})
         for path in [record_of(output), *([output] if written_as in SMALL else [])]:
             tracked.log_artifact(path)
-    context.reporter.say(f"{count:,} examples of {name} -> {output}")
+    context.reporter.answer(f"{count:,} examples of {name} -> {output}")
     _tell_empty_classes(chosen, context)
 
 

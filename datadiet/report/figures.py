@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from datadiet.printable import escaped
 from datadiet.report.decision import Decision
 from datadiet.report.evidence import CellResult, History, Score
 from datadiet.selectors.options import RANDOM
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 WIDTH = 4.8  # inches
 DPI = 160
@@ -49,6 +49,8 @@ def plain(text: str) -> str:
 
 def class_labels(names: Sequence[str]) -> list[str]:
     """What stands for classes: `plain` names; where the font lacks a character of one, the number of its class."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
     known = get_font(findfont(FontProperties())).get_charmap()
     drawn = [plain(name) for name in names]
     return [name if all(ord(c) in known for c in name) else f"class {i}" for i, name in enumerate(drawn)]
@@ -66,6 +68,9 @@ def style(position: int, arm: str) -> dict[str, Any]:
 
 
 def _figure(height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, np.ndarray]:
+    import matplotlib  # here, because a study begins long before its pictures
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         return figure, figure.subplots(rows, columns, squeeze=False, **options)

@@ -14,6 +14,7 @@ from datadiet.errors import UserError
 from datadiet.report.evidence import CellResult, Kept, Study
 from datadiet.report.trained import TrainedStudy
 from datadiet.storage.evaluations import Evaluations, read_evaluations
+from datadiet.storage.layout import near_root
 from datadiet.storage.records import CellRecord, StudyRecord
 
 GIVEN = "given"  # the selector of an arm of others, and the budget of their trainings
@@ -102,10 +103,10 @@ def read_study(exps: Path, exp: str) -> Study:
     path = exps / exp / "study.json"
     if not path.exists():
         known = sorted(p.parent.relative_to(exps).as_posix() for p in exps.rglob("study.json"))
-        raise UserError(
-            f"No study in {path.parent} (no study.json); there is: {', '.join(known) or 'none'}. "
-            f"Make one: {commands.command('study', exp=exp, root=exps.parent)}"
-        )
+        told = f"No study in {path.parent} (no study.json); there is: {', '.join(known) or 'none'}."
+        if root := near_root(exps.parent, f"{exp}/study.json"):
+            raise UserError(f"{told} There is one in another folder: {commands.again(root=root)}")
+        raise UserError(f"{told} Make one: {commands.command('study', exp=exp, root=exps.parent)}")
     record = StudyRecord.read(path)
     named = [*record.score_runs, *(run for cell in record.cells for run in cell.runs)]
     if elsewhere := [run for run in named if not run.startswith(f"{exp}/")]:

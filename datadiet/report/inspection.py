@@ -85,7 +85,7 @@ def inspect_data(config: TrainConfig, exp: str, context: Context, timed: bool = 
         for path in paths:
             tracked.log_artifact(path)
         tracked.log_metrics(_metrics(facts))
-    context.reporter.say(f"{told}\n{paths[0]}")
+    context.reporter.answer(f"{told}\n{paths[0]}")
     return paths[0]
 
 

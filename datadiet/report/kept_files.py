@@ -12,18 +12,20 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unicodedata import normalize
 
 import numpy as np
-import pandas as pd
 
 from datadiet import commands
-from datadiet.data.dataset import Dataset
-from datadiet.data.sources.base import Origins
 from datadiet.errors import UserError
 from datadiet.printable import as_named, escaped, visible
-from datadiet.report.kept_sets import as_csv
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from datadiet.data.dataset import Dataset
+    from datadiet.data.sources.base import Origins
 
 PARQUET = "parquet:"
 ROWS = 1000  # of parquet, written at once
@@ -76,6 +78,8 @@ class KeptSet:
 
 def csv(kept: KeptSet, output: Path) -> None:
     """The table, with the kept rows alone."""
+    from datadiet.report.kept_sets import as_csv  # here, because --help needs no tables
+
     output.write_bytes(as_csv(kept.table).encode())
 
 

@@ -6,9 +6,9 @@ import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from datadiet.data.dataset import Dataset
 from datadiet.data.sources.base import Origins
@@ -18,6 +18,9 @@ from datadiet.report.evidence import CellResult, Study
 from datadiet.selectors import selection
 from datadiet.storage.files import make_subfolder, write_bytes, write_text
 from datadiet.storage.tables import csv_text
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COLUMNS = ("example_id", "index", "label", "class", "split", "path", "score", "stderr", "rank", "kept")
 
@@ -39,6 +42,8 @@ def examples(
         scores, stderr: float [N]; None: missing.
         seed: Of the order among equal scores.
     """
+    import pandas as pd  # here, because it takes long to import
+
     labels = dataset.train_labels if labels is None else labels
     names = dataset.classes
     paths = [origins.path(str(one)) for one in dataset.example_ids]

@@ -10,11 +10,11 @@ from datadiet.report.evidence import RANDOM
 
 
 def reachable(near: Comparison) -> str:
-    """The smallest margin that a test set can decide, and how many runs the margin asked for takes."""
+    """The smallest margin that a test set can show where nothing is lost, and how many runs the one asked for takes."""
     needed = f"; {100 * near.margin:g} points take about {near.runs_needed:,} runs a subset" if near.runs_needed else ""
     return (
-        f"This test set can show margins of {100 * near.smallest_margin:.2f} points or more, with any number of runs"
-        f"{needed}."
+        f"Where nothing is lost, this test set can show margins of {100 * near.smallest_margin:.2f} points or more, "
+        f"with any number of runs{needed}."
     )
 
 
@@ -34,8 +34,8 @@ def bound(num_test: int, margin: float, arms: int) -> str:
     told = f"A bound from the size of the test set alone, {num_test:,} examples, with any number of runs: "
     if margin < least:
         return (
-            f"{told}no margin below {least:.2f} points can be decided, and {margin:g} was asked for. It takes a larger "
-            "test set, or a larger margin."
+            f"{told}where nothing is lost, no margin below {least:.2f} points can be shown, and {margin:g} was asked "
+            "for. It takes a larger test set, or a larger margin."
         )
     return (
         f"{told}{margin:g} points can be decided only where, run for run, all of the data and a subset differ on at "

@@ -188,7 +188,7 @@ def certainty(decision: Decision) -> list[tuple[str, str]]:
         ),
         (
             "Smallest margin that this test set can decide",
-            f"{100 * near.smallest_margin:.2f} points, with any number of runs",
+            f"{100 * near.smallest_margin:.2f} points, where nothing is lost, with any number of runs",
         ),
         (f"Evaluation runs that decide a margin of {margin} points", needed),
         ("Correlation of the pairs of runs", _ratio(decision.pair_correlation(decision.shown.cell))),
@@ -280,14 +280,18 @@ def make_report(exp: str, margin: float | None, context: Context) -> Decision:
             inside = path.parent.relative_to(folder).as_posix()
             tracked.log_artifact(path, None if inside == "." else inside)
         describe(decision, tracked, context)
-        context.reporter.say("\n".join([text.headline(decision), *asked(decision)]) + f"\n{folder / 'report.html'}")
+        context.reporter.answer("\n".join([text.headline(decision), *asked(decision)]))
+        context.reporter.say(str(folder / "report.html"))
     return decision
 
 
 def describe(decision: Decision, tracked: TrackedRun, context: Context) -> None:
-    """Tell the decision to MLflow: as tags, and on one page as the description of the run."""
+    """Tell the decision to MLflow: as tags and metrics, and on one page as the description of the run."""
     for name, value in summary.tags(decision).items():
         tracked.set_tag(name, value)
+    tracked.log_metrics(summary.metrics(decision))
+    for per_cent, of_arms in summary.curves(decision).items():
+        tracked.log_metrics(of_arms, per_cent)
     tracked.describe(summary.markdown(decision, context.tracker.command, tracked.id))
 
 

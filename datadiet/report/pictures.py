@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from datadiet.report import figures, text
 from datadiet.report.decision import Decision
 from datadiet.report.evidence import Study
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Drawn(NamedTuple):

@@ -246,4 +246,4 @@ def write_table(
     with context.tracker.track("results", exp or "results", output.name, None, params=params, note=note) as tracked:
         _write(output, to_csv(found))
         tracked.log_artifact(output)
-    context.reporter.say(f"{len(found)} finished training runs from {source} -> {output}")
+    context.reporter.answer(f"{len(found)} finished training runs from {source} -> {output}")

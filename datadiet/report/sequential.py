@@ -15,6 +15,10 @@ Pocock's manner, because where the test set is the limit the first runs tell nea
 next must not depend on the difference seen. Levels are of p-values of any test, here Satterthwaite's t (Jennison and
 Turnbull 2000, chapters 3.8 and 7.2); several arms share the chance first and spend their shares alike (Maurer and
 Bretz 2013).
+
+Looks by t are less alike than those of Brownian motion, because few runs tell their variance badly. Where it is runs
+alone that vary, looks at every run from the second on spend up to 1.2 times what the levels are for (simulated, 100,000
+replicates: 3.0 % for 2.5 %). So looks spend but SHARE of their part, except a first one as planned, which is exact.
 """
 
 from __future__ import annotations
@@ -25,10 +29,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy import optimize, special
+from scipy import special
 
 from datadiet.errors import UserError
 
+SHARE = 1 / 1.2
 NODES = 200  # of the integral over what a look before has left
 ROOT_OF_TWO_PI = math.sqrt(2 * math.pi)
 FAR = 8.0  # standard deviations at which a normal density ends
@@ -90,7 +95,8 @@ def _levels(runs: tuple[int, ...], planned: int, alpha: float) -> tuple[float, .
     levels, paid = [], 0.0
     for then, now in zip((0, *runs), runs):
         step, root = math.sqrt(now - then), math.sqrt(now)
-        paid, more = spent(now, planned), alpha * (spent(now, planned) - paid)
+        exact = not then and now >= planned
+        paid, more = spent(now, planned), alpha * (spent(now, planned) - paid) * (1.0 if exact else SHARE)
         bound = max(_bound(at / step, mass, root / step, more), -float(special.ndtri(alpha)))  # never above one look
         levels.append(float(special.ndtr(-bound)))
         half = (bound + FAR) / 2 * root
@@ -102,6 +108,8 @@ def _levels(runs: tuple[int, ...], planned: int, alpha: float) -> tuple[float, .
 
 def _bound(at: np.ndarray, mass: np.ndarray, scale: float, chance: float) -> float:
     """Above which a standard normal statistic lies with a chance, having moved on from `at` by 1."""
+
+    from scipy import optimize  # takes long to import
 
     def more(z: float) -> float:
         return float(mass @ special.ndtr(at - scale * z)) - chance

@@ -13,7 +13,7 @@ from itertools import combinations_with_replacement
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from datadiet.selectors.selection import descending
 
@@ -54,7 +54,7 @@ def estimate(values: np.ndarray | Sequence[float], level: float = LEVEL) -> Esti
     mean, std = float(np.mean(values)), float(np.std(values, ddof=1)) if n > 1 else math.nan
     if n < 2 or std < EQUAL:
         return Estimate(mean, std, n, math.nan, math.nan)
-    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * std / math.sqrt(n)
+    half = float(special.stdtrit(n - 1, (1 + level) / 2)) * std / math.sqrt(n)
     return Estimate(mean, std, n, mean - half, mean + half)
 
 
@@ -128,14 +128,18 @@ def stability(scores: np.ndarray, size: int, draws: int = 10, seed: int = 0) -> 
 def spearman_matrix(scores: np.ndarray) -> np.ndarray:
     """Spearman correlations [K, K] of scores [K, N]; ties share their mean rank; NaN for a constant score."""
     # scipy.stats.spearmanr gives one NaN instead of a matrix where the first or second of the scores is constant.
+    from scipy.stats import rankdata  # takes long to import
+
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.atleast_2d(np.corrcoef(stats.rankdata(scores, axis=1)))
+        return np.atleast_2d(np.corrcoef(rankdata(scores, axis=1)))
 
 
 def kendall_matrix(scores: np.ndarray) -> np.ndarray:
     """Kendall's tau-b [K, K] of scores [K, N]: of pairs of examples, the share in one order minus that in opposite
     ones, corrected for ties; NaN for a constant score."""
-    return _of_pairs(lambda one, other: float(np.asarray(stats.kendalltau(one, other))[0]), scores)
+    from scipy.stats import kendalltau  # takes long to import
+
+    return _of_pairs(lambda one, other: float(np.asarray(kendalltau(one, other))[0]), scores)
 
 
 def top_overlap_matrix(scores: np.ndarray, size: int) -> np.ndarray:

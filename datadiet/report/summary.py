@@ -129,7 +129,7 @@ def as_json(decision: Decision) -> str:
     return json.dumps(facts(decision), indent=2, allow_nan=False)
 
 
-# --- markdown ---------------------------------------------------------------------------------
+# --- markdown, tags and metrics ---------------------------------------------------------------------------------
 
 
 def inert(given: str) -> str:
@@ -188,3 +188,29 @@ def tags(decision: Decision) -> dict[str, str]:
         "datadiet.decision.kept": words.kept(decision.verdicts.kept_fraction),
         "datadiet.decision.margin": f"{decision.margin:g} points",
     }
+
+
+def metrics(decision: Decision) -> dict[str, float]:
+    """Accuracies and the kept fraction 0 to 1, the margin in percentage points."""
+    best = decision.best or decision.lines[0]
+    return {
+        "decision/kept_fraction": decision.verdicts.kept_fraction,
+        "decision/accuracy": best.accuracy.mean,
+        "decision/accuracy_full": decision.lines[0].accuracy.mean,
+        "decision/smallest_margin": 100 * decision.nearest.smallest_margin,
+    }
+
+
+def curves(decision: Decision) -> dict[int, dict[str, float]]:
+    """Accuracy of every arm by per cent kept, which MLflow draws as curves; all of the data ends each of them."""
+    found: dict[int, dict[str, float]] = {}
+    for line in decision.lines:
+        arms = decision.study.arms if line.cell is decision.study.full else [line.cell.arm]
+        of_arms = {f"accuracy/{metric_name(arm)}": line.accuracy.mean for arm in arms}
+        found.setdefault(round(100 * line.cell.fraction), {}).update(of_arms)
+    return found
+
+
+def metric_name(arm: str) -> str:
+    """An arm as MLflow takes it in the name of a metric."""
+    return re.sub(r"[^\w.-]+", "_", arm)

@@ -19,6 +19,7 @@ from datadiet.selectors.options import RANDOM
 from datadiet.selectors.selection import SELECTORS
 
 COLLAPSE = 0.03  # loss of accuracy of one run that a mean must not hide
+FEW = 4  # runs that tell how much runs shift, as docs/decision.md says
 RELIABLE = 0.7  # split-half reliability below which a ranking is mostly the runs' own
 
 
@@ -88,8 +89,9 @@ def what_it_takes(decision: Decision) -> str:
     near = decision.nearest
     if near.runs_needed is None:
         return (
-            f"The {near.examples:,} test examples are the limit: with any number of runs they show margins of "
-            f"{100 * near.smallest_margin:.2f} points or more. It takes a larger test set, or a larger margin."
+            f"The {near.examples:,} test examples are the limit: where nothing is lost, they show margins of "
+            f"{100 * near.smallest_margin:.2f} points or more, with any number of runs. It takes a larger test set, or "
+            "a larger margin."
         )
     if near.runs_needed > near.runs:
         return (
@@ -156,8 +158,16 @@ def _reach(decision: Decision) -> list[str]:
     near, shown, found = decision.nearest, decision.shown.cell, []
     low, high = near.this_test_set
     if near.runs == 1:
-        found.append("One run does not tell how much whole runs shift: a quarter of the test set's chance is allowed.")
+        found.append(
+            "One run does not tell how much whole runs shift: a quarter of the test set's chance is allowed for that, "
+            "and where they shift by more the intervals are too narrow."
+        )
     elif not math.isnan(low):
+        if near.runs < FEW:
+            found.append(
+                f"{near.runs} runs seldom show how much whole runs shift: where that is more than the test set's "
+                "chance, the intervals are too narrow."
+            )
         found.append(
             f"For these very test examples alone the interval of {shown.arm} at {kept(shown.fraction)} would be "
             f"{100 * low:+.2f} to {100 * high:+.2f} points."

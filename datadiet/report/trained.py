@@ -16,15 +16,15 @@ from datadiet.config import ResolvedConfig
 from datadiet.errors import UserError
 from datadiet.report.evidence import CellResult, History, Kept, Noise, Score, Study
 from datadiet.runs.labels import labels_of
-from datadiet.scores.checkpoint import training_score_names
 from datadiet.scores.names import names_of
+from datadiet.scores.registry import training_score_names
 from datadiet.selectors.selection import SELECTORS
 from datadiet.storage.answers import read_answers
 from datadiet.storage.layout import score_file
 from datadiet.storage.manifests import manifest_ids
-from datadiet.storage.records import CellRecord, MeanRecord, ScoreRecord, Summary
+from datadiet.storage.records import CellRecord, MeanRecord, Summary
 from datadiet.storage.runs import StoredRun, open_run
-from datadiet.storage.score_files import load_scores
+from datadiet.storage.score_files import ScoreRecord, load_scores
 
 Loaded = tuple[np.ndarray, ScoreRecord | None]  # scores and the record beside them
 
@@ -159,6 +159,10 @@ class TrainedStudy(Study):
     @property
     def data(self) -> ResolvedConfig:
         return self.config
+
+    @property
+    def notes(self) -> list[str]:
+        return list(self.first.data.notes or [])
 
     def kept(self, cell: CellResult) -> Kept | None:
         """Raises UserError where a run kept examples that the data set does not have, or that cannot be had."""

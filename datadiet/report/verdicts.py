@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from datadiet import notebook
 from datadiet.errors import UserError
 from datadiet.report.comparison import ALPHA, Comparison, compare
 from datadiet.report.gain import regained
@@ -33,6 +34,19 @@ class Verdicts:
     worth: bool = False  # whether `arm` is shown to be better than random at that fraction
     gain: float = math.nan  # of the arm over random there, on what it was not chosen on; NaN: there is no such
     change: float = math.nan  # the same over full data
+
+    def __repr__(self) -> str:
+        """One line, without what was compared."""
+        return f"Verdicts({', '.join(f'{name}: {value}' for name, value in self._facts().items())})"
+
+    def _repr_html_(self) -> str:
+        """In a notebook, with the verdict of each subset."""
+        told = {f"{arm} at {fraction:.4g}": self.of(arm, fraction) for arm, fraction in self.comparisons}
+        return notebook.facts("What can be dropped", self._facts() | told)
+
+    def _facts(self) -> dict[str, object]:
+        keep = f"{self.kept_fraction:.0%} by {self.arm}" if self.arm else "all of the data"
+        return {"answer": self.answer, "keep": keep, "margin": f"{100 * self.margin:g} points"}
 
     def of(self, arm: str, fraction: float) -> str:
         """NOT_WORSE, WORSE or UNDECIDED of one subset, at the level of all that was compared."""

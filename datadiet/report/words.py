@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from datadiet.progress import duration
 from datadiet.report.statistics import Estimate
 
 
@@ -18,14 +19,8 @@ def kept(fraction: float) -> str:
 
 
 def seconds(value: float) -> str:
-    """A duration at about two digits; NaN is one that was not recorded."""
-    if math.isnan(value):
-        return "not recorded"
-    if value < 10:
-        return f"{value:.2g} s"
-    if value < 120:
-        return f"{value:.0f} s"
-    return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
+    """A duration; NaN is one that was not recorded."""
+    return "not recorded" if math.isnan(value) else duration(value)
 
 
 def size(count: int) -> str:

@@ -9,11 +9,14 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from datadiet.errors import UserError
+from datadiet.progress import Advance, Standing
 from datadiet.storage.layout import ExperimentLayout
-from datadiet.tracking.run import TrackedRun, check_store, track_run
+
+if TYPE_CHECKING:
+    from datadiet.tracking.run import TrackedRun
 
 DATA_ON = ("auto", "device", "disk")
 
@@ -30,12 +33,22 @@ class Output:
 class Reporter(Protocol):
     """Shows that work goes on."""
 
-    def counter(self, total: int, label: str) -> AbstractContextManager[Callable[[int], Any]]:
-        """A bar for the length of a `with` block; call what it gives with the units just done."""
+    def counter(
+        self, total: int, label: str, told: Callable[[], Standing] | None = None
+    ) -> AbstractContextManager[Advance]:
+        """As `progress.counting`."""
+        ...
+
+    def detail(self, text: str) -> None:
+        """Lines for those who want to know every path."""
         ...
 
     def say(self, text: str) -> None:
-        """One line that stays."""
+        """Lines that stay."""
+        ...
+
+    def answer(self, text: str) -> None:
+        """What was asked for; of a job of a study a detail."""
         ...
 
 
@@ -48,6 +61,7 @@ class Tracker:
     say: Callable[[str], Any]  # told when MLflow goes away
     parent: TrackedRun | None = None
     offline: bool = False  # MLflow is never called; `sync` tells it later
+    log_model: bool = False  # MLflow is given each trained network as a model
     tags: Mapping[str, str] = field(default_factory=dict)  # more of MLflow's tags, as datadiet.<tag>
 
     def check(self) -> None:
@@ -57,6 +71,8 @@ class Tracker:
         Raises:
             UserError: with what to do.
         """
+        from datadiet.tracking.run import check_store  # here, because --help needs no MLflow
+
         if self.parent is None:
             check_store(self.offline)
         elif (mirror := self.parent.record.path) and not mirror.exists():
@@ -69,6 +85,8 @@ class Tracker:
         self, kind: str, exp: str, name: str, mirror: Path | None, *, params: dict[str, Any], note: str, **tags: str
     ) -> AbstractContextManager[TrackedRun]:
         """`track_run` with what this knows."""
+        from datadiet.tracking.run import track_run
+
         return track_run(
             kind, exp, name, params=params, note=f"{note}\n\n    {self.command}", parent=self.parent, mirror=mirror,
             offline=self.offline, say=self.say, root=str(self.root.resolve()), **{**self.tags, **tags},

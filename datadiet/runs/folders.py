@@ -8,11 +8,13 @@ from pathlib import Path
 from datadiet.config import ResolvedConfig
 from datadiet.runs import resume
 from datadiet.runs.context import Context, Output, Tracker
+from datadiet.runs.products import model_facts
 from datadiet.runs.task import Task, write_inputs
+from datadiet.storage.claims import check_free, claim, lock_run
 from datadiet.storage.records import Summary
-from datadiet.storage.runs import check_free, claim, lock_run, open_run
+from datadiet.storage.runs import open_run
 from datadiet.tracking import record
-from datadiet.tracking.run import settle
+from datadiet.tracking.bring import settle
 
 
 def check_folder(run_dir: Path, output: Output) -> None:
@@ -39,7 +41,7 @@ def begin(task: Task, context: Context) -> Summary | None:
     """Make the folder of a run with its inputs; where it is there and finished, its summary."""
     if not task.continues:
         claim(task.run_dir, context.output.overwrite)
-    elif (summary := finished(task, context.tracker, context.reporter.say)) is not None:
+    elif (summary := finished(task, context.tracker, context.reporter.answer)) is not None:
         return summary
     write_inputs(task)
     return None
@@ -55,6 +57,7 @@ def finished(task: Task, tracker: Tracker, say: Callable[[str], None]) -> Summar
     resume.remove_temporary(task.run_dir)
     summary = open_run(task.run_dir, task.name).summary
     if summary is not None:
-        settle(task.run_dir / record.NAME, tracker.parent, tracker.offline)
+        model = model_facts(task) if tracker.log_model else None
+        settle(task.run_dir / record.NAME, tracker.parent, tracker.offline, model)
         say(f"{task.name}: finished before, taken as it is")
     return summary

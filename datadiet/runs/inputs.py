@@ -21,9 +21,10 @@ from datadiet.data.dataset import Dataset
 from datadiet.data.reading import Reading
 from datadiet.data.registry import count_of, load_dataset
 from datadiet.errors import UserError
-from datadiet.models.registry import check_model
+from datadiet.models.registry import code_of
 from datadiet.scores import trajectory
-from datadiet.scores.checkpoint import compute_features, training_score_names
+from datadiet.scores.checkpoint import compute_features
+from datadiet.scores.registry import training_score_names
 from datadiet.selectors import selection
 from datadiet.selectors.options import (
     FEATURE_FIELDS,
@@ -36,11 +37,11 @@ from datadiet.selectors.options import (
 )
 from datadiet.storage.layout import ExperimentLayout, score_file
 from datadiet.storage.manifests import find_manifest, manifest_ids
-from datadiet.storage.records import KeptRecord, ScoreRecord, Summary
+from datadiet.storage.records import KeptRecord, Summary
 from datadiet.storage.runs import StoredRun, open_run
-from datadiet.storage.score_files import load_scores
+from datadiet.storage.score_files import ScoreRecord, ids_digest, load_scores, read_ids
 from datadiet.storage.score_tables import SUFFIXES, read_score_table
-from datadiet.tracking.fetch import is_remote, local_file, refuse_offline
+from datadiet.tracking.fetch import is_remote, local_file, local_run, refuse_offline
 from datadiet.train_config import DERIVED
 
 
@@ -64,7 +65,7 @@ def resolve_config(config: TrainConfig, num_examples: int) -> ResolvedConfig:
     Raises:
         UserError: an option is impossible.
     """
-    check_model(config.model)
+    config = replace(config, model_sha256=_code(config))
     if config.selector == MANIFEST:
         config = find_manifest(config, local_file(config.manifest or "", "manifest"))
     elif config.selector != "all":
@@ -77,9 +78,23 @@ def resolve_config(config: TrainConfig, num_examples: int) -> ResolvedConfig:
     return options.fit_budget(options.resolve(config, num_examples), num_examples)
 
 
+def _code(config: TrainConfig) -> str | None:
+    """sha256 of the code of the model; None for one that comes with this package.
+
+    Raises:
+        UserError: there is no such model, or the config tells other code.
+    """
+    code, asked = code_of(config.model), config.model_sha256
+    if asked not in (None, code):
+        told = f"its code has {code}" if code else "it comes with this package"
+        raise UserError(f"model_sha256={asked}: model={config.model} is another ({told}).")
+    return code
+
+
 def check_online(config: TrainConfig, offline: bool) -> None:
     """Refuse options that name files of MLflow for work that never calls it."""
-    refuse_offline(offline, scores=config.scores, manifest=config.manifest, like=config.like)
+    named = ("scores", "manifest", "like", "features_run")
+    refuse_offline(offline, **{name: getattr(config, name) for name in named})
 
 
 def default_scores(layout: ExperimentLayout, config: ResolvedConfig, choice: ScoreChoice) -> Path:
@@ -192,7 +207,7 @@ def as_typed(config: TrainConfig, num_examples: int) -> dict[str, Any]:
     own = {
         name: getattr(config, name)
         for name, field in options.FIELDS.items()
-        if name not in (*_OF_ONE, *_NAMED, *option_names())
+        if name not in (*_OF_ONE, *_NAMED, "model_sha256", *option_names())
     }
     if config.budget == "epochs" and config.size is not None:  # its steps are those of a subset
         own = {name: value for name, value in own.items() if not name.endswith(("_steps", "early_step"))}
@@ -205,8 +220,10 @@ def as_typed(config: TrainConfig, num_examples: int) -> dict[str, Any]:
 
 
 def _align(path: Path, values: np.ndarray, record: ScoreRecord, dataset: Dataset) -> np.ndarray:
-    """Scores in the order of `dataset`, by the ids of their record; an error names the file."""
-    ids = np.array(record.example_ids)
+    """Scores in the order of `dataset`, by the names of their examples where it is not the same; an error names the
+    file."""
+    same = record.fingerprint == dataset.fingerprint or record.ids_sha256 == ids_digest(dataset.example_ids)
+    ids = dataset.example_ids if same else read_ids(path, record)
     try:
         return align.align(values, ids, record.fingerprint, dataset, record.dataset)
     except UserError as error:
@@ -287,7 +304,8 @@ def find_features(layout: ExperimentLayout, config: ResolvedConfig, exp: str, st
     """
     if config.selector not in selection.SELECTORS or not selection.SELECTORS[config.selector].features:
         return config
-    path = layout.experiment(exp) / "run_0" if config.features_run is None else Path(config.features_run)
+    path = layout.experiment(exp) / "run_0"
+    path = path if config.features_run is None else local_run(config.features_run, "features_run")
     if not (path / "args.json").is_file():
         raise UserError(
             f"selector={config.selector} takes features from a checkpoint, but {path} holds no training run. Train it: "
@@ -296,7 +314,8 @@ def find_features(layout: ExperimentLayout, config: ResolvedConfig, exp: str, st
         )
     given = step if config.features_step is None else config.features_step
     step = options.default_score_step(open_run(path).config) if given is None else given
-    return replace(config, features_run=str(path), features_step=step)
+    named = config.features_run if is_remote(config.features_run) else str(path)
+    return replace(config, features_run=named, features_step=step)
 
 
 def features(config: TrainConfig, dataset: Dataset) -> np.ndarray:
@@ -307,7 +326,7 @@ def features(config: TrainConfig, dataset: Dataset) -> np.ndarray:
     """
     assert config.features_run is not None
     assert config.features_step is not None
-    path = Path(config.features_run)
+    path = local_run(config.features_run, "features_run")
     trained_on = open_run(path).data.fingerprint
     if trained_on != dataset.fingerprint:
         raise UserError(f"features_run={path} was trained on other data than {dataset.name}: name a run on that.")

@@ -17,8 +17,9 @@ from datadiet.data.registry import dataset_of, tell_notes
 from datadiet.errors import UserError
 from datadiet.runs.context import Context
 from datadiet.runs.labels import GIVEN, Labels, labels_for
+from datadiet.runs.mean import mean_run
 from datadiet.runs.outputs import Outputs, check_outputs, find_outputs
-from datadiet.runs.score import Scored, check_replaceable, mean_run, write_scores
+from datadiet.runs.scored import Scored, check_replaceable, write_scored
 from datadiet.scores import trajectory
 from datadiet.scores.logits import LOGIT_SCORES
 from datadiet.scores.recorder import Recorder
@@ -83,7 +84,7 @@ def predictions_run(files: Sequence[str], wanted: Wanted, config: TrainConfig, e
         inside = replace(context, tracker=replace(context.tracker, parent=tracked))
         for number, run in enumerate(runs):
             for made in _scores(run, number, wanted, config, dataset, labels, exp, context):
-                write_scores(made, exp, inside)
+                write_scored(made, exp, inside)
         for kind in wanted.types if len(runs) > 1 else ():
             mean_run(kind, len(runs), wanted.step, exp, exp, inside)
     folder = folder if len(runs) > 1 else folder / "run_0"

@@ -1,14 +1,31 @@
-"""What is told of a training run beside its reports: what it trained on, and its summary."""
+"""What is told of a run beside its reports: what it trained on, its summary, and its small files.
+
+A run of its own has those as artifacts. The runs of a study share one file, the study's mirror.zip: a hundred trainings
+would leave MLflow as many hundred files, and as many requests.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
+from datadiet.config import TrainConfig, default_score_step
+from datadiet.data.batches import Fitted
+from datadiet.errors import UserError
+from datadiet.intake import shown
+from datadiet.models.registry import MODELS
 from datadiet.runs.task import Task, noted
 from datadiet.storage import answers
+from datadiet.storage.layout import score_file
 from datadiet.storage.records import Summary
+from datadiet.tracking.record import Artifact
 from datadiet.tracking.run import TrackedRun
 from datadiet.training.loop import class_metric
+
+LARGEST = 32 * 2**20  # bytes of a file that MLflow is given
 
 
 def log_inputs(task: Task, tracked: TrackedRun) -> None:
@@ -22,6 +39,63 @@ def log_inputs(task: Task, tracked: TrackedRun) -> None:
         tracked.log_metrics({"random_labels/touched": len(task.touched), "random_labels/changed": changed})
     if config.labels is not None:
         tracked.log_metrics({"given_labels/changed": len(task.touched)})
+
+
+def small(files: Sequence[Path], say: Callable[[str], None]) -> list[Artifact]:
+    """Files that belong together, with their folder in MLflow; none where one of them is too large, which is said."""
+    size = max((file.stat().st_size for file in files if file.exists()), default=0)
+    if size > LARGEST:
+        say(f"{files[0]} stays in exps/ alone: MLflow is given files up to {shown(LARGEST)}, this has {shown(size)}.")
+        return []
+    return [(file, file.parent.name) for file in files]
+
+
+def products(task: Task, tracked: TrackedRun, say: Callable[[str], None]) -> list[Artifact]:
+    """The small files of a training: options, inputs, answers, summary (not there yet), and the scores gathered up to
+    the step that is scored by default and to the last one; none for a part of a study."""
+    if tracked.parent is not None:
+        return []
+    config, run_dir = task.config, task.run_dir
+    found: list[Artifact] = [
+        (run_dir / name, None) for name in ("args.json", *task.inputs, answers.NAME, "summary.json")
+    ]
+    for kind in config.trajectory:
+        for step in dict.fromkeys((default_score_step(config), config.num_steps)) if config.checkpoints else ():
+            path = score_file(run_dir, kind, step)
+            if path.exists():
+                found += small([path, path.with_suffix(".json")], say)
+    return found
+
+
+def check_carried(config: TrainConfig) -> None:
+    """Refuse, where MLflow is to be given the network, a training that leaves none, or whose code it would lack.
+
+    Raises:
+        UserError: it saves no checkpoint, or its model is not of datadiet.
+    """
+    if not config.checkpoints:
+        raise UserError("log_model=true takes the last checkpoint; got checkpoints=false: leave out one of them.")
+    model = config.model
+    build = MODELS[model].build if model in MODELS else None
+    module = getattr(getattr(build, "func", build), "__module__", "")
+    if not module.startswith("datadiet."):
+        raise UserError(
+            f"log_model=true: the code of model={model} would not be in what MLflow is given; expected a model of "
+            "datadiet. Leave it out: the checkpoints are kept as they are."
+        )
+
+
+def model_facts(task: Task) -> dict[str, Any]:
+    """What a model of MLflow is made of beside the checkpoint of the last step: images as the data set has them."""
+    images = task.dataset.test_images
+    images = np.asarray(images.base[:1] if isinstance(images, Fitted) else images[:1])
+    return {
+        "step": task.config.num_steps,
+        "classes": [str(name) for name in task.dataset.classes],
+        "image_shape": list(images.shape[1:]),
+        "dtype": str(images.dtype),
+        "example": images.tolist(),
+    }
 
 
 def summarize(task: Task, tracked: TrackedRun, last: dict[str, float]) -> Summary:

@@ -6,6 +6,7 @@ one that is whole vouches for the rest; what is later is removed and made again.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,15 +60,21 @@ def check_same(
     differing = options.differences(options.as_dict(run.config), options.as_dict(config))
     if run.data.fingerprint != fingerprint:
         differing["data"] = (run.data.fingerprint[:12], fingerprint[:12])
-    told = [f"{name}: {there} there, {here} asked for" for name, (there, here) in differing.items()]
+    told = [f"{_called(name, config)}: {there} there, {here} asked for" for name, (there, here) in differing.items()]
     if not told:
         files = ((name, run_dir / name, text) for name, text in inputs.items())
         told = [f"{name} has other lines" for name, path, text in files if path.exists() and path.read_text() != text]
     if told:
+        again = {name: there for name, (there, _) in differing.items() if name in options.FIELDS}
+        as_it_was = f" As it was made: {commands.again(**again)}" if again.keys() == differing.keys() != set() else ""
         raise UserError(
             f"{run_dir} holds a run made otherwise ({'; '.join(told)}). Repeat its options, choose another exp with "
-            f"{commands.option('exp', 'EXP')}, or replace it with {commands.option('overwrite', True)}."
+            f"{commands.option('exp', 'EXP')}, or replace it with {commands.option('overwrite', True)}.{as_it_was}"
         )
+
+
+def _called(name: str, config: ResolvedConfig) -> str:
+    return f"the code of {config.model} (model_sha256)" if name == "model_sha256" else name
 
 
 def check_worthwhile(run_dir: Path) -> None:
@@ -108,18 +115,19 @@ def last_good(run_dir: Path, config: ResolvedConfig, fresh: TrainState, say: Cal
 
 
 def check_complete(task: Task) -> None:
-    """Refuse to call a run finished that has lost a part while it trained.
+    """Refuse to call a run finished that has lost a part while it trained; what it was stopped with goes.
 
     Raises:
         UserError: it names what is missing or changed.
     """
     run_dir, config = task.run_dir, task.config
+    remove_unplanned(run_dir, config, config.num_steps)
     try:
         check_same(run_dir, config, task.dataset.fingerprint, task.inputs, task.name)
         missing = [name for name in task.inputs if not (run_dir / name).is_file()]
         steps = [line["step"] for line in read_lines(run_dir / "metrics.jsonl")]
         missing += [] if steps == options.logged_steps(config) else ["lines of metrics.jsonl"]
-        files = [run_dir / "ckpts" / str(config.num_steps) / FILES]
+        files = [run_dir / "ckpts" / str(step) / FILES for step in options.saved_steps(config)[-1:]]
         for kind in config.trajectory:
             scores = score_file(run_dir, kind, config.num_steps)
             files += [scores, scores.with_suffix(".json")]
@@ -152,15 +160,11 @@ def remove_temporary(run_dir: Path) -> None:
 
 def cut_back(run_dir: Path, config: ResolvedConfig, start: Start) -> None:
     """Remove what an earlier process wrote beyond `start`: it is made again."""
-    planned = options.saved_steps(config)
     held = -1 if start.step is None else start.step
     for path in (run_dir / "ckpts").glob("*"):  # also Orbax's temporary folders
         if not path.name.isdigit() or int(path.name) > held:
             rmtree(path)
-    for step in planned:
-        for folder in by_step() if step > held else ():
-            for suffix in (".npy", ".json"):
-                (run_dir / folder / f"ckpt_{step}{suffix}").unlink(missing_ok=True)
+    _remove_gathered(run_dir, lambda step: step > held)
     metrics = run_dir / "metrics.jsonl"
     if start.lines:
         write_lines(metrics, start.lines)
@@ -169,8 +173,18 @@ def cut_back(run_dir: Path, config: ResolvedConfig, start: Start) -> None:
 
 
 def remove_unplanned(run_dir: Path, config: ResolvedConfig, before: int) -> None:
-    """Remove checkpoints saved because training was stopped; a planned one at `before` makes them needless."""
+    """Remove what was saved because training was stopped; a planned checkpoint at `before` makes it needless."""
     planned = set(options.saved_steps(config))
-    for step in checkpoint_steps(run_dir):
-        if step < before and step not in planned:
-            rmtree(run_dir / "ckpts" / str(step))
+    gone = [step for step in checkpoint_steps(run_dir) if step < before and step not in planned]
+    _remove_gathered(run_dir, lambda step: step in gone)  # first: a checkpoint vouches for them
+    for step in gone:
+        rmtree(run_dir / "ckpts" / str(step))
+
+
+def _remove_gathered(run_dir: Path, which: Callable[[int], bool]) -> None:
+    """Remove the scores of some steps that were gathered while training."""
+    for folder in by_step():
+        for path in (run_dir / folder).glob("ckpt_*"):
+            named = re.fullmatch(r"ckpt_(\d+)\.(npy|json)", path.name)
+            if named and which(int(named[1])):
+                path.unlink()

@@ -18,7 +18,7 @@ from datadiet.errors import UserError
 from datadiet.runs.context import Context
 from datadiet.runs.inputs import ScoreChoice, check_online, choose, find_sources, resolve_config, scored_by
 from datadiet.runs.labels import labels_for
-from datadiet.runs.score import check_replaceable
+from datadiet.runs.scored import check_replaceable
 from datadiet.selectors.options import FEATURE_FIELDS, LIKE, option_names
 from datadiet.selectors.selection import chooses_anew
 from datadiet.storage.manifests import write_manifest
@@ -88,5 +88,5 @@ def select_run(config: TrainConfig, exp: str, context: Context, choice: ScoreCho
         tracked.log_metrics({"select/kept": len(kept), "select/seconds": seconds})
         for file in (path, path.with_suffix(".json")):
             tracked.log_artifact(file)
-    context.reporter.say(f"{len(kept):,} examples kept ({kept_by}) in {seconds:.1f} s -> {path}")
+    context.reporter.answer(f"{len(kept):,} examples kept ({kept_by}) in {seconds:.1f} s -> {path}")
     return path

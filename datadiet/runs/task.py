@@ -17,7 +17,8 @@ from datadiet.data.batches import fit_images
 from datadiet.data.dataset import Dataset
 from datadiet.data.registry import dataset_of
 from datadiet.errors import UserError
-from datadiet.models.registry import build_model, input_shape
+from datadiet.models.networks import Network
+from datadiet.models.registry import network_of
 from datadiet.option import refuse
 from datadiet.runs.inputs import choose, scored_by
 from datadiet.runs.labels import labels_for
@@ -59,26 +60,45 @@ class Task:
         return member
 
 
-def load_data(config: ResolvedConfig) -> tuple[Dataset, Dataset]:
-    """The dataset of a run as published, and as its model takes it.
+def published_data(config: ResolvedConfig) -> Dataset:
+    """The dataset of a run as published.
 
     Raises:
         UserError: the data cannot be had, or cannot be trained on as asked.
     """
     published = dataset_of(config)
-    dataset = fit_images(published, input_shape(config.model, published.image_shape))
-    if config.augment and len(dataset.image_shape) != 3:
+    if config.augment and len(published.image_shape) != 3:
         repair = commands.option("augment", False)
-        raise UserError(f"augment=true needs images; {dataset.name} has vectors: {repair}.")
-    least = min(dataset.image_shape[:2])
+        raise UserError(f"augment=true needs images; {published.name} has vectors: {repair}.")
+    return published
+
+
+def network_for(config: ResolvedConfig, num_classes: int, image_shape: tuple[int, ...]) -> Network:
+    """The network of a run on data of a shape.
+
+    Raises:
+        UserError: the model does not take such data, or options ask for what it has not.
+    """
+    network = network_of(config, num_classes, image_shape)
+    least = min(network.image_shape[:2])
     if config.augment and config.pad >= least:
         raise refuse("pad", config.pad, f"fewer pixels than images have, {least}")
     if config.norm_bias_lr != 1:
-        network = build_model(config.model, dataset.num_classes, dataset.image_shape, config.width)
         params = jax.eval_shape(network.init, jax.random.key(0))["params"]
         if not any(jax.tree.leaves(norm_biases(params))):
             raise refuse("norm_bias_lr", config.norm_bias_lr, f"1 with model={config.model}, which has no norm")
-    return published, dataset
+    return network
+
+
+def load_data(config: ResolvedConfig) -> tuple[Dataset, Dataset]:
+    """The dataset of a run as published, and as its model takes it.
+
+    Raises:
+        UserError: as `published_data`, or the model does not take these data.
+    """
+    published = published_data(config)
+    network = network_for(config, published.num_classes, published.image_shape)
+    return published, fit_images(published, network.image_shape)
 
 
 def noted(dataset: Dataset) -> dict[str, str]:

@@ -12,7 +12,7 @@ import numpy as np
 from datadiet.config import TrainConfig
 from datadiet.data.batches import fit_images
 from datadiet.data.dataset import Dataset
-from datadiet.models.registry import build_model, input_shape
+from datadiet.models.registry import network_of
 from datadiet.runs.inputs import resolve_config
 from datadiet.training.loop import fit
 from datadiet.training.state import initial_state, on_device
@@ -53,10 +53,10 @@ def measure(config: TrainConfig, dataset: Dataset) -> Timing:
         dataset, train_images=dataset.train_images[:EXAMPLES], train_labels=dataset.train_labels[:EXAMPLES],
         test_images=dataset.test_images[:1], test_labels=dataset.test_labels[:1],
     )  # fmt: skip
-    part = fit_images(part, input_shape(config.model, dataset.image_shape))
+    network = network_of(whole, dataset.num_classes, dataset.image_shape)
+    part = fit_images(part, network.image_shape)
     count = min(STEPS, whole.num_steps)
     few = replace(whole, num_steps=count, log_steps=count, save_steps=count, early_save_steps=count)
-    network = build_model(few.model, part.num_classes, part.image_shape, few.width, few.compute_dtype)
     kept = np.arange(len(part.train_labels))
     state = initial_state(network, few, len(kept), (part, kept))
     begun: list[float] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -15,24 +14,21 @@ from datadiet.config import ResolvedConfig, TrainConfig
 from datadiet.data.registry import count_of, tell_notes
 from datadiet.errors import Interrupted, UserError
 from datadiet.models.networks import Network
-from datadiet.models.registry import build_model, gains_together
+from datadiet.models.registry import gains_together, network_of
+from datadiet.processors import processors
 from datadiet.runs import resume
 from datadiet.runs.background import Background
 from datadiet.runs.context import Context, Tracker
 from datadiet.runs.folders import begin, check_folder, check_found, is_finished
 from datadiet.runs.inputs import DEFAULT_CHOICE, ScoreChoice, check_online, find_sources, resolve_config
-from datadiet.runs.products import log_inputs, summarize
+from datadiet.runs.products import check_carried, log_inputs, model_facts, products, summarize
+from datadiet.runs.saving import save_step
 from datadiet.runs.signals import listen
 from datadiet.runs.task import Task, load_data, prepare_task
-from datadiet.scores import trajectory
-from datadiet.storage import answers
 from datadiet.storage.answers import write_answers
-from datadiet.storage.checkpoints import save_checkpoint
-from datadiet.storage.files import append_line, make_subfolder, npy_bytes, write_bytes
-from datadiet.storage.layout import score_file
+from datadiet.storage.claims import lock_run
+from datadiet.storage.files import append_line
 from datadiet.storage.records import Summary
-from datadiet.storage.runs import lock_run
-from datadiet.storage.score_files import save_scores
 from datadiet.tracking import record
 from datadiet.tracking.run import TrackedRun
 from datadiet.training.compiled import unless
@@ -43,30 +39,6 @@ from datadiet.training.placing import place
 from datadiet.training.state import DeviceData, initial_state
 
 AT_ONCE = 16  # runs that are begun together, or as many as there are processors
-
-
-def save_step(task: Task, report: Report) -> None:
-    """The scores gathered so far, then the checkpoint: it vouches for them.
-
-    A checkpoint at an unplanned step, made because training stops, is alone and goes when the
-    next planned one is there.
-    """
-    run_dir, step = task.run_dir, report.step
-    planned = step in options.saved_steps(task.config)
-    for name, stats in report.state.trajectory.items() if planned else ():
-        entry = trajectory.TRAJECTORIES[name]
-        provenance = {"type": name, "step": step, "runs": [task.config.run]}
-        values = entry.values(stats, task.member)
-        path = score_file(run_dir, name, step)
-        place = f"{task.name}/{path.relative_to(run_dir).as_posix()}"
-        save_scores(path, values, task.dataset.identity(), provenance, name=place)
-        for folder, mask in entry.masks.items():
-            make_subfolder(run_dir / folder)
-            content = npy_bytes(mask(stats, task.member))
-            write_bytes(run_dir / folder / f"ckpt_{step}.npy", content)
-    save_checkpoint(run_dir, report.state, report.seconds)
-    if planned:
-        resume.remove_unplanned(run_dir, task.config, step)
 
 
 def train_run(config: TrainConfig, exp: str, context: Context, choice: ScoreChoice = DEFAULT_CHOICE) -> Summary:
@@ -100,6 +72,8 @@ def train_runs(
     if len(set(runs)) < len(runs):
         raise UserError(f"runs={','.join(map(str, runs))}: expected each run once.")
     check_online(config, context.tracker.offline)
+    if context.tracker.log_model:
+        check_carried(config)
     count = count_of(config)
     return train_resolved([resolve_config(replace(config, run=run), count) for run in runs], exp, context, choice)
 
@@ -137,7 +111,7 @@ def train_resolved(
 
 def _portions(configs: Sequence[ResolvedConfig]) -> Iterator[Sequence[ResolvedConfig]]:
     """Runs that are begun together: each costs a file handle, memory and a part of a second before the first step."""
-    count = max(AT_ONCE, os.cpu_count() or 1) if gains_together(configs[0].model) else 1
+    count = max(AT_ONCE, len(processors())) if gains_together(configs[0].model) else 1
     return (configs[first : first + count] for first in range(0, len(configs), count))
 
 
@@ -174,7 +148,7 @@ def _train_all(tasks: Sequence[Task], context: Context, stopping: Callable[[], b
     if not tasks:
         return {}
     config, dataset = tasks[0].config, tasks[0].dataset
-    network = build_model(config.model, dataset.num_classes, dataset.image_shape, config.width, config.compute_dtype)
+    network = network_of(config, dataset.num_classes, dataset.image_shape)
     splits = place(dataset, tasks[0].labels, context.data_on, context.reporter.say)
     ended: dict[str, Summary | UserError] = {}
     for group in _groups(tasks, network, context.reporter.say):
@@ -257,22 +231,26 @@ class Lane:
         if report.metrics:
             self.tracked.log_metrics(self.metrics, report.step, mirrored=True)
 
-    def finish(self, say: Callable[[str], None], joules: float | None) -> Summary:
+    def finish(self, context: Context, joules: float | None) -> Summary:
         """Write the summary.
 
         Args:
+            context: Who is told, and what tracks.
             joules: Energy that its training took since it was begun here.
         Raises:
             UserError: a part of the run is gone.
         """
-        resume.check_complete(self.task)
-        task, summary = self.task, summarize(self.task, self.tracked, self.metrics)
-        summary = replace(summary, joules=None if self.start.step else joules)
+        task = self.task
+        resume.check_complete(task)
+        summary = replace(summarize(task, self.tracked, self.metrics), joules=None if self.start.step else joules)
+        files = products(task, self.tracked, context.reporter.say)
+        if context.tracker.log_model:
+            self.tracked.note_model(model_facts(task))
+        self.tracked.note_artifacts(files)  # first: with a summary the run is finished, and `sync` tells what is noted
         summary.write(task.run_dir / "summary.json")
-        if summary.test_correct_sha256:
-            self.tracked.log_artifact(task.run_dir / answers.NAME)
+        self.tracked.log_artifacts(files)
         told = f"test accuracy {summary.test_acc:.4f} in {summary.total_seconds:.1f} s -> {task.run_dir}"
-        say(f"{task.name}: {told}")
+        context.reporter.answer(f"{task.name}: {told}")
         return summary
 
 
@@ -309,5 +287,5 @@ def _train(
         joules = meter.joules()
         for name, lane in zip(names, lanes):
             if name not in ended:
-                ended[name] = lane.finish(context.reporter.say, joules and joules / len(lanes))
+                ended[name] = lane.finish(context, joules and joules / len(lanes))
     return ended

@@ -1,103 +1,22 @@
-"""Scores of training examples: one value each; larger means harder, kept first by keep_max.
-
-A score of logits is a function of logits and labels (logits.py); one of the network sees a batch of images; one of
-features sees the features of all examples at once. To add one: write the function, name it in LOGIT_SCORES,
-NETWORK_SCORES or FEATURE_SCORES.
-"""
+"""Scores of training examples by a checkpoint: one value each; larger means harder, kept first by keep_max."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from datadiet.data.batches import Fitted, expect_normalised
 from datadiet.errors import UserError
 from datadiet.models.conv import on_cpu
 from datadiet.models.networks import Network, Variables
-from datadiet.scores.gradients import grad_norms
-from datadiet.scores.logits import LOGIT_SCORES, of_last_layer
-from datadiet.scores.trajectory import TRAJECTORIES
-
-KMEANS_STEPS = 100
+from datadiet.scores.registry import FEATURE_SCORES, LOGIT_SCORES, NETWORK_SCORES, check_score
+from datadiet.scores.registry import score_names as score_names
 
 FEATURES = "features"  # what a batch gives beside its scores
-
-
-def grad_norm(network: Network, variables: Variables, images: jax.Array, labels: jax.Array) -> jax.Array:
-    """GraNd, the norm of the loss gradient over all parameters. Source: Paul et al. 2021, definition 2.1."""
-    return grad_norms(network, variables, images, labels)
-
-
-def grand_last(network: Network, variables: Variables, images: jax.Array, labels: jax.Array) -> jax.Array:
-    """GraNd of the last layer alone, in closed form; see `of_last_layer`."""
-    logits, features = network.apply_with_features(variables, images)
-    return of_last_layer(logits, labels, features)
-
-
-def input_norm(network: Network, variables: Variables, images: jax.Array, labels: jax.Array) -> jax.Array:
-    """L2 norm of the normalised input: a control that knows neither network nor label, close to GraNd at step 0."""
-    return jnp.sqrt((images.reshape(len(images), -1) ** 2).sum(-1))
-
-
-def prototype(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """1 - cosine of the features [N, F] and the nearest of C prototypes, in [0, 2]; high is atypical.
-
-    The prototypes are those of k-means (Lloyd) with k = C. It starts from the class means, so that nothing is drawn
-    by chance; the labels serve for nothing else. A prototype that loses all its points moves to the one farthest from
-    its own. Source: Sorscher et al. 2022, there with self-supervised features.
-    """
-    from sklearn.cluster import KMeans
-    from sklearn.exceptions import ConvergenceWarning
-    from threadpoolctl import threadpool_limits
-
-    means = np.stack([features[labels == c].mean(0) for c in np.unique(labels)])
-    start: dict[str, Any] = {"init": means, "n_init": 1}  # which without types would have to be names, as by default
-    method = KMeans(len(means), **start, max_iter=KMEANS_STEPS, tol=0)
-    # One thread: the sums of several are added in the order in which they end.
-    with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than prototypes
-        centers = method.fit(features).cluster_centers_
-        cosines = _unit(features) @ _unit(centers).T
-    return (1 - cosines.max(1)).astype(np.float32)
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    """Rows of length 1; a zero row stays zero."""
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-
-
-NETWORK_SCORES: dict[str, Callable[[Network, Variables, jax.Array, jax.Array], jax.Array]] = {
-    "grad_norm": grad_norm,
-    "grand_last": grand_last,
-    "input_norm": input_norm,
-}
-
-
-FEATURE_SCORES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {"prototype": prototype}
-
-
-def score_names() -> tuple[str, ...]:
-    """Names of the scores of a checkpoint."""
-    return (*LOGIT_SCORES, *NETWORK_SCORES, *FEATURE_SCORES)
-
-
-def training_score_names() -> tuple[str, ...]:
-    """Names of the scores gathered while training."""
-    return tuple(TRAJECTORIES)
-
-
-def check_score(kind: str, known: Sequence[str] | None = None) -> None:
-    """Raises UserError, listing `known` (None: the scores of a checkpoint), where `kind` is not among them."""
-    known = score_names() if known is None else known
-    if kind not in known:
-        hint = " It is gathered while training: use mean_score." if kind in TRAJECTORIES else ""
-        raise UserError(f"type={kind!r}: expected one of {', '.join(known)}.{hint}")
 
 
 def _as_given(images: jax.Array) -> jax.Array:

@@ -8,12 +8,19 @@ from functools import partial
 
 import numpy as np
 
+PIECE = 2**16  # examples taken at once: NumPy copies what it combines, in float64
+
 
 def _over_measured(function: Callable, values: np.ndarray) -> np.ndarray:
     """function(values [R, N], axis=0), without NumPy's warnings about examples that no run measured."""
+    values = np.asarray(values)
+    found = np.empty(values.shape[1])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Mean of empty slice|All-NaN slice|Degrees of freedom", RuntimeWarning)
-        return function(np.asarray(values, np.float64), axis=0)
+        for first in range(0, len(found), PIECE):
+            part = values[:, first : first + PIECE]
+            found[first : first + PIECE] = function(part.astype(np.float64), axis=0)
+    return found
 
 
 def mean_over_runs(values: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ import numpy as np
 from datadiet.option import Parameters
 
 BLOCK = 256  # examples whose distances to all others are held at once
+DISTANCES = 2**25  # and at most so many of these
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,8 +164,9 @@ def herding(pool: Pool, size: int, parameters: Parameters) -> np.ndarray:
 def nearest(points: np.ndarray, count: int) -> np.ndarray:
     """The `count` nearest other points of each, int [N, count], unordered."""
     squares, found = np.einsum("nf,nf->n", points, points), np.empty((len(points), count), np.int64)
-    for start in range(0, len(points), BLOCK):
-        block = slice(start, min(start + BLOCK, len(points)))
+    rows = max(1, min(BLOCK, DISTANCES // max(1, len(points))))
+    for start in range(0, len(points), rows):
+        block = slice(start, min(start + rows, len(points)))
         distances = squares - 2 * points[block] @ points.T
         distances[np.arange(block.stop - start), np.arange(start, block.stop)] = np.inf
         found[block] = np.argpartition(distances, count - 1, axis=1)[:, :count]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datadiet.data.batches import epoch_order
+from datadiet.data.order import epoch_order
 from datadiet.option import Parameters
 
 

@@ -93,12 +93,20 @@ SELECTORS: dict[str, Selector] = {
     "rs2": Selector(
         None, scores=False, epochs=Choice(epochs.rs2),
         words="in each epoch another random {count} of the training examples",
-        options={"replacement": option(False, "Each epoch draws from all examples, not from those left (rs2).")},
+        options={
+            "replacement": option(
+                False, "Each epoch draws from all examples, not from those left (rs2).", group="subset"
+            )
+        },
     ),
     "infobatch": Selector(
         None, scores=False, epochs=Choice(epochs.infobatch, epochs.infobatch_weights),
         words="in each epoch the training examples of large loss and a share of the others, as {count} is of all",
-        options={"full_from": option(0.875, "Part of the steps; after it none is left out (infobatch).", min=0, max=1)},
+        options={
+            "full_from": option(
+                0.875, "Part of the steps; after it none is left out (infobatch).", min=0, max=1, group="subset"
+            )
+        },
     ),
 }  # fmt: skip
 REGISTRIES["selector"] = SELECTORS

@@ -1,7 +1,7 @@
 """Checkpoints of a run, ckpts/<step>/: put there by Orbax whole or not at all, verified leaf by leaf when read.
 
 The only module that knows Orbax, which makes the folder, renames it into place and writes _CHECKPOINT_METADATA. The
-rest is plain, and written by `_write`, which Orbax calls:
+rest is plain: written by `_write`, which Orbax calls, and read without it:
 
 arrays.npz        the leaves by name, as np.load reads them; bfloat16, which NumPy lacks, as uint16 of the same bits
 checkpoint.json   the format; the run and the step; the trees, with names in place of leaves; dtype, shape and hash of
@@ -259,11 +259,7 @@ def _load(run_dir: Path, step: int, wanted: Mapping[str, Any]) -> tuple[dict[str
         check_format(path / RECORD, record.get("format"), FORMAT)  # first: another format may have other files
     _check_files(path)
     try:
-        if numbered:
-            orbax = _orbax()
-            found = _apart(partial(orbax.checkpointer().restore, path, args=orbax.Restore(wanted)))
-        else:
-            found = _apart(partial(_read_unnumbered, path, wanted))
+        found = _read(path, wanted) if numbered else _apart(partial(_read_unnumbered, path, wanted))
         _check_identity(path, run_dir, step, found)
         return found.trees, {name: float(value) for name, value in found.seconds.items()}
     except UserError:
@@ -284,7 +280,7 @@ def _apart(call: Callable[[], Any]) -> Any:
 
 @cache
 def _orbax() -> SimpleNamespace:
-    """checkpointer() makes one that leaves arrays to `_write` and `_read`; Save and Restore are its arguments."""
+    """checkpointer() makes one that leaves what is in a folder to `_write`; Save is its argument."""
     import orbax.checkpoint as ocp
 
     class Handler(ocp.CheckpointHandler):
@@ -292,24 +288,19 @@ def _orbax() -> SimpleNamespace:
             _write(Path(directory), args.trees, args.facts)
 
         def restore(self, directory: Any, args: Any) -> Read:
-            return _read(Path(directory), args.wanted)
+            raise NotImplementedError("read by `_read`, which needs no Orbax")
 
         @classmethod
         def typestr(cls) -> str:  # in _CHECKPOINT_METADATA
             return "datadiet.checkpoints"
 
-    @ocp.args.register_with_handler(Handler, for_save=True)
+    @ocp.args.register_with_handler(Handler, for_save=True, for_restore=True)
     @dataclass
     class Save(ocp.args.CheckpointArgs):
         trees: dict[str, Any]
         facts: dict[str, Any]
 
-    @ocp.args.register_with_handler(Handler, for_restore=True)
-    @dataclass
-    class Restore(ocp.args.CheckpointArgs):
-        wanted: Mapping[str, Any]
-
-    return SimpleNamespace(checkpointer=lambda: ocp.Checkpointer(Handler()), Save=Save, Restore=Restore)
+    return SimpleNamespace(checkpointer=lambda: ocp.Checkpointer(Handler()), Save=Save)
 
 
 def _read_unnumbered(path: Path, wanted: Mapping[str, Any]) -> Read:

@@ -49,7 +49,7 @@ class ExperimentLayout:
         if not within:
             raise UserError(
                 f"{path}: a symbolic link leads out of {self.exps}. Replace it by a folder; to keep the mirror "
-                f"elsewhere, choose another root with {commands.option('root', 'FOLDER')}, or let exps itself be the "
+                f"near_root, choose another root with {commands.option('root', 'FOLDER')}, or let exps itself be the "
                 "link."
             )
         return path
@@ -80,6 +80,13 @@ class ExperimentLayout:
     def name(self, path: Path) -> str:
         """Path below exps, with '/': the name of a run; see `inside`."""
         return self.inside(path).relative_to(self.exps).as_posix()
+
+
+def near_root(root: Path, inside: str) -> Path | None:
+    """A root near another one, above it or a folder in it, below whose exps something lies; None: there is none."""
+    here = root.absolute()
+    beside = (path for path in sorted(here.iterdir()) if path.is_dir()) if here.is_dir() else ()
+    return next((path for path in (*here.parents, *beside) if (path / "exps" / inside).exists()), None)
 
 
 def score_file(folder: Path, kind: str, step: int, combine: str = "mean") -> Path:
@@ -117,5 +124,5 @@ def _may_be(path: Path, told: str) -> bool:
     parts, places = PurePosixPath(told).parts, [Path(os.path.abspath(path)), path.resolve()]
     if any(place.parts[-len(parts) :] == parts for place in places):
         return True
-    elsewhere = re.fullmatch(r"run_\d+|ckpt_\d+(\.\w+)?\.npy", path.name) is None or path.name == parts[-1]
-    return elsewhere and not any("exps" in place.parts[:-1] for place in places)
+    near_root = re.fullmatch(r"run_\d+|ckpt_\d+(\.\w+)?\.npy", path.name) is None or path.name == parts[-1]
+    return near_root and not any("exps" in place.parts[:-1] for place in places)

@@ -102,8 +102,8 @@ def manifest_ids(path: Path, dataset: Dataset) -> np.ndarray:
     told = KeptRecord.read(record) if record.exists() else None
     if told and told.sha256 != _digest(path):
         raise UserError(
-            f"{path} is not what {record.name} was written for. Make them again, or remove {record.name} to "
-            "train on lines that you changed yourself."
+            f"{path} is not what {record.name} was written for. Lines that you changed yourself "
+            "are trained on from a file of another name."
         )
     if told and told.fingerprint != dataset.fingerprint:
         raise UserError(f"{path} keeps examples of {told.dataset}, not of this {dataset.name}.")

@@ -247,30 +247,6 @@ class Summary(MirrorRecord):
 
 
 @dataclass(kw_only=True)
-class ScoreRecord(MirrorRecord):
-    """The .json beside a score file."""
-
-    UNSEALED: ClassVar[bool] = False
-    path: str | None = None  # of the score file below exps; None: made before it was noted
-    type: str | None = None
-    step: int | None = None
-    runs: list[int] | None = None
-    source: str | None = None  # run or experiment that was scored
-    random_labels: dict[str, Any] | None = None  # fraction and seed, where labels were randomised
-    given_labels: str | None = None  # sha256 of given_labels.csv, where labels were given
-    combine: str | None = None  # how runs were combined; None: by their mean
-    seconds: float | None = None
-    compile_seconds: float | None = None
-    package_version: str | None = None
-    sha256: str  # of the .npy
-    runs_sha256: str | None = None  # of the scores of each run beside it
-    stderr_sha256: str | None = None
-    dataset: str
-    fingerprint: str
-    example_ids: list[str]
-
-
-@dataclass(kw_only=True)
 class KeptRecord(MirrorRecord):
     """kept.json, beside a kept.csv that no run trained on; NAME.json, beside what `export` wrote."""
 

@@ -1,10 +1,7 @@
-"""Run folders as they lie on disk: opened, locked, claimed."""
+"""Run folders as they lie on disk, opened."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -14,19 +11,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from filelock import FileLock, Timeout
 
-from datadiet import commands
+from datadiet import commands, notebook
 from datadiet.config import ResolvedConfig
 from datadiet.data.batches import expect_normalised, normalize
-from datadiet.errors import Busy, UserError
+from datadiet.errors import UserError
 from datadiet.models.networks import Network, Variables
-from datadiet.models.registry import build_model
+from datadiet.models.registry import network_of
+from datadiet.printable import visible
 from datadiet.storage.checkpoints import checkpoint_steps, load_variables
-from datadiet.storage.files import make_folder, read_lines, writing
+from datadiet.storage.files import read_lines
 from datadiet.storage.layout import check_place
 from datadiet.storage.records import Arguments, DataFacts, Summary
-from datadiet.temporary import is_temporary
 
 
 @dataclass(frozen=True)
@@ -35,6 +31,24 @@ class StoredRun:
 
     path: Path
     arguments: Arguments  # args.json: options, and what was trained on
+
+    def __repr__(self) -> str:
+        return f"StoredRun({', '.join(f'{name}: {value}' for name, value in self._facts().items())})"
+
+    def _repr_html_(self) -> str:
+        """In a notebook."""
+        return notebook.facts(str(self.path), self._facts())
+
+    def _facts(self) -> dict[str, object]:
+        """What it is, and how it ended."""
+        config, made = self.config, self.summary
+        kept = "all of the data" if config.size is None else f"{config.size:,} examples by {config.selector}"
+        ended = f"{made.test_acc:.4f}" if made else "not finished"
+        return {
+            "path": self.path, "dataset": config.dataset, "model": config.model, "trained on": kept,
+            "steps": f"{config.num_steps:,}", "test accuracy": ended,
+            "checkpoints": ", ".join(map(str, self.steps)) or "none",
+        }  # fmt: skip
 
     @property
     def config(self) -> ResolvedConfig:
@@ -83,8 +97,18 @@ class StoredRun:
 
     @cached_property
     def network(self) -> Network:
-        config, shape = self.config, tuple(self.data.image_shape)
-        return build_model(config.model, self.data.num_classes, shape, config.width, config.compute_dtype)
+        """What was trained; the code of a model of the user's own is imported.
+
+        Raises:
+            UserError: that is not what it was.
+        """
+        try:
+            return network_of(self.config, self.data.num_classes, tuple(self.data.image_shape))
+        except UserError as error:
+            if self.config.model_sha256 is None:
+                raise
+            repair = f"Put its code back as it was, or train the run again with {commands.option('overwrite', True)}"
+            raise UserError.of_shown(f"{visible(str(self.path))} was trained with {error} {repair}.") from None
 
     @property
     def steps(self) -> list[int]:
@@ -133,59 +157,3 @@ def open_run(path: str | Path, name: str | None = None) -> StoredRun:
     arguments = Arguments.read(path / "args.json")
     check_place(path, arguments.path, name)
     return StoredRun(path, arguments)
-
-
-def check_free(path: Path, overwrite: bool) -> None:
-    """Refuse a run folder that holds something, unless it may be replaced.
-
-    Raises:
-        UserError: it exists already.
-    """
-    if overwrite or not path.exists() or all(map(is_temporary, path.iterdir())):
-        return
-    if (path / "summary.json").exists():
-        found, way_on = "a finished run", ""
-    elif (path / "args.json").exists():
-        found, way_on = "an unfinished run", f"Continue it with {commands.option('resume', True)}. "
-    else:
-        found, way_on = "files, but no run (no args.json)", ""
-    raise UserError(
-        f"{path} holds {found}, which would be lost. {way_on}Choose another with {commands.option('run', 'N')} or "
-        f"{commands.option('exp', 'EXP')}, or replace it with {commands.option('overwrite', True)}."
-    )
-
-
-@contextmanager
-def lock_run(path: Path) -> Iterator[None]:
-    """Keep other processes out of a run folder; the system releases the lock whichever way this process ends.
-
-    The lock file lies beside the folder, because replacing a run removes the folder, and stays there.
-
-    Raises:
-        Busy: another process works there.
-        UserError: the lock cannot be made.
-    """
-    file = path.with_name(f".{path.name}.lock")
-    try:
-        with writing(file):
-            make_folder(path.parent)
-            lock = FileLock(file, blocking=False)
-            lock.acquire()
-    except Timeout:
-        raise Busy(
-            f"{path}: another process is training this run (it holds {file}). Wait until it ends, or choose another "
-            f"with {commands.option('run', 'N')} or {commands.option('exp', 'EXP')}."
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def claim(path: Path, overwrite: bool) -> None:
-    """Make an empty run folder; an existing one is replaced only with `overwrite`: see `check_free`."""
-    check_free(path, overwrite)
-    with writing(path):
-        if path.exists():
-            shutil.rmtree(path)
-        make_folder(path)

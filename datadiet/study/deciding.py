@@ -19,6 +19,7 @@ from datadiet.errors import UserError
 from datadiet.report.decision import Decision, check_margin
 from datadiet.report.given import GIVEN, GivenStudy
 from datadiet.report.sequential import looks
+from datadiet.report.summary import metric_name
 from datadiet.report.verdicts import FULL
 from datadiet.runs.context import Context
 from datadiet.selectors.options import RANDOM
@@ -26,7 +27,7 @@ from datadiet.storage.evaluations import Evaluations, write_evaluations
 from datadiet.storage.manifests import manifest_ids
 from datadiet.storage.records import CellRecord, LookRecord, StudyRecord
 from datadiet.study.evaluations import Doubts, Row, by_cell, natural, read_rows
-from datadiet.study.study import conclude, metric_name
+from datadiet.study.study import conclude
 from datadiet.tracking import record
 
 Cells = Mapping[tuple[str, float], Sequence[Row]]

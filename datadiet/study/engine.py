@@ -10,39 +10,25 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from datadiet import commands
-from datadiet.config import option
 from datadiet.errors import Interrupted, UserError
 from datadiet.plugins import load_plugins
+from datadiet.progress import Advance, Standing
 from datadiet.runs.context import Context, Output, Reporter, Tracker
-from datadiet.runs.score import mean_run, score_run
+from datadiet.runs.mean import mean_run
+from datadiet.runs.score import score_run
 from datadiet.runs.train import train_resolved
 from datadiet.study.spec import Job, MeanJob, ScoreJob, TrainJob
 from datadiet.tracking import mlflow_store
 from datadiet.tracking.run import attach
 
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """How the jobs of a study are done, which never changes a result."""
-
-    engine: str = option(
-        "local",
-        "Where jobs are done: 'local', on this machine; or 'ray' (pip install 'datadiet[ray]'), on "
-        "machines that all see the folder of exps/.",
-    )
-    workers: int | None = option(
-        None, "Jobs at once; 1: in this process, no others.", auto="one per GPU, else one per processor", min=1
-    )
-    ray_address: str | None = option(
-        None, "Address of a Ray cluster, as in ray.init.", auto="one is begun on this machine"
-    )
-
-
 BATCH_SIZE = 512  # of scoring; no value depends on it
 
 
+WORDS = ("said", "detailed", "advanced")  # kinds of events from a job that goes on
+
+
 class Event(NamedTuple):
-    """How a job ended (done, refused, interrupted, failed, died), or a word from one being done (said, advanced)."""
+    """How a job ended (done, refused, interrupted, failed, died), or a word from one being done (see WORDS)."""
 
     job: Job
     kind: str
@@ -138,22 +124,20 @@ class Setting:
 
 @dataclass(frozen=True)
 class Telling:
-    """Progress of a job, told as events, beside what `shown` shows."""
+    """Progress of a job, told as events: the study shows it."""
 
     job: Job
     note: Note
-    shown: Reporter | None = None
 
     @contextmanager
-    def counter(self, total: int, label: str) -> Iterator[Callable[[int], Any]]:
-        def tell(units: int) -> None:
-            self.note(Event(self.job, "advanced", part=units / max(total, 1)))
+    def counter(self, total: int, label: str, told: Callable[[], Standing] | None = None) -> Iterator[Advance]:
+        yield lambda units: self.note(Event(self.job, "advanced", part=units / max(total, 1)))
 
-        if self.shown is None:
-            yield tell
-            return
-        with self.shown.counter(total, label) as show:
-            yield lambda units: (tell(units), show(units))
+    def detail(self, text: str) -> None:
+        self.note(Event(self.job, "detailed", text))
 
     def say(self, text: str) -> None:
         self.note(Event(self.job, "said", text))
+
+    def answer(self, text: str) -> None:
+        self.detail(text)

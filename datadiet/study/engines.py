@@ -1,16 +1,23 @@
-"""Engines by name. To add one: write a class like those of local_engine.py and name it in ENGINES."""
+"""Engines by name. To add one: write a class like those of local_engine.py and name it in ENGINES.
+
+What does the work is imported when it is called: names need no JAX.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datadiet.errors import UserError
 from datadiet.option import check_values
-from datadiet.runs.context import Context
-from datadiet.study.engine import Engine, EngineOptions
-from datadiet.study.local_engine import begin_local, check_local
-from datadiet.study.ray_engine import begin_ray, check_ray
+from datadiet.registries import lazily
+from datadiet.study.options import EngineOptions
+
+if TYPE_CHECKING:
+    from datadiet.runs.context import Context
+    from datadiet.study.engine import Engine
+
+LOCAL, RAY = "datadiet.study.local_engine", "datadiet.study.ray_engine"
 
 
 class EngineEntry(NamedTuple):
@@ -24,8 +31,8 @@ class EngineEntry(NamedTuple):
 
 
 ENGINES: dict[str, EngineEntry] = {
-    "local": EngineEntry(begin_local, look=check_local),
-    "ray": EngineEntry(begin_ray, check_ray, ("ray_address",)),
+    "local": EngineEntry(lazily(LOCAL, "begin_local"), look=lazily(LOCAL, "check_local")),
+    "ray": EngineEntry(lazily(RAY, "begin_ray"), lazily(RAY, "check_ray"), ("ray_address",)),
 }
 
 

@@ -11,10 +11,13 @@ import numpy as np
 
 from datadiet.data.dataset import Dataset
 from datadiet.errors import UserError
+from datadiet.runs.context import Output
 from datadiet.runs.inputs import read_scores
-from datadiet.runs.score import check_replaceable
-from datadiet.scores.checkpoint import score_names, training_score_names
-from datadiet.storage.layout import ExperimentLayout, score_file
+from datadiet.runs.scored import check_replaceable
+from datadiet.scores.registry import score_names, training_score_names
+from datadiet.storage.files import make_folder
+from datadiet.storage.layout import score_file
+from datadiet.storage.records import MeanRecord
 from datadiet.storage.score_files import save_scores
 from datadiet.tracking.fetch import local_file, refuse_offline
 
@@ -60,9 +63,12 @@ def read_given(
     return found
 
 
-def write_given(
-    found: dict[str, np.ndarray], dataset: Dataset, source: str, layout: ExperimentLayout, overwrite: bool
-) -> None:
+def given_means(given: Iterable[str], source: str) -> list[MeanRecord]:
+    """What study.json says of them; source: experiment folder of the runs on all data."""
+    return [MeanRecord(name, STEP, score_file(Path(source), name, STEP).as_posix()) for name in named_scores(given)]
+
+
+def write_given(found: dict[str, np.ndarray], dataset: Dataset, source: str, output: Output) -> None:
     """Put them where a study looks for mean scores.
 
     Args:
@@ -71,7 +77,8 @@ def write_given(
         UserError: other scores of that name are there.
     """
     for name, values in found.items():
-        path = score_file(layout.experiment(source), name, STEP)
+        path = score_file(output.layout.experiment(source), name, STEP)
         told = {"type": name, "step": STEP, "source": f"given, sha256 {hashlib.sha256(values.tobytes()).hexdigest()}"}
-        check_replaceable(path, told, overwrite)
-        save_scores(path, values, dataset.identity(), told, name=layout.name(path))
+        check_replaceable(path, told, output.overwrite)
+        make_folder(path.parent)
+        save_scores(path, values, dataset.identity(), told, name=output.layout.name(path))

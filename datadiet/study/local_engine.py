@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from datadiet.errors import Interrupted
+from datadiet.processors import processors
+from datadiet.progress import hush
 from datadiet.runs.context import Context
 from datadiet.runs.signals import listen
-from datadiet.study.engine import Engine, EngineOptions, Event, Note, Setting, Telling, attempt, perform
+from datadiet.study.engine import WORDS, Engine, Event, Note, Setting, Telling, attempt, perform
+from datadiet.study.options import EngineOptions
 from datadiet.study.spec import Job
 from datadiet.training.compiled import is_any_left
 from datadiet.training.device import look, look_apart, tell
@@ -38,16 +41,9 @@ def count_gpus() -> int:
     return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
 
 
-def cores() -> list[int]:
-    """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
-
-
 def default_workers() -> int:
     """One process per GPU; without any, one per processor, each with as many threads as it has processors."""
-    return count_gpus() or len(cores())
+    return count_gpus() or len(processors())
 
 
 @dataclass(frozen=True)
@@ -62,9 +58,9 @@ class Share:
         if count_gpus():
             names = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count_gpus())))).split(",")
             os.environ["CUDA_VISIBLE_DEVICES"] = names[self.index % len(names)]
-        elif hasattr(os, "sched_setaffinity") and (each := len(cores()) // self.count):
+        elif hasattr(os, "sched_setaffinity") and (each := len(processors()) // self.count):
             first = self.index * each
-            os.sched_setaffinity(0, cores()[first : first + each])
+            os.sched_setaffinity(0, processors()[first : first + each])
 
 
 def _end_with_parent() -> None:
@@ -79,6 +75,7 @@ def work(connection: Connection, setting: Setting, share: Share) -> None:
     """The life of a worker: do the jobs that come through `connection`, and tell of them."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     share.take()
+    hush()
     told, sending = time.monotonic(), threading.Lock()
     pending = 0.0
 
@@ -180,7 +177,7 @@ class Workers:
                 if worker.job is not None:
                     note(Event(worker.job, "died", _ended(worker.process.exitcode)))
                 continue
-            if event.kind not in ("said", "advanced"):
+            if event.kind not in WORDS:
                 worker.job = None
             note(event)
 
@@ -225,7 +222,7 @@ class Here:
         return 1
 
     def start(self, job: Job, note: Note) -> None:
-        perform(job, replace(self.context, reporter=Telling(job, note, self.context.reporter)))
+        perform(job, replace(self.context, reporter=Telling(job, note)))
         note(Event(job, "done"))
 
     def watch(self, note: Note) -> None:

@@ -12,7 +12,7 @@ from datadiet.config import MAX_RUNS, ResolvedConfig, find_option, option, value
 from datadiet.errors import UserError
 from datadiet.option import check_values, fields_of
 from datadiet.scores import trajectory
-from datadiet.scores.checkpoint import score_names, training_score_names
+from datadiet.scores.registry import score_names, training_score_names
 from datadiet.selectors import selection
 from datadiet.selectors.options import LIKE, RANDOM, option_names, options_of, parameters, without_unused
 
@@ -23,7 +23,9 @@ FIRST_RUNS = 3  # of eval_runs=auto: two do not tell how much whole runs shift
 class Plan:
     """What a study compares, beside the training options."""
 
-    score_runs: int = option(10, "Runs whose scores are averaged: runs 0 … score_runs - 1.", min=1, max=MAX_RUNS)
+    score_runs: int = option(
+        10, "Runs whose scores are averaged: runs 0 … score_runs - 1.", min=1, max=MAX_RUNS, group="score", first=True
+    )
     eval_runs: int | None = option(
         5,
         "Runs that judge each subset: the next ones, whose seeds no scoring run has. 'auto': 3, then half as many more "
@@ -31,23 +33,35 @@ class Plan:
         "is paid for.",
         min=1,
         max=MAX_RUNS,
+        group="study",
+        first=True,
     )
-    max_eval_runs: int = option(30, "Most runs that eval_runs=auto takes.", min=FIRST_RUNS, max=MAX_RUNS)
-    score_types: tuple[str, ...] = option(("l2_error", "grad_norm", "forget"), "Scores to compare, comma-separated.")
+    max_eval_runs: int = option(30, "Most runs that eval_runs=auto takes.", min=FIRST_RUNS, max=MAX_RUNS, group="study")
+    score_types: tuple[str, ...] = option(
+        ("l2_error", "grad_norm", "forget"), "Scores to compare, comma-separated.", group="score", first=True
+    )
     scores: tuple[str, ...] = option(
         (),
         "Scores of your own to choose by, comma-separated, each NAME=PATH or PATH: a score file, or a table of ids and "
         "scores. Nothing is trained for them; with score_types=none no network is scored.",
+        group="score",
     )
+    every_checkpoint: bool = option(
+        True, "Save checkpoints as save_steps says, and the first and the last of runs that judge; false: none of runs "
+        "that judge, and where save_steps is not given no more than are scored.", group="tracking",
+    )  # fmt: skip
     score_steps: tuple[int, ...] | None = option(
         None,
         "Optimizer steps at which runs are scored, comma-separated; each needs a checkpoint (save_steps).",
         auto="the first checkpoint after a tenth of training",
+        group="score",
     )
     selectors: tuple[str, ...] = option(
         ("keep_max",),
         "Ways to choose examples, comma-separated: selectors, each by every score that it needs, with options of their "
         "own where wanted, as in ccs:cutoff=0.3:strata=20; random:like=ARM keeps as many of each class as ARM.",
+        group="subset",
+        first=True,
     )
     fractions: tuple[float, ...] = option(
         (0.9, 0.7, 0.5, 0.3),
@@ -55,6 +69,8 @@ class Plan:
         above=0,
         below=1,
         noun="a fraction",
+        group="subset",
+        first=True,
     )
     margin: float = option(
         0.5,
@@ -62,6 +78,8 @@ class Plan:
         above=0,
         below=100,
         noun="a number of percentage points",
+        group="study",
+        first=True,
     )
 
     @property

@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,8 @@ from datadiet import commands
 from datadiet.errors import Interrupted, UserError
 from datadiet.runs.context import Context
 from datadiet.runs.signals import listen
-from datadiet.study.engine import Engine, EngineOptions, Event, Note, Setting, attempt
+from datadiet.study.engine import Engine, Event, Note, Setting, Telling, attempt
+from datadiet.study.options import EngineOptions
 from datadiet.study.spec import Job
 from datadiet.tracking import record
 
@@ -32,20 +32,6 @@ POLL_SECONDS = 0.2
 ANSWER_SECONDS = 180.0  # within which every machine has to say what it sees; a process of Ray's has to begin there
 RETRIES = 1  # by Ray, of a task whose process died
 PASSED_ON = ("JAX_", "XLA_", "MLFLOW_", "DATADIET_", "TF_")  # environment that a task needs too
-
-
-class Lines:
-    """Progress of a task: the lines that stay are brought back with its result."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    @contextmanager
-    def counter(self, total: int, label: str):
-        yield lambda units: None
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
 
 
 @dataclass(frozen=True)
@@ -83,17 +69,19 @@ class Place:
         return None
 
 
-def do(job: Job, setting: Setting, place: Place) -> tuple[Event, list[str]]:
-    """One job, in a process of Ray's."""
-    said = Lines()
+def do(job: Job, setting: Setting, place: Place) -> list[Event]:
+    """One job, in a process of Ray's: what it said, and how it ended."""
+    told: list[Event] = []
+    telling = Telling(job, lambda event: told.append(event) if event.kind != "advanced" else None)
     try:
         with listen():
             if lacking := place.lacking():
-                return Event(job, "refused", unfit({socket.gethostname(): lacking})), said.lines
+                return [Event(job, "refused", unfit({socket.gethostname(): lacking}))]
             os.chdir(place.folder)
-            return attempt(job, setting.context(said)), said.lines
+            ended = attempt(job, setting.context(telling))
     except (Interrupted, KeyboardInterrupt) as error:
-        return Event(job, "interrupted", str(error)), said.lines
+        ended = Event(job, "interrupted", str(error))
+    return [*told, ended]
 
 
 def unfit(lacking: Mapping[str, str]) -> str:
@@ -208,14 +196,14 @@ class Cluster:
     def _events(self, reference: Any, job: Job) -> list[Event]:
         errors = self.ray.exceptions
         try:
-            event, lines = self.ray.get(reference)
+            told = self.ray.get(reference)
         except errors.TaskCancelledError:
             return [Event(job, "interrupted", f"{job.name} was stopped.")]
         except errors.RayTaskError as error:  # beside what `do` tells: a Ctrl-C that came as it ended, or a mistake
             return [Event(job, "interrupted" if job.name in self.asked else "failed", str(error))]
         except errors.RayError as error:  # WorkerCrashedError, OutOfMemoryError, NodeDiedError …
             return [Event(job, "died", f"{RETRIES + 1} times: {type(error).__name__}")]
-        return [*(Event(job, "said", line) for line in lines), event._replace(job=job)]
+        return [event._replace(job=job) for event in told]
 
     def stop(self) -> None:
         """Ray makes it a Ctrl-C in the task's process, which training hears."""

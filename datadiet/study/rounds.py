@@ -17,13 +17,14 @@ from datadiet.report.decision import Decision
 from datadiet.report.outlook import bound, reachable
 from datadiet.report.page import MARGIN, read_decision
 from datadiet.report.sequential import looks
+from datadiet.report.statistics import estimate
 from datadiet.report.text import headline
 from datadiet.report.trained import TrainedStudy
 from datadiet.report.verdicts import NOT_DECIDED
 from datadiet.runs.context import Output
-from datadiet.storage.records import CellRecord, LookRecord, StudyRecord
+from datadiet.storage.records import CellRecord, LookRecord, StudyRecord, Summary
 from datadiet.study.plan import Plan
-from datadiet.study.spec import Job, StudySpec
+from datadiet.study.spec import Cell, Job, StudySpec
 from datadiet.tracking.run import TrackedRun
 
 
@@ -114,6 +115,14 @@ def _said(decision: Decision) -> str:
     return f"Looked at with {decision.looks.runs[-1]} runs a subset: {headline(decision)} {reachable(decision.nearest)}"
 
 
+def cell_line(cell: Cell, accuracies: list[float]) -> str:
+    """What came of an arm at a size."""
+    told, n = estimate(accuracies), len(accuracies)
+    name = cell.arm.name if cell.fraction == 1 else f"{cell.arm.name} at {cell.fraction:.0%}"
+    spread = f" ± {100 * told.std:.2f}" if n > 1 else ""
+    return f"{name}: test accuracy {100 * told.mean:.2f}{spread} %, {n} run{'s' * (n > 1)}"
+
+
 @dataclass
 class Rounds:
     """What a study trains before each look at it."""
@@ -124,6 +133,8 @@ class Rounds:
     output: Output
     exp: str
     known: set[str] = field(default_factory=set)  # names of jobs of the rounds so far
+    done: set[str] = field(default_factory=set)  # … of those that are done
+    cells: tuple[Cell, ...] = ()  # of this round
 
     def __post_init__(self) -> None:
         """Raises UserError as `looks_before` and `first_runs` do."""
@@ -153,7 +164,16 @@ class Rounds:
         replace(spec.record(self.dataset), looks=before).write(self.exps / self.exp / "study.json")
         new = [job for job in spec.jobs if job.name not in self.known]
         self.known.update(job.name for job in new)
+        self.cells = spec.cells
         return new
+
+    def note(self, job: Job, say: Callable[[str], Any]) -> None:
+        """A job is done: say what came of each cell all of whose runs are."""
+        self.done.add(job.name)
+        for cell in self.cells:
+            if job in cell.jobs and self.done.issuperset(one.name for one in cell.jobs):
+                paths = (self.exps / one.name / "summary.json" for one in cell.jobs)
+                say(cell_line(cell, [Summary.read(path).test_acc for path in paths]))
 
     def more(self, tracked: TrackedRun, say: Callable[[str], Any]) -> list[Job]:
         """Look at what there is, note that, and ask for another round unless the verdict stands."""

@@ -8,12 +8,28 @@ from typing import Any
 
 from datadiet import commands
 from datadiet.errors import Interrupted, UserError
+from datadiet.progress import Advance, Standing
 from datadiet.runs.context import Reporter
 from datadiet.runs.signals import listen
 from datadiet.study.engine import Engine, Event
-from datadiet.study.spec import Job
+from datadiet.study.spec import Job, MeanJob, ScoreJob, TrainJob
 
 More = Callable[[], Sequence[Job]]
+Done = Callable[[Job], Any]
+
+
+def words(job: Job) -> str:
+    """What a job does."""
+    match job:
+        case TrainJob(tags={"arm": arm, "fraction": fraction}):
+            return f"{arm} at {float(fraction):.0%}, run {job.config.run}"
+        case TrainJob():
+            return f"all of the data, run {job.config.run} (scored)"
+        case ScoreJob():
+            return f"{job.type} of run {job.run}"
+        case MeanJob():
+            return f"mean of {job.type} over {job.n_runs} runs"
+    return job.name
 
 
 @dataclass
@@ -23,12 +39,23 @@ class Board:
     waiting: list[Job]
     engine: Engine
     progress: Reporter
-    advance: Callable[[int], Any]
+    done: Done
+    advance: Advance = lambda units: None
     doing: dict[str, Job] = field(default_factory=dict)
     begun: dict[str, int] = field(default_factory=dict)  # how often, by name
     shown: dict[str, float] = field(default_factory=dict)  # part of a job's cost that `advance` was told
     stopping: bool = False
     ending: Exception | None = None  # why no further job starts
+
+    def __post_init__(self) -> None:
+        self.trainings = sum(isinstance(job, TrainJob) for job in self.waiting)
+
+    def standing(self) -> Standing:
+        """How many trainings are done, and what is being done."""
+        left = sum(isinstance(job, TrainJob) for job in (*self.waiting, *self.doing.values()))
+        return Standing(
+            f"trainings {self.trainings - left} of {self.trainings}", ", ".join(map(words, self.doing.values()))
+        )
 
     def start(self) -> bool:
         """Start the first job that can be started, if there is room; whether one was."""
@@ -47,12 +74,15 @@ class Board:
         job = event.job
         if event.kind == "said":
             self.progress.say(event.text)
+        elif event.kind == "detailed":
+            self.progress.detail(event.text)
         elif event.kind == "advanced":
             self._show(job, self.shown.get(job.name, 0.0) + event.part)
         else:
             del self.doing[job.name]
             if event.kind == "done":
                 self._show(job, 1.0)
+                self.done(job)
                 return
             self.waiting.insert(0, job)
             cause = self._cause(event)
@@ -85,8 +115,9 @@ class Board:
 
 
 def run_jobs(
-    jobs: Sequence[Job], engine: Engine, progress: Reporter, label: str, command: str, more: More = lambda: ()
-) -> None:
+    jobs: Sequence[Job], engine: Engine, progress: Reporter, label: str, command: str, more: More = lambda: (),
+    done: Done = lambda job: None,
+) -> None:  # fmt: skip
     """Do every job after those it waits for, and then what there is more, on the same engine.
 
     Args:
@@ -95,6 +126,7 @@ def run_jobs(
         label: Names that.
         command: Goes on where this is stopped.
         more: Asked for further jobs when all are done, until there are none.
+        done: Told of each job that is done.
     Raises:
         UserError: a job was refused, or its process died as often as it may; the other jobs have saved.
         Interrupted: SIGTERM or Ctrl-C came; the jobs being done have saved.
@@ -102,14 +134,14 @@ def run_jobs(
     with listen(progress.say, again=f"Continue: {command}") as stopping:
         try:
             while jobs:
-                with progress.counter(round(sum(job.cost for job in jobs)), label) as advance:
-                    board = Board(list(jobs), engine, progress, advance)
+                board = Board(list(jobs), engine, progress, done)
+                with progress.counter(round(sum(job.cost for job in jobs)), label, board.standing) as board.advance:
                     _empty(board, stopping)
                 if board.ending:
                     raise board.ending
                 if board.waiting:
-                    done = len(jobs) - len(board.waiting)
-                    raise Interrupted(f"Stopped after {done} of {len(jobs)} jobs, all saved. Continue: {command}")
+                    finished = len(jobs) - len(board.waiting)
+                    raise Interrupted(f"Stopped after {finished} of {len(jobs)} jobs, all saved. Continue: {command}")
                 jobs = more()
         finally:
             engine.close()

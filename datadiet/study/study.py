@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
-from datadiet.config import TrainConfig
+import numpy as np
+
+from datadiet.config import ResolvedConfig, TrainConfig
 from datadiet.data.dataset import Dataset
 from datadiet.data.registry import count_of, tell_notes
 from datadiet.errors import Interrupted, UserError
+from datadiet.models.source import is_own
+from datadiet.report.archive import write_mirror
 from datadiet.report.decision import Decision
 from datadiet.report.evidence import CellResult
 from datadiet.report.outlook import asked, reachable
@@ -21,17 +24,23 @@ from datadiet.runs import resume
 from datadiet.runs.context import Context, Output
 from datadiet.runs.labels import labels_for
 from datadiet.runs.signals import listen
-from datadiet.runs.task import load_data, noted
+from datadiet.runs.task import network_for, noted, published_data
+from datadiet.scores.registry import needs_features
+from datadiet.storage import evaluations
 from datadiet.storage.files import write_text
-from datadiet.study.engine import EngineOptions
+from datadiet.study.arms import FULL_FOLDER
 from datadiet.study.engines import begin_engine, check_device, check_engine
+from datadiet.study.estimate import Estimate, estimate
 from datadiet.study.given_scores import read_given, write_given
+from datadiet.study.local_engine import count_gpus, default_workers
+from datadiet.study.options import EngineOptions
 from datadiet.study.plan import Plan
 from datadiet.study.rounds import Rounds, note_look
 from datadiet.study.scheduler import run_jobs
-from datadiet.study.spec import FULL_FOLDER, SEEDS, Job, StudySpec, TrainJob, compile_study
+from datadiet.study.spec import SEEDS, Job, StudySpec, TrainJob, compile_study
 from datadiet.tracking import record
 from datadiet.tracking.run import TrackedRun
+from datadiet.training.device import apart
 
 
 def check(spec: StudySpec, output: Output) -> Dataset:
@@ -42,7 +51,8 @@ def check(spec: StudySpec, output: Output) -> Dataset:
     Raises:
         UserError: with what differs.
     """
-    published, _ = load_data(spec.config)
+    published = published_data(spec.config)
+    _check_model(spec, published)
     inputs = labels_for(spec.config, published).inputs
     for job in spec.jobs:
         run_dir = output.layout.exps / job.name
@@ -52,11 +62,71 @@ def check(spec: StudySpec, output: Output) -> Dataset:
     return published
 
 
+def _check_model(spec: StudySpec, dataset: Dataset) -> None:
+    """Refuse a model that does not take these data, or has no features where the study needs them.
+
+    Raises:
+        UserError: with what it lacks.
+    """
+    kinds = [kind for kind in spec.plan.score_types if needs_features(kind)]
+    kinds += [cell.arm.selector for cell in spec.cells if cell.jobs[0].config.features_run]
+    given = (spec.config, dataset.num_classes, dataset.image_shape, kinds)
+    if count_gpus() and (is_own(spec.config.model) or spec.config.norm_bias_lr != 1):
+        apart(_look_at_model, *given)  # this process is to take no memory of a GPU
+    else:
+        _look_at_model(*given)
+
+
+def _look_at_model(config: ResolvedConfig, num_classes: int, image_shape: tuple[int, ...], kinds: list[str]) -> None:
+    network = network_for(config, num_classes, image_shape)
+    if kinds and is_own(config.model):
+        try:
+            network.feature_layer()
+        except UserError as error:
+            raise UserError(f"{kinds[0]} needs features, and model={config.model} gives none: {error}") from None
+
+
 def _check_seeds(config: TrainConfig) -> None:
     if given := [name for name in SEEDS if getattr(config, name) is not None]:
         raise UserError(
             f"{given[0]}={getattr(config, given[0])}: the runs of a study have seeds of their own; expected none given."
         )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A study that was checked, before anything is written or trained."""
+
+    rounds: Rounds
+    dataset: Dataset
+    left: list[Job]  # not done, of all that there may be
+    estimate: Estimate
+    given: dict[str, np.ndarray]  # scores [N] to choose by, by name
+
+
+def prepare(config: TrainConfig, exp: str, context: Context, plan: Plan, engine: EngineOptions) -> Prepared:
+    """Check a study, and estimate what it takes; see `run_study`.
+
+    Raises:
+        UserError: it could not be finished.
+    """
+    check_engine(engine)
+    _check_seeds(config)
+    output = context.output
+    compiled = partial(compile_study, plan, config, exp, output.layout, count_of(config))
+    whole = compiled(plan.most_runs)
+    dataset = check(whole, output)
+    given = read_given(plan.scores, dataset, context.reporter.say, context.tracker.offline)
+    rounds = Rounds(plan, compiled, dataset, output, output.layout.name(output.layout.experiment(exp)))
+    left = [job for job in whole.jobs if output.overwrite or not _is_finished(output, job)]
+    if left:
+        check_device(engine, context.reporter.say)
+    jobs = list(compiled(rounds.first).jobs)
+    first = [job for job in jobs if job in left]
+    at_once = min(engine.workers or default_workers(), max(len(left), 1))
+    most = sum(isinstance(job, TrainJob) for job in left)
+    told = estimate(config, dataset, jobs, first, most, at_once, count_gpus(), output.layout.exps)
+    return Prepared(rounds, dataset, left, told, given)
 
 
 def run_study(config: TrainConfig, exp: str, context: Context, plan: Plan, engine: EngineOptions) -> Decision:
@@ -71,33 +141,25 @@ def run_study(config: TrainConfig, exp: str, context: Context, plan: Plan, engin
     Returns:
         What the report is about; its table is printed, and all files are logged to MLflow.
     """
-    check_engine(engine)
-    _check_seeds(config)
-    output, folder = context.output, context.output.layout.experiment(exp)
-    compiled = partial(compile_study, plan, config, exp, output.layout, count_of(config))
-    whole = compiled(plan.most_runs)
-    dataset = check(whole, output)
-    given = read_given(plan.scores, dataset, context.reporter.say, context.tracker.offline)
-    rounds = Rounds(plan, compiled, dataset, output, output.layout.name(folder))
-    left = [job for job in whole.jobs if output.overwrite or not _is_finished(output, job)]
-    if left:
-        check_device(engine, context.reporter.say)
-    if not output.overwrite:
+    prepared = prepare(config, exp, context, plan, engine)
+    rounds, dataset, folder = prepared.rounds, prepared.dataset, context.output.layout.experiment(exp)
+    if not context.output.overwrite:
         record.reopen(folder / record.NAME)
-    context.reporter.say(rounds.outlook())
+    context.reporter.say(f"{prepared.estimate}\n{rounds.outlook()}")
     note, again = f"Study of {config.model} on {config.dataset}.", f"Continue: {context.tracker.command}"
     params = rounds.described.plan
     with (
         listen(context.reporter.say, again=again) as stopping,
         context.tracker.track("study", exp, exp, folder / record.NAME, params=params, note=note) as tracked,
     ):
-        write_given(given, dataset, f"{exp}/{FULL_FOLDER}", output.layout, output.overwrite)
+        write_given(prepared.given, dataset, f"{exp}/{FULL_FOLDER}", context.output)
         jobs = rounds.jobs(rounds.first, rounds.before)
         tracked.log_input(dataset.name, dataset.fingerprint, "study", num_rows=dataset.num_examples)
         tracked.log_params(noted(dataset))
-        begun = begin_engine(engine, _within(tracked, context), len(left))
+        begun = begin_engine(engine, _within(tracked, context), len(prepared.left))
         more = partial(rounds.more, tracked, context.reporter.say)
-        run_jobs(jobs, begun, context.reporter, exp, context.tracker.command, more)
+        done = partial(rounds.note, say=context.reporter.say)
+        run_jobs(jobs, begun, context.reporter, exp, context.tracker.command, more, done)
         if stopping():
             raise Interrupted(f"Stopped before the report; all {len(rounds.known)} jobs are done. {again}")
         return conclude(exp, plan.margin, tracked, context)
@@ -124,49 +186,27 @@ def conclude(exp: str, margin: float, tracked: TrackedRun, context: Context) -> 
     layout, folder = context.output.layout, context.output.layout.experiment(exp)
     decision = read_decision(layout.exps, layout.name(folder), margin)
     note_look(decision)
+    files = [folder / "study.json", *write_report(decision)]
     tables = []
     if isinstance(decision.study, TrainedStudy):
         tables = [folder / "results.csv"]
         write_text(tables[0], to_csv(of_study(decision.study, context.reporter.say)))
-    for path in (folder / "study.json", *tables, *write_report(decision)):
-        where = path.parent.relative_to(folder).as_posix()
-        tracked.log_artifact(path, None if where == "." else where)
-    tracked.log_metrics({_metric(line.cell): line.accuracy.mean for line in decision.lines} | _headline(decision))
-    for percent, of_arms in _curves(decision).items():
-        tracked.log_metrics(of_arms, percent)
+        files += [*tables, write_mirror(decision.study)]
+    else:
+        files.append(folder / evaluations.NAME)
+    told = [path.relative_to(folder) for path in files]
+    tracked.log_artifacts(
+        [(folder / path, None if path.name == str(path) else path.parent.as_posix()) for path in told]
+    )
+    tracked.log_metrics({_metric(line.cell): line.accuracy.mean for line in decision.lines})
     describe(decision, tracked, context)
     told = "\n".join([headline(decision), *asked(decision), reachable(decision.nearest)])
     every = "".join(f"\nEvery training: {path}" for path in tables)
-    context.reporter.say(
-        f"\n{table(decision)}\n\n{told}\nReport: {folder / 'report.html'}\nPictures: {folder / 'figures'}{every}"
-    )
+    context.reporter.say(f"\n{table(decision)}\n")
+    context.reporter.answer(told)
+    context.reporter.say(f"Report: {folder / 'report.html'}{every}")
+    context.reporter.detail(f"Pictures: {folder / 'figures'}\nKept sets: {folder / 'kept'}")
     return decision
-
-
-def _headline(decision: Decision) -> dict[str, float]:
-    """Accuracies and the kept fraction 0 to 1, the margin in percentage points."""
-    best = decision.best or decision.lines[0]
-    return {
-        "decision/kept_fraction": decision.verdicts.kept_fraction,
-        "decision/accuracy": best.accuracy.mean,
-        "decision/accuracy_full": decision.lines[0].accuracy.mean,
-        "decision/smallest_margin": 100 * decision.nearest.smallest_margin,
-    }
-
-
-def _curves(decision: Decision) -> dict[int, dict[str, float]]:
-    """Accuracy of every arm by per cent kept, which MLflow draws as curves; all of the data ends each of them."""
-    found: dict[int, dict[str, float]] = {}
-    for line in decision.lines:
-        arms = decision.study.arms if line.cell is decision.study.full else [line.cell.arm]
-        of_arms = {f"accuracy/{metric_name(arm)}": line.accuracy.mean for arm in arms}
-        found.setdefault(round(100 * line.cell.fraction), {}).update(of_arms)
-    return found
-
-
-def metric_name(arm: str) -> str:
-    """An arm as MLflow takes it in the name of a metric."""
-    return re.sub(r"[^\w.-]+", "_", arm)
 
 
 def _metric(cell: CellResult) -> str:

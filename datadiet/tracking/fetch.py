@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -19,8 +20,9 @@ from datadiet.errors import UserError
 from datadiet.home import CACHE, cache_folder
 from datadiet.intake import private_folder
 from datadiet.printable import printable
+from datadiet.storage import runs
 from datadiet.storage.files import writing
-from datadiet.storage.runs import open_run
+from datadiet.storage.runs import StoredRun
 from datadiet.tracking import mlflow_store
 from datadiet.tracking.failures import reason
 from datadiet.tracking.mlflow_store import Unusable
@@ -82,8 +84,46 @@ def local_file(text: str | Path, option: str) -> Path:
             raise
         warnings.warn(f"{error}\n{option}={text} is taken as it was when it was brought here before.", stacklevel=2)
     if target.name == "kept.csv" and target.with_name("args.json").is_file():
-        open_run(target.parent).input("kept.csv")  # the hash of what the run was trained on
+        runs.open_run(target.parent).input("kept.csv")  # the hash of what the run was trained on
     return target
+
+
+def local_run(text: str | Path, option: str = "run") -> Path:
+    """The folder of a run: the path that it is, or, of a model of MLflow that datadiet logged, a copy on this machine.
+
+    Args:
+        text: A path, runs:/ID/model, models:/NAME/VERSION, models:/NAME@ALIAS or models:/m-ID.
+        option: Whose value it is, for errors.
+    Raises:
+        UserError: MLflow cannot be reached, or has no such model.
+    """
+    if not is_remote(text):
+        return Path(text)
+    named, told = _parsed(str(text), option), f"{option}={text}"
+    target = _folder(f"{named.home}/{named.path}") / "exps"
+    inside = f"{named.path}/artifacts/exps".lstrip("/")
+    with mlflow_store.usable(needed=True):
+        mlflow_store.connect()
+        there = _there(named.home, told)
+        if not there.list_artifacts(inside):
+            has = ", ".join(_all_files(there)) or "no files"
+            raise Unusable(printable(f"{told}: expected a model that log_model=true made; {named.home} has: {has}."))
+        with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
+            brought = there.download_artifacts(inside, temporary)
+            with writing(target):
+                shutil.rmtree(target, ignore_errors=True)
+                os.replace(brought, target)
+    (arguments,) = target.rglob("args.json")
+    return arguments.parent
+
+
+def open_run(path: str | Path) -> StoredRun:
+    """A training run: its folder, or a model of MLflow that was made of it (see `local_run`).
+
+    Raises:
+        UserError: there is none, or one that was made in another place below exps.
+    """
+    return runs.open_run(local_run(path))
 
 
 def _parsed(text: str, option: str) -> Named:

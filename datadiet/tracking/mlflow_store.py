@@ -1,4 +1,4 @@
-"""MLflow itself: its store, and how a record is written into it. The only module that imports it."""
+"""MLflow itself: its store, and how a record is written into it. Only this room imports it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from datadiet import commands
 from datadiet.errors import UserError
 from datadiet.printable import escaped, masked, printable
 from datadiet.tracking.failures import credentials, reason, repair
-from datadiet.tracking.record import Record
+from datadiet.tracking.record import Artifact, Record
 
 # A dead server costs seconds, not minutes; the mirror makes up for what one attempt more would have saved.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -149,6 +149,28 @@ def log_metrics(client: MlflowClient, run_id: str, points: Iterable[tuple[str, f
         client.log_batch(run_id, metrics=metrics[start : start + BATCH])
 
 
+def artifacts(home: str) -> Any:
+    """What has list_artifacts and download_artifacts for a run (runs:/ID) or model (models:/…); raises one of AWAY."""
+    return get_artifact_repository(home)
+
+
+def log_files(client: MlflowClient, run_id: str, files: Iterable[Artifact]) -> None:
+    """Files as artifacts of a run, those that are there replaced."""
+    for file, folder in files:
+        client.log_artifact(run_id, str(file), folder)
+
+
+def lacks_files(client: MlflowClient, run_id: str, files: Iterable[Artifact]) -> bool:
+    """Whether a run has not all of some files, by their names."""
+    names: dict[str | None, set[str]] = {}
+    for file, folder in files:
+        if folder not in names:
+            names[folder] = {info.path.rpartition("/")[2] for info in client.list_artifacts(run_id, folder)}
+        if file.name not in names[folder]:
+            return True
+    return False
+
+
 def set_status(client: MlflowClient, record: Record, found: Run) -> None:
     if found.info.status == record.status:
         return
@@ -175,11 +197,6 @@ def connect() -> MlflowClient:
         client = MlflowClient()  # makes the database, or brings it up to date
         client.search_experiments(max_results=1)
         return client
-
-
-def artifacts(home: str) -> Any:
-    """What has list_artifacts and download_artifacts for a run (runs:/ID) or model (models:/…); raises one of AWAY."""
-    return get_artifact_repository(home)
 
 
 @contextmanager

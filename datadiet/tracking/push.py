@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from datadiet.tracking import mlflow_store
+from datadiet.tracking.logged_model import log_model
 from datadiet.tracking.mlflow_store import AWAY, DOUBLE, NAMED, NOTE, RUN_NAME, UID, Unusable
 from datadiet.tracking.record import Record
 
@@ -72,8 +73,9 @@ def push(client: Any, record: Record, home: Home) -> Told:
     held = _push_metrics(client, record, found)
     if record.inputs:
         mlflow_store.log_inputs(client, run_id, record.inputs)
-    for file, folder in files:
-        client.log_artifact(run_id, str(file), folder)
+    mlflow_store.log_files(client, run_id, files)
+    if record.status == "FINISHED":
+        log_model(client, run_id, record)
     mlflow_store.set_status(client, record, found)
     return Told(found.info.experiment_id, held)
 

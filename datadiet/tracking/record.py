@@ -19,14 +19,15 @@ from typing import Any, ClassVar, Self
 from datadiet.config import FIELDS, LOCATION_FIELDS
 from datadiet.errors import UserError
 from datadiet.printable import masked
+from datadiet.storage.claims import lock_run
 from datadiet.storage.files import read_lines
 from datadiet.storage.layout import check_place
 from datadiet.storage.records import MirrorRecord, Summary
-from datadiet.storage.runs import lock_run
 
 NAME = "mlflow_run.json"
 STATES = ("RUNNING", "FINISHED", "FAILED", "KILLED")
 PLAIN = (str, int, float, bool, list, NoneType)
+Artifact = tuple[Path, str | None]  # a file of the mirror, and its folder in MLflow
 
 
 @dataclass
@@ -52,6 +53,7 @@ class Record(MirrorRecord):
     lost: bool = False  # its MLflow run was deleted while it was written
     inputs: list[dict[str, Any]] = field(default_factory=list)
     artifacts: list[list[Any]] = field(default_factory=list)  # [path, folder in MLflow]
+    model: dict[str, Any] | None = None  # step, classes, image_shape, dtype, example; None: MLflow is given no model
     metrics: list[list[Any]] = field(default_factory=list)  # [step, ms, {name: value}], without those of metrics.jsonl
 
     def save(self) -> None:
@@ -91,7 +93,7 @@ class Record(MirrorRecord):
             values = {name: value for name, value in line.items() if name != "step"}
             yield line["step"], self.moment(values), values
 
-    def files(self) -> Iterator[tuple[Path, str | None]]:
+    def files(self) -> Iterator[Artifact]:
         """Its artifacts that are there, with their folder in MLflow.
 
         Raises:
@@ -176,6 +178,11 @@ def load(path: Path, name: str | None = None) -> Record:
     if name is not None:
         check_place(path, f"{record.name}{'/' if path.name == NAME else '.'}{NAME}", name)
     return record
+
+
+def is_timing(metric: str) -> bool:
+    """Whether a metric tells how long the work took; all others are the same in every repetition."""
+    return metric.startswith("time/") or metric == "examples_per_second"
 
 
 def _is_point(value: Any) -> bool:

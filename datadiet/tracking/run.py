@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datadiet import commands
 from datadiet.errors import Diverged, Interrupted, UserError
 from datadiet.printable import printable
 from datadiet.tracking import mlflow_store
-from datadiet.tracking.failures import reason, repair
 from datadiet.tracking.link import Link
+from datadiet.tracking.logged_model import log_model
 from datadiet.tracking.mlflow_store import AWAY, NOTE
-from datadiet.tracking.push import Home, close_doubles, find, point_launcher, push
-from datadiet.tracking.record import Record, as_json, begin, load, now
-from datadiet.training.loop import is_timing
+from datadiet.tracking.push import Home, push
+from datadiet.tracking.record import Artifact, Record, as_json, begin, is_timing, load, now
+
+SEND_SECONDS = 5.0  # so long may reports, which the mirror has, wait for others: a call costs as much as 30 of them
 
 
 @dataclass
@@ -34,6 +35,8 @@ class TrackedRun:
     fresh: bool = False  # MLflow cannot have heard of it
     closed: bool = False  # MLflow refuses it: no more attempts
     earlier: dict[tuple[str, int], float] = field(default_factory=dict)  # as `held`, that the mirror had at first
+    waiting: dict[tuple[str, int], tuple[str, float, int, int]] = field(default_factory=dict)  # points to be sent
+    sent: float = field(default_factory=time.monotonic)  # when they last were
     ended: bool = False
 
     @property
@@ -42,10 +45,11 @@ class TrackedRun:
         return self.record.id
 
     def log_metrics(self, metrics: dict[str, float], step: int = 0, mirrored: bool = False) -> None:
-        """All metrics of one report in one call, without those held: logging a step again doubles the point.
+        """The metrics of one report, without those held: logging a step again doubles the point.
 
         Args:
-            mirrored: They are in the run's metrics.jsonl already.
+            mirrored: They are in the run's metrics.jsonl already, so that MLflow may hear of them later, with those of
+                other reports.
         """
         values = {mlflow_store.key(k): float(v) for k, v in metrics.items()}
         at = self.record.moment(values) if mirrored else now()
@@ -54,11 +58,19 @@ class TrackedRun:
             if [step, values] not in [[s, v] for s, _, v in self.record.metrics]:
                 self.record.metrics.append([step, at, values])
                 self.record.save()
-        new = [(k, v, at, step) for k, v in values.items() if (k, step) not in self.held]
-        if new:
-            self._tell(lambda client: mlflow_store.log_metrics(client, str(self.id), new))
+        known = self.held.keys() | self.waiting.keys()
+        self.waiting |= {(k, step): (k, v, at, step) for k, v in values.items() if (k, step) not in known}
+        if not mirrored or time.monotonic() - self.sent >= SEND_SECONDS:
+            self._send()
+
+    def _send(self) -> None:
+        """Tell MLflow the metrics that wait."""
+        points = {key: point for key, point in self.waiting.items() if key not in self.held}  # since told by catch_up
+        self.waiting, self.sent = {}, time.monotonic()
+        if points:
+            self._tell(lambda client: mlflow_store.log_metrics(client, str(self.id), points.values()))
             if not self.behind:
-                self.held |= {(k, step): v for k, v, _, _ in new}
+                self.held |= {key: value for key, (_, value, _, _) in points.items()}
 
     def timings(self, step: int) -> dict[str, float]:
         """Timings noted earlier at a step, so that a continued run says the same in the mirror and in MLflow."""
@@ -85,14 +97,31 @@ class TrackedRun:
             self.record.save()
         self._tell(lambda client: mlflow_store.log_inputs(client, str(self.id), [told]))
 
-    def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        """A file of the mirror, also to MLflow."""
+    def note_artifacts(self, files: Sequence[Artifact]) -> None:
+        """Have the record name files of the mirror, each with its folder in MLflow, which need not be there yet."""
         home = self.record.path.parent if self.record.path else Path()
-        told = [os.path.relpath(path, home), folder]
-        if told not in self.record.artifacts:
-            self.record.artifacts.append(told)
+        told = [[os.path.relpath(path, home), folder] for path, folder in files]
+        if new := [one for one in told if one not in self.record.artifacts]:
+            self.record.artifacts += new
             self.record.save()
-        self._tell(lambda client: client.log_artifact(str(self.id), str(path), folder))
+
+    def log_artifacts(self, files: Sequence[Artifact]) -> None:
+        """Files of the mirror, also to MLflow."""
+        self.note_artifacts(files)
+        self._tell(lambda client: mlflow_store.log_files(client, str(self.id), files))
+
+    def note_model(self, told: dict[str, Any]) -> None:
+        """Have the record say that MLflow is given the network as a model, once the run is finished.
+
+        Args:
+            told: As `Record.model` has it.
+        """
+        self.record.model = told
+        self.record.save()
+
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        """One of them."""
+        self.log_artifacts([(path, folder)])
 
     def set_tag(self, key: str, value: str) -> None:
         if self.record.tags.get(key) != value:
@@ -118,14 +147,21 @@ class TrackedRun:
             self.record.end(status, text, isinstance(error, Diverged))
         if self.closed or self.link.offline or not (self.link.open or self.parent is None):
             return
+        self._send()
         if self.behind:
             self.catch_up()
         else:
-            self._tell(lambda client: client.set_terminated(self.id, status, self.record.ended))
+            self._tell(lambda client: self._told_end(client, status))
         if not self.behind and (self.parent is None or self.parent.id):
             self.record.synced = True
             with suppress(UserError):
                 self.record.save()
+
+    def _told_end(self, client: Any, status: str) -> None:
+        """The status comes last: a run that is FINISHED lacks nothing."""
+        if status == "FINISHED":
+            log_model(client, str(self.id), self.record)
+        client.set_terminated(self.id, status, self.record.ended)
 
     def _tell(self, call: Callable[[Any], Any]) -> None:
         """Tell MLflow what the record says already; where MLflow is away, that is left to a later moment."""
@@ -253,67 +289,3 @@ def attach(mirror: Path, offline: bool = False, say: Callable[[str], Any] = prin
         mirror: Its record.
     """
     return TrackedRun(load(mirror), Link(offline, say), behind=False)
-
-
-def bring(record: Record, parent: Record | None, say: Callable[[str], Any]) -> bool:
-    """Write into MLflow what a record that no process holds has and MLflow lacks.
-
-    Returns:
-        Whether anything was lacking.
-    Raises:
-        UserError: MLflow cannot be reached, or refuses.
-    """
-    list(record.files())
-    client = mlflow_store.connected()
-    try:
-        found = find(client, record)
-        doubles = close_doubles(client, record, found, say) if found else 0
-        if found and record.synced and _has_all(found, record, parent):
-            return doubles > 0
-        if found and record.lost and found.info.run_id == record.id:
-            say(f"{record.name}: MLflow run {record.id} was restored, and is told the rest")
-        push(client, record, Home(parent.id if parent else None, say=say))
-    except AWAY as error:
-        raise UserError(
-            f"MLflow ({mlflow_store.store_name()}) does not take {record.name}: {reason(error)}\n"
-            f"{repair(error, commands.command('sync'))}."
-        ) from error
-    record.lost = False
-    if not record.synced:
-        record.synced = True
-        record.save()
-    return True
-
-
-def _has_all(found: Any, record: Record, parent: Record | None) -> bool:
-    """Whether a run that was told everything still has it."""
-    names = {name for _, _, values in record.points() for name in values}
-    tags = record.tags | ({"mlflow.parentRunId": parent.id} if parent and parent.id else {})
-    return (
-        found.info.status == record.status
-        and names <= found.data.metrics.keys()
-        and mlflow_store.shown_tags(tags).items() <= found.data.tags.items()
-    )
-
-
-def settle(mirror: Path, parent: TrackedRun | None = None, offline: bool = False) -> None:
-    """Make sure that a run whose mirror is finished is FINISHED in MLflow: its process may have been killed between.
-
-    Args:
-        mirror: Its record; the caller holds its lock.
-    Raises:
-        UserError: the record or the run's reports are damaged.
-    """
-    link = parent.link if parent else Link(offline)
-    if not mirror.exists() or not link.open:
-        return
-    record = load(mirror)
-    record.settle()
-    list(record.points())  # damage is told as such, not as MLflow's absence
-    try:
-        bring(record, parent.record if parent else None, link.say)
-    except UserError as error:
-        link.lose(error)
-        return
-    if parent is None and record.id:
-        point_launcher(link.client, record.name, record.id)

@@ -10,11 +10,11 @@ from typing import Any
 
 from datadiet import commands
 from datadiet.errors import Busy, Misplaced, UserError
+from datadiet.storage.claims import lock_run
 from datadiet.storage.layout import ExperimentLayout
-from datadiet.storage.runs import lock_run
 from datadiet.tracking import mlflow_store, record
+from datadiet.tracking.bring import bring
 from datadiet.tracking.record import Record
-from datadiet.tracking.run import bring
 
 
 def record_files(folder: Path) -> Iterator[Path]:

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from datadiet import commands
 from datadiet.errors import UserError
 
 ASKED_BY = ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES")  # environment that chooses a device
@@ -61,9 +62,18 @@ def look() -> tuple[str, ...]:
 
 def look_apart() -> tuple[str, ...]:
     """As `look`, in a process of its own: one that only hands out work is to take no memory of a GPU."""
+    return apart(look)
+
+
+def apart(call: Callable[..., Any], *arguments: Any) -> Any:
+    """What a call gives, in a process of its own, which alone starts JAX.
+
+    Raises:
+        UserError: as the call does.
+    """
     try:
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-            return pool.submit(look).result()
+            return pool.submit(call, *arguments).result()
     except BrokenProcessPool:
         raise UserError(_refusal(RuntimeError("the process that looked at it died"))) from None
 
@@ -95,8 +105,8 @@ def _refusal(error: Exception) -> str:
     why = f" ({line})" if (line := _first_line(str(error))) else ""
     return (
         f"JAX has nothing to compute on{why}. Asked for: {asked or 'any device'}. There is: {there()}. "
-        "JAX_PLATFORMS=cpu computes on the CPU, JAX_PLATFORMS= on whatever there is; a GPU needs its driver and "
-        "pip install -U 'jax[cuda13]~=0.10.2'."
+        "A GPU needs its driver and pip install -U 'jax[cuda13]~=0.10.2'. JAX_PLATFORMS= takes whatever there is, and "
+        f"this the CPU: JAX_PLATFORMS=cpu {commands.again()}".rstrip()
     )
 
 

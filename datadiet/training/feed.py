@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 import mmap
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -14,12 +13,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from datadiet.processors import processors
 from datadiet.training.schedule import Schedule
 from datadiet.training.state import DeviceData
 
 CHUNK_STEPS = 128  # at most so many steps per call of the device
 PART_BYTES = 2**25  # of images that are brought to the device at once; two parts are there, and one more on the host
-READERS = min(16, 4 * (os.cpu_count() or 1))  # threads: they wait for a disk, not for a processor
+READERS = 4  # threads for each processor, at most 16: they wait for a disk
 PIECE_BYTES = 2**18  # that one of them reads at once
 
 
@@ -39,7 +39,7 @@ class _Reader:
         self.images = images
         self.piece = max(1, PIECE_BYTES // max(1, math.prod(images.shape[1:]) * images.dtype.itemsize))
         self._ahead = ThreadPoolExecutor(1, "datadiet-feed")
-        self._threads = ThreadPoolExecutor(READERS, "datadiet-read")
+        self._threads = ThreadPoolExecutor(min(16, READERS * len(processors())), "datadiet-read")
 
     def start(self, ids: np.ndarray) -> Future[jax.Array]:
         """Begin to read examples, sorted int [K], which become an array [K, …]."""

@@ -6,7 +6,6 @@ the device; the host sends ids and fetches metrics once per report.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,11 +21,12 @@ from datadiet.config import FIELDS, ResolvedConfig, logged_steps, options_for, s
 from datadiet.errors import Diverged, Interrupted
 from datadiet.models.conv import on_cpu
 from datadiet.models.networks import Network, Variables
+from datadiet.processors import processors
 from datadiet.scores import trajectory
 from datadiet.training.compiled import Clock, compiled, never, timed
 from datadiet.training.feed import CHUNK_STEPS, Batches, Feed, Sweep
 from datadiet.training.schedule import Schedule
-from datadiet.training.state import DeviceData, TrainState, learning_rate
+from datadiet.training.state import DeviceData, TrainState, rate_at
 from datadiet.training.step import _evaluate, _run_chunk, _run_chunks, means, nothing_found
 
 CHUNK_SECONDS = 0.5  # a call of the device takes about so long, so that progress shows and an interrupt is heard
@@ -37,9 +37,9 @@ CHUNK_SECONDS = 0.5  # a call of the device takes about so long, so that progres
 NOT_PROGRAM = frozenset((
     "dataset", "data_dir", "image_size", "test_fraction", "test_split", "labels", "skip_bad",
     "random_label_fraction", "random_label_seed", "test_batch_size", "run", "model_seed", "train_seed",
-    "random_subset_seed", "budget", "log_steps", "save_steps", "early_step", "early_save_steps", "selector", "size",
-    "offset", "scores", "balance", "cutoff", "strata", "center", "neighbors", "gamma", "features_run",
-    "features_step", "manifest", "like",
+    "random_subset_seed", "budget", "log_steps", "save_steps", "checkpoints", "early_step", "early_save_steps",
+    "selector", "size", "offset", "scores", "balance", "cutoff", "strata", "center", "neighbors", "gamma",
+    "features_run", "features_step", "manifest", "like",
 ))  # fmt: skip
 
 
@@ -66,11 +66,6 @@ class Report(NamedTuple):
     def kept(self) -> Report:
         """The same with a copy of the state."""
         return self._replace(state=jax.tree.map(jnp.copy, self.state))
-
-
-def is_timing(metric: str) -> bool:
-    """Whether a metric tells how long the work took; all others are the same in every repetition."""
-    return metric.startswith("time/") or metric == "examples_per_second"
 
 
 def class_metric(label: int) -> str:
@@ -156,7 +151,7 @@ def fit_runs(
             return error
 
     step, training, alive = began, 0.0, set(range(len(entrants)))
-    if step == 0:
+    if step == 0 and 0 in saves:
         yield from reports(0, {}, True)
     for stop in sorted(t for t in saves | logs if t > began):
         while step < stop and not (step > began and stopping()):
@@ -234,7 +229,7 @@ def _programs(
 
         if len(states) == 1:
             return (one(0),)
-        with ThreadPoolExecutor(min(len(states), os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(len(states), len(processors()))) as pool:
             return tuple(pool.map(one, range(len(states))))
 
     return advance, evaluate
@@ -286,7 +281,7 @@ def _metrics(
         "train_acc": accuracy,
         "test_loss": test_loss,
         "test_acc": test_accuracy,
-        "lr": float(learning_rate(config, step)),
+        "lr": rate_at(program_config(config), step),
         **trajectory.summary(state.trajectory, member),
         **(last if step == config.num_steps else {}),
     }

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from datadiet.config import ResolvedConfig
-from datadiet.data.batches import batches
+from datadiet.data.order import batches
 from datadiet.selectors.epochs import Choice, Epoch, everything
 from datadiet.selectors.options import parameters
 from datadiet.selectors.selection import SELECTORS

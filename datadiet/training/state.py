@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -81,6 +82,12 @@ def learning_rate(config: ResolvedConfig, step: jax.typing.ArrayLike) -> jax.Arr
         start, peak, end = config.lr_triangle
         rate *= jnp.interp((step - 1) / config.num_steps, jnp.array([0, peak, 1]), jnp.array([start, 1, end]))
     return rate
+
+
+@lru_cache(maxsize=4096)
+def rate_at(config: ResolvedConfig, step: int) -> float:
+    """`learning_rate` for a report; runs alike in what it depends on share it, since each costs milliseconds."""
+    return float(learning_rate(config, step))
 
 
 def optimizer(config: ResolvedConfig) -> optax.GradientTransformation:

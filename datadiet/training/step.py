@@ -15,6 +15,8 @@ from datadiet.models.networks import Network, Variables
 from datadiet.scores import trajectory
 from datadiet.training.state import DeviceData, TrainState, optimizer
 
+OF_NETWORK = 0x6E6574  # folded into the key of a step: what dropout draws from, beside augmentation
+
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Per-example loss, float32 [B]."""
@@ -60,10 +62,11 @@ def train_step(
     images = train.batch(_augmented(config, key, state.step + 1, train.images, ids, rows, epoch))
     labels = train.labels[ids]
 
-    carried = state.losses
+    carried, own = state.losses, jax.random.fold_in(jax.random.fold_in(key, state.step + 1), OF_NETWORK)
 
     def loss(params):
-        logits, batch_stats = network.apply_training({"params": params, "batch_stats": state.batch_stats}, images)
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        logits, batch_stats = network.apply_training(variables, images, own)
         losses = training_loss(logits, labels, config.label_smoothing)
         weighted = losses if carried is None else carried.weights[ids] * losses
         return weighted.mean(), (logits, batch_stats)

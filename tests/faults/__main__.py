@@ -22,6 +22,8 @@ from typing import Any
 
 import click
 
+from datadiet.processors import processors
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 
@@ -43,7 +45,7 @@ def table(tallies: list, seed: int, seconds: float) -> str:
     rule = f"|{'|'.join('-' * (w + 2) for w in widths)}|"
     made = (
         f"seed {seed}, {seconds:.0f} s, {datetime.date.today()}, datadiet {datadiet.__version__}, "
-        f"Python {platform.python_version()}, {os.cpu_count()} cores"
+        f"Python {platform.python_version()}, {len(processors())} cores"
     )
     notes = [f"- {note}" for t in tallies for note in t.notes]
     return "\n".join([line(head), rule, *map(line, rows), "", made, *([""] if notes else []), *notes]) + "\n"

@@ -26,8 +26,8 @@ from datadiet.models.registry import build_model
 from datadiet.storage.checkpoints import checkpoint_steps, leaf_hash, load_state
 from datadiet.storage.files import read_lines
 from datadiet.storage.runs import open_run
-from datadiet.tracking import record, sync
-from datadiet.training.loop import is_timing
+from datadiet.tracking import mlflow_store, record, sync
+from datadiet.tracking.record import is_timing
 from datadiet.training.state import initial_state
 from entrypoints.__main__ import main
 
@@ -260,6 +260,8 @@ def _untold(client: Any, runs: list[Any], root: Path) -> list[str]:
         if len(mine) != 1 or {one.status, *(r.info.status for r in named)} != {"FINISHED"}:
             wrong.append(f"{one.path}: {one.status}, MLflow has {[r.info.status for r in named]}")
             continue
+        if mlflow_store.lacks_files(client, mine[0].info.run_id, one.files()):
+            wrong.append(f"{one.path}: MLflow lacks files of it")
         expected: dict[str, list[tuple[int, float]]] = {}
         for step, _, values in one.points():
             for name, value in values.items():

@@ -40,15 +40,18 @@ def _counted(place: Path) -> Any:
 def _misplacement(kind: str, chance: random.Random) -> tuple[str, str, Callable[[Path], Any]]:
     """Source, target and what reads the target."""
     step, other = chance.sample(STEPS, 2)
+    scored, unlike = chance.sample(STEPS[1:], 2)  # at step 0 nothing is gathered
     return {
         "checkpoint of another run": (f"{RUN}/ckpts/{step}", f"{OTHER}/ckpts/{step}", _variables),
         "checkpoint of another step": (f"{RUN}/ckpts/{step}", f"{RUN}/ckpts/{other}", _variables),
         "run under another number": (RUN, "exps/full_data/run_7", open_run),
         "copy of a run": (RUN, f"exps/full_data/{chance.choice(['run_0_copy', 'old', 'run_9'])}", _counted),
         "scores of another run": (
-            f"{RUN}/forget_scores/ckpt_{step}", f"{OTHER}/forget_scores/ckpt_{step}", _scores
+            f"{RUN}/forget_scores/ckpt_{scored}", f"{OTHER}/forget_scores/ckpt_{scored}", _scores
         ),
-        "scores of another step": (f"{RUN}/forget_scores/ckpt_{step}", f"{RUN}/forget_scores/ckpt_{other}", _scores),
+        "scores of another step": (
+            f"{RUN}/forget_scores/ckpt_{scored}", f"{RUN}/forget_scores/ckpt_{unlike}", _scores
+        ),
         "reports of another run": (f"{RUN}/metrics.jsonl", f"{OTHER}/metrics.jsonl",
                                    lambda place: open_run(place.parent).reports),
         "summary of another run": (f"{RUN}/summary.json", f"{OTHER}/summary.json",

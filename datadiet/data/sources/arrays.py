@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from datadiet.data.cache import filled
+from datadiet.data.dataset import CHUNK
 from datadiet.data.reading import remark
 from datadiet.data.sources.splits import TEST, TRAIN, spelled_alike
 from datadiet.errors import UserError
@@ -74,7 +76,7 @@ def as_examples(name: str, given: dict[str, np.ndarray]) -> list[np.ndarray]:
     """
     if all(values.ndim == 2 and values.dtype.kind in "biuf" for values in given.values()):
         with np.errstate(over="ignore"):  # beyond float32: infinite, and refused as such
-            return [values.astype(np.float32) for values in given.values()]
+            return [_as_vectors(values) for values in given.values()]
     for key, values in given.items():
         if values.ndim not in (3, 4) or values.dtype.kind not in "biuf":
             raise UserError(
@@ -82,12 +84,12 @@ def as_examples(name: str, given: dict[str, np.ndarray]) -> list[np.ndarray]:
                 "vectors [N, D]."
             )
     factor = _scale(name, given)
-    found = [_as_bytes(values, factor) for values in given.values()]
+    found = [_as_bytes(f"{name}: {key}", values, factor) for key, values in given.items()]
     found = [values if values.ndim == 4 else values[..., None] for values in found]
     if all(values.shape[1] in _CHANNELS and values.shape[3] not in (*_CHANNELS, 4) for values in found):
         shape = list(found[0].shape)
         remark(f"{name}: {shape} has its channels first; they are put last.")
-        found = [np.ascontiguousarray(np.moveaxis(values, 1, 3)) for values in found]
+        found = [_channels_last(f"{name}: {key}", values) for key, values in zip(given, found)]
     return found
 
 
@@ -104,16 +106,30 @@ def _scale(name: str, given: dict[str, np.ndarray]) -> int:
     if kinds == {"b"} or (kinds == {"f"} and high <= 1):
         remark(f"{name}: images from 0 to 1 are read as 0 to 255.")
         return 255
-    whole = all(v.dtype.kind != "f" or (v == np.round(v)).all() for v in given.values())
+    whole = all(values.dtype.kind != "f" or _are_whole(values) for values in given.values())
     if not whole:
         remark(f"{name}: images from {low:g} to {high:g} are rounded to whole numbers.")
     return 1
 
 
-def _as_bytes(values: np.ndarray, factor: int) -> np.ndarray:
+def _are_whole(values: np.ndarray) -> bool:
+    pieces = (values[first : first + CHUNK] for first in range(0, len(values), CHUNK))
+    return all((piece == np.round(piece)).all() for piece in pieces)
+
+
+def _as_bytes(what: str, values: np.ndarray, factor: int) -> np.ndarray:
     if values.dtype == np.uint8 and factor == 1:
         return values
-    return np.round(values.astype(np.float32) * factor).astype(np.uint8)
+    return filled(what, values.shape, lambda part: np.round(values[part].astype(np.float32) * factor).astype(np.uint8))
+
+
+def _channels_last(what: str, values: np.ndarray) -> np.ndarray:
+    count, channels, *sides = values.shape
+    return filled(what, (count, *sides, channels), lambda part: np.moveaxis(values[part], 1, 3))
+
+
+def _as_vectors(values: np.ndarray) -> np.ndarray:
+    return values if isinstance(values, np.memmap) and values.dtype == np.float32 else values.astype(np.float32)
 
 
 # --- labels -------------------------------------------------------------------------------------

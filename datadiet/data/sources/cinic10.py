@@ -103,8 +103,8 @@ def _archive_members(path: Path) -> dict[str, bytes]:
                     members["/".join(parts)] = file.read()
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise UserError(
-            f"cinic10: {path} is damaged ({error}). Delete {path} and prepare again: "
-            f"{prepare_command('cinic10', path.parent)}."
+            f"cinic10: {path} is damaged ({error}). Prepare it afresh in another folder: "
+            f"{prepare_command('cinic10', 'FOLDER')}."
         ) from error
     return members
 

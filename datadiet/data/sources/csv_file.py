@@ -18,7 +18,7 @@ from datadiet.data.reading import Reading, remark
 from datadiet.data.sources.arrays import as_labels
 from datadiet.data.sources.base import Obstacles, Origins
 from datadiet.data.sources.delimited import Table, candidates, named, plain, read_table, windows
-from datadiet.data.sources.own import resolve_path
+from datadiet.data.sources.own import SUFFIXES, resolve_path
 from datadiet.data.sources.splits import TEST, TRAIN, choose, divide, parted, spelled_alike
 from datadiet.data.sources.splits import named as split_names
 from datadiet.errors import UserError
@@ -31,7 +31,7 @@ LABELS = (
 ROLES = {
     "path": (
         "path", "file", "files", "filename", "filenames", "filepath", "filepaths", "paths", "image", "images",
-        "imagepath", "imagefile", "imagefilename", "imagename", "img", "imgpath", "imgname",
+        "imagepath", "imagefile", "imagefilename", "imagename", "imageid", "img", "imgpath", "imgname",
     ),
     "label": LABELS,
     "split": ("split", "set", "subset", "partition", "dataset"),
@@ -65,7 +65,9 @@ def read_listing(obstacles: Obstacles, path: str, data_dir: Path | None) -> List
     table = _kept(name, read_table(name, file, ROLES, ("path", "label")))
     labels, names = _labels(obstacles, table)
     splits = [windows(split.strip().lower()) for split in _column(obstacles, table, "split")]
-    found = [_find(str(file.parent), cell) for cell in _column(obstacles, table, "path")]
+    cells = _column(obstacles, table, "path")
+    before, after = _around(name, str(file.parent), cells)
+    found = [_find(str(file.parent), f"{before}{cell}{after}" if cell.strip() else "") for cell in cells]
     if not table.rows:
         obstacles.add(f"{file} has no rows below its header")
     ids, files = [visible(one) for one, _ in found], [path for _, path in found]
@@ -127,6 +129,22 @@ def _same_classes(one: Sequence[str], other: Sequence[str]) -> bool:
 # --- files ------------------------------------------------------------------------------------
 
 
+def _around(name: str, folder: str, cells: Sequence[str]) -> tuple[str, str]:
+    """What stands before and after the cells in the paths that they mean: nothing, or where the first is not there, the
+    one folder beside the csv file, and the one suffix, with which it is."""
+    first = next((cell.strip() for cell in cells if cell.strip()), "")
+    if not first or os.path.exists(_find(folder, first)[1]):
+        return "", ""
+    folders = ["", *(f"{entry.name}/" for entry in os.scandir(folder) if entry.is_dir())]
+    around = [(before, after) for before in folders for after in ("", *SUFFIXES)]
+    found = [one for one in around if os.path.isfile(_find(folder, f"{one[0]}{first}{one[1]}")[1])]
+    if len(found) != 1:
+        return "", ""
+    before, after = found[0]
+    remark(f"{name}: {first} is read as {before}{first}{after}, and so are the others.")
+    return found[0]
+
+
 def _find(folder: str, cell: str) -> tuple[str, str]:
     """The path of an image from the folder of the csv file on, and its file; there or not.
 
@@ -147,7 +165,8 @@ def _check_rows(obstacles: Obstacles, listing: Listing, rows: list[int]) -> list
     """Those of some rows whose images can be read; of the others it is told why not."""
     for what, cells in (("path", listing.ids), ("label", listing.labels)):
         if lines := [str(listing.lines[i]) for i in rows if not cells[i]]:
-            obstacles.add(f"{len(lines)} rows without a {what}, in lines {named(lines)}")
+            out = "; a column `kept`, false there, leaves them out" if what == "label" else ""
+            obstacles.add(f"{len(lines)} rows without a {what}, in lines {named(lines)}{out}")
     _check_repeated(obstacles, listing, rows)
     states = {i: _state(listing.files[i]) for i in rows if listing.ids[i]}
     for state, what in (("absent", "files are not there"), ("odd", "paths are no regular files")):

@@ -21,6 +21,7 @@ MARKS = {  # before the text; UTF-32's begins as one of UTF-16's does
     codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
 }  # fmt: skip
 DELIMITERS = (",", ";", "\t", "|")
+SPACE = " "  # where a first line has none of them: lists of files and numbers
 BEGIN = 2**20  # characters that have the first line
 SHOWN = 10  # things of a kind that a message names
 
@@ -66,6 +67,8 @@ def read_table(name: str, path: Path, roles: Roles, needed: Sequence[str]) -> Ta
     first = text.split("\n", 1)[0].rstrip("\r").strip('"').lower()
     skipped = int(bool(re.fullmatch(r"sep=.", first)))  # what spreadsheets write before the header
     headers = {delimiter: _header(text[:BEGIN], delimiter, skipped) for delimiter in DELIMITERS}
+    if max(map(len, headers.values())) < 2:
+        headers |= {SPACE: _header(text[:BEGIN], SPACE, skipped)}
     known = {
         delimiter: sum(1 for role in roles if candidates(header, roles[role])) for delimiter, header in headers.items()
     }
@@ -128,7 +131,8 @@ def _letter(byte: bytes) -> str:
 
 
 def _reader(text: str, delimiter: str):
-    return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
+    skip = delimiter != SPACE
+    return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=skip)
 
 
 def _header(text: str, delimiter: str, skipped: int) -> list[str]:

@@ -6,6 +6,7 @@ import gzip
 import math
 import struct
 import zlib
+from functools import cache
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -27,9 +28,15 @@ DIGITS_FILE = "sklearn/datasets/data/digits.csv.gz"  # read past scikit-learn, w
 DIGITS_TRAIN = 1438  # of 1,797
 
 
+@cache
+def _digits() -> np.ndarray:
+    """64 pixels from 0 to 16 and the label, float64 [1797, 65]; read once, because every run of a study asks for it."""
+    return np.loadtxt(str(distribution("scikit-learn").locate_file(DIGITS_FILE)), delimiter=",")
+
+
 def load_digits(data_dir: Path | None) -> Splits:
     """scikit-learn's 1,797 8x8 digits; every fifth example is the test set."""
-    table = np.loadtxt(str(distribution("scikit-learn").locate_file(DIGITS_FILE)), delimiter=",")
+    table = _digits()
     images = np.round(table[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
     labels = table[:, -1].astype(np.int32)
     ids = np.array([f"digits_{i:04d}" for i in range(len(labels))])
@@ -62,20 +69,26 @@ def fashion_mnist_files(data_dir: Path | None) -> list[Path]:
     )
 
 
-def _read_idx(path: Path, data_too: bool) -> tuple[tuple[int, ...], bytes]:
+IDX_TYPES = {8: np.uint8, 12: ">i4"}
+
+
+def _read_idx(path: Path, data_too: bool) -> tuple[tuple[int, ...], np.dtype, bytes]:
     try:
         stored = size_of(path)
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
             zero, kind, rank = struct.unpack(">HBB", file.read(4))
             shape = struct.unpack(f">{rank}I", file.read(4 * rank))
-            if (zero, kind) != (0, 8):
-                raise UserError(f"{path}: not an idx file of unsigned bytes (magic number {zero:#x}, {kind:#x}).")
+            if zero or kind not in IDX_TYPES:
+                raise UserError(
+                    f"{path}: not an idx file of unsigned bytes or integers (magic number {zero:#x}, {kind:#x})."
+                )
+            dtype = np.dtype(IDX_TYPES[kind])
             if not data_too:
-                return shape, b""
-            check_size(str(path), size := math.prod(shape), stored)
-            return shape, file.read(size + 1)
+                return shape, dtype, b""
+            check_size(str(path), size := math.prod(shape) * dtype.itemsize, stored)
+            return shape, dtype, file.read(size + 1)
     except (struct.error, EOFError, zlib.error, OSError) as error:
-        raise UserError(f"{path}: cannot be read as an idx file ({error}); fetch the file again.") from error
+        raise UserError(f"{path}: cannot be read as an idx file ({error}).") from error
 
 
 def idx_shape(path: Path) -> tuple[int, ...]:
@@ -84,17 +97,16 @@ def idx_shape(path: Path) -> tuple[int, ...]:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """A uint8 array from an idx file (http://yann.lecun.com/exdb/mnist), gzipped or not.
+    """An array, uint8 or int32, from an idx file (http://yann.lecun.com/exdb/mnist), gzipped or not.
 
     Raises:
-        UserError: not an idx file of unsigned bytes, or its length belies its header.
+        UserError: not an idx file of unsigned bytes or integers, or its length belies its header.
     """
-    shape, content = _read_idx(path, data_too=True)
-    values = np.frombuffer(content, np.uint8)
-    if values.size != (size := math.prod(shape)):
-        got = "more" if values.size > size else values.size
-        raise UserError(f"{path}: {got} bytes of data where its header says {shape}; fetch the file again.")
-    return values.reshape(shape)
+    shape, dtype, content = _read_idx(path, data_too=True)
+    if len(content) != (size := math.prod(shape) * dtype.itemsize):
+        got = "more" if len(content) > size else len(content)
+        raise UserError(f"{path}: {got} bytes of data where its header says {shape}.")
+    return np.frombuffer(content, dtype).reshape(shape)
 
 
 def count_fashion_mnist(data_dir: Path | None) -> int:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from datadiet.data.dataset import Splits
-from datadiet.data.reading import Reading
+from datadiet.data.reading import Reading, remark
 from datadiet.data.sources.arrays import as_labels
 from datadiet.data.sources.base import Obstacles
 from datadiet.data.sources.embedded import idx_shape, read_idx
@@ -21,8 +21,10 @@ from datadiet.data.sources.walk import walk
 from datadiet.errors import UserError
 from datadiet.intake import read_text
 
-# train-images-idx3-ubyte, t10k-labels.idx1-ubyte.gz, emnist-letters-test-images-idx3-ubyte
-_FILE = re.compile(r"(.*?)[-_]?(train|t10k|test)[-_.](images|labels)[-_.]idx(\d)[-_.]ubyte(\.gz)?", re.IGNORECASE)
+# train-images-idx3-ubyte, t10k-labels.idx1-ubyte.gz, emnist-letters-test-images-idx3-ubyte, qmnist-test-labels-idx2-int
+_FILE = re.compile(
+    r"(.*?)[-_]?(train|t10k|test)[-_.](images|labels)[-_.]idx(\d)[-_.](?:ubyte|int)(\.gz)?", re.IGNORECASE
+)
 MAPPING = 2**16  # bytes of a table of characters
 USUAL = "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte"
 
@@ -156,8 +158,11 @@ def load_idx(path: str, data_dir: Path | None, reading: Reading) -> Splits:
 
 
 def _read(name: str, *files: Path) -> list[np.ndarray]:
-    """Images uint8 [N, H, W, D] and labels uint8 [N]."""
+    """Images uint8 [N, H, W, D] and labels [N], uint8, or int32 where they came with more, as QMNIST's do."""
     images, labels = (read_idx(file) for file in files)
+    if labels.ndim == 2 and labels.dtype != np.uint8:
+        remark(f"{name}: {files[1]} has {labels.shape[1]} columns; the first is the class, as in QMNIST.")
+        labels = labels[:, 0]
     for file, array, ranks, wanted in zip(files, (images, labels), ((3, 4), (1,)), ("images [N, H, W]", "labels [N]")):
         if array.ndim not in ranks:
             raise UserError(f"{name}: {file} has an array {list(array.shape)}; expected {wanted}.")

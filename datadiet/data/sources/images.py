@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -15,14 +14,15 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
-from tqdm import tqdm
 
 from datadiet.data.cache import room
 from datadiet.data.reading import AS_IT_IS, Reading, remark
 from datadiet.data.sources.base import Obstacles
 from datadiet.errors import UserError
 from datadiet.intake import check_size, size_of
-from datadiet.printable import printable, visible
+from datadiet.printable import visible
+from datadiet.processors import processors
+from datadiet.progress import counting
 
 FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")  # no other decoder is asked, whatever the bytes
 EXPLAINED = 2000  # bytes of pixels that a byte of a file may stand for; a blank PNG has half of that
@@ -244,17 +244,17 @@ class _Stack:
 
 def in_order(work: Callable[[int], Found], count: int, label: str) -> Iterator[Found]:
     """What `work` gives for 0 … count - 1, done in threads, a few ahead of what is taken."""
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = len(processors())
     waiting: deque[Future[list[Found]]] = deque()
     with (
-        tqdm(total=count, desc=printable(label), leave=False, disable=None, dynamic_ncols=True, delay=1) as bar,
+        counting(count, label) as advance,
         ThreadPoolExecutor(threads) as pool,
     ):
 
         def first() -> Iterator[Found]:
             for found in waiting.popleft().result():
                 yield found
-                bar.update()
+                advance(1)
 
         for start in range(0, count, AT_ONCE):
             part = range(start, min(start + AT_ONCE, count))

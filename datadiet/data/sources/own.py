@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
@@ -13,18 +14,19 @@ from unicodedata import normalize
 import numpy as np
 from numpy.lib.npyio import NpzFile
 
-from datadiet.data.dataset import Splits
+from datadiet.data.dataset import Splits, numbered
 from datadiet.data.reading import AS_IT_IS, Reading, remark
 from datadiet.data.sources.arrays import WHOLE, Arrays, as_examples, as_labels, find_splits, has_labels, texts
 from datadiet.data.sources.base import Obstacles, Origins
 from datadiet.data.sources.splits import TEST, TRAIN, choose, divide, named, parted, spelled_alike, tell_numbers
 from datadiet.data.sources.walk import walk
 from datadiet.errors import UserError
-from datadiet.intake import check_npy
+from datadiet.intake import check_npy, is_much, npy_map
 from datadiet.printable import visible
 
 OTHERS = frozenset({".txt", ".csv", ".json", ".xml", ".md", ".py", ".html", ".db", ".ini", ".zip", ".gz", ".tar"})
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"})
+PIECE = 2**22  # bytes read at once
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif")
 
 
 def resolve_path(path: str, data_dir: Path | None) -> Path:
@@ -92,10 +94,11 @@ def _images(obstacles: Obstacles, folder: Path, listed: list[str]) -> list[str]:
 
 def is_image(folder: Path, path: str) -> bool:
     """By its suffix; where that tells nothing, by how it begins."""
+    if path.lower().endswith(SUFFIXES):
+        return True
     from datadiet.data.sources.images import looks_like_one
 
-    suffix = os.path.splitext(path)[1].lower()
-    return suffix in SUFFIXES or (suffix not in OTHERS and looks_like_one(f"{folder}/{path}"))
+    return os.path.splitext(path)[1].lower() not in OTHERS and looks_like_one(f"{folder}/{path}")
 
 
 def folder_files(path: str, data_dir: Path | None, reading: Reading) -> list[str]:
@@ -173,22 +176,36 @@ def _arrays(path: str, data_dir: Path | None, wanted: Callable[[list[str]], Iter
         if not zipfile.is_zipfile(file):  # which np.load would read as something else
             raise zipfile.BadZipFile("it is no zip file")
         with np.load(file, allow_pickle=False) as archive:
-            return {key: _array(f"npz:{path}: {key}", archive, key) for key in wanted(archive.files)}
+            return {key: _array(f"npz:{path}: {key}", file, archive, key) for key in wanted(archive.files)}
     except (
         ValueError, OSError, EOFError, TypeError, AttributeError, NotImplementedError, RuntimeError, MemoryError,
         SyntaxError, zipfile.BadZipFile, zlib.error,
     ) as error:  # fmt: skip
-        raise UserError(f"npz:{path}: {file} cannot be read as npz of plain arrays ({error}); save again.") from error
+        raise UserError(f"npz:{path}: {file} cannot be read as npz of plain arrays ({error}).") from error
 
 
-def _array(what: str, archive: NpzFile, key: str) -> np.ndarray:
-    """One array, after a look at its header."""
+def _array(what: str, path: Path, archive: NpzFile, key: str) -> np.ndarray:
+    """One array, after a look at its header. A large one that is stored as it is stays in the file."""
     packed = archive.zip
     assert packed is not None  # until it is closed
     member = packed.getinfo(f"{key}.npy" if f"{key}.npy" in packed.namelist() else key)
+    if member.compress_type == zipfile.ZIP_STORED and is_much(member.file_size):
+        return _mapped(path, packed, member)
     with packed.open(member) as file:
         check_npy(what, file, member.file_size, member.compress_size)
     return archive[key]
+
+
+def _mapped(path: Path, packed: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    """An array of an npz file, mapped from it once all of it has been compared with its checksum."""
+    with packed.open(member) as whole:
+        while whole.read(PIECE):
+            pass
+    with open(path, "rb") as file:
+        file.seek(member.header_offset + 26)
+        names = struct.unpack("<HH", file.read(4))  # lengths of what stands between the zip header and the array
+        file.seek(sum(names), os.SEEK_CUR)
+        return npy_map(path, file, member.file_size)
 
 
 class Chosen(NamedTuple):
@@ -262,6 +279,6 @@ def load_npz(path: str, data_dir: Path | None, reading: Reading) -> Splits:
 def _ids(arrays: dict[str, np.ndarray], split: Arrays, count: int) -> np.ndarray:
     """Names of examples as text; numbers where the file has none."""
     if split.ids is None:
-        return np.array([f"{split.name or 'example'}_{i:06d}" for i in range(count)])
+        return numbered(split.name or "example", count)
     values = arrays[split.ids]
     return texts(values) if values.dtype.kind in "SU" else values.astype(str)

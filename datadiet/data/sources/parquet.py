@@ -106,7 +106,7 @@ def _opened(name: str, file: Path, read: Any) -> Any:
     try:
         return read(file)
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-        raise UserError(f"{name}: {file} cannot be read as parquet ({error}); fetch it again.") from error
+        raise UserError(f"{name}: {file} cannot be read as parquet ({error}).") from error
 
 
 def count_parquet(path: str, data_dir: Path | None, reading: Reading) -> int:

@@ -143,8 +143,8 @@ def verify(path: Path, archive: Archive) -> None:
     expected = f" with {archive.algorithm} {archive.digest}"
     if got != expected:
         raise UserError(
-            f"{path}: {size} bytes{got}; expected {archive.size} bytes{expected}. Delete it and fetch it again from "
-            f"{archive.url}."
+            f"{path}: {size} bytes{got}; expected {archive.size} bytes{expected}. Fetch "
+            f"{archive.url} into another folder."
         )
 
 

@@ -67,7 +67,7 @@ def find(tfds_name: str, name: str, data_dir: Path | None) -> Path:
     return versions[max(versions)]
 
 
-def read_info(folder: Path, name: str, data_dir: Path | None) -> dict[str, Any]:
+def read_info(folder: Path, name: str) -> dict[str, Any]:
     """dataset_info.json of a prepared folder that holds array_record files.
 
     Raises:
@@ -81,7 +81,7 @@ def read_info(folder: Path, name: str, data_dir: Path | None) -> dict[str, Any]:
         if not all(0 <= length <= MOST for length in info["lengths"].values()):
             raise ValueError(f"splits of {info['lengths']} examples")
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise damaged(folder, name, data_dir, error) from error
+        raise damaged(folder, name, error) from error
     if "array_record" not in formats:
         convert = commands.shell(
             "tfds", "convert_format", f"--dataset_version_dir={folder}", "--out_file_format=array_record"
@@ -94,17 +94,17 @@ def read_info(folder: Path, name: str, data_dir: Path | None) -> dict[str, Any]:
     return info
 
 
-def damaged(folder: Path, name: str, data_dir: Path | None, error: object) -> UserError:
+def damaged(folder: Path, name: str, error: object) -> UserError:
     return UserError(
-        f"{name}: {folder} is damaged ({str(error).strip()[:300]}). Delete {folder} and prepare again: "
-        f"{prepare_command(name, data_dir)}."
+        f"{name}: {folder} is damaged ({str(error).strip()[:300]}). Prepare it afresh in another folder: "
+        f"{prepare_command(name, 'FOLDER')}."
     )
 
 
 def prepared_files(tfds_name: str, name: str, data_dir: Path | None, reading: Reading) -> list[Path]:
     """Every file of the prepared folder that its content depends on."""
     folder = find(tfds_name, name, data_dir)
-    read_info(folder, name, data_dir)
+    read_info(folder, name)
     return [folder / "dataset_info.json", *sorted(folder.glob("features.json")), *sorted(folder.glob("*array_record*"))]
 
 
@@ -113,7 +113,7 @@ def count_prepared(tfds_name: str, name: str, data_dir: Path | None, reading: Re
     if name in COUNTS:
         return COUNTS[name][0]
     folder = find(tfds_name, name, data_dir)
-    lengths = read_info(folder, name, data_dir)["lengths"]
+    lengths = read_info(folder, name)["lengths"]
     if "train" not in lengths:
         raise UserError(f"{name}: no train split in {folder}; it has {', '.join(lengths)}.")
     return lengths["train"]
@@ -251,14 +251,14 @@ def load_prepared(tfds_name: str, name: str, data_dir: Path | None, reading: Rea
 
     logging.getLogger("absl").setLevel(logging.ERROR)  # it recommends OpenCV, which is not used
     folder = find(tfds_name, name, data_dir)
-    info = read_info(folder, name, data_dir)
+    info = read_info(folder, name)
     obstacles = Obstacles(name)
     chosen = _splits(obstacles, folder, info["lengths"], reading)
     counts = tuple(info["lengths"][split] for split in chosen)
     stored = _stored(folder, name, info["bytes"])
     if counts != (expected := COUNTS.get(name, counts)):
         got = f"{' + '.join(map(str, counts))} examples, expected {expected[0]} + {expected[1]}"
-        raise damaged(folder, name, data_dir, got)
+        raise damaged(folder, name, got)
     try:
         builder: Any = tfds.builder_from_directory(folder)
         image, label = _feature_names(builder, name)
@@ -266,9 +266,9 @@ def load_prepared(tfds_name: str, name: str, data_dir: Path | None, reading: Rea
     except UserError:
         raise
     except Exception as error:  # whatever a damaged features.json leads to, or array_record says of damage
-        raise damaged(folder, name, data_dir, error) from error
+        raise damaged(folder, name, error) from error
     if tuple(map(len, read)) != counts:
-        raise damaged(folder, name, data_dir, f"{' + '.join(map(str, map(len, read)))} records, {counts} announced")
+        raise damaged(folder, name, f"{' + '.join(map(str, map(len, read)))} records, {counts} announced")
     splits = _as_splits(obstacles, read, chosen, builder, reading)
     _check_published(tfds_name, folder, splits)
     return splits

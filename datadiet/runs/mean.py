@@ -1,0 +1,124 @@
+"""Averaging scores over runs, mirrored and tracked."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from pathlib import Path
+
+import numpy as np
+
+from datadiet import commands
+from datadiet import config as options
+from datadiet.errors import UserError
+from datadiet.runs.context import Context
+from datadiet.runs.inputs import gathering, training_command
+from datadiet.runs.scored import (
+    Scored,
+    check_replaceable,
+    find_run,
+    load_recorded,
+    made_before,
+    take_scored,
+    write_scored,
+)
+from datadiet.scores.combine import COMBINATIONS, standard_error
+from datadiet.scores.registry import check_score, score_names, training_score_names
+from datadiet.storage.files import npy_bytes
+from datadiet.storage.layout import ExperimentLayout, score_file
+from datadiet.storage.score_files import ScoreRecord, identity_of
+
+LABELS = ("random_labels", "given_labels")  # what a record says of labels that are not the data's own
+
+
+def mean_run(
+    kind: str, n_runs: int, step: int | None, source_exp: str, exp: str, context: Context, combine: str = "mean"
+) -> Path:
+    """Mean over runs 0 … n_runs - 1 of the scores of one type and step, or another combination of them.
+
+    Beside it: ckpt_<step>.runs.npy, the scores [R, N] of each run, and ckpt_<step>.stderr.npy, the standard error
+    [N] of their mean (NaN for one run).
+
+    Args:
+        kind: A name in `score_names` or `training_score_names`.
+        n_runs: How many runs.
+        step: As for `score_run`.
+        source_exp: Experiment that holds the runs' scores.
+        exp: Experiment that the mean is written to.
+        combine: A name in scores.COMBINATIONS; others than mean go to ckpt_<step>.<combine>.npy.
+    Returns:
+        The score file.
+    Raises:
+        UserError: a run without such scores (with the command that makes them), or runs on different data.
+    """
+    _check_mean(kind, n_runs, combine)
+    start, output, layout = time.perf_counter(), context.output, context.output.layout
+    step = options.default_score_step(find_run(layout, source_exp, 0).config) if step is None else step
+    target = score_file(layout.experiment(exp), kind, step, combine)
+    paths = _scores_of_runs(layout, source_exp, kind, n_runs, step)
+    context.tracker.check()
+    runs, first = _load_runs(layout, paths)
+    provenance = {
+        "type": kind, "step": step, "runs": list(range(n_runs)), "source": source_exp,
+        **{name: getattr(first, name) for name in LABELS}, **({} if combine == "mean" else {"combine": combine}),
+    }  # fmt: skip
+    check_replaceable(target, provenance, output.overwrite)
+    values = COMBINATIONS[combine](runs)
+    held = made_before(layout, target, provenance, first.fingerprint) if output.resume else None
+    if held and held.sha256 == hashlib.sha256(npy_bytes(values)).hexdigest():
+        return take_scored(target, context)
+    identity = identity_of(first)
+    beside = {"runs": runs.astype(np.float32, copy=False), "stderr": standard_error(runs)}
+    seconds = {"total": time.perf_counter() - start}
+    return write_scored(Scored("mean_score", target, values, identity, provenance, seconds, beside), exp, context)
+
+
+def _check_mean(kind: str, n_runs: int, combine: str) -> None:
+    check_score(kind, (*score_names(), *training_score_names()))
+    if not 1 <= n_runs <= options.MAX_RUNS:
+        raise UserError(f"n_runs={n_runs}: expected at least 1, at most {options.MAX_RUNS}.")
+    if combine not in COMBINATIONS:
+        raise UserError(f"combine={combine!r}: expected one of {', '.join(COMBINATIONS)}.")
+
+
+def _scores_of_runs(layout: ExperimentLayout, exp: str, kind: str, n_runs: int, step: int) -> list[Path]:
+    """The score file of each run of an experiment.
+
+    Raises:
+        UserError: some have none, with the commands that make them.
+    """
+    if step == 0 and kind in training_score_names():
+        raise UserError(f"step=0: {kind} is gathered while training, so there is none before the first step.")
+    paths = [score_file(layout.experiment(exp) / f"run_{run}", kind, step) for run in range(n_runs)]
+    if missing := [run for run, path in enumerate(paths) if not path.exists()]:
+        lines = [
+            f"{len(missing)} of {n_runs} runs have no {kind} scores at step {step}; "
+            f"the first is {paths[missing[0]]}. Make them:",
+            *(f"  {_command(kind, step, run, exp, layout)}" for run in missing),
+        ]
+        raise UserError("\n".join(lines))
+    return paths
+
+
+def _load_runs(layout: ExperimentLayout, paths: list[Path]) -> tuple[np.ndarray, ScoreRecord]:
+    """Scores [R, N] and the record of the first run.
+
+    Raises:
+        UserError: they were not all made from the same data, or not each for its run, step and type.
+    """
+    values, first = load_recorded(layout, paths[0])
+    runs = np.empty((len(paths), len(values)), values.dtype)
+    for run, path in enumerate(paths):
+        values, other = load_recorded(layout, path)
+        if other.fingerprint != first.fingerprint:
+            raise UserError(f"{path} was not made from the same data as {paths[0]}; score those runs again.")
+        runs = runs.astype(np.result_type(runs, values), copy=False)
+        runs[run] = values
+    return runs, first
+
+
+def _command(kind: str, step: int, run: int, exp: str, layout: ExperimentLayout) -> str:
+    """The command that gives a run its scores."""
+    if kind in training_score_names():
+        return training_command(layout, exp, run, save_steps=step, **gathering(kind))
+    return commands.command("score", run=run, score_exp=exp, type=kind, step=step, root=layout.root)

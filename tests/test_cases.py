@@ -1,0 +1,145 @@
+"""Odd data that people have, as it was found in public reports: what is read, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from archives import png
+from PIL import ExifTags, Image
+
+from datadiet.data.registry import load_dataset
+from datadiet.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+RANDOM = np.random.RandomState(0)
+
+
+def drawn(*shape):
+    return RANDOM.randint(0, 256, shape or (6, 6, 3)).astype(np.uint8)
+
+
+def encoded(image, kind, **how):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **how)
+    return buffer.getvalue()
+
+
+def folder(root, classes="ab", splits=("train", "test"), count=3):
+    """Images of two classes in two splits."""
+    files = {f"{split}/{c}/{i}.png": png(drawn()) for split in splits for c in classes for i in range(count)}
+    return write(root, files)
+
+
+def write(root, files):
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return f"folder:{root}"
+
+
+def parquet(root, train="train-0.parquet", test="test-0.parquet", images=None, **columns):
+    """A table of four images in each split."""
+    for file in (train, test):
+        cells = [png(drawn()) for _ in range(4)] if images is None else images
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({"image": cells, "label": [0, 1, 0, 1], **columns}), root / file)
+    return f"parquet:{root}"
+
+
+# --- parquet ------------------------------------------------------------------------------------
+
+
+def test_hidden_files_beside_parquet_are_passed_over(tmp_path):
+    """As a Mac leaves them."""
+    name = parquet(tmp_path)
+    (tmp_path / "._train-0.parquet").write_bytes(b"\0\5\x16\7no parquet")
+    assert load_dataset(name).num_examples == 4
+
+
+def test_photographs_in_parquet_are_turned(tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    tall = [encoded(Image.fromarray(drawn(4, 8, 3)), "JPEG", exif=exif) for _ in range(4)]
+    with pytest.warns(UserWarning, match="8 of 8 images are turned"):
+        dataset = load_dataset(parquet(tmp_path, images=tall))
+    assert dataset.image_shape == (8, 4, 3)
+
+
+def test_a_folder_whose_name_begins_as_a_split_is_none(tmp_path):
+    assert load_dataset(parquet(tmp_path / "train-ticket")).num_examples == 4
+
+
+@pytest.mark.parametrize("kind", ["two images", "nested lists", "a column of splits"])
+def test_parquet_of_several_meanings_is_refused(tmp_path, kind):
+    if kind == "two images":
+        name, told = parquet(tmp_path, mask=[png(drawn()) for _ in range(4)]), "expected one image column"
+    elif kind == "nested lists":
+        name, told = parquet(tmp_path, images=[drawn().tolist()] * 4), "expected one image column"
+    else:
+        name, told = parquet(tmp_path, "all.parquet", "all.parquet", split=["train"] * 4), "names no split"
+    with pytest.raises(UserError, match=told):
+        load_dataset(name)
+
+
+# --- folders ------------------------------------------------------------------------------------
+
+
+def test_a_class_without_test_images_is_trained_on(tmp_path):
+    name = folder(tmp_path)
+    write(tmp_path, {f"train/c/{i}.png": png(drawn()) for i in range(3)})
+    (tmp_path / "test/c").mkdir()
+    with pytest.raises(UserError, match=r"no image in .*test/c; expected some in each folder of a class"):
+        load_dataset(name)
+    (tmp_path / "test/c").rmdir()
+    dataset = load_dataset(name)
+    assert (dataset.num_classes, dataset.num_examples, sorted(set(dataset.test_labels))) == (3, 9, [0, 1])
+
+
+def test_what_systems_leave_in_folders_is_passed_over(tmp_path):
+    clean = folder(tmp_path / "clean")
+    shutil.copytree(tmp_path / "clean", tmp_path / "used")
+    hidden = ("train/a/.DS_Store", "train/a/._0.png", "train/.ipynb_checkpoints/0.png", "__MACOSX/train/a/._0.png")
+    name = write(tmp_path / "used", dict.fromkeys((*hidden, "train/a/Thumbs.db", "train/desktop.ini"), b"nothing"))
+    with pytest.warns(UserWarning, match=r"2 files are no images of a class: .*Thumbs\.db"):
+        assert load_dataset(name).fingerprint == load_dataset(clean).fingerprint
+
+
+def test_of_several_pictures_in_a_file_the_first_is_read(tmp_path):
+    name, pages = folder(tmp_path), [Image.fromarray(drawn()) for _ in range(3)]
+    more = {"save_all": True, "append_images": pages[1:]}
+    write(tmp_path, {f"train/a/x.{kind}": encoded(pages[0], kind, **more) for kind in ("tiff", "gif")})
+    dataset = load_dataset(name)
+    found = dict(zip(dataset.example_ids, dataset.train_images))
+    np.testing.assert_array_equal(found["a/x.tiff"], np.asarray(pages[0]))
+    assert found["a/x.gif"].shape == (6, 6, 3)
+
+
+def test_pictures_of_all_modes_are_of_one_number_of_channels(tmp_path):
+    name, image = folder(tmp_path), Image.fromarray(drawn())
+    odd = {"cmyk.JPG": ("CMYK", "JPEG"), "one.bmp": ("1", "BMP"), "grey.TIF": ("L", "TIFF"), "p.gif": ("P", "GIF"),
+           "la.png": ("LA", "PNG"), "w.webp": ("RGB", "WEBP")}  # fmt: skip
+    write(tmp_path, {f"train/b/{file}": encoded(image.convert(mode), kind) for file, (mode, kind) in odd.items()})
+    dataset = load_dataset(name)
+    assert dataset.train_images.shape == (6 + len(odd), 6, 6, 3)
+
+
+# --- arrays -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "shape"),
+    [(np.asfortranarray, (6, 6, 3)), (lambda x: np.concatenate([x, x[..., :1]], axis=3), (6, 6, 4))],
+)
+def test_the_order_of_an_array_in_memory_and_a_fourth_channel_are_no_obstacle(tmp_path, change, shape):
+    x, y = drawn(20, 6, 6, 3), np.arange(20) % 3
+    given = {"x_train": change(x[:12]), "y_train": y[:12], "x_test": change(x[12:]), "y_test": y[12:]}
+    np.savez(tmp_path / "d.npz", **given)
+    dataset = load_dataset(f"npz:{tmp_path / 'd.npz'}")
+    assert dataset.image_shape == shape
+    np.testing.assert_array_equal(dataset.train_images, given["x_train"])
