@@ -180,7 +180,7 @@ def _reach(decision: Decision) -> list[str]:
 def _unchanged(decision: Decision) -> str:
     """What these intervals do not vary."""
     if isinstance(decision.study, TrainedStudy):
-        return "The scored runs were the same throughout."
+        return "The scores were the same throughout."
     return "Others trained: what was tried and is not in the table is not counted, nor what chose the subsets."
 
 
