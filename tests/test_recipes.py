@@ -1,4 +1,4 @@
-"""The recipes of kept sets keep, in the real libraries, the images that a kept table names: by path, whatever their order."""
+"""The recipes of kept sets keep, in the real libraries, the images that a kept table names, by path, in any order."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def check_carried(config: TrainConfig) -> None:
 
 def model_facts(task: Task) -> dict[str, Any]:
     """What a model of MLflow is made of beside the checkpoint of the last step: images as the data set has them."""
-    images = task.dataset.test_images
+    images: Any = task.dataset.test_images  # or Fitted
     images = np.asarray(images.base[:1] if isinstance(images, Fitted) else images[:1])
     return {
         "step": task.config.num_steps,
