@@ -35,7 +35,7 @@ SHARED = {
     "analyze": ("root", "offline"),
     "predictions": (*_DATA, "root", "offline"),
     "report": ("root",),
-    "decide": (*_DATA, "root", "offline"),
+    "decide": _TRAINING,
     "inspect": _TRAINING,
     "prepare_data": _DATA,
     "sync": ("root",),

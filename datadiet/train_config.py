@@ -218,7 +218,8 @@ class TrainConfig:
     )
     scores: str | None = option(
         None,
-        "Score file (.npy) to select by, or runs:/ID/PATH of MLflow.",
+        "Score file (.npy), or table of ids and scores (csv, parquet, npz), to select by; or one that MLflow has, as "
+        "runs:/ID/PATH.",
         auto="the mean score of score_exp",
         group="subset",
         first=True,

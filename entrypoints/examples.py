@@ -25,6 +25,14 @@ EXAMPLES: dict[str, tuple[dict[str, Any], ...]] = {
     "mean_score": ({"n_runs": 10}, {"type": "forget", "combine": "median"}),
     "analyze": ({"run": 0}, {"run": 0, "spawn": "none", "groups": 10}),
     "report": ({"exp": "main"}, {"exp": "main", "format": "json", "margin": 1}),
+    "predictions": (
+        {"files": "run0.npy,run1.npy", "step": 7800, "dataset": "cifar10"},
+        {"files": "logits/epoch_*.npz", "step": 7800, "type": "forget,aum", "dataset": "cifar10"},
+    ),
+    "decide": (
+        {"results": "results.csv", "num_examples": 50000, "margin": 1},
+        {"results": "results.csv", "dataset": "cifar10", "model": "my network"},
+    ),
     "inspect": (MINE, {**MINE, "model": "resnet18_lowres"}),
     "prepare_data": ({"dataset": "cifar10"}, {"dataset": "cifar10", "archive": "PATH", "download": False}),
     "sync": ({}, {"exp": "study"}),

@@ -285,7 +285,7 @@ def test_scores_of_missing_runs_are_made_by_what_is_printed(here, root):
     assert [parse(line)[1]["run"] for line in printed(done.stderr)] == [0, 1, 2, 3]
     for line in printed(done.stderr):
         name, values = parse(line)
-        assert (name, values["type"], values["root"]) == ("score", "entropy", root)
+        assert (name, values["type"], values["root"]) == ("score", ("entropy",), root)
     done = datadiet("mean_score", here, expect=2, root=root, n_runs=1, type="aum")
     (line,) = printed(done.stderr)
     name, values = parse(line)

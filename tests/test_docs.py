@@ -43,6 +43,9 @@ DOCUMENTS = (
     "docs/own_loop.md",
     "docs/terminal.md",
     "docs/models.md",
+    "docs/data.md",
+    "docs/files.md",
+    "docs/how-to/kept-sets.md",
     "docs/analyze.md",
 )
 TEXT = {name: (PROJECT / name).read_text() for name in (*DOCUMENTS, "CHANGELOG.md")}
@@ -225,7 +228,7 @@ def test_options_of_entries_stand_in_their_rows():
 
 
 def test_every_dataset_has_its_row():
-    found = firsts(rows(README, "`dataset` "))
+    found = firsts(rows(TEXT["docs/data.md"], "`dataset` "))
     plain = [name for name in found if not name.startswith(tuple(PREFIXES))]
     assert sorted(plain) == sorted(DATASETS)
     assert sorted(p for name in found for p in PREFIXES if name.startswith(p)) == sorted(PREFIXES)

@@ -40,8 +40,8 @@ HOUSE = {
         "connectivity",
     ],
     "storage": [
-        "files", "tables", "arrays", "records", "layout", "score_files", "answers", "evaluations", "leaves",
-        "checkpoints", "manifests", "claims", "runs",
+        "files", "tables", "arrays", "records", "layout", "score_files", "score_tables", "answers", "evaluations",
+        "leaves", "checkpoints", "manifests", "claims", "runs",
     ],
     "tracking": [
         "record", "failures", "mlflow_store", "fetch", "served", "logged_model", "push", "link", "run", "bring", "sync",
@@ -58,8 +58,8 @@ HOUSE = {
         "dynamics", "results_table",
     ],
     "study": [
-        "plan_file", "plan", "spec", "estimate", "options", "engine", "local_engine", "ray_engine", "engines",
-        "scheduler", "rounds", "study", "evaluations", "deciding", "program",
+        "plan_file", "plan", "given_scores", "arms", "spec", "estimate", "options", "engine", "local_engine",
+        "ray_engine", "engines", "scheduler", "rounds", "study", "evaluations", "deciding", "program",
     ],
 }  # fmt: skip
 FLOORS = [f"{room}.{file}".lstrip(".") for room, files in HOUSE.items() for file in files]

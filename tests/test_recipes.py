@@ -1,4 +1,4 @@
-"""README's recipes keep, in the real libraries, the images that a kept table names: by path, whatever their order."""
+"""The recipes of kept sets keep, in the real libraries, the images that a kept table names, by path, in any order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from datadiet.report.kept_sets import examples
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
-RECIPES = re.findall(r"```python\n(from (?:pathlib|datasets) .*?)```", (PROJECT / "README.md").read_text(), re.DOTALL)
+RECIPES = re.findall(
+    r"```python\n(from (?:pathlib|datasets) .*?)```", (PROJECT / "docs/how-to/kept-sets.md").read_text(), re.DOTALL
+)
 CASES = {  # folders in which other libraries have other orders than the sorted paths
     "a hyphen": [f"{name}/{i}.png" for name in ("crab", "crab apple", "crab-hermit") for i in range(2)],
     "a dot": [f"{name}/{i}.png" for name in ("a", "a.b", "a&b", "a(b)", "a+b") for i in range(3)],
@@ -30,7 +32,7 @@ CASES = {  # folders in which other libraries have other orders than the sorted 
 
 @pytest.fixture(params=CASES)
 def case(request, tmp_path, monkeypatch):
-    """A data set with every other example kept, the README's names for both in place."""
+    """A data set with every other example kept, the page's names for both in place."""
     paths = [f"{split}/{path}" for split in ("train", "test") for path in CASES[request.param]]
     write_pictures(tmp_path / "photos", paths)
     config = TrainConfig(dataset=f"folder:{tmp_path}/photos")

@@ -21,8 +21,9 @@ from datadiet.storage.files import SEAL, read_json
 from datadiet.storage.layout import ExperimentLayout
 from datadiet.storage.runs import open_run
 from datadiet.storage.score_files import load_scores
+from datadiet.study.arms import arms
 from datadiet.study.plan import Plan
-from datadiet.study.spec import MeanJob, TrainJob, arms, compile_study
+from datadiet.study.spec import MeanJob, TrainJob, compile_study
 
 GIVEN = TrainConfig(dataset="digits", model="mlp", width=16, num_steps=44, augment=False)
 OPTIONS = {"dataset": "digits", "model": "mlp", "width": 16, "num_steps": 44, "augment": "false"}

@@ -51,7 +51,7 @@ def key(name: str, files: Sequence[str | Path], how: str = "") -> str:
     """
     digest = hashlib.sha256(f"{FORMAT}\n{name}\n{how}".encode(errors="surrogateescape"))
     folders: dict[str, str] = {}  # as absolute paths: to ask for each of 60,000 files takes longer than to look at it
-    for file in map(os.fspath, files):
+    for file in (os.fspath(file) for file in files):
         status = os.stat(file)
         folder, _, last = file.rpartition("/")
         if folder not in folders:

@@ -78,7 +78,7 @@ def spent(study: Study) -> Spent:
     trained, judged = (
         sum(_seconds(study.finished(path)) for path in some) for some in (study.record.score_runs, paths)
     )
-    scoring = sum(score.score_seconds for score in study.scores)
+    scoring = sum(score.score_seconds for score in study.scores if not score.given)
     return Spent(trained, scoring, judged, sum(cell.select_seconds * len(cell.paths) for cell in study.cells))
 
 

@@ -66,7 +66,12 @@ class Score(NamedTuple):
 
     @property
     def name(self) -> str:
-        return f"{self.type} at {self.step}"
+        return self.type if self.given else f"{self.type} at {self.step}"
+
+    @property
+    def given(self) -> bool:
+        """Whether no run of ours was scored for it."""
+        return self.made is not None and self.made.runs is None
 
     @property
     def paper(self) -> str:

@@ -70,7 +70,9 @@ def find_kept(kept: Path) -> Found:
     study = folder.parent / "study.json"
     if folder.name == "kept" and study.is_file():
         record = StudyRecord.read(study)
-        return Found(path, from_dict(record.plan), record.fingerprint, path.stem)
+        return Found(
+            path, from_dict({k: v for k, v in record.plan.items() if k != "scores"}), record.fingerprint, path.stem
+        )
     return Found(path, None)
 
 

@@ -143,7 +143,8 @@ def score_histograms(scores: Sequence[Score], sizes: Sequence[int]) -> Figure:
             axes.axvline(ordered[size - 1], color="black", linewidth=0.8, linestyle="--")
             axes.annotate(f"{size / len(ordered):.0%}", (ordered[size - 1], 0.97), xycoords=("data", "axes fraction"),
                           rotation=90, va="top", ha="right", fontsize=7)  # fmt: skip
-        axes.set(xlabel=f"{plain(score.paper)}, step {score.step:,}, mean of {len(score.runs)} runs", ylabel="examples")
+        made = "given" if score.given else f"step {score.step:,}, mean of {len(score.runs)} runs"
+        axes.set(xlabel=f"{plain(score.paper)}, {made}", ylabel="examples")
     return figure
 
 

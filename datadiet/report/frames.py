@@ -160,10 +160,10 @@ class Study:
         study = self._evidence
         if not study.scores:
             raise UserError(f"{self.path} has no scores: its arms choose without.")
-        steps = len({score.step for score in study.scores}) > 1
+        steps = len({score.step for score in study.scores if not score.given}) > 1
         found = {}
         for score in study.scores:
-            name = f"{score.type} step {score.step}" if steps else score.type
+            name = f"{score.type} step {score.step}" if steps and not score.given else score.type
             found |= {name: score.mean, f"{name} stderr": score.stderr}
         first = study.scores[0]
         ids = range(study.record.num_examples) if first.made is None else read_ids(study.exps / first.path, first.made)

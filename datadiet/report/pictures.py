@@ -116,7 +116,8 @@ def extremes(decision: Decision) -> Drawn | None:
     labels = study.noise.labels if study.noise else dataset.train_labels
     figure = figures.extremes(score.mean, labels, dataset.train_images, study.class_names)
     more = f" The first {figures.CLASSES_SHOWN} classes." if len(study.class_names) > figures.CLASSES_SHOWN else ""
-    caption = f"By {study.words(score.type, score.step)}, mean of {len(score.runs)} runs; labels as trained on.{more}"
+    mean = "" if score.given else f", mean of {len(score.runs)} runs"
+    caption = f"By {study.words(score.type, score.step)}{mean}; labels as trained on.{more}"
     return Drawn("Easiest and hardest examples", caption, figure)
 
 

@@ -50,6 +50,9 @@ def _choice(decision: Decision, line: Line, cost: Cost) -> str:
     if not cost.train + cost.score and line.cell.arm == RANDOM:
         return "A random choice costs nothing."
     score = decision.study.score_of(decision.study.like(line.cell) or line.cell)
+    if score and score.given:
+        return f"What the score {score.type} cost, which was given, is not known here; to select took " \
+               f"{seconds(cost.select)}."  # fmt: skip
     made = f"{seconds(cost.train)} to train {len(score.runs)} networks up to the scored step, " if score else ""
     made += f"{seconds(cost.score)} to score, " if score else ""
     return f"Choosing, {seconds(cost.total)} in all: {made}{seconds(cost.select)} to select."
@@ -59,6 +62,11 @@ def _study(spent: Spent, decision: Decision) -> str:
     """The price of a first time."""
     study = decision.study
     judging = sum(len(cell.paths) for cell in study.cells)
+    if not study.record.score_runs:
+        return (
+            f"Who decides this for the first time pays for {judging} trainings that judge, {seconds(spent.total)}, and "
+            "for the scores that were given."
+        )
     return (
         f"Who decides this for the first time pays for the whole study, {seconds(spent.total)}: "
         f"{seconds(spent.scored)} for {len(study.record.score_runs)} networks that are scored, {seconds(spent.score)} "

@@ -137,9 +137,13 @@ def how_sure(decision: Decision) -> list[str]:
         f"subset and {near.examples:,} test examples are taken as drawn at random. {_unchanged(decision)}",
         *_reach(decision),
     ]
+    if given := [score.type for score in decision.study.scores if score.given]:
+        found.append(f"Scores that were given, for which nothing was trained here: {', '.join(given)}.")
     if score := decision.study.score_of(decision.shown.cell):
         reliability = decision.reliability[score.name]
-        if math.isnan(reliability.whole):
+        if score.given:
+            found.append(f"The score {score.type} was given: how far another run would agree is unknown.")
+        elif math.isnan(reliability.whole):
             found.append(f"The {score.paper} score comes from one run: how far another would agree is unknown.")
         else:
             found.append(
@@ -176,7 +180,7 @@ def _reach(decision: Decision) -> list[str]:
 def _unchanged(decision: Decision) -> str:
     """What these intervals do not vary."""
     if isinstance(decision.study, TrainedStudy):
-        return "The scored runs were the same throughout."
+        return "The scores were the same throughout."
     return "Others trained: what was tried and is not in the table is not counted, nor what chose the subsets."
 
 

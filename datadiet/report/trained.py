@@ -111,6 +111,8 @@ class TrainedStudy(Study):
 
     def words(self, kind: str, step: int) -> str:
         """A score in plain words, such as 'error vector length early in training (EL2N, step 468)'."""
+        if any(score.given and score.type == kind for score in self.scores):
+            return f"{kind} (given)"
         last, in_training = self.config.num_steps, " in training" if kind in training_score_names() else ""
         when = " early in training" if 4 * step <= last else in_training or " late in training"
         return names_of(kind).at(" of an untrained network" if step == 0 else when, f"step {step:,}")
@@ -127,6 +129,8 @@ class TrainedStudy(Study):
     def _score(self, told: MeanRecord) -> Score:
         """A mean score, the scores of its runs, and what they cost: a run counts as far as the scored step."""
         mean, made = self._loaded(self.exps / told.path)
+        if made is not None and made.runs is None:
+            return Score(told.type, told.step, told.path, mean, mean[None], math.nan, math.nan, made)
         runs = self.record.score_runs
         loaded = [self._loaded(score_file(self.exps / path, told.type, told.step)) for path in runs]
         trained = 0.0
@@ -188,4 +192,5 @@ class TrainedStudy(Study):
         """Forgetting scores at the end of training, float [R, N], of the scored runs; None without them."""
         last = score_file(Path(), "forget", self.config.num_steps)
         files = [self.exps / path / last for path in self.record.score_runs]
-        return np.stack([self._loaded(file)[0] for file in files]) if all(f.exists() for f in files) else None
+        there = files and all(file.exists() for file in files)
+        return np.stack([self._loaded(file)[0] for file in files]) if there else None

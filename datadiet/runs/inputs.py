@@ -40,6 +40,7 @@ from datadiet.storage.manifests import find_manifest, manifest_ids
 from datadiet.storage.records import KeptRecord, Summary
 from datadiet.storage.runs import StoredRun, open_run
 from datadiet.storage.score_files import ScoreRecord, ids_digest, load_scores, read_ids
+from datadiet.storage.score_tables import SUFFIXES, read_score_table
 from datadiet.tracking.fetch import is_remote, local_file, local_run, refuse_offline
 from datadiet.train_config import DERIVED
 
@@ -136,7 +137,8 @@ def find_scores(layout: ExperimentLayout, config: ResolvedConfig, choice: ScoreC
     if path.is_file():
         return config if is_remote(config.scores) else replace(config, scores=str(path))
     if config.scores is not None:
-        raise UserError(f"scores={path}: no such file; expected a score file (.npy).")
+        expected = f"a score file (.npy), or a table of ids and scores ({', '.join(SUFFIXES)})"
+        raise UserError(f"scores={path}: no such file; expected {expected}.")
     files = layout.experiment(choice.exp).glob("*_scores/ckpt_*.npy")
     others = sorted(str(file) for file in files if file.with_suffix(".json").exists())
     lines = [
@@ -234,6 +236,8 @@ def read_scores(path: Path, dataset: Dataset, say: Callable[[str], None]) -> tup
     Raises:
         UserError: no scores, or those of other data.
     """
+    if path.suffix in SUFFIXES:
+        return read_score_table(path, dataset), None
     values, record = load_scores(path)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

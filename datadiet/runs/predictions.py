@@ -130,22 +130,25 @@ def _scores(
     context: Context,
 ) -> list[Scored]:  # fmt: skip
     """All scores of one run."""
-    start, ids, digest = time.perf_counter(), np.arange(dataset.num_examples), hashlib.sha256()
+    start, ids = time.perf_counter(), np.arange(dataset.num_examples)
+    of_all, of_one = hashlib.sha256(), hashlib.sha256()
     values: dict[str, Any] = {}
     recorder, classes, epochs = _recorder(wanted, config, dataset), cast(Any, labels.labels), 0
     logits: Any
     for epochs, logits in enumerate(run.epochs(dataset), start=1):
-        digest.update(logits.tobytes())
+        of_all.update(logits.tobytes())
         if recorder is not None:
             recorder.update(ids, logits, classes)
         if wanted.epoch in (None, epochs):
+            of_one.update(logits.tobytes())
             values |= {kind: LOGIT_SCORES[kind](logits, classes) for kind in wanted.types if kind in LOGIT_SCORES}
     values |= {kind: recorder.values(kind) for kind in wanted.gathered} if recorder is not None else {}
-    source, made = f"outputs, sha256 {digest.hexdigest()}", []
+    made = []
     for kind in wanted.types:
         if np.isnan(values[kind]).any():
             raise UserError(f"{kind}: {run.name} has {epochs} epochs, which are too few for it (trajectory_window).")
         path = score_file(context.output.layout.experiment(exp) / f"run_{number}", kind, wanted.step)
+        source = f"outputs, sha256 {(of_one if kind in LOGIT_SCORES else of_all).hexdigest()}"
         told = {"type": kind, "step": wanted.step, "runs": [number], "source": source, **_of_labels(config, labels)}
         check_replaceable(path, told, context.output.overwrite)
         seconds = {"total": time.perf_counter() - start}

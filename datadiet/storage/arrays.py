@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 import zlib
 from pathlib import Path
@@ -63,7 +64,8 @@ def _parquet(path: Path, stored: int) -> dict[str, np.ndarray]:
         table = pq.read_table(path)
     except pa.ArrowException as error:
         raise ValueError(error) from error
-    return {name: _column(table.column(name)) for name in table.column_names}
+    own = [name for name in table.column_names if not re.fullmatch(r"__index_level_\d+__", name)]  # pandas writes those
+    return {name: _column(table.column(name)) for name in own}
 
 
 def _column(column) -> np.ndarray:

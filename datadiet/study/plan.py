@@ -40,6 +40,12 @@ class Plan:
     score_types: tuple[str, ...] = option(
         ("l2_error", "grad_norm", "forget"), "Scores to compare, comma-separated.", group="score", first=True
     )
+    scores: tuple[str, ...] = option(
+        (),
+        "Scores of your own to choose by, comma-separated, each NAME=PATH or PATH: a score file, or a table of ids and "
+        "scores. Nothing is trained for them; with score_types=none no network is scored.",
+        group="score",
+    )
     every_checkpoint: bool = option(
         True, "Save checkpoints as save_steps says, and the first and the last of runs that judge; false: none of runs "
         "that judge, and where save_steps is not given no more than are scored.", group="tracking",
@@ -104,7 +110,8 @@ def check_names(plan: Plan) -> None:
     most = fields_of(Plan)["max_eval_runs"].default
     if plan.eval_runs is not None and plan.max_eval_runs != most:
         raise UserError(f"max_eval_runs={plan.max_eval_runs} is used with eval_runs=auto only.")
-    _check_names("score_types", plan.score_types, (*score_names(), *training_score_names()))
+    if plan.score_types or not plan.scores:
+        _check_names("score_types", plan.score_types, (*score_names(), *training_score_names()))
     for text in plan.selectors:
         named(text)
     _check_names("selectors", plan.selectors, map(str, plan.selectors or selection.SELECTORS))

@@ -52,13 +52,14 @@ def study(
         values |= recipe_values(values["recipe"], values)
     plan = Plan(**{name: value for name, value in values.items() if name in plans})
     engine = EngineOptions(**{name: value for name, value in values.items() if name in engines}, workers=workers)
+    training = {name: value for name, value in values.items() if name not in plans}
     root = Path(root)
     typed = {**given, "root": root, "exp": exp, "offline": offline, "workers": workers}
     with commands.calling(commands.Caller(shared={"root": root}, entry_point="study", typed=typed)):
         console = Console(Level.SILENT if quiet else Level.USUAL)
         tracker = Tracker(root, commands.again(), console.say, offline=offline)
         context = Context(Output(ExperimentLayout(root), overwrite), console, tracker)
-        decision = run_study(given_config(values), exp, context, plan, engine)
+        decision = run_study(given_config(training), exp, context, plan, engine)
     return Study(root / "exps" / exp, decision)
 
 

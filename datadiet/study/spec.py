@@ -6,7 +6,6 @@ to choose examples) trains on its subsets with seeds that no scoring run has.
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,33 +13,20 @@ from typing import Any
 from datadiet import config as options
 from datadiet.config import ResolvedConfig, TrainConfig, find_option, value_of, with_values
 from datadiet.data.dataset import Dataset
-from datadiet.errors import UserError
 from datadiet.runs.inputs import resolve_config
 from datadiet.scores import trajectory
 from datadiet.scores.registry import training_score_names
 from datadiet.selectors import selection
-from datadiet.selectors.options import LIKE, RANDOM, default_parameters, option_names, without_unused
+from datadiet.selectors.options import LIKE, default_parameters, option_names, without_unused
 from datadiet.storage.layout import ExperimentLayout, score_file
 from datadiet.storage.records import AUTO, CellRecord, MeanRecord, StudyRecord
+from datadiet.study.arms import FULL_FOLDER, Arm, arms
+from datadiet.study.given_scores import given_means
 from datadiet.study.plan import Plan, check_names, check_plan, named, sizes, steps
 
-FULL_FOLDER = "full_data"  # of the runs on all examples, below the study's own
 PASSES = {"train": 3.0, "grad_norm": 3.0, "score": 1.0}  # work per example, in forward passes, for the time left
 SEEDS = ("model_seed", "train_seed", "random_subset_seed")
 OF_A_RUN = ("run", "selector", "size", "scores", LIKE, *SEEDS)  # options that differ between the runs of a study
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One way to choose examples; by the mean score of a type and step, or without scores."""
-
-    name: str
-    selector: str
-    type: str | None
-    step: int | None
-    folder: str  # below the study's
-    options: tuple[tuple[str, Any], ...] = ()  # of the selector, beside those given to all arms
-    control: bool = False  # takes no option that is given to all arms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +102,9 @@ class StudySpec:
         return StudyRecord(
             plan=self._plan(), dataset=dataset.name, fingerprint=dataset.fingerprint, num_examples=self.num_examples,
             model=self.config.model, budget=self.config.budget, score_runs=[job.name for job in self.scored],
-            means=[MeanRecord(job.type, job.step, f"{job.name}.npy") for job in self.means], cells=cells,
+            means=[MeanRecord(job.type, job.step, f"{job.name}.npy") for job in self.means]
+            + given_means(self.plan.scores, f"{self.exp}/{FULL_FOLDER}"),
+            cells=cells,
         )  # fmt: skip
 
     def _plan(self) -> dict[str, Any]:
@@ -154,7 +142,7 @@ def compile_study(
         plan, replace(config, num_steps=scored_config.num_steps), scored_config, exp, layout, num_examples,
         runs or plan.first_runs,
     )  # fmt: skip
-    scored = tuple(making.trained(replace(scored_config, run=run)) for run in range(plan.score_runs))
+    scored = tuple(making.trained(replace(scored_config, run=run)) for run in range(_scored_runs(plan)))
     parts = making.scored(scored)
     means = tuple(making.mean(kind, step, waits) for (kind, step), (waits, _) in parts.items())
     cells = making.cells(means)
@@ -165,6 +153,12 @@ def compile_study(
     return StudySpec(
         exp, plan, scored_config, config, num_examples, steps(plan, scored_config), scored, means, cells, tuple(jobs)
     )
+
+
+def _scored_runs(plan: Plan) -> int:
+    """How many networks are trained to be scored: none for scores that are given, but for features of the first."""
+    features = any(selection.SELECTORS[named(text)[0]].features for text in plan.selectors)
+    return plan.score_runs if plan.score_types else int(features)
 
 
 def _scored_config(plan: Plan, config: TrainConfig) -> TrainConfig:
@@ -183,49 +177,6 @@ def _saving_least(plan: Plan, given: TrainConfig, config: ResolvedConfig) -> Res
         return config
     (step,) = looked_at
     return replace(config, early_step=step, early_save_steps=step or config.num_steps, save_steps=config.num_steps)
-
-
-def arms(plan: Plan, scored_at: tuple[int, ...]) -> list[Arm]:
-    """All data, a random choice, and every selector with every score it needs."""
-    made = [
-        Arm("full data", "all", None, None, FULL_FOLDER),
-        Arm("random", "random", None, None, "random", control=True),
-    ]
-    chosen = [named(text) for text in plan.selectors]
-    for selector, own in (pair for pair in chosen if LIKE not in pair[1]):
-        told, given = "".join(f" {name} {value}" for name, value in own.items()), tuple(own.items())
-        if not selection.SELECTORS[selector].scores:
-            if f"{selector}{told}" != "random":
-                made.append(Arm(f"{selector}{told}", selector, None, None, selector, given))
-            continue
-        for kind in plan.score_types:
-            for step in scored_at:
-                name = f"{selector} {kind}{told}" + (f" step {step}" if len(scored_at) > 1 else "")
-                made.append(Arm(name, selector, kind, step, f"{selector}.{kind}.{step}", given))
-    for wanted in (own[LIKE] for _, own in chosen if LIKE in own):
-        made += [arm for arm in _random_like(wanted, made) if arm not in made]
-    return made
-
-
-def _random_like(wanted: str, made: list[Arm]) -> list[Arm]:
-    """Random subsets with as many of each class as an arm keeps, or as every arm whose name begins so.
-
-    Raises:
-        UserError: there is none.
-    """
-    apart = ("all", RANDOM)
-    others = [arm.name for arm in made if arm.selector not in apart and not selection.chooses_anew(arm.selector)]
-    meant = [name for name in others if f"{name} ".startswith(f"{wanted} ")]
-    if not meant:
-        known = ", ".join(others) or "none"
-        raise UserError(f"selectors={RANDOM}:{LIKE}={wanted}: expected an arm, or its first words; there are: {known}.")
-    return [
-        Arm(
-            f"{RANDOM} {LIKE} {name}", RANDOM, None, None, re.sub(r"[^\w.+-]+", "_", f"{RANDOM}.{LIKE}.{name}"),
-            ((LIKE, name),), control=True,
-        )
-        for name in meant
-    ]  # fmt: skip
 
 
 @dataclass(frozen=True)
