@@ -72,6 +72,8 @@ def test_a_study_of_given_scores_trains_no_network_to_score(tmp_path, digits, sc
     (scores.assign(score=-scores.score)).to_csv(tmp_path / "own.csv", index=False)
     told = datadiet("study", tmp_path, offline=True, expect=2, **given).output
     assert "holds other scores" in told
+    told = datadiet("study", tmp_path, offline=True, expect=2, **given | {"scores": "mine=gone.csv"}).output
+    assert "scores=gone.csv: no such file; expected a score file (.npy), or a table of ids and scores" in told
     told = datadiet("study", tmp_path, offline=True, expect=2, **given | {"scores": "l2_error=own.csv"}).output
     assert "scores=l2_error=own.csv: expected NAME=PATH" in told
     assert "'l2_error' is taken" in told

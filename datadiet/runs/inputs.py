@@ -137,8 +137,7 @@ def find_scores(layout: ExperimentLayout, config: ResolvedConfig, choice: ScoreC
     if path.is_file():
         return config if is_remote(config.scores) else replace(config, scores=str(path))
     if config.scores is not None:
-        expected = f"a score file (.npy), or a table of ids and scores ({', '.join(SUFFIXES)})"
-        raise UserError(f"scores={path}: no such file; expected {expected}.")
+        raise no_scores(path)
     files = layout.experiment(choice.exp).glob("*_scores/ckpt_*.npy")
     others = sorted(str(file) for file in files if file.with_suffix(".json").exists())
     lines = [
@@ -147,6 +146,12 @@ def find_scores(layout: ExperimentLayout, config: ResolvedConfig, choice: ScoreC
         f"Or name a file: {commands.option('scores', 'PATH')}. Mean scores there are: {', '.join(others) or 'none'}.",
     ]
     raise UserError("\n".join(lines))
+
+
+def no_scores(path: Path) -> UserError:
+    """The error for a file that is not there."""
+    expected = f"a score file (.npy), or a table of ids and scores ({', '.join(SUFFIXES)})"
+    return UserError(f"scores={path}: no such file; expected {expected}.")
 
 
 def find_sources(layout: ExperimentLayout, config: ResolvedConfig, choice: ScoreChoice) -> ResolvedConfig:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 
-import numpy as np
-
 from datadiet.config import ResolvedConfig, TrainConfig
 from datadiet.data.dataset import Dataset
 from datadiet.data.registry import count_of, tell_notes
@@ -31,7 +29,7 @@ from datadiet.storage.files import write_text
 from datadiet.study.arms import FULL_FOLDER
 from datadiet.study.engines import begin_engine, check_device, check_engine
 from datadiet.study.estimate import Estimate, estimate
-from datadiet.study.given_scores import read_given, write_given
+from datadiet.study.given_scores import GivenScore, read_given, write_given
 from datadiet.study.local_engine import count_gpus, default_workers
 from datadiet.study.options import EngineOptions
 from datadiet.study.plan import Plan
@@ -101,7 +99,7 @@ class Prepared:
     dataset: Dataset
     left: list[Job]  # not done, of all that there may be
     estimate: Estimate
-    given: dict[str, np.ndarray]  # scores [N] to choose by, by name
+    given: list[GivenScore]  # scores to choose by
 
 
 def prepare(config: TrainConfig, exp: str, context: Context, plan: Plan, engine: EngineOptions) -> Prepared:
@@ -116,7 +114,7 @@ def prepare(config: TrainConfig, exp: str, context: Context, plan: Plan, engine:
     compiled = partial(compile_study, plan, config, exp, output.layout, count_of(config))
     whole = compiled(plan.most_runs)
     dataset = check(whole, output)
-    given = read_given(plan.scores, dataset, context.reporter.say, context.tracker.offline)
+    given = read_given(plan.scores, dataset, f"{exp}/{FULL_FOLDER}", context)
     rounds = Rounds(plan, compiled, dataset, output, output.layout.name(output.layout.experiment(exp)))
     left = [job for job in whole.jobs if output.overwrite or not _is_finished(output, job)]
     if left:
@@ -152,7 +150,7 @@ def run_study(config: TrainConfig, exp: str, context: Context, plan: Plan, engin
         listen(context.reporter.say, again=again) as stopping,
         context.tracker.track("study", exp, exp, folder / record.NAME, params=params, note=note) as tracked,
     ):
-        write_given(prepared.given, dataset, f"{exp}/{FULL_FOLDER}", context.output)
+        write_given(prepared.given, dataset, context.output.layout)
         jobs = rounds.jobs(rounds.first, rounds.before)
         tracked.log_input(dataset.name, dataset.fingerprint, "study", num_rows=dataset.num_examples)
         tracked.log_params(noted(dataset))
