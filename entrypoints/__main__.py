@@ -23,7 +23,7 @@ from datadiet.printable import UNSEEN, escaped, printable
 from datadiet.registries import ENTRY_POINTS, EntryPoint
 
 from .ends import Repairable
-from .known import program_of
+from .known import program_of, with_help_all
 
 
 def lazily(module: str, name: str) -> Callable[[], click.Command]:
@@ -104,7 +104,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         entry = _entry_points().get(cmd_name)
         try:
-            return entry.make() if entry else None
+            return with_help_all(entry.make()) if entry else None
         except UserError as error:
             raise click.UsageError(str(error)) from None
 

@@ -55,6 +55,11 @@ HELP_ALL = click.option(
 )  # fmt: skip
 
 
+def with_help_all(command: click.Command) -> click.Command:
+    """The same command, which now has --help-all where it had not, as those from outside have not."""
+    return command if any("--help-all" in param.opts for param in command.params) else HELP_ALL(command)
+
+
 def program_of(ctx: click.Context) -> commands.Caller:
     """How the user called, without options."""
     return commands.Caller(ctx.find_root().obj or commands.DATADIET)

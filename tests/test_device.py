@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,7 +54,7 @@ STUDY = QUICK | {"score_runs": 1, "eval_runs": 1, "fractions": 0.5}
     ("command", "given"),
     [
         ("full_data", FAST | {"run": 1}),
-        ("full_data", FAST | {"runs": "1-3"}),
+        ("full_data", FAST | {"runs": "1,2,3"}),
         ("random_subset", FAST | {"size": 10}),
         ("subset", FAST | SUBSET),
         ("select", {"dataset": "digits"} | SUBSET),
@@ -66,11 +67,15 @@ STUDY = QUICK | {"score_runs": 1, "eval_runs": 1, "fractions": 0.5}
 def test_what_cannot_be_computed_is_refused_before_anything_is_written(scored, capfd, command, given, broken):
     before = sorted(scored.rglob("*"))
     done = datadiet(command, scored, expect=2, **given)
-    assert done.stderr == (
+    told, _, repair = done.stderr.partition(" JAX_PLATFORMS=cpu ")
+    assert told == (
         "Error: JAX has nothing to compute on (Unable to initialize backend 'cuda': CUDA_ERROR_NO_DEVICE). Asked for: "
-        f"JAX_PLATFORMS=cuda. There is: {device.there()}. JAX_PLATFORMS=cpu computes on the CPU, JAX_PLATFORMS= on "
-        "whatever there is; a GPU needs its driver and pip install -U 'jax[cuda13]~=0.10.2'.\n"
+        f"JAX_PLATFORMS=cuda. There is: {device.there()}. A GPU needs its driver and pip install -U "
+        "'jax[cuda13]~=0.10.2'. JAX_PLATFORMS= takes whatever there is, and this the CPU:"
     )
+    program, again, *words = shlex.split(repair)
+    assert (program, again) == ("datadiet", command)
+    assert dict(zip(words[::2], words[1::2], strict=True)) == {f"--{name}": str(given[name]) for name in given}
     assert (sorted(scored.rglob("*")), capfd.readouterr().err) == (before, "")
 
 

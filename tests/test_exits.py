@@ -22,11 +22,10 @@ from conftest import PATIENCE, QUICK, datadiet, environment
 from datadiet.config import TrainConfig, resolve
 from datadiet.errors import UserError
 from datadiet.models.registry import build_model
-from datadiet.runs import train
+from datadiet.runs import saving, train
 from datadiet.runs.background import Background
 from datadiet.runs.signals import EXIT_CODE
 from datadiet.storage import checkpoints, files
-from datadiet.storage.checkpoints import save_checkpoint
 from datadiet.tracking import mlflow_store
 from datadiet.tracking.run import TrackedRun
 from datadiet.training.state import TrainState, initial_state
@@ -216,14 +215,14 @@ def test_a_run_that_diverges_has_whole_checkpoints(tmp_path):
 
 
 def test_sigterm_waits_for_the_save_under_way(tmp_path, monkeypatch):
-    real = save_checkpoint
+    real = saving.save_checkpoint
 
     def save(run_dir, state, seconds):
         if int(state.step) == 22:
             os.kill(os.getpid(), signal.SIGTERM)
         real(run_dir, state, seconds)
 
-    monkeypatch.setattr(train, "save_checkpoint", save)
+    monkeypatch.setattr(saving, "save_checkpoint", save)
     done = datadiet("full_data", tmp_path, expect=EXIT_CODE, offline="true", **FAST)
     assert "all saved" in done.stderr
     found = at_rest(tmp_path / RUN)

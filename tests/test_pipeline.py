@@ -285,7 +285,12 @@ def test_the_table_is_the_same_from_mlflow_and_from_the_mirror(root, runs):
             "expected a cutoff of at most 0.3046",
         ),
         ("score", {"run": 9}, "datadiet full_data --run 9 --exp full_data --dataset digits --model mlp"),
-        ("score", {"step": 5}, "No checkpoint of step 5"),
+        (
+            "score",
+            {"step": 5},
+            "run_0 has no checkpoint there, but at 0, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 44. "
+            "The nearest: datadiet score --step 4",
+        ),
         ("score", {"type": "el2n"}, "type='el2n': expected one of l2_error"),
         ("score", {"type": "forget"}, "use mean_score"),
         ("mean_score", {"n_runs": 3}, "1 of 3 runs have no l2_error scores at step 4"),

@@ -141,7 +141,7 @@ def test_what_a_machine_lacks(setting, change, told):
 
 
 def test_a_machine_that_came_later_refuses_its_job(setting):
-    event, _ = do(JOB, setting, replace(Place.of(setting), folder="/nowhere"))
+    (event,) = do(JOB, setting, replace(Place.of(setting), folder="/nowhere"))
     assert (event.kind, "does not see /nowhere/exps/s" in event.text) == ("refused", True)
 
 
@@ -177,4 +177,4 @@ def test_sigterm_while_ray_begins_can_go_on(monkeypatch, setting):
 def test_progress_of_a_task_is_told(monkeypatch, setting):
     setting.context = lambda said: said
     monkeypatch.setattr(ray_engine, "attempt", lambda job, said: (said.say("a line"), Event(job, "done"))[1])
-    assert do(JOB, setting, Place.of(setting)) == (Event(JOB, "done"), ["a line"])
+    assert do(JOB, setting, Place.of(setting)) == [Event(JOB, "said", "a line"), Event(JOB, "done")]

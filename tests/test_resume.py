@@ -319,13 +319,13 @@ def test_a_run_that_mlflow_lost_is_told_again_in_full(base, stopped):
 def test_a_study_continues_the_run_it_was_stopped_in(tmp_path, monkeypatch):
     params = {"score_runs": 1, "eval_runs": 1, "score_types": "forget", "fractions": 0.5, "num_steps": 22, "width": 16}
     with monkeypatch.context() as patch:
-        stop_at(patch, 6)
+        stop_at(patch, 11)
         done = datadiet("main", tmp_path, expect=75, **params)
     assert "Continue: datadiet main --score_runs 1 --eval_runs 1 " in done.stderr
     (study,) = runs_of_kind("study")
     assert study.info.status == "KILLED"
     done = datadiet("main", tmp_path, **params)
-    assert "exps/main/full_data/run_0: continued from step 6 of 22" in done.stdout
+    assert "exps/main/full_data/run_0: continued from step 11 of 22" in done.stdout
     (again,) = runs_of_kind("study")
     assert (again.info.run_id, again.info.status) == (study.info.run_id, "FINISHED")
     trained = runs_of_kind("train")

@@ -42,7 +42,7 @@ def measure(config: TrainConfig, dataset: Dataset) -> Timing:
     """Time some steps of a training.
 
     Args:
-        config: Options of the training, as given.
+        config: Options of the training, as given or resolved.
         dataset: As published.
     Raises:
         UserError: an option is impossible with these data.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import jax
 
-from datadiet.config import ResolvedConfig, TrainConfig, saved_steps
+from datadiet.config import ResolvedConfig, saved_steps
 from datadiet.data.dataset import Dataset
 from datadiet.data.inspect import memory
 from datadiet.data.registry import dataset_of
@@ -60,13 +60,13 @@ class Estimate:
 
 
 def estimate(
-    config: TrainConfig, dataset: Dataset, jobs: list[Job], left: list[Job], at_most: int, at_once: int, gpus: int,
+    config: ResolvedConfig, dataset: Dataset, jobs: list[Job], left: list[Job], at_most: int, at_once: int, gpus: int,
     exps: Path,
 ) -> Estimate:  # fmt: skip
     """Of a study.
 
     Args:
-        config: Training options as given: some steps are timed.
+        config: Options of the first run that is scored, some steps of which are timed.
         jobs: All jobs of the first round.
         left: Those that are not done.
         at_most: Trainings left at the last look.
@@ -96,7 +96,7 @@ def _free(folder: Path) -> int:
     return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
 
 
-def _timing(config: TrainConfig, dataset: Dataset, apart: bool) -> Timing:
+def _timing(config: ResolvedConfig, dataset: Dataset, apart: bool) -> Timing:
     """Some steps, timed; apart: in a process of its own, because one that only hands out work takes no GPU."""
     if not apart:
         return measure(config, dataset)
@@ -104,7 +104,7 @@ def _timing(config: TrainConfig, dataset: Dataset, apart: bool) -> Timing:
         return pool.submit(_measure_again, config).result()
 
 
-def _measure_again(config: TrainConfig) -> Timing:
+def _measure_again(config: ResolvedConfig) -> Timing:
     return measure(config, dataset_of(config))
 
 

@@ -123,7 +123,7 @@ def prepare(config: TrainConfig, exp: str, context: Context, plan: Plan, engine:
     first = [job for job in jobs if job in left]
     at_once = min(engine.workers or default_workers(), max(len(left), 1))
     most = sum(isinstance(job, TrainJob) for job in left)
-    told = estimate(config, dataset, jobs, first, most, at_once, count_gpus(), output.layout.exps)
+    told = estimate(whole.config, dataset, jobs, first, most, at_once, count_gpus(), output.layout.exps)
     return Prepared(rounds, dataset, left, told, given)
 
 
