@@ -89,14 +89,19 @@ def test_small_images_are_padded_up_to_what_a_model_takes():
         dd.build_model("vgg", 10, (32, 32, 3))
 
 
+FEWER = {
+    "resnet18_lowres": {"stages": (1, 1)},
+    "resnet50_lowres": {"stages": (1,)},
+    "wrn16_4": {"depth": 10, "widening": 1},
+    "vit_ti_4": {"depth": 1},
+}
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_bfloat16_is_close_and_stays_inside(name):
     networks = [dd.build_model(name, 10, (32, 32, 3), 4, dtype) for dtype in ("float32", "bfloat16")]
-    if name == "vit_ti_4":  # more blocks only take longer to compile
-        networks = [Network(network.module.clone(depth=1), network.image_shape) for network in networks]
-    if "resnet" in name:
-        stages = {"resnet18_lowres": (1, 1), "resnet50_lowres": (1,)}[name]
-        networks = [Network(network.module.clone(stages=stages), network.image_shape) for network in networks]
+    if name in FEWER:  # more blocks only take longer to compile
+        networks = [Network(network.module.clone(**FEWER[name]), network.image_shape) for network in networks]
     full, half = networks
     key = jax.random.key(0, impl="rbg")  # which takes a moment to compile
     variables, of_half = jax.jit(lambda key: (full.init(key), half.init(key)))(key)

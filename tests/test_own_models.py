@@ -291,9 +291,7 @@ def test_features_are_refused_where_there_are_none_before_a_study_begins(tmp_pat
 def test_a_network_may_be_larger_than_the_images(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = "import datadiet as dd\ndef network(num_classes, width=4):\n"
-    (tmp_path / "padded.py").write_text(
-        code + "    return dd.build_model('simple_cnn_0', num_classes, (16, 16, 1), width)"
-    )
+    (tmp_path / "padded.py").write_text(code + "    return dd.build_model('mlp', num_classes, (16, 16, 1), width)")
     datadiet("full_data", tmp_path, model="padded.py:network", **SHORT)
     run = dd.open_run(tmp_path / "exps/full_data/run_0")
     assert run.data.image_shape == [16, 16, 1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
 
+import flax
 import jax
 import mlflow
 import numpy as np
@@ -21,7 +23,10 @@ from conftest import QUICK, datadiet, end_of, environment, wait
 
 import datadiet as dd
 from datadiet.errors import UserError
+from datadiet.models import own
 from datadiet.models.registry import MODELS, Model
+from datadiet.models.source import find_source, requirements
+from datadiet.storage import runs
 from datadiet.tracking import record
 
 OPTIONS = QUICK | {"num_steps": 22, "width": 8, "size": 300}
@@ -99,7 +104,7 @@ def test_a_loaded_model_says_what_the_checkpoint_says_for_any_number_of_images(r
         probabilities = np.array(found["probabilities"].tolist()).reshape(count, 10)
         np.testing.assert_allclose(probabilities, expected(root, images[:count]), atol=1e-6)
         assert found["class"].tolist() == [str(index) for index in probabilities.argmax(1)]
-    with pytest.raises(mlflow.exceptions.MlflowException, match="incompatible"):
+    with pytest.raises(mlflow.exceptions.MlflowException, match="incompatible|does not match expected dtype"):
         model.predict(images[:2].astype(np.float32) / 255)
 
 
@@ -170,6 +175,72 @@ def test_a_model_whose_code_would_be_missing_is_refused_before_anything_is_train
     done = datadiet("full_data", tmp_path, 2, log_model="true", **QUICK | {"model": "mine"})
     assert "log_model=true: the code of model=mine would not be in what MLflow is given" in done.stderr
     assert not (tmp_path / "exps").exists()
+
+
+NETS = """
+from flax import linen as nn
+
+from .layers import HIDDEN
+
+
+class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(10)(nn.relu(nn.Dense(HIDDEN)(x.reshape(len(x), -1))))
+
+
+def network():
+    return Net()
+"""
+
+
+def test_a_model_of_one_s_own_is_loaded_without_the_file_that_it_was_made_of(
+    tmp_path, monkeypatch, own_cache, hasty_once
+):
+    folder = tmp_path / "served_nets"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "nets.py").write_text(NETS)
+    (folder / "layers.py").write_text("HIDDEN = 4  # nét\n", encoding="utf-8")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    given = {**QUICK, "num_steps": 11, "model": "served_nets.nets:network", "log_model": "true"}
+    given.pop("width", None)
+    datadiet("full_data", tmp_path, **given)
+    images = dd.load_dataset("digits").test_images[:3]
+    logits = np.asarray(dd.open_run(tmp_path / "exps/full_data/run_0").logits(images, 11))
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    uri = f"runs:/{record.load(tmp_path / 'exps/full_data/run_0' / record.NAME).id}/model"
+    run = dd.open_run(uri)  # beside the original, which this process has imported
+    np.testing.assert_array_equal(run.logits(images, 11), logits)
+    shutil.rmtree(folder)
+    forget("served_nets")
+    loaded = mlflow.pyfunc.load_model(uri).predict(images)
+    np.testing.assert_allclose(np.array(loaded["probabilities"].tolist()), jax.nn.softmax(logits), atol=1e-6)
+    copy = run.path / "model_code" / "served_nets" / "layers.py"
+    assert copy.read_text(encoding="utf-8") == "HIDDEN = 4  # nét\n"
+    copy.write_text("HIDDEN = 4\n")
+    with pytest.raises(UserError, match=r"was trained with model=served_nets.nets:network: its code \(served"):
+        _ = runs.open_run(run.path).network
+
+
+def forget(package: str) -> None:
+    """What this process has imported, as if it were another."""
+    own._imported.clear()
+    own._siblings.clear()
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        del sys.modules[name]
+
+
+def test_code_that_lies_beside_a_package_is_named_before_anything_is_trained(tmp_path, monkeypatch):
+    (tmp_path / "package_of_nets").mkdir()
+    (tmp_path / "package_of_nets" / "nets.py").write_text("import json, flax\nimport beside_it\ndef network(): pass\n")
+    (tmp_path / "beside_it.py").touch()
+    monkeypatch.chdir(tmp_path)
+    done = datadiet("full_data", tmp_path, 2, log_model="true", **QUICK | {"model": "package_of_nets.nets:network"})
+    assert "imports beside_it, which would not be in what MLflow is given" in done.stderr
+    assert not (tmp_path / "exps").exists()
+    (flax_here,) = requirements(find_source("package_of_nets.nets:network"))[0]
+    assert flax_here == f"flax=={flax.__version__}"
 
 
 def test_a_training_that_leaves_no_checkpoint_has_files_but_gives_no_model(tmp_path, hasty_once):

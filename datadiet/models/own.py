@@ -29,7 +29,7 @@ _imported: dict[str, tuple[Source, ModuleType]] = {}  # package.module by its na
 
 def own_network(
     model: str, num_classes: int, image_shape: tuple[int, ...], width: int | None, compute_dtype: str,
-    code: str | None = None,
+    code: str | None = None, copy: Path | None = None,
 ) -> Network:  # fmt: skip
     """The network of a function of the user's own.
 
@@ -37,11 +37,12 @@ def own_network(
         model: `package.module:function` or `path/to/FILE.py:function`.
         num_classes, image_shape, width, compute_dtype: What it is called with, as far as it names it.
         code: sha256 that its code has to have; None: any.
+        copy: A folder with a copy of its code, to be taken instead.
     Raises:
         UserError: it cannot be had, is called with what it does not take, gives no network or another number of
             logits, or its code has changed.
     """
-    source = find_source(model)
+    source = find_source(model, copy)
     if code not in (None, source.sha256):
         raise UserError(
             f"model={model}: its code ({source.told}) is not what it was: sha256 {str(code)[:12]} then, "
@@ -145,7 +146,7 @@ def _function(source: Source) -> Callable:
         UserError: it cannot be imported, or has no such function.
     """
     folder = str(source.folder)
-    first = source.module is None  # as where Python runs the file
+    first = source.first  # as where Python runs the file
     if first or folder not in sys.path:
         sys.path.insert(0 if first else len(sys.path), folder)
     try:
@@ -204,12 +205,16 @@ def _check_siblings(source: Source) -> None:
     """
     for name, digest in source.files:
         path = source.folder / name
+        if path == source.path and source.module is None:
+            continue
         parts = Path(name).with_suffix("").parts
         module = sys.modules.get(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
-        if path == source.path or module is None:
+        if module is None:
             continue
         found = getattr(module, "__file__", None)
-        if found is None or not path.samefile(found):
+        if _siblings.get(module.__name__, ("", ""))[1] == digest:  # a copy of it
+            continue
+        if found is None or not (path.samefile(found) or sha256(Path(found).read_bytes()).hexdigest() == digest):
             raise UserError(
                 f"model={source.model} imports {path}; this process has {found} under its name: begin anew."
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datadiet import commands
@@ -111,9 +112,13 @@ def build_model(
     return Network(module, tuple(image_shape), num_classes)
 
 
-def network_of(config: TrainConfig, num_classes: int, image_shape: tuple[int, ...]) -> Network:
+def network_of(
+    config: TrainConfig, num_classes: int, image_shape: tuple[int, ...], copy: Path | None = None
+) -> Network:
     """The network of a config, as it takes data of `image_shape`: images are padded up to its own image_shape.
 
+    Args:
+        copy: A folder with a copy of the code of a model of the user's own, to be taken instead.
     Raises:
         UserError: there is no such network, it does not take such data, or its code is not what the config tells.
     """
@@ -122,12 +127,12 @@ def network_of(config: TrainConfig, num_classes: int, image_shape: tuple[int, ..
         return build_model(config.model, num_classes, shape, config.width, config.compute_dtype)
     from datadiet.models.own import own_network
 
-    code, given = config.model_sha256, (config.width, config.compute_dtype)
-    network = own_network(config.model, num_classes, tuple(image_shape), *given, code)
+    given = (config.width, config.compute_dtype, config.model_sha256, copy)
+    network = own_network(config.model, num_classes, tuple(image_shape), *given)
     if network.image_shape == tuple(image_shape):
         return network
     shape = network.image_shape  # it is to be the same network where the data has its shape already
-    again = own_network(config.model, num_classes, shape, *given, code)
+    again = own_network(config.model, num_classes, shape, *given)
     fits = len(shape) == len(image_shape) and all(want >= got for want, got in zip(shape, image_shape))
     if again.image_shape != shape or not fits:
         raise UserError(

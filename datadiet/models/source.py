@@ -13,7 +13,8 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
+from importlib.metadata import packages_distributions, version
+from pathlib import Path, PurePosixPath
 
 from datadiet.errors import UserError
 from datadiet.home import expanded
@@ -32,6 +33,7 @@ class Source:
     function: str
     files: tuple[tuple[str, str], ...]  # sha256 by path below `folder`
     folder: Path  # what its imports are looked for in
+    first: bool  # in it before all others
 
     @property
     def sha256(self) -> str:
@@ -51,9 +53,11 @@ def is_own(model: str) -> bool:
     return ":" in model
 
 
-def find_source(model: str) -> Source:
+def find_source(model: str, copy: Path | None = None) -> Source:
     """The code of a model as it is now.
 
+    Args:
+        copy: A folder with a copy of its files (see `carried`), to be taken instead of those that it names.
     Raises:
         UserError: there is none, or it cannot be read.
     """
@@ -61,25 +65,75 @@ def find_source(model: str) -> Source:
     if not place or not function.isidentifier():
         raise UserError(f"model={model!r}: expected {FORMS}.")
     if place.endswith(".py"):
-        path, module = expanded(place).absolute(), None
+        path, module = copy.absolute() / Path(place).name if copy else expanded(place).absolute(), None
         folder, only = path.parent, None
     else:
-        path, folder = _find_module(model, place)
+        path, folder = _find_module(model, place, [str(copy.absolute())] if copy else None)
         module, top = place, place.partition(".")[0]
         only = top if "." in place or path.name == "__init__.py" or "site-packages" in path.parts else None
     files = _closure(model, path, folder, only)
     if module:
         files |= {file for file in _resolve(folder, module.split("."), folder) if file.is_file()}
     digests = {file.relative_to(folder).as_posix(): sha256(file.read_bytes()).hexdigest() for file in files}
-    return Source(model, path, module, function, tuple(sorted(digests.items())), folder)
+    first = module is None or copy is not None
+    return Source(model, path, module, function, tuple(sorted(digests.items())), folder, first)
 
 
-def _find_module(model: str, name: str) -> tuple[Path, Path]:
-    """The file of a module, and the folder that its first name lies in; the current folder is looked at last."""
+def carried(source: Source) -> dict[str, str]:
+    """The files of a model by their paths below its folder, byte for character (latin-1).
+
+    Raises:
+        UserError: one has changed since.
+    """
+    found = {name: (source.folder / name).read_bytes() for name, _ in source.files}
+    if changed := [name for name, digest in source.files if sha256(found[name]).hexdigest() != digest]:
+        raise UserError(f"model={source.model}: {', '.join(changed)} changed while it was read; begin anew.")
+    return {name: code.decode("latin-1") for name, code in found.items()}
+
+
+def put(files: dict[str, str], folder: Path) -> None:
+    """Write what `carried` gave into a folder.
+
+    Raises:
+        UserError: a path would leave it.
+    """
+    for name, code in files.items():
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise UserError(f"code of a model: got the path {name!r}; expected one below its folder.")
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(code.encode("latin-1"))
+
+
+def requirements(source: Source) -> tuple[list[str], list[str]]:
+    """What the files of a model import beside themselves.
+
+    Returns:
+        Installed packages with their versions, as pip takes them; and names of modules that lie here, but are of
+        no installed package.
+    """
+    trees = [ast.parse((source.folder / name).read_bytes()) for name, _ in source.files]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
+    own = {Path(name).parts[0].removesuffix(".py") for name, _ in source.files}
+    others = sorted({name.partition(".")[0] for name in names} - own - {"datadiet"} - sys.stdlib_module_names)
+    packages = packages_distributions()
+    found = {package for name in others for package in packages.get(name, ())}
+    search = [str(source.folder), *sys.path]
+    lacking = [n for n in others if n not in packages and importlib.machinery.PathFinder.find_spec(n, search)]
+    return [f"{package}=={version(package)}" for package in sorted(found)], lacking
+
+
+def _find_module(model: str, name: str, search: list[str] | None) -> tuple[Path, Path]:
+    """The file of a module, and the folder that its first name lies in.
+
+    Args:
+        search: Folders; None: those of Python, then the current one.
+    """
     parts = name.split(".")
     if not all(part.isidentifier() for part in parts):
         raise UserError(f"model={model!r}: {name!r} is no name of a module; expected {FORMS}.")
-    search: list[str] | None = [*(entry or os.getcwd() for entry in sys.path), os.getcwd()]
+    search = search or [*(entry or os.getcwd() for entry in sys.path), os.getcwd()]
     for count in range(1, len(parts) + 1):
         spec = importlib.machinery.PathFinder.find_spec(".".join(parts[:count]), search)
         if spec is None:

@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from datadiet import commands
 from datadiet.config import TrainConfig, default_score_step
 from datadiet.data.batches import Fitted
 from datadiet.errors import UserError
 from datadiet.intake import shown
 from datadiet.models.registry import MODELS
+from datadiet.models.source import FORMS, carried, find_source, is_own, requirements
 from datadiet.runs.task import Task, noted
 from datadiet.storage import answers
 from datadiet.storage.layout import score_file
@@ -71,30 +73,55 @@ def check_carried(config: TrainConfig) -> None:
     """Refuse, where MLflow is to be given the network, a training that leaves none, or whose code it would lack.
 
     Raises:
-        UserError: it saves no checkpoint, or its model is not of datadiet.
+        UserError: it saves no checkpoint, or code of its model can be had here alone.
     """
     if not config.checkpoints:
         raise UserError("log_model=true takes the last checkpoint; got checkpoints=false: leave out one of them.")
     model = config.model
+    if is_own(model):
+        _, lacking = requirements(find_source(model))
+        if lacking:
+            raise UserError(
+                f"log_model=true: model={model} imports {', '.join(lacking)}, which would not be in what MLflow is "
+                "given: it lies neither in the folder or package of the model, nor in an installed package. Leave "
+                "log_model out: the checkpoints are kept as they are."
+            )
+        return
     build = MODELS[model].build if model in MODELS else None
     module = getattr(getattr(build, "func", build), "__module__", "")
     if not module.startswith("datadiet."):
         raise UserError(
             f"log_model=true: the code of model={model} would not be in what MLflow is given; expected a model of "
-            "datadiet. Leave it out: the checkpoints are kept as they are."
+            f"datadiet, or {FORMS}. Leave it out: the checkpoints are kept as they are."
         )
 
 
 def model_facts(task: Task) -> dict[str, Any]:
-    """What a model of MLflow is made of beside the checkpoint of the last step: images as the data set has them."""
+    """What a model of MLflow is made of beside the checkpoint of the last step: images as the data set has them, and
+    the code of a model of the user's own with what that requires.
+
+    Raises:
+        UserError: that code is not what it was.
+    """
+    config = task.config
+    own = {}
+    if is_own(config.model):
+        source = find_source(config.model)
+        if source.sha256 != config.model_sha256:
+            raise UserError(
+                f"model={config.model}: its code ({source.told}) has changed since it was trained, and log_model=true "
+                f"gives it away. Put it back, and go on: {commands.option('resume', True)}."
+            )
+        own = {"code": carried(source), "requires": requirements(source)[0]}
     images: Any = task.dataset.test_images  # or Fitted
     images = np.asarray(images.base[:1] if isinstance(images, Fitted) else images[:1])
     return {
-        "step": task.config.num_steps,
+        "step": config.num_steps,
         "classes": [str(name) for name in task.dataset.classes],
         "image_shape": list(images.shape[1:]),
         "dtype": str(images.dtype),
         "example": images.tolist(),
+        **own,
     }
 
 

@@ -14,6 +14,7 @@ from datadiet.option import check_text
 from datadiet.selectors.options import LIKE, given_parameters
 from datadiet.selectors.selection import SELECTORS
 
+MODEL_CODE = "model_code"  # in a run that MLflow was given as a model: the code of a model of the user's own
 SCORE_FOLDERS = {"l2_error": "error_l2_norm_scores"}  # of every other type: <type>_scores
 
 

@@ -21,7 +21,7 @@ from datadiet.models.registry import network_of
 from datadiet.printable import visible
 from datadiet.storage.checkpoints import checkpoint_steps, load_variables
 from datadiet.storage.files import read_lines
-from datadiet.storage.layout import check_place
+from datadiet.storage.layout import MODEL_CODE, check_place
 from datadiet.storage.records import Arguments, DataFacts, Summary
 
 
@@ -102,8 +102,9 @@ class StoredRun:
         Raises:
             UserError: that is not what it was.
         """
+        copy = self.path / MODEL_CODE if (self.path / MODEL_CODE).is_dir() else None
         try:
-            return network_of(self.config, self.data.num_classes, tuple(self.data.image_shape))
+            return network_of(self.config, self.data.num_classes, tuple(self.data.image_shape), copy)
         except UserError as error:
             if self.config.model_sha256 is None:
                 raise

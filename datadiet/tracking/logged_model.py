@@ -18,6 +18,8 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModelStatus
 
 import datadiet
+from datadiet.models.source import put
+from datadiet.storage.layout import MODEL_CODE
 from datadiet.tracking.mlflow_store import shown_tags
 from datadiet.tracking.record import Record
 
@@ -65,12 +67,15 @@ def log_model(client: MlflowClient, run_id: str, record: Record) -> None:
     with tempfile.TemporaryDirectory() as temporary, _quietly():
         exps = Path(temporary) / "exps"
         _copy(record.path.parent, exps / record.name, told["step"])
+        put(told.get("code", {}), exps / record.name / MODEL_CODE)
         file = Path(temporary) / "told.json"  # what MLflow knows as model_config it makes params of the run
         file.write_text(json.dumps(facts))
+        ours = [f"{name}=={version(name)}" for name in REQUIRED]
+        required = [*ours, *(one for one in told.get("requires", []) if one.partition("==")[0] not in REQUIRED)]
         Model.log(
             None, pyfunc, model_id=made.model_id, run_id=run_id, step=told["step"], flavor_name="pyfunc.ModelFromCode",
             python_model=str(Path(__file__).with_name("served.py")), artifacts={"exps": str(exps), "told": str(file)},
-            code_paths=[str(CODE)], pip_requirements=[f"{name}=={version(name)}" for name in REQUIRED],
+            code_paths=[str(CODE)], pip_requirements=required,
             signature=_signature(example), input_example=example,
             metadata={"datadiet": {**facts, **_data(record)}},
         )  # fmt: skip

@@ -53,7 +53,7 @@ class Record(MirrorRecord):
     lost: bool = False  # its MLflow run was deleted while it was written
     inputs: list[dict[str, Any]] = field(default_factory=list)
     artifacts: list[list[Any]] = field(default_factory=list)  # [path, folder in MLflow]
-    model: dict[str, Any] | None = None  # step, classes, image_shape, dtype, example; None: MLflow is given no model
+    model: dict[str, Any] | None = None  # as `runs.products.model_facts` tells it; None: MLflow is given none
     metrics: list[list[Any]] = field(default_factory=list)  # [step, ms, {name: value}], without those of metrics.jsonl
 
     def save(self) -> None:
