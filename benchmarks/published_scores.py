@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from benchmarks.fashion import Lines
 from benchmarks.fast import training_flops
 from datadiet.config import ResolvedConfig, TrainConfig
 from datadiet.data.batches import Normalizer, fit_images
@@ -32,6 +31,7 @@ from datadiet.data.registry import dataset_of
 from datadiet.models.registry import build_model, input_shape
 from datadiet.recipes import recipe_values
 from datadiet.report.statistics import spearman_matrix
+from datadiet.runs.console import Console
 from datadiet.runs.context import Context, Output, Tracker
 from datadiet.runs.inputs import resolve_config
 from datadiet.runs.train import train_resolved
@@ -110,7 +110,7 @@ def scores_of(config: ResolvedConfig, dataset: Dataset, root: Path, step: int) -
         )
         write_bytes(path, packed(found))
     gathered = {name: load_scores(score_file(run_dir, name, config.num_steps))[0] for name in expand(("all",))}
-    return dict(np.load(path)) | gathered
+    return dict(np.load(path, allow_pickle=False)) | gathered
 
 
 def packed(arrays: dict[str, np.ndarray]) -> bytes:
@@ -135,7 +135,7 @@ def untrained(dataset: Dataset, count: int, root: Path) -> tuple[np.ndarray, np.
                 path, npy_bytes(compute_many(["grad_norm"], *given, prepare=Normalizer.of(fitted))["grad_norm"])
             )
             print(f"untrained network {seed + 1} of {UNTRAINED} scored", flush=True)
-        found.append(np.load(path))
+        found.append(np.load(path, allow_pickle=False))
     return ids, np.mean(found, axis=0)
 
 
@@ -186,8 +186,8 @@ def tables(ours: dict[str, np.ndarray], published: dict[str, np.ndarray], runs: 
 
 def main() -> None:
     given = arguments()
-    config, reporter = resolved(given), Lines()
-    published = dict(np.load(given.published))
+    config, reporter = resolved(given), Console()
+    published = dict(np.load(given.published, allow_pickle=False))
     dataset = dataset_of(config)
     if not np.array_equal(dataset.train_labels, published["labels"]):
         raise SystemExit(f"{given.data}: its labels are not those of {given.published} in the same order.")

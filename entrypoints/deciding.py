@@ -10,6 +10,7 @@ import click
 from datadiet import commands
 from datadiet.config import TrainConfig
 from datadiet.data.registry import known_datasets
+from datadiet.errors import UserError
 
 from .options import Location, Optional, config_option, make_command, make_context, place_options, reading_options
 
@@ -44,7 +45,10 @@ def _decide(
 
     results = results.absolute() if commands.caller().by_mlflow else results
     given = {name: value for name, value in data.items() if value not in (None, False)}
-    config = TrainConfig(**given) if "dataset" in given else None
+    if given and "dataset" not in given:
+        named = ", ".join(f"{name}={value}" for name, value in given.items())
+        raise UserError(f"{named}: of data that is not named; add {commands.option('dataset', 'NAME')}.")
+    config = TrainConfig(**given) if given else None
     question = Question(results, margin, model, num_examples, num_test)
     decide_given(question, config, exp or "decide", make_context(root, overwrite, offline=offline))
 

@@ -25,6 +25,7 @@ VALID |= {name: {**QUICK, "size": 9} for name in ("random_subset", "keep_max", "
 VALID |= {"subset": {**QUICK, "selector": "keep_max", "size": 9}, "prepare_data": {"dataset": "digits"}}
 VALID |= {"select": {"dataset": "digits", "selector": "keep_max", "size": 9}}
 VALID |= {"export": {"kept": "kept.csv", "output": "x.csv", "dataset": "digits"}, "inspect": {"dataset": "digits"}}
+VALID |= {"predictions": {"dataset": "digits", "files": "x.npy", "step": 9}, "decide": {"results": "x.csv"}}
 # Any text, as far as is known.
 FREE = {"archive", "ray_address", "score_type", "manifest", "features_run", "scores", "like"}
 
@@ -64,6 +65,8 @@ def bad_values(command: str, option: click.Parameter) -> st.SearchStrategy[str] 
         )
     if kind is click.FLOAT:
         return NOT_REAL | NEGATIVE_REAL
+    if kind is click.BOOL and isinstance(option, click.Option) and option.flag_value == "true":
+        return NOT_BOOLEAN.filter(lambda text: text != "-1")  # another option, to click: the value may be left out
     if kind is click.BOOL:
         return NOT_BOOLEAN
     if isinstance(kind, Listed):
@@ -74,7 +77,8 @@ def bad_values(command: str, option: click.Parameter) -> st.SearchStrategy[str] 
         return OUTSIDE | NOT_TEXT
     if option.name == "data_dir":
         return NOT_TEXT | st.just("~nouser/x")
-    return NOT_TEXT if option.name in FREE else UNKNOWN | NOT_TEXT
+    free = option.name in FREE or (command, option.name) == ("decide", "model")  # a name for the report
+    return NOT_TEXT if free else UNKNOWN | NOT_TEXT
 
 
 PAIRS = [

@@ -126,7 +126,7 @@ def test_how_sure_it_is_comes_next_with_both_intervals(page, decision):
     low, high = near.this_test_set
     for ends in ((near.low, near.high), (low, high)):
         assert "{:+.2f} to {:+.2f} points</dd>".format(*(100 * end for end in ends)) in sure
-    assert f"<dd>{100 * near.smallest_margin:.2f} points, with any number of runs</dd>" in sure
+    assert f"<dd>{100 * near.smallest_margin:.2f} points, where nothing is lost, with any number of runs</dd>" in sure
 
 
 def test_the_correlation_of_pairs_is_shown_and_pairs_are_those_of_the_plan(tmp_path, page, decision):
@@ -261,7 +261,7 @@ class Tracked:
 def concluded(exps: Path) -> Tracked:
     """What MLflow is told at the end of a study."""
     tracked, said = Tracked("abc123"), []
-    reporter = SimpleNamespace(say=said.append)
+    reporter = SimpleNamespace(say=said.append, answer=said.append, detail=said.append)
     tracker = SimpleNamespace(command="datadiet study --exp demo")
     context = Context(Output(ExperimentLayout(exps.parent)), reporter, tracker)  # type: ignore[arg-type]
     conclude("demo", 0.5, tracked, context)  # type: ignore[arg-type]

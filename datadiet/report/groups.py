@@ -23,11 +23,15 @@ class Analysis:
     )
     seed: int = option(0, "Draws the examples of each group.", group="", first=True, min=0)
     steps: tuple[int, ...] = option(
-        (), "Checkpoints between which kernels are compared; none: all that the run has.", group="", first=True
+        (),
+        "Checkpoints between which kernels are compared; none: all that the run has.",
+        group="",
+        first=True,
+        min=0,
     )
     spawn: tuple[int, ...] | None = option(None, "Checkpoints that two children each are trained on from, to the end; "
                                            "none: no children.", auto="0 and the step that is scored",
-                                           group="", first=True)  # fmt: skip
+                                           group="", first=True, min=0)  # fmt: skip
 
 
 @dataclass(frozen=True)

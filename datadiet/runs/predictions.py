@@ -11,9 +11,10 @@ from typing import Any, cast
 import numpy as np
 
 from datadiet import commands
-from datadiet.config import TrainConfig, value_of
+from datadiet.config import TrainConfig, validate, value_of
 from datadiet.data.dataset import Dataset
-from datadiet.data.registry import dataset_of, tell_notes
+from datadiet.data.reading import Reading
+from datadiet.data.registry import check_asked, dataset_of, tell_notes
 from datadiet.errors import UserError
 from datadiet.runs.context import Context
 from datadiet.runs.labels import GIVEN, Labels, labels_for
@@ -67,6 +68,10 @@ def predictions_run(files: Sequence[str], wanted: Wanted, config: TrainConfig, e
         UserError: anything the caller can repair; of the files, all that stands in the way.
     """
     _check(wanted, config)
+    validate(config)
+    check_asked(config.dataset, config.data_dir, Reading.of(config))
+    layout, say = context.output.layout, context.reporter.say
+    folder = layout.experiment(exp)
     runs = find_outputs(files, wanted.probabilities)
     context.tracker.check()
     dataset = dataset_of(config)
@@ -74,8 +79,6 @@ def predictions_run(files: Sequence[str], wanted: Wanted, config: TrainConfig, e
     labels = labels_for(config, dataset)
     counts = check_outputs(runs, dataset, labels.labels)
     _check_epochs(runs, counts, wanted)
-    layout, say = context.output.layout, context.reporter.say
-    folder = layout.experiment(exp)
     name, note = layout.name(folder), f"{', '.join(wanted.types)} of saved outputs of {dataset.name}, {len(runs)} runs."
     params = {"dataset": dataset.name, "files": list(files), "step": wanted.step, "type": list(wanted.types)}
     params |= {"probabilities": wanted.probabilities, "epoch": wanted.epoch}

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from datadiet import commands
-from datadiet.config import TrainConfig
+from datadiet.config import TrainConfig, validate
 from datadiet.data.dataset import Dataset
 from datadiet.data.reading import Reading
-from datadiet.data.registry import dataset_of, tell_notes
+from datadiet.data.registry import check_asked, dataset_of, tell_notes
 from datadiet.errors import UserError
 from datadiet.report.decision import Decision, check_margin
 from datadiet.report.given import GIVEN, GivenStudy
@@ -54,8 +54,10 @@ def decide_given(question: Question, config: TrainConfig | None, exp: str, conte
         UserError: the table is none, with all that stands in the way; or the folder has another decision.
     """
     check_margin(question.margin)
-    context.tracker.check()
     layout, folder = context.output.layout, context.output.layout.experiment(exp)
+    if config is not None:
+        validate(config)
+        check_asked(config.dataset, config.data_dir, Reading.of(config))
     dataset = None if config is None else dataset_of(config)
     if dataset is not None:
         tell_notes(dataset)
@@ -64,6 +66,7 @@ def decide_given(question: Question, config: TrainConfig | None, exp: str, conte
     cells = _ordered(_cells(rows, question, dataset, doubts), doubts)
     found = _evaluations(cells, question, dataset, doubts)
     doubts.check(f"results={question.results}")
+    context.tracker.check()
     told = _record(question, config, dataset, layout.name(folder), cells)
     before = _looks_before(folder, told, found, context.output.overwrite)
     name, where = layout.name(folder), folder / record.NAME
