@@ -15,7 +15,6 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 PROJECT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(PROJECT))  # for entrypoints/, which is installed under another name
 ELSEWHERE = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/results/*.md",
              "tests/faults/results.md")  # fmt: skip
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]*)?\)")
@@ -53,6 +52,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 def commands() -> str:
     """Every command, its options with their defaults."""
+    sys.path.insert(0, str(PROJECT))  # here: mkdocs restores the path after it has imported a hook
     from entrypoints.__main__ import COMMANDS, main
 
     lines = [
