@@ -176,8 +176,8 @@ def looked_again(quick: bool) -> Iterator[str]:
         cells = " | ".join(f"{100 * x:.1f}" for x in found.values())
         yield f"| {kind} | {points} | {examples:,} | {arms} | {count:,} | {cells} |"
     yield ""
-    yield "Of 400 replicates, a rate near 5 % has a standard error of 1.1 points. The same where runs alone vary, normally, which"
-    yield "is the hardest: t statistics of every arm against full data."
+    yield "Of 400 replicates, a rate near 5 % has a standard error of 1.1 points. The same where runs alone vary,"
+    yield "normally, which is the hardest: t statistics of every arm against full data."
     yield ""
     yield "| arms | replicates | 30 planned | 5 planned | auto |"
     yield "|--:|--:|--:|--:|--:|"
