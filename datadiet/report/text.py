@@ -39,12 +39,16 @@ def table(decision: Decision) -> str:
     wide = max(12, 2 + max(len(line.cell.arm) for line in decision.lines))
     head = f"{'chosen by':<{wide}}{'examples':>9}{'kept':>7}{'test acc %':>16}{'n':>4}{'- random':>10}{'- full':>9}"
     rows = [
-        f"{line.cell.arm:<{wide}}{line.cell.size:>9,}{line.cell.fraction:>7.0%}{100 * line.accuracy.mean:>9.2f} ± "
-        f"{100 * line.accuracy.std:4.2f}{line.accuracy.n:>4}{_signed(line.minus_random):>10}"
+        f"{line.cell.arm:<{wide}}{line.cell.size:>9,}{line.cell.fraction:>7.0%}{100 * line.accuracy.mean:>9.2f}"
+        f"{_spread(line.accuracy):>7}{line.accuracy.n:>4}{_signed(line.minus_random):>10}"
         f"{_signed(line.minus_full):>9}  {line.verdict or ''}".rstrip()
         for line in decision.lines
     ]
     return "\n".join([head, *rows])
+
+
+def _spread(accuracy: Estimate) -> str:
+    return f" ± {100 * accuracy.std:4.2f}" if accuracy.n > 1 else ""
 
 
 def _signed(difference: Estimate | None) -> str:
