@@ -8,6 +8,7 @@ import os
 import sys
 from hashlib import sha256
 from pathlib import Path
+from types import ModuleType
 
 from datadiet.errors import UserError
 from datadiet.intake import size_of
@@ -34,15 +35,21 @@ def load_plugins() -> None:
 def _load_file(path: Path) -> None:
     path = path.expanduser().resolve()
     name = f"datadiet_plugin_{path.stem}_{sha256(str(path).encode()).hexdigest()[:8]}"
-    if name in sys.modules:
-        return
-    size_of(path)  # which refuses a pipe, that would be waited for
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None, f"{path}: no Python file"
-    assert spec.loader is not None, f"{path}: no Python file"
-    sys.modules[name] = module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
+    if name not in sys.modules:
+        size_of(path)  # which refuses a pipe, that would be waited for
+        module_of_file(name, path)
+
+
+def module_of_file(name: str, path: Path) -> ModuleType:
+    """The module of a Python file under a name of its own; imported once, and not at all where that fails."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None, f"{path}: no Python file"
+        assert spec.loader is not None, f"{path}: no Python file"
+        sys.modules[name] = module = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 import sys
 import warnings
@@ -22,6 +21,7 @@ from datadiet.errors import UserError
 from datadiet.models.checked import cause, is_nnx
 from datadiet.models.networks import Network
 from datadiet.models.source import Source, find_source
+from datadiet.plugins import module_of_file
 
 GIVEN = ("num_classes", "image_shape", "width", "dtype", "rngs")
 _imported: dict[str, tuple[Source, ModuleType]] = {}  # package.module by its name, as it was when it was imported
@@ -180,18 +180,7 @@ def _module(source: Source) -> ModuleType:
         _imported[source.module] = source, module
         return module
     place = sha256(f"{source.path}\0{source.sha256}".encode(errors="surrogateescape")).hexdigest()[:12]
-    name = f"datadiet_model_{place}"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, source.path)
-        assert spec is not None, f"{source.path}: no Python file"
-        assert spec.loader is not None, f"{source.path}: no Python file"
-        sys.modules[name] = module = importlib.util.module_from_spec(spec)
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[name]
-            raise
-    return sys.modules[name]
+    return module_of_file(f"datadiet_model_{place}", source.path)
 
 
 _siblings: dict[str, tuple[str, str]] = {}  # by the name of a module: its file, and the sha256 it was imported with

@@ -25,7 +25,6 @@ FASHION_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
 DIGITS_FILE = "sklearn/datasets/data/digits.csv.gz"  # read past scikit-learn, whose import takes over a second
-DIGITS_TRAIN = 1438  # of 1,797
 
 
 @cache
