@@ -209,7 +209,11 @@ def main() -> None:
     plan, output = FIGURES[given.name].plan, given.output or PLANS / given.plans
     exp = given.exp or f"figures/{given.plans}/{plan}"
     typed = ["--plan", str(PLANS / given.plans / f"{plan}.yaml"), "--exp", exp, "--root", str(given.root), *options]
-    study().main(typed, standalone_mode=False)
+    try:
+        study().main(typed, prog_name="study")
+    except SystemExit as ended:  # as commands end
+        if ended.code:
+            raise
     found = read_study(given.root / "exps", exp)
     assert isinstance(found, TrainedStudy)
     command = shlex.join(["python", "-m", "benchmarks.figures", *sys.argv[1:]])
