@@ -28,7 +28,8 @@ DEFAULT_STORE = "mlflow.db"  # which `mlflow ui` shows where it is called
 DEFAULT_ADDRESS = "http://127.0.0.1:5000"
 METRICS = ("decision/kept_fraction", "decision/accuracy", "decision/accuracy_full")
 ANSWER = "datadiet.decision.answer"  # tag: of a study what it answers, of its trainings the verdict of their subset
-NAME_COLUMN, NAME_WIDTH = "attributes.`Run Name`", 420  # pixels, for the name of a group
+NAME_COLUMN = "attributes.`Run Name`"
+NAME_WIDTH, WIDTH = 440, 140  # pixels of the column of names, which has those of groups, and of the others
 COLUMNS = [*(f"metrics.`{name}`" for name in METRICS), f"tags.`{ANSWER}`"]
 GROUPS = ("datadiet.arm", "datadiet.fraction")  # tags
 
@@ -108,7 +109,10 @@ def save_views(study: TrackedRun, groups: Sequence[tuple[str, ...]] = ()) -> lis
 
 def _state(**values: Any) -> dict[str, Any]:
     """A view as the UI reads it: with our columns, the newest run first."""
-    order = {"columnOrder": [NAME_COLUMN, *COLUMNS], "columnWidths": {NAME_COLUMN: NAME_WIDTH}}
+    order = {
+        "columnOrder": [NAME_COLUMN, *COLUMNS],
+        "columnWidths": {NAME_COLUMN: NAME_WIDTH, **dict.fromkeys(COLUMNS, WIDTH)},
+    }
     ordered = {"orderByKey": "attributes.start_time", "orderByAsc": False}
     return {"selectedColumns": COLUMNS, **order, **ordered, **values}
 
