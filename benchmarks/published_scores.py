@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from benchmarks.fast import training_flops
-from datadiet.config import ResolvedConfig, TrainConfig
+from datadiet.config import ResolvedConfig, TrainConfig, saved_steps
 from datadiet.data.batches import Normalizer, fit_images
 from datadiet.data.dataset import Dataset
 from datadiet.data.registry import dataset_of
@@ -82,7 +82,8 @@ def arguments() -> argparse.Namespace:
     add("--width", type=int, default=16 if small else None, help="channels of its first layer (16 on a CPU, else all)")
     add("--epochs", type=float, help="epochs of a run (the recipe's)")
     add("--dtype", default="float32" if small else "bfloat16", help="compute_dtype (float32 on a CPU, else bfloat16)")
-    add("--at", type=float, default=0.1, help="part of the training after which checkpoints are scored (0.1)")
+    add("--at", type=float, nargs="+", default=[0.1], help="parts of the training after which checkpoints are scored; "
+        "the tables are of the first (0.1)")  # fmt: skip
     add("--untrained", type=int, default=200 if small else 50_000, help="examples that untrained networks score (200 "
         "on a CPU, else all)")  # fmt: skip
     return parser.parse_args()
@@ -187,6 +188,16 @@ def tables(ours: dict[str, np.ndarray], published: dict[str, np.ndarray], runs: 
     return lines
 
 
+def step_table(by_step: dict[int, dict[str, np.ndarray]], published: dict[str, np.ndarray], runs: int) -> list[str]:
+    """Markdown of Spearman at every step whose checkpoint was scored."""
+    lines = ["| step | l2_error – el2n_20 | grad_norm – grand_20 | l2_error – grad_norm |", "|---|---|---|---|"]
+    for step, ours in sorted(by_step.items()):
+        el2n, grand = ours["l2_error"], ours["grad_norm"]
+        pairs = [el2n, published["el2n_20"][None]], [grand, published["grand_20"][None]], [el2n, grand]
+        lines.append(f"| {step} | {' | '.join(str(over_runs(pair, runs, spearman)) for pair in pairs)} |")
+    return lines
+
+
 def main() -> None:
     given = arguments()
     config, reporter = resolved(given), Console()
@@ -200,17 +211,21 @@ def main() -> None:
     output = Output(ExperimentLayout(given.root), resume=True)
     context = Context(output, reporter, Tracker(given.root, command, reporter.say, offline=True))
     configs = [replace(config, run=run) for run in range(given.runs)]
-    step = min(range(0, config.num_steps + 1, config.save_steps), key=lambda t: abs(t - given.at * config.num_steps))
-    summaries, found = [], []
+    saved, steps = saved_steps(config), [part * config.num_steps for part in given.at]
+    steps = [min(saved, key=lambda t: abs(t - step)) for step in steps]
+    summaries, found = [], {step: [] for step in steps}
     for one in configs:
         summaries += train_resolved([one], EXP, context)
-        found.append(scores_of(one, dataset, given.root, step))
-    ours = {name: np.stack([each[name] for each in found]) for name in found[0]}
+        for step in found:
+            found[step].append(scores_of(one, dataset, given.root, step))
+    by_step = {step: {name: np.stack([each[name] for each in of]) for name in of[0]} for step, of in found.items()}
+    ours = by_step[steps[0]]
     means = {name: mean_over_runs(values).astype(np.float16) for name, values in ours.items()}
     write_bytes(given.root / "published_scores.npz", packed(means))
     text = "\n".join([
         f"# Our scores beside published ones, on {jax.devices()[0].device_kind}", "", f"`{command}`", "",
-        trained(config, summaries, step), "", *tables(ours, published, given.runs), "",
+        trained(config, summaries, steps[0]), "", *tables(ours, published, given.runs), "",
+        *step_table(by_step, published, given.runs), "",
         beside_input_norm(ids, grand, published),
     ]) + "\n"  # fmt: skip
     stem = re.sub(r"\W+", "_", jax.devices()[0].device_kind.lower()).strip("_")
