@@ -69,7 +69,7 @@ def test_no_gpu_is_given_to_two_jobs_at_once(gpus, monkeypatch, given, left):
             worker.setenv("CUDA_VISIBLE_DEVICES", os.environ["CUDA_VISIBLE_DEVICES"])
             Share(index, count, int(each)).take()
             taken.append(os.environ["CUDA_VISIBLE_DEVICES"].split(","))
-    assert [len(names) for names in taken] == [int(each)] * count
+    assert [len(own) for own in taken] == [int(each)] * count
     names = sum(taken, [])
     assert len(set(names)) == len(names)
     assert set(names) <= set(os.environ["CUDA_VISIBLE_DEVICES"].split(","))
