@@ -70,7 +70,7 @@ def test_no_gpu_is_given_to_two_jobs_at_once(gpus, monkeypatch, given, left):
             Share(index, count, int(each)).take()
             taken.append(os.environ["CUDA_VISIBLE_DEVICES"].split(","))
     assert [len(own) for own in taken] == [int(each)] * count
-    names = sum(taken, [])
+    names = [name for own in taken for name in own]
     assert len(set(names)) == len(names)
     assert set(names) <= set(os.environ["CUDA_VISIBLE_DEVICES"].split(","))
 

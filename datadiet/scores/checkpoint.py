@@ -104,17 +104,11 @@ def _by_batch(kinds: tuple[str, ...], network: Network, variables: Variables, im
 
 
 def compute_many(
-    kinds: Sequence[str],
-    network: Network,
-    variables: Variables,
-    images: np.ndarray | jax.Array,
-    labels: np.ndarray | jax.Array,
-    batch_size: int = 512,
-    *,
-    prepare: Callable[[jax.Array], jax.Array] = _as_given,
-    progress: Callable[[int], Any] = lambda done: None,
+    kinds: Sequence[str], network: Network, variables: Variables, images: np.ndarray | jax.Array,
+    labels: np.ndarray | jax.Array, batch_size: int = 512, *,
+    prepare: Callable[[jax.Array], jax.Array] = _as_given, progress: Callable[[int], Any] = lambda done: None,
     devices: Devices = ONE,
-) -> dict[str, np.ndarray]:
+) -> dict[str, np.ndarray]:  # fmt: skip
     """Several scores of the same examples; the logit scores share one forward pass.
 
     Args:
