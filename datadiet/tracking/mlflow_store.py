@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import re
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -24,7 +23,6 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 # Nobody else is told of a run. The thread of telemetry also changes the environment, and a request that reads it fails.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # for a file that is there in a moment
-warnings.filterwarnings("ignore", "IProgress not found")  # MLflow's own bars, in a notebook
 
 import mlflow
 from filelock import FileLock
