@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import tracemalloc
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,8 @@ from datadiet.data.registry import build_dataset, load_dataset
 from datadiet.errors import UserError
 from datadiet.models.registry import build_model, input_shape
 from datadiet.scores.checkpoint import compute_features, compute_many
+from datadiet.storage.files import make_folder
+from datadiet.storage.score_files import save_scores
 from datadiet.training import feed, placing
 from datadiet.training.feed import Feed, Sweep, is_stored, mapped
 from datadiet.training.loop import Entrant, fit_runs
@@ -249,3 +252,26 @@ def test_a_command_trains_from_disk_and_says_so(tmp_path):
     assert first == second
     datadiet("full_data", tmp_path, **given, data_on="device", exp="disk", resume="true")
     assert "data_on" not in (tmp_path / "exps" / "disk" / "run_0" / "args.json").read_text(), "no part of what a run is"
+
+
+@pytest.mark.parametrize("combine", ["mean", "rank_mean"])
+def test_averaging_ten_runs_takes_less_than_twice_the_memory_of_their_scores(tmp_path, combine):
+    count, folder = 200_000, "error_l2_norm_scores"
+    identity = {"dataset": "toy", "fingerprint": "f" * 64, "example_ids": [str(i) for i in range(count)]}
+    for run in range(10):
+        make_folder(tmp_path / f"exps/full_data/run_{run}")
+        name = f"full_data/run_{run}/{folder}/ckpt_5.npy"
+        told = {"type": "l2_error", "step": 5, "runs": [run]}
+        save_scores(tmp_path / "exps" / name, np.random.RandomState(run).rand(count).astype(np.float32), identity, told,
+                    name=name)  # fmt: skip
+    given = {"step": 5, "combine": combine, "score_exp": "full_data", "offline": "true"}
+    datadiet("mean_score", tmp_path, n_runs=2, exp="first", **given)  # imports what is imported once
+    tracemalloc.start()
+    try:
+        datadiet("mean_score", tmp_path, n_runs=10, exp="all", **given)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    suffix = "" if combine == "mean" else ".rank_mean"
+    assert np.load(tmp_path / f"exps/all/{folder}/ckpt_5{suffix}.runs.npy").nbytes == 40 * count
+    assert peak < 2 * 40 * count, f"{peak / (40 * count):.2f} of them"
