@@ -189,6 +189,15 @@ def test_neighbours_do_not_depend_on_the_block(rows, columns, group, count, monk
     np.testing.assert_array_equal(found, np.sort(np.argsort(gaps, axis=1)[:, :count], axis=1))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
+@pytest.mark.parametrize("name", ["k_center", "herding", "d2"])
+def test_features_without_distances_are_refused(name, value):
+    scores, more = pool()
+    more["features"][7, 1] = value
+    with np.errstate(invalid="ignore"), pytest.raises(UserError, match="features: expected finite numbers"):
+        kept_order(name, scores, size=9, balance="none", **more)
+
+
 @pytest.mark.parametrize("farthest", [1, 3, 50, 1024])
 def test_k_center_takes_what_one_step_after_the_other_takes_ties_included(farthest, monkeypatch):
     """On whole numbers of mean 0, whose distances are exact; a fifth of the examples is there twice."""

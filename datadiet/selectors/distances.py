@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from datadiet.errors import UserError
 from datadiet.processors import processors
 from datadiet.progress import Advance
 
@@ -19,6 +20,8 @@ ROWS = 512  # examples of a block: what is computed of it stays in the cache
 SEARCHED = 128  # … whose neighbours are searched, for which some numbers of each other are held
 COLUMNS = 512  # … and others that it is compared with at once, in whole groups
 GROUP = 16  # examples of which first only the nearest counts
+
+LARGEST = 1e15  # of a feature: sums of their squares are far from the end of float32
 
 Map = Callable[[Callable[[Any], None], Sequence[Any]], None]
 
@@ -49,12 +52,19 @@ def blocks(count: int, rows: int = ROWS) -> list[slice]:
 
 
 def centered(features: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """Features of some examples minus their mean, float32 [M, F]: small numbers, whose squares lose little."""
+    """Features of some examples minus their mean, float32 [M, F]: small numbers, whose squares lose little.
+
+    Raises:
+        UserError: some are not finite, or so large that distances would not be.
+    """
     mean, points = np.zeros(features.shape[1]), np.empty((len(ids), features.shape[1]), np.float32)
     for block in blocks(len(ids), COLUMNS):
         mean += features[ids[block]].sum(0, dtype=np.float64) / len(ids)
     for block in blocks(len(ids), COLUMNS):
         points[block] = features[ids[block]] - mean
+    largest = max(float(points.max()), -float(points.min()))
+    if not largest < LARGEST:  # or NaN
+        raise UserError(f"features: expected finite numbers, up to {LARGEST:g} from their mean; got {largest:g}.")
     return points
 
 
