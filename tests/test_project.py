@@ -44,7 +44,8 @@ HOUSE = {
         "leaves", "checkpoints", "manifests", "claims", "runs",
     ],
     "tracking": [
-        "record", "failures", "mlflow_store", "fetch", "served", "logged_model", "push", "link", "run", "bring", "sync",
+        "record", "failures", "mlflow_store", "fetch", "served", "logged_model", "push", "link", "run", "views",
+        "bring", "sync",
     ],
     "runs": [
         "background", "signals", "context", "console", "features", "inputs", "labels", "task", "resume", "saving",
