@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from datadiet.config import ResolvedConfig, parameters_for
-from datadiet.data.batches import alternating_flips, augment
+from datadiet.data.batches import alternating_flips, augment, fitted
 from datadiet.devices import ONE, Devices
 from datadiet.models.networks import Network, Variables
 from datadiet.scores import trajectory
@@ -60,8 +60,10 @@ def train_step(
         epoch: That the batch is of, from 0.
         devices: That compute it, each a part of the batch; the state is whole on each of them.
     """
-    rows = ids if rows is None else rows
-    images = devices.split(train.batch(_augmented(config, key, state.step + 1, train.images, ids, rows, epoch)))
+    images, rows = train.images, ids if rows is None else rows
+    if images.shape[1:] != tuple(network.image_shape):
+        images, rows = fitted(images[rows], network.image_shape), jnp.arange(len(ids))
+    images = devices.split(train.batch(_augmented(config, key, state.step + 1, images, ids, rows, epoch)))
     labels = train.labels[ids]
 
     carried, own = state.losses, jax.random.fold_in(jax.random.fold_in(key, state.step + 1), OF_NETWORK)
@@ -124,8 +126,8 @@ def _evaluate(
         sums, answers = carry
         index = first + i * batch_size + jnp.arange(batch_size)
         ids, counted = jnp.minimum(index, count - 1), index < count
-        images, labels = devices.split(part.batch(part.images[ids - first])), part.labels[ids]
-        logits = devices.whole(network.apply(variables, images))
+        images = devices.split(part.batch(fitted(part.images[ids - first], network.image_shape)))
+        logits, labels = devices.whole(network.apply(variables, images)), part.labels[ids]
         correct = logits.argmax(-1) == labels
         values = jnp.stack([cross_entropy(logits, labels), correct])
         per_class = jax.nn.one_hot(labels, num_classes, axis=0) * correct
