@@ -26,6 +26,10 @@ QUICK = {"dataset": "digits", "model": "mlp", "width": 32, "num_steps": 44, "aug
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["DATADIET_CACHE"] = tempfile.mkdtemp(prefix="datadiet-cache-")
+# Most programs run once or twice on little data, so they are compiled in a hurry, here and in all processes begun
+# here: almost unoptimised, and by XLA's older emitters, which take half the time. `as_users_have` is for the others.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
 # Compiled programs, shared by all processes of this session and by none before it.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{os.environ['DATADIET_CACHE']}/xla")
 os.environ.setdefault("JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
@@ -94,8 +98,9 @@ def npz(tmp_path) -> Path:
     return write_npz(tmp_path / "mine.npz", seed=0)
 
 
-@contextlib.contextmanager
-def _optimised(wanted: bool) -> Iterator[None]:
+@pytest.fixture(scope="module")
+def as_users_have() -> Iterator[None]:
+    """From the first test that asks for it, those of its file compile programs as users have them."""
     import jax
 
     from datadiet.training.compiled import _compiled
@@ -105,31 +110,13 @@ def _optimised(wanted: bool) -> Iterator[None]:
             clear()
         jax.config.update("jax_disable_most_optimizations", hastily)
 
-    before = jax.config.read("jax_disable_most_optimizations")
-    choose(not wanted)
-    yield
+    before, emitters = jax.config.read("jax_disable_most_optimizations"), {"xla_cpu_use_fusion_emitters": True}
+    with pytest.MonkeyPatch.context() as patch:
+        own = jax.stages.Lowered.compile
+        patch.setattr(jax.stages.Lowered, "compile", lambda lowered: own(lowered, compiler_options=emitters))
+        choose(False)
+        yield
     choose(before)
-
-
-@pytest.fixture(scope="module")
-def hasty() -> Iterator[None]:
-    """Programs are compiled without most optimisations: for files whose programs run once or twice on little data."""
-    with _optimised(False):
-        yield
-
-
-@pytest.fixture
-def hasty_once() -> Iterator[None]:
-    """The same for one test of a file whose other programs are as users have them."""
-    with _optimised(False):
-        yield
-
-
-@pytest.fixture
-def optimised() -> Iterator[None]:
-    """Programs are compiled as users have them, in a file that is `hasty` else."""
-    with _optimised(True):
-        yield
 
 
 @functools.cache

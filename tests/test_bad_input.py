@@ -17,8 +17,6 @@ from hypothesis import strategies as st
 from entrypoints.__main__ import COMMANDS, main
 from entrypoints.options import Amount, Listed, Location, Optional
 
-pytestmark = pytest.mark.usefixtures("hasty")
-
 TRAINED = ("full_data", "random_subset", "keep_max", "offset_subset", "subset", "study", "main")
 VALID: dict[str, dict[str, Any]] = {name: dict(QUICK) for name in TRAINED}  # what is right but for one option
 VALID |= {name: {**QUICK, "size": 9} for name in ("random_subset", "keep_max", "offset_subset")}

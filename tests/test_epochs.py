@@ -268,7 +268,7 @@ SHORT = QUICK | {"num_steps": 60, "save_steps": 25, "log_steps": 33, "size": 700
 
 
 @pytest.mark.parametrize("name", ANEW)
-def test_a_run_that_was_stopped_within_an_epoch_ends_with_the_same_bytes(name, tmp_path, monkeypatch, hasty_once):
+def test_a_run_that_was_stopped_within_an_epoch_ends_with_the_same_bytes(name, tmp_path, monkeypatch):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     datadiet("subset", tmp_path, root=whole, selector=name, **SHORT)
     with monkeypatch.context() as patch:

@@ -16,8 +16,6 @@ from datadiet.errors import UserError
 from datadiet.models.networks import Network
 from datadiet.models.registry import MODELS, input_shape
 
-pytestmark = pytest.mark.usefixtures("hasty")
-
 
 def count(tree) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))

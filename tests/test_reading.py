@@ -409,7 +409,7 @@ def test_constant_images_are_refused(tmp_path, value):
 # --- kept, repeated and older ---------------------------------------------------------------------
 
 
-def test_a_folder_of_photographs_goes_to_a_report_and_what_was_decided_is_recorded_and_repeated(tmp_path, hasty_once):
+def test_a_folder_of_photographs_goes_to_a_report_and_what_was_decided_is_recorded_and_repeated(tmp_path):
     """Of several sizes, without a test set, some of them damaged: by one command."""
     import mlflow
 
@@ -464,7 +464,7 @@ def test_what_older_versions_kept_is_read(tmp_path, monkeypatch):
     assert load_dataset(name).fingerprint == before.fingerprint
 
 
-def test_arguments_of_before_are_read(tmp_path, hasty_once):
+def test_arguments_of_before_are_read(tmp_path):
     datadiet(
         "full_data", tmp_path, dataset="digits", model="mlp", width=8, num_steps=2, augment="false", offline="true"
     )

@@ -31,8 +31,6 @@ from datadiet.scores.recorder import Told
 from datadiet.scores.trajectory import TRAJECTORIES, Trajectory
 from datadiet.training.step import train_step
 
-pytestmark = pytest.mark.usefixtures("hasty")
-
 N, C, J, DECAY = 24, 5, 4, 0.7
 OWN = {"trajectory_window": J, "tdds_decay": DECAY}
 EXACT = ("forget", "first_learned", "correctness", "aum")  # no exponential in them

@@ -207,7 +207,7 @@ def test_divergence_stops_with_the_steps(digits):
         run(digits, lr=1e20)
 
 
-def test_convolutions_with_batch_norm_train(digits, hasty_once):
+def test_convolutions_with_batch_norm_train(digits):
     network, *splits, config, state = setup(digits, model="resnet18_lowres", width=4, num_steps=3, augment=True)
     network = Network(network.module.clone(stages=(1, 1)), network.image_shape)  # more blocks only take longer
     state = initial_state(network, config, digits.num_examples)
