@@ -36,6 +36,15 @@ os.environ.setdefault("JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS", 
 sys.path.insert(0, str(PROJECT))  # for `entrypoints`, which is not installed under that name
 
 
+LONGEST = ("study", "pipeline", "models", "resume", "per_example", "faults", "fast", "reading")  # begun first
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files are begun first, so that no process is left alone with one at the end."""
+    places = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
 def nested(arrays: dict[str, np.ndarray], top: str) -> dict:
     """`top/a/b` keys of a golden file as nested dictionaries."""
     tree: dict = {}
@@ -82,6 +91,14 @@ def drawn_variables(network, seed: int = 0) -> dict:
         return noise.astype(np.float32)
 
     return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(network.init, jax.random.key(0)))
+
+
+def count_examples(name: str, data_dir: Path | None = None, **options) -> int:
+    """Size of the training set, as it is found before the data is loaded."""
+    from datadiet.config import TrainConfig
+    from datadiet.data.registry import count_of
+
+    return count_of(TrainConfig(dataset=name, data_dir=None if data_dir is None else str(data_dir), **options))
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import warnings
 import numpy as np
 import pytest
 from archives import png
-from conftest import datadiet
+from conftest import count_examples, datadiet
 
-from datadiet.data.registry import count_examples, load_dataset
+from datadiet.data.registry import load_dataset
 from datadiet.errors import UserError
 
 RANDOM = np.random.RandomState(0)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracles
 import oracles_selection
 import pytest
 from conftest import QUICK, datadiet
@@ -15,7 +16,6 @@ from test_train import equal, run, setup
 
 import datadiet as dd
 from datadiet.config import with_values
-from datadiet.data.order import batch_ids
 from datadiet.data.registry import load_dataset
 from datadiet.errors import UserError
 from datadiet.selectors.epochs import Epoch, infobatch_weights
@@ -257,7 +257,7 @@ def test_runs_that_choose_nothing_anew_carry_no_losses(digits):
         assert schedule.begin(None, 5) is None
         assert schedule.left(5) > 10**6
         if name != "rs2":
-            expected = batch_ids(schedule.kept, 128, chosen.train_seed, 6, 9)
+            expected = oracles.batch_ids(schedule.kept, 128, chosen.train_seed, 6, 9)
             np.testing.assert_array_equal(schedule.ids(5, 9), expected)
 
 

@@ -20,7 +20,6 @@ from conftest import PROJECT
 from test_train import setup
 
 import datadiet as dd
-from datadiet.data.order import batch_ids
 from datadiet.data.registry import load_dataset
 from datadiet.errors import UserError
 from datadiet.option import Parameters, option
@@ -94,7 +93,7 @@ def test_a_recorder_has_what_our_training_gathers():
     step = jax.jit(train_step, static_argnums=(0, 1))
     recorder = dd.Recorder(digits.num_examples, 10, "all", trajectory_window=3)
     key = jax.random.key(config.train_seed)
-    for ids in batch_ids(np.arange(digits.num_examples, dtype=np.int32), 128, config.train_seed, 1, 44):
+    for ids in oracles.batch_ids(np.arange(digits.num_examples, dtype=np.int32), 128, config.train_seed, 1, 44):
         recorder.update(ids, logits(state, ids), digits.train_labels[ids])
         state = step(network, config, key, train, state, ids)
     for name, stats in state.trajectory.items():
