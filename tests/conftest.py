@@ -21,7 +21,7 @@ from click.testing import CliRunner, Result
 
 PROJECT = Path(__file__).resolve().parents[1]
 GOLDEN = Path(__file__).parent / "golden"
-PATIENCE = 600  # seconds for what takes a few: it is only to end, however slow the machine is
+PATIENCE = 1800  # seconds for what takes a few: it is only to end, however slow the machine is
 QUICK = {"dataset": "digits", "model": "mlp", "width": 32, "num_steps": 44, "augment": "false"}
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")

@@ -19,7 +19,7 @@ import jax
 import mlflow
 import numpy as np
 import pytest
-from conftest import QUICK, datadiet, end_of, environment, wait
+from conftest import PATIENCE, QUICK, datadiet, end_of, environment, wait
 
 import datadiet as dd
 from datadiet.errors import UserError
@@ -146,7 +146,7 @@ def test_mlflow_models_serve_answers_a_request_with_images(root, told, tmp_path)
     def ask(path: str, body: object = None) -> str:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"http://127.0.0.1:{port}/{path}", data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=120) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             return answer.read().decode()
 
     def is_up() -> bool:
