@@ -24,6 +24,7 @@ from datadiet.storage.score_files import load_scores
 from datadiet.study.arms import arms
 from datadiet.study.plan import Plan
 from datadiet.study.spec import MeanJob, TrainJob, compile_study
+from datadiet.tracking.views import METRICS
 
 GIVEN = TrainConfig(dataset="digits", model="mlp", width=16, num_steps=44, augment=False)
 OPTIONS = {"dataset": "digits", "model": "mlp", "width": 16, "num_steps": 44, "augment": "false"}
@@ -290,6 +291,28 @@ def test_runs_in_mlflow_can_be_grouped(base):
     assert {data.dataset.digest for data in parent.inputs.dataset_inputs} == {
         read_json(base / "whole/exps/s/study.json")["fingerprint"][:36]
     }
+
+
+def test_a_table_of_mlflow_has_a_row_for_the_study_and_its_arms_with_the_same_columns(base):
+    mlflow.set_tracking_uri(f"sqlite:///{base}/mlflow.db")
+    parent, children = runs_of_study()
+    judged = [run for run in children if run.data.tags.get("datadiet.role") == "evaluation"]
+    numbers = read_json(base / "whole/exps/s/statistics.json")
+    found = {cell["arm"]: (cell["accuracy"]["mean"], cell["verdict"]) for cell in numbers["cells"]}
+    for run in judged:
+        accuracy, verdict = found[run.data.tags["datadiet.arm"]]
+        assert run.data.metrics["decision/accuracy"] == accuracy
+        assert run.data.metrics["decision/accuracy_full"] == parent.data.metrics["decision/accuracy_full"]
+        assert run.data.tags["datadiet.decision.answer"] == (verdict or "all of the data")
+        (point,) = mlflow.MlflowClient().get_metric_history(run.info.run_id, "decision/kept_fraction")
+        assert (point.step, point.value) == (2, int(run.data.tags["datadiet.size"]) / 1438)
+    tags = mlflow.get_experiment(parent.info.experiment_id).tags
+    for view in ("datadiet", f"datadiet-{parent.info.run_id}"):
+        columns = json.loads(tags[f"mlflow.sharedViewState.{view}"])["selectedColumns"]
+        assert columns == [*(f"metrics.`{name}`" for name in METRICS), "tags.`datadiet.decision.answer`"]
+    (grouped,) = (json.loads(text) for name, text in tags.items() if name.endswith(parent.info.run_id))
+    assert mlflow.search_runs([parent.info.experiment_id], grouped["searchFilter"]).run_id.nunique() == len(judged)
+    assert len(grouped["groupsExpanded"]) == len(found)
 
 
 def begin_study(base: Path, root: Path) -> subprocess.Popen:

@@ -29,6 +29,10 @@ def batches(
     per_epoch = length // batch_size
     begin, end = first_step - 1, first_step - 1 + num_steps
     epochs = range(begin // per_epoch, -(-end // per_epoch))
-    orders = [order(epoch)[: per_epoch * batch_size].reshape(per_epoch, batch_size) for epoch in epochs]
-    skip = begin - epochs.start * per_epoch
-    return np.concatenate(orders)[skip : skip + num_steps].astype(np.int32)
+
+    def within(epoch: int) -> np.ndarray:
+        """Those of them that are of an epoch."""
+        first, last = max(begin - epoch * per_epoch, 0), min(end - epoch * per_epoch, per_epoch)
+        return order(epoch)[first * batch_size : last * batch_size].reshape(-1, batch_size)
+
+    return np.concatenate([within(epoch) for epoch in epochs]).astype(np.int32)
