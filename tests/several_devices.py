@@ -22,7 +22,6 @@ from datadiet.training.state import on_device, on_disk
 
 EVERY = {"trajectory": ("forget", "first_learned", "aum", "tdds")}
 
-pytestmark = pytest.mark.usefixtures("hasty")
 small_parts = small_parts  # a fixture
 
 
