@@ -75,13 +75,13 @@ def compared(name: str, config: TrainConfig, plan: Plan, rounds: int) -> Row:
         mlflow.set_tracking_uri(f"sqlite:///{root}/mlflow.db")
         output = Output(ExperimentLayout(root), overwrite=True)
         context = Context(output, silence, Tracker(root, "benchmark", silence.say))
+        few = replace(plan, score_runs=1, eval_runs=1, fractions=plan.fractions[:1])
+        run_study(config, "first", context, few, EngineOptions(workers=1))  # compiles, and imports
         spec = compile_study(plan, config, "benchmark", output.layout, dataset.num_examples)
         calls = {
             "bare": lambda: bare(spec, dataset),
             "study": lambda: run_study(config, "benchmark", context, plan, EngineOptions(workers=1)),
         }
-        for call in calls.values():
-            call()  # compiles
         seconds: dict[str, list[float]] = {each: [] for each in calls}
         for _ in range(rounds):
             for each, call in calls.items():

@@ -87,7 +87,7 @@ def test_what_mlflow_refuses_for_another_reason_ends_no_work_and_is_not_called_i
     def refuse(*words) -> None:
         raise MlflowException.invalid_parameter_value("Invalid value of a metric")
 
-    monkeypatch.setattr(mlflow_store, "log_metrics", refuse)
+    monkeypatch.setattr(mlflow_store, "log_values", refuse)
     mirror, said = tmp_path / "exps/e/ckpt_1.mlflow_run.json", []
     told = {"params": {}, "note": "n", "root": str(tmp_path.resolve())}
     with track_run("score", "e", "e/ckpt_1", mirror=mirror, say=said.append, **told) as run:
