@@ -28,7 +28,6 @@ from datadiet.training.state import initial_state, on_device
 from entrypoints.study import QUICK, QUICK_PLAN
 
 CONFIG, PLAN = TrainConfig(**QUICK), Plan(**QUICK_PLAN)
-WIDE = replace(CONFIG, width=None, log_steps=None)  # steps of 256 units, with a report for each epoch
 SMALL = replace(PLAN, score_runs=2, eval_runs=2, score_types=("l2_error",), fractions=(0.5,))
 
 
@@ -55,35 +54,28 @@ def processor_seconds(call: Callable[[], object]) -> float:
 
 
 def measure(rounds: int, quick: bool) -> Iterator[Row]:
-    """A row of the study that `main` makes, and one of the same with larger steps; quick: of few trainings."""
-    plan = SMALL if quick else PLAN
-    yield compared("study as main makes it", CONFIG, plan, min(rounds, 3))
-    if not quick:
-        yield compared("the same, 256 units", WIDE, plan, min(rounds, 3))
-
-
-def compared(name: str, config: TrainConfig, plan: Plan, rounds: int) -> Row:
-    """A study of digits against what it is made of, in processor seconds, both compiled before."""
+    """One row, in processor seconds, compiled before: the study that `main` makes; quick: of fewer trainings."""
     import mlflow
 
     from datadiet.runs.context import Context, Output, Tracker
     from datadiet.study.study import run_study
 
-    dataset, silence, before = load_dataset("digits"), Console(Level.SILENT), mlflow.get_tracking_uri()
+    plan, dataset = SMALL if quick else PLAN, load_dataset("digits")
+    silence, before = Console(Level.SILENT), mlflow.get_tracking_uri()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         mlflow.set_tracking_uri(f"sqlite:///{root}/mlflow.db")
         output = Output(ExperimentLayout(root), overwrite=True)
         context = Context(output, silence, Tracker(root, "benchmark", silence.say))
         few = replace(plan, score_runs=1, eval_runs=1, fractions=plan.fractions[:1])
-        run_study(config, "first", context, few, EngineOptions(workers=1))  # compiles, and imports
-        spec = compile_study(plan, config, "benchmark", output.layout, dataset.num_examples)
+        run_study(CONFIG, "first", context, few, EngineOptions(workers=1))  # compiles, and imports
+        spec = compile_study(plan, CONFIG, "benchmark", output.layout, dataset.num_examples)
         calls = {
             "bare": lambda: bare(spec, dataset),
-            "study": lambda: run_study(config, "benchmark", context, plan, EngineOptions(workers=1)),
+            "study": lambda: run_study(CONFIG, "benchmark", context, plan, EngineOptions(workers=1)),
         }
         seconds: dict[str, list[float]] = {each: [] for each in calls}
-        for _ in range(rounds):
+        for _ in range(min(rounds, 3)):
             for each, call in calls.items():
                 seconds[each].append(processor_seconds(call))
         mlflow.set_tracking_uri(before)
@@ -91,4 +83,5 @@ def compared(name: str, config: TrainConfig, plan: Plan, rounds: int) -> Row:
     examples = sum(one.num_steps * min(one.train_batch_size, one.size or dataset.num_examples) for one in steps)
     goals = [goal("quick study ≤ 1.4 bare steps", seconds, "study", "bare", 1.4)]
     spent = f"{statistics.median(seconds['bare']):.0f} s bare"
-    return row(f"{name}, {len(steps)} trainings (processor time, {spent})", 128, seconds, "bare", examples, goals)
+    case = f"study as main makes it, {len(steps)} trainings (processor time, {spent})"
+    yield row(case, 128, seconds, "bare", examples, goals)
