@@ -36,6 +36,7 @@ from datadiet.runs.context import Context, Output, Tracker
 from datadiet.runs.inputs import resolve_config
 from datadiet.runs.train import train_resolved
 from datadiet.scores.checkpoint import compute_many
+from datadiet.scores.combine import mean_over_runs
 from datadiet.scores.logits import LOGIT_SCORES
 from datadiet.scores.registry import NETWORK_SCORES
 from datadiet.scores.trajectory import expand
@@ -140,7 +141,9 @@ def untrained(dataset: Dataset, count: int, root: Path) -> tuple[np.ndarray, np.
 
 
 def spearman(one: np.ndarray, other: np.ndarray) -> float:
-    return float(spearman_matrix(np.stack([one, other]))[0, 1])
+    """Of the examples that both measured."""
+    measured = np.isfinite(one) & np.isfinite(other)
+    return float(spearman_matrix(np.stack([one[measured], other[measured]]))[0, 1]) if measured.any() else np.nan
 
 
 def overlap(one: np.ndarray, other: np.ndarray) -> float:
@@ -150,9 +153,10 @@ def overlap(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def over_runs(values: list[np.ndarray], runs: int, measure: Any) -> Found:
-    """measure(means of each of `values` [R, N] over runs), and its interval by drawing runs with replacement."""
+    """measure(means of each of `values` [R, N] over runs), and its interval by drawing runs with replacement; values of
+    one row are what they are in every draw."""
     draws = [np.arange(runs), *np.random.RandomState(0).randint(0, runs, (RESAMPLED if runs > 1 else 0, runs))]
-    found = [measure(*(v[draw].mean(0) if len(v) == runs else v[0] for v in values)) for draw in draws]
+    found = [measure(*(mean_over_runs(v[draw]) if len(v) == runs else v[0] for v in values)) for draw in draws]
     low, high = np.percentile(found[1:], (2.5, 97.5)) if runs > 1 else (np.nan, np.nan)
     return Found(found[0], low, high)
 
@@ -175,12 +179,11 @@ def tables(ours: dict[str, np.ndarray], published: dict[str, np.ndarray], runs: 
         means = [ours["l2_error"].mean(0), published["el2n_20"], ours["forget"].mean(0), published["forget_200"]]
         lines.append(f"| {label} | {' | '.join(f'{mean[members].mean():.3f}' for mean in means)} |")
     lines += ["", "All our scores, Spearman with el2n_20 and with forget_200:", ""]
-    lines += ["| ours | el2n_20 | forget_200 |", "|---|---|---|"]
+    lines += ["| ours | el2n_20 | forget_200 | examples measured |", "|---|---|---|---|"]
     for name, values in ours.items():
-        mean = values.mean(0)
-        told = [f"{spearman(mean, published[o]):.3f}" if np.isfinite(mean).all() else "not measured in so few epochs"
-                for o in ("el2n_20", "forget_200")]  # fmt: skip
-        lines.append(f"| {name} | {' | '.join(told)} |")
+        mean = mean_over_runs(values)
+        told = [f"{spearman(mean, published[other]):.3f}" for other in ("el2n_20", "forget_200")]
+        lines.append(f"| {name} | {' | '.join(told)} | {np.isfinite(mean).sum():,} |")
     return lines
 
 
@@ -203,7 +206,7 @@ def main() -> None:
         summaries += train_resolved([one], EXP, context)
         found.append(scores_of(one, dataset, given.root, step))
     ours = {name: np.stack([each[name] for each in found]) for name in found[0]}
-    means = {name: values.mean(0).astype(np.float16) for name, values in ours.items()}
+    means = {name: mean_over_runs(values).astype(np.float16) for name, values in ours.items()}
     write_bytes(given.root / "published_scores.npz", packed(means))
     text = "\n".join([
         f"# Our scores beside published ones, on {jax.devices()[0].device_kind}", "", f"`{command}`", "",

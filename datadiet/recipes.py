@@ -22,6 +22,8 @@ YIELDING = {
     "lr_vitaly": lambda value: ("lr_triangle",) if value else (),
 }
 
+NONE = "none"  # takes back the recipe of a plan
+
 RECIPES: dict[str, Recipe] = {
     "fast": Recipe(
         "fast_cnn in 11 epochs, for CIFAR-10; of arXiv 2404.00498",
@@ -35,15 +37,18 @@ RECIPES: dict[str, Recipe] = {
 }  # fmt: skip
 
 
-def recipe_values(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def recipe_values(name: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a recipe for those options that are not given.
 
     Args:
+        name: Of the recipe; None or 'none': no recipe, no values.
         given: Options that are given, by name; others may be among them.
     Raises:
         UserError: there is no such recipe.
     """
+    if name in (None, "", NONE):
+        return {}
     if name not in RECIPES:
-        raise UserError(f"recipe={name}: expected one of {', '.join(RECIPES)}.")
+        raise UserError(f"recipe={name}: expected one of {', '.join(RECIPES)}, or {NONE}.")
     yielded = {other for option, yields in YIELDING.items() if option in given for other in yields(given[option])}
     return {name: value for name, value in RECIPES[name].values.items() if name not in yielded | given.keys()}

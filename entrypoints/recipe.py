@@ -8,7 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from datadiet.recipes import RECIPES, recipe_values
+from datadiet.recipes import NONE, RECIPES, recipe_values
 
 from .known import own_option
 
@@ -17,7 +17,7 @@ RECIPE = own_option(
     "training",
     click.STRING,
     "Values of several options under one name, where they are not given: "
-    f"{'; '.join(f'{name}: {known.text}' for name, known in RECIPES.items())}.  [default: none]",
+    f"{'; '.join(f'{name}: {known.text}' for name, known in RECIPES.items())}.  [default: {NONE}]",
 )
 
 
@@ -30,10 +30,10 @@ def from_recipe(ctx: click.Context, values: dict[str, Any], say: Callable[[str],
     Raises:
         UserError: there is no such recipe.
     """
-    if not (name := values.get("recipe")):
-        return {}
+    name = values.get("recipe")
     given = {key: value for key, value in values.items() if ctx.get_parameter_source(key) != ParameterSource.DEFAULT}
-    taken = recipe_values(name, given)
+    if not (taken := recipe_values(name, given)):
+        return {}
     instead = {key: value for key, value in given.items() if key in RECIPES[name].values}
     say(f"recipe={name}: {_told(taken)}{f'; given instead: {_told(instead)}' if instead else ''}.")
     return taken

@@ -16,7 +16,7 @@ import numpy as np
 import oracles
 import oracles_trajectory
 import pytest
-from conftest import PROJECT
+from conftest import PROJECT, datadiet
 from test_train import setup
 
 import datadiet as dd
@@ -433,14 +433,28 @@ def test_a_merge_that_cannot_be_right_is_refused_and_changes_nothing():
 
 def example(name: str):
     """A module of examples/; skips the test where the library that it is for is not installed."""
-    library = {"pytorch_loop": "torch", "lightning_callback": "lightning", "keras_callback": "keras"}[name]
-    pytest.importorskip(library)
+    libraries = {"pytorch": "torch", "lightning": "lightning", "keras": "keras"}
+    pytest.importorskip(libraries[name.partition("_")[0]])
     spec = importlib.util.spec_from_file_location(name, PROJECT / "examples" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_the_whole_way_in_pytorch_ends_in_a_report_that_knows_what_was_kept(tmp_path, monkeypatch):
+    module = example("pytorch_decision")
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"STEPS": 44, "SCORING": range(1), "JUDGING": range(2)}.items():
+        monkeypatch.setattr(module, name, value)
+    module.main()
+    done = datadiet("decide", tmp_path, results="own/results.csv", dataset="digits", margin=30)
+    assert "hardest by aum        719    50%" in done.output
+    page = (tmp_path / "exps/decide/report.html").read_text()
+    assert "datadiet decide --results own/results.csv" in page, "he has no clone to run it in"
+    assert (tmp_path / "exps/decide/kept/hardest_by_aum_719.csv").exists()
+    datadiet("predictions", tmp_path, files="own/logits_100.npy", step=44, dataset="digits")
 
 
 @pytest.mark.parametrize("name", ["pytorch_loop", "lightning_callback", "keras_callback"])

@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 
 import datadiet
-from datadiet.commands import MLFLOW, Caller, typed
+from datadiet.commands import DATADIET, MLFLOW, Caller, typed
 from datadiet.config import FIELDS, as_dict
 from datadiet.errors import UserError
 from datadiet.report import kept_sets, summary, text, words
@@ -111,15 +111,13 @@ def commands(study: Study, decision: Decision) -> list[tuple[str, str]]:
     """What to type to repeat it: purpose and command."""
     given = {**study.record.plan, "exp": study.exp}
     words = [f"{name}={typed(value)}" for name, value in given.items() if not _is_default(name, value)]
-    trained = isinstance(study, TrainedStudy)
+    trained, again = isinstance(study, TrainedStudy), [f"exp={study.exp}", f"margin={decision.margin:g}"]
+    program = MLFLOW if trained else DATADIET  # who trains by a loop of his own works in a folder of his own
     made = [
-        ("This study; finished runs are not repeated:", _mlflow("study", words))
+        ("This study; finished runs are not repeated:", _spelled("study", words, program))
         if trained
-        else ("This decision:", _mlflow("decide", words)),
-        (
-            "This report again, at another margin:",
-            _mlflow("report", [f"exp={study.exp}", f"margin={decision.margin:g}"]),
-        ),
+        else ("This decision:", _spelled("decide", words, program)),
+        ("This report again, at another margin:", _spelled("report", again, program)),
     ]
     return [*made, *_one_more(study, decision.shown.cell)] if trained else made
 
@@ -145,7 +143,7 @@ def _one_more(study: TrainedStudy, cell: CellResult) -> list[tuple[str, str]]:
     if known.features:
         sources += [f"{name}={typed(values[name])}" for name in FEATURE_FIELDS]
     words = [*named, f"size={cell.size}", *sources, *own]
-    return [(f"One more training on {text.what(cell, study)}:", _mlflow(known.entry_point or "subset", words))]
+    return [(f"One more training on {text.what(cell, study)}:", _spelled(known.entry_point or "subset", words))]
 
 
 def _is_default(name: str, value: Any) -> bool:
@@ -155,9 +153,9 @@ def _is_default(name: str, value: Any) -> bool:
     )
 
 
-def _mlflow(entry_point: str, words: list[str]) -> str:
+def _spelled(entry_point: str, words: list[str], program: str = MLFLOW) -> str:
     # In one form, whoever makes the report and however: the same mirror gives the same bytes.
-    return Caller(MLFLOW).spell(entry_point, dict(word.split("=", 1) for word in words))
+    return Caller(program).spell(entry_point, dict(word.split("=", 1) for word in words))
 
 
 def _interval(found: Estimate) -> str:

@@ -76,6 +76,8 @@ NETWORK_SCORES: dict[str, Callable[[Network, Variables, jax.Array, jax.Array], j
 
 FEATURE_SCORES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {"prototype": prototype}
 
+DATA_SCORES = frozenset({"input_norm"})  # the same at every step: no network has a part in them
+
 
 def needs_features(kind: str) -> bool:
     """Whether a score looks at what the last dense layer of a network is given."""

@@ -10,7 +10,7 @@ from datadiet.errors import UserError
 from datadiet.selectors import selection
 from datadiet.selectors.options import LIKE, RANDOM
 from datadiet.study.given_scores import STEP, named_scores
-from datadiet.study.plan import Plan, named
+from datadiet.study.plan import Plan, named, steps_of
 
 FULL_FOLDER = "full_data"  # of the runs on all examples, below the study's own
 
@@ -42,8 +42,8 @@ def arms(plan: Plan, scored_at: tuple[int, ...]) -> list[Arm]:
                 made.append(Arm(f"{selector}{told}", selector, None, None, selector, given))
             continue
         for kind in plan.score_types:
-            for step in scored_at:
-                name = f"{selector} {kind}{told}" + (f" step {step}" if len(scored_at) > 1 else "")
+            for step in (of_kind := steps_of(kind, scored_at)):
+                name = f"{selector} {kind}{told}" + (f" step {step}" if len(of_kind) > 1 else "")
                 made.append(Arm(name, selector, kind, step, f"{selector}.{kind}.{step}", given))
         made += [Arm(f"{selector} {own}{told}", selector, own, STEP, f"{selector}.{own}.{STEP}", given)
                  for own in named_scores(plan.scores)]  # fmt: skip

@@ -12,7 +12,7 @@ from datadiet.config import MAX_RUNS, ResolvedConfig, find_option, option, value
 from datadiet.errors import UserError
 from datadiet.option import check_values, fields_of
 from datadiet.scores import trajectory
-from datadiet.scores.registry import score_names, training_score_names
+from datadiet.scores.registry import DATA_SCORES, score_names, training_score_names
 from datadiet.selectors import selection
 from datadiet.selectors.options import LIKE, RANDOM, option_names, options_of, parameters, without_unused
 
@@ -218,3 +218,8 @@ def sizes(plan: Plan, num_examples: int) -> list[int]:
 def steps(plan: Plan, config: ResolvedConfig) -> tuple[int, ...]:
     """Steps at which runs with this resolved config are scored."""
     return plan.score_steps or (options.default_score_step(config),)
+
+
+def steps_of(kind: str, scored_at: tuple[int, ...]) -> tuple[int, ...]:
+    """Those of `scored_at` at which a score is taken: the first, where it is the same at all."""
+    return scored_at[:1] if kind in DATA_SCORES else scored_at

@@ -22,7 +22,7 @@ from datadiet.storage.layout import ExperimentLayout, score_file
 from datadiet.storage.records import AUTO, CellRecord, MeanRecord, StudyRecord
 from datadiet.study.arms import FULL_FOLDER, Arm, arms
 from datadiet.study.given_scores import given_means
-from datadiet.study.plan import Plan, check_names, check_plan, named, sizes, steps
+from datadiet.study.plan import Plan, check_names, check_plan, named, sizes, steps, steps_of
 
 PASSES = {"train": 3.0, "grad_norm": 3.0, "score": 1.0}  # work per example, in forward passes, for the time left
 SEEDS = ("model_seed", "train_seed", "random_subset_seed")
@@ -139,7 +139,7 @@ def compile_study(
     check_plan(plan, with_values(scored_config, given), num_examples)
     scored_config = _saving_least(plan, config, scored_config)
     making = _Compiler(
-        plan, replace(config, num_steps=scored_config.num_steps), scored_config, exp, layout, num_examples,
+        plan, replace(config, num_steps=scored_config.num_steps, epochs=None), scored_config, exp, layout, num_examples,
         runs or plan.first_runs,
     )  # fmt: skip
     scored = tuple(making.trained(replace(scored_config, run=run)) for run in range(_scored_runs(plan)))
@@ -212,7 +212,7 @@ class _Compiler:
         """By type and step: what a mean waits for, and the jobs of that, none for scores gathered while training."""
         found = {}
         for kind in self.plan.score_types:
-            for step in steps(self.plan, self.scored_config):
+            for step in steps_of(kind, steps(self.plan, self.scored_config)):
                 jobs = ()
                 if kind not in training_score_names():
                     jobs = tuple(self._score_job(kind, step, job) for job in trained)
