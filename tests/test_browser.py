@@ -116,6 +116,30 @@ def test_a_training_shows_its_options_data_and_accuracy(root, address, browser):
     seen(browser, page, "study/random/size_719/run_1", told, "cfg.model_seed", "test_acc")
 
 
+def test_the_view_of_an_experiment_has_a_row_for_a_study_with_its_numbers_and_answer(root, address, browser):
+    study = run_named("study")
+    view = f"{address}/#/experiments/{study.info.experiment_id}/runs?viewStateShareKey=datadiet"
+    shown = seen(browser, view, "study", "decision/kept_fraction", "decision/accuracy_full", "datadiet.decision.answer")
+    assert "not decided" in shown
+    assert "study/random" not in shown, "its trainings are below it"
+
+
+def test_the_view_of_a_study_has_a_row_for_each_arm_with_the_same_columns(root, address, browser):
+    study = run_named("study")
+    view = f"{address}/#/experiments/{study.info.experiment_id}/runs?viewStateShareKey=datadiet-{study.info.run_id}"
+    arms = [f"datadiet.arm: {arm}, datadiet.fraction: 0.5" for arm in ("keep_max l2_error", "random")]
+    shown = seen(browser, view, *arms, "decision/kept_fraction", "datadiet.decision.answer")
+    assert f"{study.data.metrics['study/random/50pct']:.6f}"[:8] in shown
+    assert "study/random/size_719/run_1" not in shown, "groups are closed"
+
+
+def test_charts_of_a_study_begin_with_accuracy_against_what_is_kept(root, address, browser):
+    study = run_named("study")
+    page = f"{address}/#/experiments/{study.info.experiment_id}/runs/{study.info.run_id}/model-metrics"
+    shown = seen(browser, page, "keep_max_l2_error", "(accuracy/keep_max_l2_error)")
+    assert shown.index("(accuracy/keep_max_l2_error)") < shown.index("decision")
+
+
 WIDE = "return [...document.querySelectorAll('table, pre, dl, img')].map(e => e.getBoundingClientRect().right)"
 
 

@@ -34,7 +34,7 @@ HOUSE = {
         "names", "arrays", "logits", "forgetting", "trajectory", "outputs", "recorded", "recorder", "rules",
         "gradients", "kernel", "registry", "checkpoint", "combine",
     ],
-    "selectors": ["coresets", "epochs", "selection", "options", "window_search"],
+    "selectors": ["distances", "coresets", "epochs", "selection", "options", "window_search"],
     "training": [
         "device", "energy", "compiled", "schedule", "updates", "state", "feed", "placing", "step", "loop",
         "connectivity",
@@ -44,12 +44,13 @@ HOUSE = {
         "leaves", "checkpoints", "manifests", "claims", "runs",
     ],
     "tracking": [
-        "record", "failures", "mlflow_store", "fetch", "served", "logged_model", "push", "link", "run", "bring", "sync",
+        "record", "failures", "mlflow_store", "fetch", "served", "logged_model", "push", "link", "run", "views",
+        "bring", "sync",
     ],
     "runs": [
-        "background", "signals", "context", "console", "inputs", "labels", "task", "resume", "saving", "products",
-        "folders", "train", "scored", "score", "mean", "outputs", "predictions", "select", "timing", "unrecorded",
-        "children",
+        "background", "signals", "context", "console", "features", "inputs", "labels", "task", "resume", "saving",
+        "products", "folders", "train", "scored", "score", "mean", "outputs", "predictions", "select", "timing",
+        "unrecorded", "children",
     ],
     "report": [
         "statistics", "comparison", "sequential", "gain", "verdicts", "evidence", "trained", "given", "cost",

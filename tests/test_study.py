@@ -24,6 +24,7 @@ from datadiet.storage.score_files import load_scores
 from datadiet.study.arms import arms
 from datadiet.study.plan import Plan
 from datadiet.study.spec import MeanJob, TrainJob, compile_study
+from datadiet.tracking.views import METRICS
 
 GIVEN = TrainConfig(dataset="digits", model="mlp", width=16, num_steps=44, augment=False)
 OPTIONS = {"dataset": "digits", "model": "mlp", "width": 16, "num_steps": 44, "augment": "false"}
@@ -229,7 +230,7 @@ def runs_of_study() -> tuple[mlflow.entities.Run, list[mlflow.entities.Run]]:
 def base(tmp_path_factory) -> Path:
     """A folder with a plan and the study that was done in one process, undisturbed."""
     base = tmp_path_factory.mktemp("study")
-    plan = OPTIONS | TINY | {"augment": False, "score_types": ["l2_error", "forget"], "num_steps": 400, "exp": "s"}
+    plan = OPTIONS | TINY | {"augment": False, "score_types": ["l2_error", "forget"], "num_steps": 200, "exp": "s"}
     (base / "plan.json").write_text(json.dumps(plan))
     datadiet("study", base, plan="plan.json", workers=1, root=base / "whole")
     return base
@@ -237,7 +238,7 @@ def base(tmp_path_factory) -> Path:
 
 def test_a_plan_file_says_the_options_and_the_command_line_overrides_them(base):
     described = read_json(base / "whole/exps/s/study.json")
-    assert (described["plan"]["num_steps"], described["plan"]["fractions"]) == (400, [0.5])
+    assert (described["plan"]["num_steps"], described["plan"]["fractions"]) == (200, [0.5])
     assert described["plan"]["score_types"] == ["l2_error", "forget"]
     done = datadiet("study", base, expect=2, plan="plan.json", workers=1, root=base / "whole", lr=0.2, exp="s")
     assert "lr: 0.1 there, 0.2 asked for" in " ".join(done.stderr.split())
@@ -290,6 +291,28 @@ def test_runs_in_mlflow_can_be_grouped(base):
     assert {data.dataset.digest for data in parent.inputs.dataset_inputs} == {
         read_json(base / "whole/exps/s/study.json")["fingerprint"][:36]
     }
+
+
+def test_a_table_of_mlflow_has_a_row_for_the_study_and_its_arms_with_the_same_columns(base):
+    mlflow.set_tracking_uri(f"sqlite:///{base}/mlflow.db")
+    parent, children = runs_of_study()
+    judged = [run for run in children if run.data.tags.get("datadiet.role") == "evaluation"]
+    numbers = read_json(base / "whole/exps/s/statistics.json")
+    found = {cell["arm"]: (cell["accuracy"]["mean"], cell["verdict"]) for cell in numbers["cells"]}
+    for run in judged:
+        accuracy, verdict = found[run.data.tags["datadiet.arm"]]
+        assert run.data.metrics["decision/accuracy"] == accuracy
+        assert run.data.metrics["decision/accuracy_full"] == parent.data.metrics["decision/accuracy_full"]
+        assert run.data.tags["datadiet.decision.answer"] == (verdict or "all of the data")
+        (point,) = mlflow.MlflowClient().get_metric_history(run.info.run_id, "decision/kept_fraction")
+        assert (point.step, point.value) == (2, int(run.data.tags["datadiet.size"]) / 1438)
+    tags = mlflow.get_experiment(parent.info.experiment_id).tags
+    for view in ("datadiet", f"datadiet-{parent.info.run_id}"):
+        columns = json.loads(tags[f"mlflow.sharedViewState.{view}"])["selectedColumns"]
+        assert columns == [*(f"metrics.`{name}`" for name in METRICS), "tags.`datadiet.decision.answer`"]
+    (grouped,) = (json.loads(text) for name, text in tags.items() if name.endswith(parent.info.run_id))
+    assert mlflow.search_runs([parent.info.experiment_id], grouped["searchFilter"]).run_id.nunique() == len(judged)
+    assert len(grouped["groupsExpanded"]) == len(found)
 
 
 def begin_study(base: Path, root: Path) -> subprocess.Popen:

@@ -242,6 +242,8 @@ def test_one_run_without_intervals_is_still_json(tmp_path):
 class Tracked:
     """A run that remembers what it is told."""
 
+    experiment_id = None
+
     def __init__(self, id: str | None) -> None:
         self.id, self.tags, self.metrics, self.artifacts, self.note = id, {}, {}, [], ""
 

@@ -201,6 +201,20 @@ def metrics(decision: Decision) -> dict[str, float]:
     }
 
 
+def subset_metrics(decision: Decision, line: Line) -> dict[str, float]:
+    """Of a subset, under the names that `metrics` has of the whole, so that one table of MLflow shows both."""
+    return {
+        "decision/kept_fraction": line.cell.fraction,
+        "decision/accuracy": line.accuracy.mean,
+        "decision/accuracy_full": decision.lines[0].accuracy.mean,
+    }
+
+
+def subset_tags(line: Line) -> dict[str, str]:
+    """The verdict of a subset, likewise."""
+    return {"datadiet.decision.answer": line.verdict or "all of the data"}
+
+
 def curves(decision: Decision) -> dict[int, dict[str, float]]:
     """Accuracy of every arm by per cent kept, which MLflow draws as curves; all of the data ends each of them."""
     found: dict[int, dict[str, float]] = {}

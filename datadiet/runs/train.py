@@ -100,7 +100,8 @@ def train_resolved(
     with listen(say, again=f"Continue: {_again(context)}") as stopping:
         for some in _portions(configs):
             try:
-                prepared = (prepare_task(config, exp, output.layout, loaded, say) for config in some)
+                given = (exp, output.layout, loaded, say, context.reporter.counter)
+                prepared = (prepare_task(config, *given) for config in some)
                 tasks = unless(stopping, list, prepared)
             except Interrupted:
                 told = f"Stopped after {len(ended)} of {len(configs)} runs. Continue: {_again(context)}"

@@ -16,6 +16,7 @@ from datadiet.report.evidence import CellResult
 from datadiet.report.outlook import asked, reachable
 from datadiet.report.page import describe, read_decision, write_report
 from datadiet.report.results_table import of_study, to_csv
+from datadiet.report.summary import subset_metrics, subset_tags
 from datadiet.report.text import headline, table
 from datadiet.report.trained import TrainedStudy
 from datadiet.runs import resume
@@ -38,6 +39,7 @@ from datadiet.study.scheduler import run_jobs
 from datadiet.study.spec import SEEDS, Job, StudySpec, TrainJob, compile_study
 from datadiet.tracking import record
 from datadiet.tracking.run import TrackedRun
+from datadiet.tracking.views import Told, save_views, tell_trainings, ui_command
 from datadiet.training.device import apart
 
 
@@ -203,8 +205,24 @@ def conclude(exp: str, margin: float, tracked: TrackedRun, context: Context) -> 
     context.reporter.say(f"\n{table(decision)}\n")
     context.reporter.answer(told)
     context.reporter.say(f"Report: {folder / 'report.html'}{every}")
+    _say_views(decision, tracked, context)
     context.reporter.detail(f"Pictures: {folder / 'figures'}\nKept sets: {folder / 'kept'}")
     return decision
+
+
+def _say_views(decision: Decision, tracked: TrackedRun, context: Context) -> None:
+    """Have MLflow's table tell what was decided, of the study and of its trainings, and say where it is."""
+    study, exps = decision.study, context.output.layout.exps
+    told = {
+        exps / path / record.NAME: Told(subset_metrics(decision, line), subset_tags(line))
+        for line in decision.lines
+        for path in line.cell.paths
+    }
+    groups = tell_trainings(tracked, told, study.full.accuracies.size) if isinstance(study, TrainedStudy) else []
+    if views := save_views(tracked, groups):
+        begun = f" (begun by {command})" if (command := ui_command()) else ""
+        addresses = [f"  {shown}: {address}" for shown, address in views]
+        context.reporter.say("\n".join([f"In MLflow{begun}:", *addresses]))
 
 
 def _metric(cell: CellResult) -> str:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from datadiet import commands
+from datadiet.data.batches import as_read
 from datadiet.data.dataset import Dataset
 from datadiet.intake import free_memory, shown
 from datadiet.training.feed import mapped
@@ -39,7 +40,7 @@ def place(
     free = free_bytes()
     taken, found = 0, {}
     for split, given in (("test", None), ("train", labels)):
-        images = getattr(dataset, f"{split}_images")
+        images = as_read(getattr(dataset, f"{split}_images"))
         size, where = images.nbytes, "on disk" if mapped(images) else "in memory"
         stays = data_on == "disk" or (data_on == "auto" and taken + size > SHARE * free)
         found[split] = (on_disk if stays else on_device)(dataset, split, given)

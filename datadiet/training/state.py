@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from datadiet.config import ResolvedConfig, parameters_for
-from datadiet.data.batches import normalize
+from datadiet.data.batches import as_read, normalize
 from datadiet.data.dataset import Dataset
 from datadiet.models.networks import Network, Variables
 from datadiet.scores import trajectory
@@ -39,7 +39,7 @@ class TrainState(NamedTuple):
 class DeviceData(NamedTuple):
     """A split on the device; its images may stay on disk, as an array of NumPy, of which `feed` brings parts there."""
 
-    images: jax.Array  # uint8 [N, H, W, D]
+    images: jax.Array  # uint8 [N, H', W', D'], as they were read: `batches.fitted` makes a batch what the network takes
     labels: jax.Array  # int32 [N]
     mean: jax.Array  # float32 [D]
     std: jax.Array  # float32 [D]
@@ -50,15 +50,19 @@ class DeviceData(NamedTuple):
 
 
 def on_device(dataset: Dataset, split: str, labels: np.ndarray | None = None) -> DeviceData:
-    """A split ('train' or 'test') on the default device, with other labels where given."""
-    images = getattr(dataset, f"{split}_images")
+    """A split ('train' or 'test') on the default device, with other labels where given.
+
+    Images that cannot be written to, as those of a file that is mapped, are not copied where the device is the CPU.
+    """
+    images = np.asarray(as_read(getattr(dataset, f"{split}_images")))
     labels = np.asarray(getattr(dataset, f"{split}_labels") if labels is None else labels, np.int32)
-    return DeviceData(*map(jnp.asarray, (np.asarray(images), labels, dataset.mean, dataset.std)))
+    placed = jnp.asarray(images) if images.flags.writeable else jax.device_put(images)
+    return DeviceData(placed, *map(jnp.asarray, (labels, dataset.mean, dataset.std)))
 
 
 def on_disk(dataset: Dataset, split: str, labels: np.ndarray | None = None) -> DeviceData:
     """The same without its images, which stay where they are."""
-    images: Any = getattr(dataset, f"{split}_images")
+    images: Any = as_read(getattr(dataset, f"{split}_images"))
     few = replace(dataset, **{f"{split}_images": images[:1]})
     return on_device(few, split, labels)._replace(images=images)
 

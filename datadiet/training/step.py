@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from datadiet.config import ResolvedConfig, parameters_for
-from datadiet.data.batches import alternating_flips, augment
+from datadiet.data.batches import alternating_flips, augment, fitted
 from datadiet.models.networks import Network, Variables
 from datadiet.scores import trajectory
 from datadiet.training.state import DeviceData, TrainState, optimizer
@@ -58,8 +58,10 @@ def train_step(
         rows: Where train.images has their images, int32 [B]; None: all are there, in order.
         epoch: That the batch is of, from 0.
     """
-    rows = ids if rows is None else rows
-    images = train.batch(_augmented(config, key, state.step + 1, train.images, ids, rows, epoch))
+    images, rows = train.images, ids if rows is None else rows
+    if images.shape[1:] != tuple(network.image_shape):
+        images, rows = fitted(images[rows], network.image_shape), jnp.arange(len(ids))
+    images = train.batch(_augmented(config, key, state.step + 1, images, ids, rows, epoch))
     labels = train.labels[ids]
 
     carried, own = state.losses, jax.random.fold_in(jax.random.fold_in(key, state.step + 1), OF_NETWORK)
@@ -121,7 +123,8 @@ def _evaluate(
         sums, answers = carry
         index = first + i * batch_size + jnp.arange(batch_size)
         ids, counted = jnp.minimum(index, count - 1), index < count
-        logits, labels = network.apply(variables, part.batch(part.images[ids - first])), part.labels[ids]
+        images = fitted(part.images[ids - first], network.image_shape)
+        logits, labels = network.apply(variables, part.batch(images)), part.labels[ids]
         correct = logits.argmax(-1) == labels
         values = jnp.stack([cross_entropy(logits, labels), correct])
         per_class = jax.nn.one_hot(labels, num_classes, axis=0) * correct
