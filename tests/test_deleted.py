@@ -36,7 +36,7 @@ def points(client: mlflow.MlflowClient, run_id: str) -> list[int]:
 @pytest.mark.parametrize("what", ["run", "experiment"])
 @pytest.mark.parametrize("then", ["restored", "left"])
 def test_training_goes_on_when_its_run_is_deleted_and_sync_brings_it_to_a_restored_or_new_one(
-    tmp_path, client, monkeypatch, hasty_once, what, then
+    tmp_path, client, monkeypatch, what, then
 ):
     deleted = []
 

@@ -30,8 +30,6 @@ from datadiet.training.loop import Entrant, fit, fit_runs
 from datadiet.training.schedule import Schedule
 from datadiet.training.state import initial_state, on_device, on_disk
 
-pytestmark = pytest.mark.usefixtures("hasty")
-
 
 @pytest.fixture
 def small_parts(monkeypatch) -> None:

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 import mlflow
 import pytest
-from conftest import PROJECT, end_of
+from conftest import PATIENCE, PROJECT
 
 from datadiet.errors import UserError
 from datadiet.tracking import mlflow_store
 from datadiet.tracking.run import track_run
 
-OPEN_ONE = """
-import sys, mlflow
-from datadiet.tracking.run import track_run
-mlflow.set_tracking_uri(sys.argv[1])
-with track_run("train", "e", f"e/run_{sys.argv[2]}", params={"lr": 0.1, "steps": [1, 2]}, note="n") as run:
-    for step in range(20):
-        run.log_metrics({"train_loss": step / 2}, step)
-"""
+
+def open_one(uri: str, number: int) -> None:
+    mlflow.set_tracking_uri(uri)
+    with track_run("train", "e", f"e/run_{number}", params={"lr": 0.1, "steps": [1, 2]}, note="n") as run:
+        for step in range(20):
+            run.log_metrics({"train_loss": step / 2}, step)
 
 
 def runs(uri: str) -> list[mlflow.entities.Run]:
@@ -32,11 +32,10 @@ def runs(uri: str) -> list[mlflow.entities.Run]:
 
 def test_processes_at_once_create_one_store_and_lose_nothing(tmp_path):
     uri = f"sqlite:///{tmp_path}/new.db"
-    commands = [[sys.executable, "-c", OPEN_ONE, uri, str(k)] for k in range(4)]
-    children = [subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True) for command in commands]
-    for child in children:
-        _, errors = end_of(child)
-        assert child.returncode == 0, errors
+    context = multiprocessing.get_context("forkserver")  # which imports MLflow once
+    context.set_forkserver_preload(["mlflow", "datadiet.tracking.run"])
+    with ProcessPoolExecutor(4, context, max_tasks_per_child=1) as pool:
+        list(pool.map(open_one, [uri] * 4, range(4), timeout=PATIENCE))
     found = runs(uri)
     assert sorted(run.info.run_name for run in found) == [f"e/run_{k}" for k in range(4)]
     for run in found:

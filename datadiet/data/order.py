@@ -15,25 +15,11 @@ def epoch_order(seed: int, epoch: int, num_kept: int) -> np.ndarray:
     return np.random.RandomState([seed, epoch]).permutation(num_kept)
 
 
-def batch_ids(kept: np.ndarray, batch_size: int, seed: int, first_step: int, num_steps: int) -> np.ndarray:
-    """Ids of the batches of steps first_step … first_step + num_steps - 1 (counted from 1).
-
-    Each epoch of the kept set is freshly shuffled and its last incomplete batch dropped, as
-    in the original; a kept set smaller than a batch is one batch. Batch t depends on t alone.
-
-    Args:
-        kept: ids of the training examples, int32 [M].
-    Returns:
-        int32 [num_steps, min(batch_size, M)].
-    """
-    size = min(batch_size, len(kept))
-    return batches(lambda epoch: kept[epoch_order(seed, epoch, len(kept))], len(kept), size, first_step, num_steps)
-
-
 def batches(
     order: Callable[[int], np.ndarray], length: int, batch_size: int, first_step: int, num_steps: int
 ) -> np.ndarray:
-    """`batch_ids` of epochs that all have `length` examples, at least one batch.
+    """Ids of the batches of steps first_step … first_step + num_steps - 1 (counted from 1), of epochs that all have
+    `length` examples, at least one batch. The last incomplete batch of each is dropped, as in the original.
 
     Args:
         order: ids of epoch 0, 1, … in order of presentation, int [length].

@@ -120,17 +120,6 @@ def data_folder(data_dir: str | Path | None) -> Path | None:
         raise UserError(f"data_dir={data_dir}: expected a folder ({error}).") from None
 
 
-def count_examples(name: str, data_dir: str | Path | None = None, **options: Any) -> int:
-    """Size N of the training set, found without loading it where it is read as it is.
-
-    Args:
-        options: As for `load_dataset`.
-    Raises:
-        UserError: unknown name, or the data is not there (with the command that repairs it), or cannot be read so.
-    """
-    return _count(name, data_dir, Reading.asked(**options))
-
-
 def origins_of(config: TrainConfig) -> Origins:
     """Where the training examples that a config names come from.
 
@@ -145,11 +134,12 @@ def origins_of(config: TrainConfig) -> Origins:
 
 
 def count_of(config: TrainConfig) -> int:
-    """The same of what a config names."""
-    return _count(config.dataset, config.data_dir, Reading.of(config))
+    """Size N of the training set that a config names, found without loading it where it is read as it is.
 
-
-def _count(name: str, data_dir: str | Path | None, reading: Reading) -> int:
+    Raises:
+        UserError: unknown name, or the data is not there (with the command that repairs it), or cannot be read so.
+    """
+    name, data_dir, reading = config.dataset, config.data_dir, Reading.of(config)
     check_asked(name, data_dir, reading)
     reading = replace(reading, labels=None)  # which there are as many of
     if reading.given():
