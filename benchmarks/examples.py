@@ -53,7 +53,7 @@ class Case:
 
 
 def main() -> None:
-    """Measure, and print the rows of the table in results/large.md."""
+    """Measure, and print the rows of the table in results/million.md."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, default=7)
     given = parser.parse_args()

@@ -111,7 +111,7 @@ def rows_of(name: str, most: int) -> list[str]:
 
 
 def main() -> None:
-    """Measure, and print the rows of the table in results/large.md."""
+    """Measure, and print the rows of the table in results/million.md."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", choices=list(BESIDE), default=list(BESIDE))
     parser.add_argument("--most", type=int, default=COUNTS[-1], help="examples")

@@ -249,6 +249,7 @@ class Lane:
         """
         task = self.task
         resume.check_complete(task)
+        self.tracked.tell()  # first: the summary names its run
         summary = replace(summarize(task, self.tracked, self.metrics), joules=None if self.start.step else joules)
         files = products(task, self.tracked, context.reporter.say)
         if context.tracker.log_model:
