@@ -57,7 +57,7 @@ def on_device(dataset: Dataset, split: str, labels: np.ndarray | None = None, de
     """
     images = np.asarray(as_read(getattr(dataset, f"{split}_images")))
     labels = np.asarray(getattr(dataset, f"{split}_labels") if labels is None else labels, np.int32)
-    placed = jnp.asarray(images) if images.flags.writeable and devices.count == 1 else images
+    placed: Any = jnp.asarray(images) if images.flags.writeable and devices.count == 1 else images
     return devices.put(DeviceData(placed, *map(jnp.asarray, (labels, dataset.mean, dataset.std))))
 
 
