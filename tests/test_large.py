@@ -215,7 +215,7 @@ def refuse_images(empty, shape, *given, **named):
 )  # fmt: skip
 def test_size_and_what_is_free_decide_where_images_lie_and_that_is_said(monkeypatch, tmp_path, data_on, free, stored):
     """digits: 92 kB of training images and 23 kB of test images."""
-    monkeypatch.setattr(placing, "free_bytes", lambda: free)
+    monkeypatch.setattr(placing, "free_bytes", lambda count: free)
     dataset, said = load_dataset("digits"), []
     np.save(tmp_path / "train.npy", dataset.train_images)
     dataset = replace(dataset, train_images=np.load(tmp_path / "train.npy", mmap_mode="r"))

@@ -17,7 +17,7 @@ LONG = {"fit_runs"}  # functions of more than 40 lines, each for a reason
 HOUSE = {
     "": [
         "printable", "errors", "temporary", "intake", "processors", "progress", "notebook", "commands", "home",
-        "plugins", "option", "registries", "train_config", "config", "recipes", "__main__",
+        "plugins", "option", "devices", "registries", "train_config", "config", "recipes", "__main__",
     ],
     "data": [
         "dataset", "reading", "doubts", "order", "batches", "cache", "sources.base", "sources.published",

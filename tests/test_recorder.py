@@ -451,7 +451,7 @@ def test_the_whole_way_in_pytorch_ends_in_a_report_that_knows_what_was_kept(tmp_
     page = (tmp_path / "exps/decide/report.html").read_text()
     assert "datadiet decide --results own/results.csv" in page, "he has no clone to run it in"
     assert (tmp_path / "exps/decide/kept/hardest_by_aum_719.csv").exists()
-    datadiet("predictions", tmp_path, files="own/logits_100.npy", step=44, dataset="digits")
+    datadiet("predictions", tmp_path, files="own/logits_0.npy", step=44, dataset="digits")
 
 
 @pytest.mark.parametrize("name", ["pytorch_loop", "lightning_callback", "keras_callback"])

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +32,7 @@ class Source(NamedTuple):
     files: Callable[..., Sequence[str | Path]] | None = None  # that the content depends on; None: no cache
     reads: bool = False  # it splits and sizes as a Reading says; of others, images are resized when they are read
     origins: Callable[..., Origins] | None = None  # None: its examples are no files
+    installed: bool = False  # a part of a package: the same however often it is read
 
 
 def _of(module: str, function: str, *first: str) -> Callable[..., Any]:
@@ -68,7 +69,7 @@ CINIC_STATISTICS = ((0.47889522, 0.47227842, 0.43047404), (0.24205776, 0.2382804
 
 
 DATASETS: dict[str, Source] = {
-    "digits": Source(_of("embedded", "load_digits"), 10, lambda data_dir: 1438),
+    "digits": Source(_of("embedded", "load_digits"), 10, lambda data_dir: 1438, installed=True),
     "fashion_mnist": Source(
         _of("embedded", "load_fashion_mnist"), 10, _of("embedded", "count_fashion_mnist"),
         None, _of("embedded", "fashion_mnist_files"),
@@ -267,8 +268,9 @@ def load_dataset(
 
 def dataset_of(config: TrainConfig) -> Dataset:
     """The dataset that a config names, read as it says, with its own labels; see `load_dataset`. Its notes are not
-    told."""
-    return read_dataset(config.dataset, config.data_dir, Reading.of(config))
+    told. What is installed is made once, for all runs of a study."""
+    read = _read_once if find_source(config.dataset).installed else read_dataset
+    return read(config.dataset, config.data_dir, Reading.of(config))
 
 
 def tell_notes(dataset: Dataset, stacklevel: int = 2) -> None:
@@ -286,6 +288,9 @@ def read_dataset(name: str, data_dir: str | Path | None, reading: Reading) -> Da
     files = partial(_listing, name, source_files, data_dir, reading)
     how = "".join(f"{option}={value}\n" for option, value in reading.given().items())
     return Dataset(name, **cache.through(name, files, partial(_record, name, data_dir, reading), how))
+
+
+_read_once = lru_cache(maxsize=1)(read_dataset)
 
 
 def _record(name: str, data_dir: str | Path | None, reading: Reading) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import optax
 from datadiet.config import ResolvedConfig, parameters_for
 from datadiet.data.batches import as_read, normalize
 from datadiet.data.dataset import Dataset
+from datadiet.devices import ONE, Devices
 from datadiet.models.networks import Network, Variables
 from datadiet.scores import trajectory
 from datadiet.training.schedule import Losses, initial_losses
@@ -49,22 +50,22 @@ class DeviceData(NamedTuple):
         return normalize(images, self.mean, self.std)
 
 
-def on_device(dataset: Dataset, split: str, labels: np.ndarray | None = None) -> DeviceData:
-    """A split ('train' or 'test') on the default device, with other labels where given.
+def on_device(dataset: Dataset, split: str, labels: np.ndarray | None = None, devices: Devices = ONE) -> DeviceData:
+    """A split ('train' or 'test') on each of the devices that it is computed on, with other labels where given.
 
     Images that cannot be written to, as those of a file that is mapped, are not copied where the device is the CPU.
     """
     images = np.asarray(as_read(getattr(dataset, f"{split}_images")))
     labels = np.asarray(getattr(dataset, f"{split}_labels") if labels is None else labels, np.int32)
-    placed = jnp.asarray(images) if images.flags.writeable else jax.device_put(images)
-    return DeviceData(placed, *map(jnp.asarray, (labels, dataset.mean, dataset.std)))
+    placed = jnp.asarray(images) if images.flags.writeable and devices.count == 1 else images
+    return devices.put(DeviceData(placed, *map(jnp.asarray, (labels, dataset.mean, dataset.std))))
 
 
-def on_disk(dataset: Dataset, split: str, labels: np.ndarray | None = None) -> DeviceData:
+def on_disk(dataset: Dataset, split: str, labels: np.ndarray | None = None, devices: Devices = ONE) -> DeviceData:
     """The same without its images, which stay where they are."""
     images: Any = as_read(getattr(dataset, f"{split}_images"))
     few = replace(dataset, **{f"{split}_images": images[:1]})
-    return on_device(few, split, labels)._replace(images=images)
+    return on_device(few, split, labels, devices)._replace(images=images)
 
 
 def learning_rate(config: ResolvedConfig, step: jax.typing.ArrayLike) -> jax.Array:
