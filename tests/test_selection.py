@@ -329,8 +329,8 @@ def test_what_takes_long_tells_how_far_it_is(name, balance, size):
 def test_selectors_of_features_take_as_little_memory_as_is_said(name, most, monkeypatch):
     monkeypatch.setattr(coresets, "FARTHEST", 64)
     monkeypatch.setattr(coresets, "CELLS", 1024)
-    for block in ("ROWS", "COLUMNS"):
-        monkeypatch.setattr(distances, block, 64)
+    for block in ("ROWS", "COLUMNS", "SEARCHED"):
+        monkeypatch.setattr(distances, block, 16)
     count = 8_000
     random = np.random.default_rng(0)
     given = {"labels": np.zeros(count, np.int32), "features": random.standard_normal((count, 64), np.float32)}

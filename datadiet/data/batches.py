@@ -50,7 +50,7 @@ class Fitted:
         return np.asarray(self[:], dtype)
 
 
-def as_read(images: np.ndarray) -> np.ndarray:
+def as_read(images: Any) -> np.ndarray:
     """Images as they were before `fit_images`."""
     return images.base if isinstance(images, Fitted) else images
 

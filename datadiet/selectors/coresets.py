@@ -18,7 +18,7 @@ from datadiet.option import Parameters
 from datadiet.progress import Advance
 from datadiet.selectors.distances import approach, blocks, centered, in_threads, nearest, squared_norms
 
-CELLS = 2**17  # features of which centers are taken at once
+CELLS = 2**20  # features of which centers are taken at once
 PART = 2**16  # examples that herding measures in one thread
 FARTHEST = 1024  # examples among which k_center chooses before it looks at all others again
 
@@ -198,7 +198,7 @@ def herding(pool: Pool, size: int, parameters: Parameters) -> np.ndarray:
     points = centered(pool.features, shuffled)  # their mean is 0
     half_squares = squared_norms(points) / 2
     total, kept = np.zeros(points.shape[1]), np.empty(size, np.int64)
-    losses = np.empty(len(pool), np.float32)
+    losses, parts = np.empty(len(pool), np.float32), blocks(len(pool), PART)
 
     def measure(part: slice) -> None:
         np.matmul(points[part], total.astype(np.float32), out=losses[part])
@@ -206,7 +206,7 @@ def herding(pool: Pool, size: int, parameters: Parameters) -> np.ndarray:
 
     with in_threads() as each:
         for position in range(size):
-            each(measure, blocks(len(pool), PART))
+            each(measure, parts)
             kept[position] = taken = losses.argmin()
             half_squares[taken] = np.inf
             total += points[taken]

@@ -114,10 +114,10 @@ def nearest(points: np.ndarray, count: int, done: Advance = lambda units: None) 
             at = slice(tile.start // GROUP, tile.start // GROUP + len(products) // GROUP)
             best[at] = products.reshape(-1, GROUP, len(ours)).max(1)
         likely = np.argpartition(np.ascontiguousarray(best.T), groups - few, axis=1)[:, groups - few :]
-        for i, members in enumerate((likely[:, :, None] * GROUP + np.arange(GROUP)).reshape(len(ours), -1)):
-            members = members[(members < total) & (members != own[i])]
-            gaps = np.square(points[members] - ours[i]).sum(1)
-            found[own[i]] = members[np.argpartition(gaps, count - 1)[:count]]
+        members = (likely[:, :, None] * GROUP + np.arange(GROUP)).reshape(len(ours), -1)
+        gaps = halves[members] - np.matmul(points[np.minimum(members, total - 1)], ours[:, :, None])[:, :, 0]
+        gaps[members == own[:, None]] = np.inf
+        found[block] = np.take_along_axis(members, np.argpartition(gaps, count - 1, axis=1)[:, :count], axis=1)
         done(len(ours))
 
     with in_threads() as each:
