@@ -17,6 +17,7 @@ from pathlib import Path
 import jax
 
 from benchmarks import (
+    devices,
     fast,
     forward,
     gathering,
@@ -45,6 +46,7 @@ BENCHMARKS = {
     "forward": forward,  # EL2N of a batch
     "gathering": gathering,  # statistics gathered while training
     "runs": runs,  # several runs at the same time
+    "devices": devices,  # several GPUs together, where there are several
     "published": published,  # the published algorithm
     "table": table,  # results over 2,000 runs
 }

@@ -13,10 +13,10 @@ from benchmarks.timing import Row, goal, interleaved_seconds, row
 from benchmarks.whole import synthetic
 from datadiet.config import TrainConfig, resolve
 from datadiet.data.dataset import Dataset
-from datadiet.data.order import batch_ids
 from datadiet.data.registry import build_dataset
 from datadiet.models.registry import build_model
 from datadiet.scores.trajectory import TRAJECTORIES
+from datadiet.training.schedule import Schedule
 from datadiet.training.state import TrainState, initial_state, on_device
 from datadiet.training.step import train_step
 
@@ -39,7 +39,7 @@ def candidates(dataset: Dataset, model: str, width: int | None, steps: int) -> d
         config = resolve(given, dataset.num_examples)
         held = [initial_state(network, config, dataset.num_examples)]
         kept = np.arange(dataset.num_examples, dtype=np.int32)
-        ids = batch_ids(kept, 128, config.train_seed, 1, steps)
+        ids = Schedule(config, kept).ids(0, steps)
 
         def chunk(state: TrainState, ids: Any) -> TrainState:
             def body(i: int, state: TrainState) -> TrainState:

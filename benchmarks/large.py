@@ -106,11 +106,9 @@ def compare(folder: Path, quick: bool) -> list[str]:
 
 def loaders(folder: Path, quick: bool) -> list[str]:
     """Rows of the table of loaders: the same batches by each of those that are installed."""
-    from datadiet.data.order import batch_ids
-
     dataset = dataset_in(folder, 20_000 if quick else 60_000)
     steps = 64 if quick else 640
-    ids = batch_ids(np.arange(dataset.num_examples, dtype=np.int32), 128, 0, 1, steps)
+    ids = schedule_of(dataset, steps).ids(0, steps)
     candidates = {"feed (threads over the memory map)": partial(by_feed, dataset, steps)}
     with suppress(ImportError):
         import grain
@@ -135,17 +133,21 @@ def loaders(folder: Path, quick: bool) -> list[str]:
     return rows
 
 
-def by_feed(dataset: Dataset, steps: int) -> int:
-    """Sum of one pixel of all that is read, as by every loader."""
+def schedule_of(dataset: Dataset, steps: int) -> Any:
+    """The batches that every loader reads."""
     from datadiet import config as options
-    from datadiet.training.feed import Feed
     from datadiet.training.schedule import Schedule
-    from datadiet.training.state import on_disk
 
     given = options.TrainConfig(dataset="digits", num_steps=steps, train_batch_size=128, train_seed=0)
-    config = options.resolve(given, dataset.num_examples)
-    kept = np.arange(dataset.num_examples, dtype=np.int32)
-    feed, step, total = Feed(on_disk(dataset, "train"), [Schedule(config, kept)], steps), 0, 0
+    return Schedule(options.resolve(given, dataset.num_examples), np.arange(dataset.num_examples, dtype=np.int32))
+
+
+def by_feed(dataset: Dataset, steps: int) -> int:
+    """Sum of one pixel of all that is read, as by every loader."""
+    from datadiet.training.feed import Feed
+    from datadiet.training.state import on_disk
+
+    feed, step, total = Feed(on_disk(dataset, "train"), [schedule_of(dataset, steps)], steps), 0, 0
     while step < steps:
         batches = feed.batches(step, steps - step)
         total += int(np.asarray(batches.split.images)[batches.rows[0, : batches.count].ravel(), 0, 0, 0].sum(dtype=int))

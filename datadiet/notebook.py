@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,6 +14,8 @@ from datadiet.printable import printable
 
 PIXELS = 56  # of a thumbnail, as it is shown
 STYLE = "text-align:left;padding:1px 10px 1px 0;vertical-align:top"
+
+warnings.filterwarnings("ignore", "IProgress not found")  # of libraries whose bars nobody sees; ours need no ipywidgets
 
 
 def shown(text: object) -> str:

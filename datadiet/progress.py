@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -24,6 +24,12 @@ DELAY = 0.5  # seconds of work before anything is shown of it on a terminal
 WIDTH = 20  # characters of a bar
 
 Advance = Callable[[int], Any]  # told the units just done
+Counting = Callable[[int, str], AbstractContextManager[Advance]]  # a bar for so many units, as `counting`
+
+
+def uncounted(total: int, label: str) -> AbstractContextManager[Advance]:
+    """A `Counting` that shows nothing."""
+    return nullcontext(lambda units: None)
 
 
 class Standing(NamedTuple):

@@ -22,6 +22,7 @@ from datadiet.models.registry import MODELS
 from datadiet.option import Option, check_text
 from datadiet.runs.console import Console, Level
 from datadiet.runs.context import DATA_ON as PLACES
+from datadiet.runs.context import DEVICES as COUNT
 from datadiet.runs.context import Context, Output, Tracker
 from datadiet.scores import trajectory
 from datadiet.selectors.options import FEATURE_FIELDS, LIKE, option_names
@@ -65,6 +66,17 @@ class Listed(click.ParamType):
         except click.BadParameter as error:
             told = f"{value!r}: expected comma-separated {self.words}, or 'none': {error.message}"
             self.fail(told, param, ctx)
+
+
+class Devices(click.ParamType):
+    """How many devices, or all."""
+
+    name = "devices"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not re.fullmatch(COUNT, str(value)):
+            self.fail(f"devices={str(value)[:80]}: expected a whole number of at least 1, or all.", param, ctx)
+        return str(value)
 
 
 class Location(click.Path):
@@ -183,6 +195,10 @@ DATA_ON = own_option(
     "from where they are read meanwhile; auto: on the device where they take at most half of what is free there. No "
     "result depends on it.  [default: auto]", default="auto", first=False,
 )  # fmt: skip
+DEVICES = own_option(
+    "devices", "training", Devices(), "How many GPUs do the work together, each a part of every batch; or "
+    "all. Results are equal to rounding.  [default: 1]", default="1", first=False,
+)  # fmt: skip
 
 
 def place_options(command: Callable) -> Callable:
@@ -244,7 +260,7 @@ def _caller(ctx: click.Context) -> commands.Caller:
 
 def make_context(
     root: Path, overwrite: bool = False, names_selector: bool = False, resume: bool = False, offline: bool = False,
-    data_on: str = "auto", log_model: bool = False,
+    data_on: str = "auto", log_model: bool = False, devices: str = "1",
 ) -> Context:  # fmt: skip
     """Where the current command writes and how it reports; see `ExperimentLayout` for names_selector.
 
@@ -263,7 +279,7 @@ def make_context(
             f"{commands.option('root', '/FOLDER')}"
         )
     tracker = Tracker(root, typed_command(ctx), reporter.say, offline=offline, log_model=log_model)
-    return Context(output, reporter, tracker, data_on)
+    return Context(output, reporter, tracker, data_on, devices)
 
 
 def make_config(values: dict[str, Any], **fixed: Any) -> TrainConfig:

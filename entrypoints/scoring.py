@@ -10,7 +10,7 @@ from datadiet.scores.combine import COMBINATIONS
 from datadiet.scores.registry import score_names, training_score_names
 
 from .indices import Runs
-from .options import SCORE_EXP, Listed, Optional, make_command, make_context, place_options
+from .options import DEVICES, SCORE_EXP, Listed, Optional, make_command, make_context, place_options
 
 STEP = click.option(
     "--step",
@@ -28,12 +28,12 @@ def _experiments(score_exp: str | None, exp: str | None) -> tuple[str, str]:
 
 RUN = click.option("--run", type=click.IntRange(min=0), default=0, help="Index of the run to score with.  [default: 0]")
 BATCH_SIZE = click.option("--batch_size", type=click.IntRange(min=1), default=512,
-                          help="Examples on the device at once; no value depends on it.  [default: 512]")  # fmt: skip
+                          help="Examples on a device at once; no value depends on it.  [default: 512]")  # fmt: skip
 
 
 def _score(
     run: int, runs: tuple[int, ...] | None, step: int | None, kinds: tuple[str, ...], batch_size: int,
-    score_exp: str | None, exp: str | None, root: Path, overwrite: bool, offline: bool,
+    score_exp: str | None, exp: str | None, root: Path, overwrite: bool, offline: bool, devices: str,
 ) -> None:  # fmt: skip
     """Score every training example with a checkpoint of a run, or of several runs.
 
@@ -43,7 +43,8 @@ def _score(
     from datadiet.runs.score import score_runs
 
     source, target = _experiments(score_exp, exp)
-    score_runs(kinds, runs or [run], step, batch_size, source, target, make_context(root, overwrite, offline=offline))
+    context = make_context(root, overwrite, offline=offline, devices=devices)
+    score_runs(kinds, runs or [run], step, batch_size, source, target, context)
 
 
 RUNS = click.option("--runs", type=Optional(Runs()), help="Indices of several runs instead of run, as in 0-9 or 0,2,5: "
@@ -73,7 +74,7 @@ def _mean_score(
 def score() -> click.Command:
     text = f"One or several, comma-separated, of: {', '.join(score_names())}.  [default: l2_error]"
     kinds = click.option("--type", "kinds", type=Listed(click.STRING, "types"), default="l2_error", help=text)
-    return make_command("score", _score, RUN, RUNS, STEP, kinds, BATCH_SIZE, SCORE_EXP, place_options)
+    return make_command("score", _score, RUN, RUNS, STEP, kinds, BATCH_SIZE, DEVICES, SCORE_EXP, place_options)
 
 
 def mean_score() -> click.Command:

@@ -15,6 +15,7 @@ from datadiet.selectors.selection import SELECTORS
 from .known import Grouped
 from .options import (
     DATA_ON,
+    DEVICES,
     RUNS,
     SCORE_EXP,
     Optional,
@@ -115,6 +116,7 @@ def _training_command(name: str, selector: str | None, *own_options: Any) -> cli
         resume: bool,
         runs: tuple[int, ...] | None,
         data_on: str,
+        devices: str,
         log_model: bool,
         **values: Any,
     ) -> None:
@@ -122,11 +124,11 @@ def _training_command(name: str, selector: str | None, *own_options: Any) -> cli
 
         config = make_config(values) if selector is None else make_config(values, selector=selector)
         named = {"names_selector": selector is None, "offline": offline, "resume": resume, "data_on": data_on}
-        named["log_model"] = log_model
+        named |= {"log_model": log_model, "devices": devices}
         context = make_context(root, overwrite, **named)
         train_runs(config, runs or [config.run], exp or name, context, score_choice(values))
 
-    options = (*own_options, training_options(), RUNS, RESUME, DATA_ON, LOG_MODEL, place_options)
+    options = (*own_options, training_options(), RUNS, RESUME, DATA_ON, DEVICES, LOG_MODEL, place_options)
     return make_command(name, run, *options, help=TEXTS[name] + STOPPING)
 
 

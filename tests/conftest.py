@@ -21,15 +21,28 @@ from click.testing import CliRunner, Result
 
 PROJECT = Path(__file__).resolve().parents[1]
 GOLDEN = Path(__file__).parent / "golden"
-PATIENCE = 600  # seconds for what takes a few: it is only to end, however slow the machine is
+PATIENCE = 1800  # seconds for what takes a few: it is only to end, however slow the machine is
 QUICK = {"dataset": "digits", "model": "mlp", "width": 32, "num_steps": 44, "augment": "false"}
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["DATADIET_CACHE"] = tempfile.mkdtemp(prefix="datadiet-cache-")
+# Most programs run once or twice on little data, so they are compiled in a hurry, here and in all processes begun
+# here: almost unoptimised, and by XLA's older emitters, which take half the time. `as_users_have` is for the others.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
 # Compiled programs, shared by all processes of this session and by none before it.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{os.environ['DATADIET_CACHE']}/xla")
 os.environ.setdefault("JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 sys.path.insert(0, str(PROJECT))  # for `entrypoints`, which is not installed under that name
+
+
+LONGEST = ("study", "pipeline", "models", "resume", "per_example", "faults", "fast", "reading")  # begun first
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files are begun first, so that no process is left alone with one at the end."""
+    places = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 def nested(arrays: dict[str, np.ndarray], top: str) -> dict:
@@ -80,6 +93,14 @@ def drawn_variables(network, seed: int = 0) -> dict:
     return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(network.init, jax.random.key(0)))
 
 
+def count_examples(name: str, data_dir: Path | None = None, **options) -> int:
+    """Size of the training set, as it is found before the data is loaded."""
+    from datadiet.config import TrainConfig
+    from datadiet.data.registry import count_of
+
+    return count_of(TrainConfig(dataset=name, data_dir=None if data_dir is None else str(data_dir), **options))
+
+
 @pytest.fixture
 def own_cache(tmp_path, monkeypatch) -> None:
     """A cache of built datasets for one test."""
@@ -94,8 +115,9 @@ def npz(tmp_path) -> Path:
     return write_npz(tmp_path / "mine.npz", seed=0)
 
 
-@contextlib.contextmanager
-def _optimised(wanted: bool) -> Iterator[None]:
+@pytest.fixture(scope="module")
+def as_users_have() -> Iterator[None]:
+    """From the first test that asks for it, those of its file compile programs as users have them."""
     import jax
 
     from datadiet.training.compiled import _compiled
@@ -105,31 +127,13 @@ def _optimised(wanted: bool) -> Iterator[None]:
             clear()
         jax.config.update("jax_disable_most_optimizations", hastily)
 
-    before = jax.config.read("jax_disable_most_optimizations")
-    choose(not wanted)
-    yield
+    before, emitters = jax.config.read("jax_disable_most_optimizations"), {"xla_cpu_use_fusion_emitters": True}
+    with pytest.MonkeyPatch.context() as patch:
+        own = jax.stages.Lowered.compile
+        patch.setattr(jax.stages.Lowered, "compile", lambda lowered: own(lowered, compiler_options=emitters))
+        choose(False)
+        yield
     choose(before)
-
-
-@pytest.fixture(scope="module")
-def hasty() -> Iterator[None]:
-    """Programs are compiled without most optimisations: for files whose programs run once or twice on little data."""
-    with _optimised(False):
-        yield
-
-
-@pytest.fixture
-def hasty_once() -> Iterator[None]:
-    """The same for one test of a file whose other programs are as users have them."""
-    with _optimised(False):
-        yield
-
-
-@pytest.fixture
-def optimised() -> Iterator[None]:
-    """Programs are compiled as users have them, in a file that is `hasty` else."""
-    with _optimised(True):
-        yield
 
 
 @functools.cache

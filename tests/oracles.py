@@ -141,3 +141,13 @@ def rank_mean(rows: np.ndarray) -> np.ndarray:
 
 
 COMBINATIONS = {"mean": mean_ignoring_nan, "median": median_ignoring_nan, "rank_mean": rank_mean}
+
+
+def batch_ids(kept: np.ndarray, batch_size: int, seed: int, first_step: int, num_steps: int) -> np.ndarray:
+    """Ids of the batches of some steps, counted from 1: epoch by epoch a shuffle of what is kept, in whole batches."""
+    size, found, epoch = min(batch_size, len(kept)), [], 0
+    while len(found) < first_step - 1 + num_steps:
+        order = kept[np.random.RandomState([seed, epoch]).permutation(len(kept))]
+        found += [order[i : i + size] for i in range(0, len(kept) - size + 1, size)]
+        epoch += 1
+    return np.array(found[first_step - 1 : first_step - 1 + num_steps], np.int32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,6 @@ from hypothesis import strategies as st
 
 from entrypoints.__main__ import COMMANDS, main
 from entrypoints.options import Amount, Listed, Location, Optional
-
-pytestmark = pytest.mark.usefixtures("hasty")
 
 TRAINED = ("full_data", "random_subset", "keep_max", "offset_subset", "subset", "study", "main")
 VALID: dict[str, dict[str, Any]] = {name: dict(QUICK) for name in TRAINED}  # what is right but for one option
@@ -42,6 +41,7 @@ OUTSIDE = st.sampled_from(["../../x", "/tmp/x", "..", "a/../../b", "a//b", "./a"
 UNKNOWN = st.text(min_size=1, max_size=9).map(lambda text: f"no such {text}")
 
 
+@functools.cache
 def commands() -> dict[str, click.Command]:
     context = click.Context(main)
     found = {name: main.get_command(context, name) for name in COMMANDS}

@@ -32,8 +32,6 @@ from entrypoints.__main__ import main as group
 
 AS_BY_DEFAULT = {name: find_option(name).default for name in READING}
 
-pytestmark = pytest.mark.usefixtures("hasty")
-
 CALLERS = [Caller(), Caller("python -m entrypoints"), Caller(MLFLOW), Caller(f"{MLFLOW} --env-manager local")]
 NASTY = [
     "plain", "with space", "it's", 'say "so"', "$(touch owned)", "`touch owned`", "a;b&c|d>e", "-x", "--exp", "--a=b",
@@ -187,7 +185,7 @@ def test_a_clone_of_a_git_url_is_run_again_by_its_url(clone, tmp_path, monkeypat
 
 @pytest.mark.parametrize("temporary", [True, False])
 def test_below_mlflow_run_files_are_named_from_anywhere_and_a_temporary_project_is_said(
-    clone, tmp_path, monkeypatch, hasty_once, temporary
+    clone, tmp_path, monkeypatch, temporary
 ):
     if not temporary:
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "elsewhere"))

@@ -8,8 +8,6 @@ from flax import linen as nn
 
 from datadiet.models import conv
 
-pytestmark = pytest.mark.usefixtures("hasty")
-
 NHWC = ("NHWC", "HWIO", "NHWC")
 CASES = {  # batch, height, width, inputs, kernel, outputs, strides, padding
     "same": (6, 8, 7, 3, (3, 3), 5, (1, 1), "SAME"),

@@ -6,9 +6,9 @@ import warnings
 import numpy as np
 import pytest
 from archives import png
-from conftest import datadiet
+from conftest import count_examples, datadiet
 
-from datadiet.data.registry import count_examples, load_dataset
+from datadiet.data.registry import load_dataset
 from datadiet.errors import UserError
 
 RANDOM = np.random.RandomState(0)
@@ -271,7 +271,7 @@ def test_a_changed_image_or_table_is_another_entry_of_the_cache(tmp_path):
     assert load_dataset(name).num_examples == 6
 
 
-def test_a_training_takes_a_csv(tmp_path, hasty_once):
+def test_a_training_takes_a_csv(tmp_path):
     name = listed(tmp_path, "path,label,split\n" + lines(ROWS))
     training = {"model": "mlp", "width": 8, "num_steps": 4, "save_steps": 4, "augment": "false"}
     datadiet("full_data", tmp_path, dataset=name, offline="true", **training)

@@ -7,12 +7,15 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from conftest import count_examples
+from oracles import batch_ids
 
+from datadiet.config import TrainConfig, resolve
 from datadiet.data.batches import augment, fit_images, normalize, randomize_labels
 from datadiet.data.dataset import fingerprint, pixel_statistics, vector_statistics
-from datadiet.data.order import batch_ids
-from datadiet.data.registry import DATASETS, count_examples, load_dataset
+from datadiet.data.registry import DATASETS, load_dataset
 from datadiet.errors import UserError
+from datadiet.training.schedule import Schedule
 
 RANDOM = np.random.RandomState(0)
 
@@ -149,12 +152,18 @@ def test_augment_draws_every_offset_and_both_flips_evenly():
     assert counts.max() < 1.5 * counts.mean()
 
 
+def scheduled(kept: np.ndarray, batch_size: int, seed: int, first_step: int, num_steps: int) -> np.ndarray:
+    config = TrainConfig(train_batch_size=batch_size, train_seed=seed, num_steps=100)
+    return Schedule(resolve(config, 1000), kept).ids(first_step - 1, num_steps)
+
+
 @pytest.mark.parametrize(("num_kept", "batch_size"), [(40, 8), (43, 8), (5, 8), (8, 8), (1, 8)])
 def test_every_kept_example_is_in_at_most_one_batch_of_an_epoch(num_kept, batch_size):
     kept = np.sort(RANDOM.choice(1000, num_kept, replace=False)).astype(np.int32)
     size = min(batch_size, num_kept)
     per_epoch = num_kept // size
-    batches = batch_ids(kept, batch_size, seed=1, first_step=1, num_steps=6 * per_epoch)
+    batches = scheduled(kept, batch_size, seed=1, first_step=1, num_steps=6 * per_epoch)
+    np.testing.assert_array_equal(batches, batch_ids(kept, batch_size, 1, 1, 6 * per_epoch))
     assert batches.shape == (6 * per_epoch, size)
     assert batches.dtype == np.int32
     epochs = batches.reshape(6, -1)
@@ -163,15 +172,15 @@ def test_every_kept_example_is_in_at_most_one_batch_of_an_epoch(num_kept, batch_
         assert set(ids.tolist()) <= set(kept.tolist())
     if num_kept > 5:
         assert len({tuple(ids) for ids in epochs}) == 6, "each epoch is shuffled afresh"
-        assert not np.array_equal(epochs, batch_ids(kept, batch_size, 2, 1, 6 * per_epoch).reshape(6, -1))
+        assert not np.array_equal(epochs, scheduled(kept, batch_size, 2, 1, 6 * per_epoch).reshape(6, -1))
 
 
 def test_a_batch_depends_on_its_step_alone():
     kept = np.arange(43, dtype=np.int32)
-    whole = batch_ids(kept, 8, seed=3, first_step=1, num_steps=40)
+    whole = scheduled(kept, 8, seed=3, first_step=1, num_steps=40)
     for first in (1, 2, 5, 6, 11, 39):
         for count in (1, 2, 7):
-            part = batch_ids(kept, 8, seed=3, first_step=first, num_steps=count)
+            part = scheduled(kept, 8, seed=3, first_step=first, num_steps=count)
             assert np.array_equal(part[: 41 - first], whole[first - 1 : first - 1 + count])
 
 

@@ -55,7 +55,7 @@ def test_without_nvml_or_a_gpu_that_counts_nothing_is_told(monkeypatch):
     assert Meter().joules() is None
 
 
-def test_a_run_notes_its_energy_unless_it_is_unknown(tmp_path, monkeypatch, hasty_once):
+def test_a_run_notes_its_energy_unless_it_is_unknown(tmp_path, monkeypatch):
     short = QUICK | {"num_steps": 2, "offline": "true"}
     datadiet("full_data", tmp_path, run=0, **short)
     pretend(monkeypatch)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracles
 import oracles_selection
 import pytest
 from conftest import QUICK, datadiet
@@ -15,7 +16,6 @@ from test_train import equal, run, setup
 
 import datadiet as dd
 from datadiet.config import with_values
-from datadiet.data.order import batch_ids
 from datadiet.data.registry import load_dataset
 from datadiet.errors import UserError
 from datadiet.selectors.epochs import Epoch, infobatch_weights
@@ -257,7 +257,7 @@ def test_runs_that_choose_nothing_anew_carry_no_losses(digits):
         assert schedule.begin(None, 5) is None
         assert schedule.left(5) > 10**6
         if name != "rs2":
-            expected = batch_ids(schedule.kept, 128, chosen.train_seed, 6, 9)
+            expected = oracles.batch_ids(schedule.kept, 128, chosen.train_seed, 6, 9)
             np.testing.assert_array_equal(schedule.ids(5, 9), expected)
 
 
@@ -268,7 +268,7 @@ SHORT = QUICK | {"num_steps": 60, "save_steps": 25, "log_steps": 33, "size": 700
 
 
 @pytest.mark.parametrize("name", ANEW)
-def test_a_run_that_was_stopped_within_an_epoch_ends_with_the_same_bytes(name, tmp_path, monkeypatch, hasty_once):
+def test_a_run_that_was_stopped_within_an_epoch_ends_with_the_same_bytes(name, tmp_path, monkeypatch):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     datadiet("subset", tmp_path, root=whole, selector=name, **SHORT)
     with monkeypatch.context() as patch:

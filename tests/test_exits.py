@@ -193,7 +193,7 @@ for limit in (-1, 0, 150, 4000):
         (train, "append_line", 2, UserError("no room"), 2, [0, 11]),
         (train, "save_step", 3, KeyboardInterrupt(), 1, [0, 11]),
         (train, "summarize", 1, UserError("no summary"), 2, [0, 11, 22, 33, 44]),
-        (mlflow_store, "log_metrics", 2, ConnectionError("away"), 0, [0, 11, 22, 33, 44]),
+        (mlflow_store, "log_values", 3, ConnectionError("away"), 0, [0, 11, 22, 33, 44]),
         (TrackedRun, "end", 1, UserError("MLflow refuses"), 2, [0, 11, 22, 33, 44]),
     ],
 )

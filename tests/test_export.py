@@ -27,7 +27,7 @@ from datadiet.storage.manifests import manifest_ids
 from datadiet.storage.tables import read_csv
 
 pytestmark = [
-    pytest.mark.usefixtures("hasty", "own_cache"), pytest.mark.filterwarnings("ignore::datadiet.data.reading.Remark"),
+    pytest.mark.usefixtures("own_cache"), pytest.mark.filterwarnings("ignore::datadiet.data.reading.Remark"),
 ]  # fmt: skip
 
 NAMES = (  # of files below a class: other suffixes, subfolders, text that csv quotes, other alphabets, no UTF-8

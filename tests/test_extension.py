@@ -42,8 +42,6 @@ from datadiet.study.local_engine import Here
 from datadiet.study.spec import Job
 from entrypoints.__main__ import main
 
-pytestmark = pytest.mark.usefixtures("hasty")
-
 SHORT = QUICK | {"num_steps": 4, "save_steps": 4}
 
 

@@ -30,8 +30,6 @@ from datadiet.training.schedule import Schedule
 from datadiet.training.state import initial_state, learning_rate, on_device, optimizer
 from datadiet.training.step import _augmented, training_loss
 
-pytestmark = pytest.mark.usefixtures("hasty")
-
 RANDOM = np.random.RandomState(3)
 SMALL = {"dataset": "digits", "width": 2, "train_batch_size": 64, "trajectory": "none", "offline": "true"}
 

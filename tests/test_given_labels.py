@@ -26,7 +26,7 @@ from datadiet.study.study import check
 NAMES = ("ant", "bee", "cat")
 TRAINING = {"model": "mlp", "width": 8, "num_steps": 8, "save_steps": 8, "augment": "false", "offline": "true"}
 
-pytestmark = pytest.mark.usefixtures("own_cache", "hasty")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")

@@ -41,9 +41,7 @@ def runs_of(client: mlflow.MlflowClient, made) -> list[mlflow.entities.Run]:
     return [client.get_run(one.info.run_id) for one in found]
 
 
-def test_two_commands_that_inherit_one_run_are_two_runs_each_with_its_own_options(
-    tmp_path, client, monkeypatch, hasty_once
-):
+def test_two_commands_that_inherit_one_run_are_two_runs_each_with_its_own_options(tmp_path, client, monkeypatch):
     made = project_run(client, monkeypatch, run_name="tuesday")
     datadiet("full_data", tmp_path, run=0, **TINY)
     inherit(monkeypatch, made)

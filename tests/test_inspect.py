@@ -15,7 +15,7 @@ from PIL import Image
 
 from datadiet.data.inspect import advised
 
-pytestmark = pytest.mark.usefixtures("hasty", "own_cache")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 NASTY = "<img src=x onerror=alert(1)>"
 

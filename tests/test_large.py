@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import tracemalloc
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,13 +22,13 @@ from datadiet.data.registry import build_dataset, load_dataset
 from datadiet.errors import UserError
 from datadiet.models.registry import build_model, input_shape
 from datadiet.scores.checkpoint import compute_features, compute_many
+from datadiet.storage.files import make_folder
+from datadiet.storage.score_files import save_scores
 from datadiet.training import feed, placing
 from datadiet.training.feed import Feed, Sweep, is_stored, mapped
-from datadiet.training.loop import Entrant, fit_runs
+from datadiet.training.loop import Entrant, fit, fit_runs
 from datadiet.training.schedule import Schedule
 from datadiet.training.state import initial_state, on_device, on_disk
-
-pytestmark = pytest.mark.usefixtures("hasty")
 
 
 @pytest.fixture
@@ -214,7 +215,7 @@ def refuse_images(empty, shape, *given, **named):
 )  # fmt: skip
 def test_size_and_what_is_free_decide_where_images_lie_and_that_is_said(monkeypatch, tmp_path, data_on, free, stored):
     """digits: 92 kB of training images and 23 kB of test images."""
-    monkeypatch.setattr(placing, "free_bytes", lambda: free)
+    monkeypatch.setattr(placing, "free_bytes", lambda count: free)
     dataset, said = load_dataset("digits"), []
     np.save(tmp_path / "train.npy", dataset.train_images)
     dataset = replace(dataset, train_images=np.load(tmp_path / "train.npy", mmap_mode="r"))
@@ -249,3 +250,52 @@ def test_a_command_trains_from_disk_and_says_so(tmp_path):
     assert first == second
     datadiet("full_data", tmp_path, **given, data_on="device", exp="disk", resume="true")
     assert "data_on" not in (tmp_path / "exps" / "disk" / "run_0" / "args.json").read_text(), "no part of what a run is"
+
+
+def test_images_of_a_file_are_in_memory_once_where_the_device_is_the_cpu(tmp_path):
+    """And those that a network has padded are not padded before it takes them. What may be changed is copied."""
+    dataset = load_dataset("digits")
+    np.save(tmp_path / "images.npy", dataset.train_images)
+    stored = np.load(tmp_path / "images.npy", mmap_mode="r")
+    for shape in ((8, 8, 1), (32, 32, 3)):
+        split = on_device(fit_images(replace(dataset, train_images=stored), shape), "train")
+        assert isinstance(split.images, jax.Array)
+        assert split.images.unsafe_buffer_pointer() == stored.ctypes.data
+    own = np.array(dataset.train_images)
+    assert on_device(replace(dataset, train_images=own), "train").images.unsafe_buffer_pointer() != own.ctypes.data
+
+
+def test_images_padded_when_a_network_takes_them_train_it_with_the_same_bytes():
+    dataset = fit_images(load_dataset("digits"), (12, 11, 3))
+    before = replace(dataset, train_images=dataset.train_images[:], test_images=dataset.test_images[:])
+    given = {"dataset": "digits", "num_steps": 6, "log_steps": 3, "train_batch_size": 32, "model": "simple_cnn_0"}
+    config = options.resolve(options.TrainConfig(width=4, augment=True, pad=2, **given), dataset.num_examples)
+    network, kept = build_model("simple_cnn_0", 10, (12, 11, 3), 4), np.arange(dataset.num_examples, dtype=np.int32)
+    found = []
+    for place in (on_device, on_disk):
+        for data in (dataset, before):
+            state = initial_state(network, config, dataset.num_examples)
+            *_, last = fit(network, place(data, "train"), place(data, "test"), kept, config, state)
+            found.append((jax.tree.map(np.array, last.state.params), np.asarray(last.correct)))
+    assert all(same(found[0], other) for other in found[1:])
+
+
+def test_averaging_ten_runs_takes_less_than_twice_the_memory_of_their_scores(tmp_path):
+    count, folder = 200_000, "error_l2_norm_scores"
+    identity = {"dataset": "toy", "fingerprint": "f" * 64, "example_ids": [str(i) for i in range(count)]}
+    for run in range(10):
+        make_folder(tmp_path / f"exps/full_data/run_{run}")
+        name = f"full_data/run_{run}/{folder}/ckpt_5.npy"
+        told = {"type": "l2_error", "step": 5, "runs": [run]}
+        save_scores(tmp_path / "exps" / name, np.random.RandomState(run).rand(count).astype(np.float32), identity, told,
+                    name=name)  # fmt: skip
+    given = {"step": 5, "score_exp": "full_data", "offline": "true"}
+    datadiet("mean_score", tmp_path, n_runs=2, exp="first", **given)  # imports what is imported once
+    tracemalloc.start()
+    try:
+        datadiet("mean_score", tmp_path, n_runs=10, exp="all", **given)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert np.load(tmp_path / f"exps/all/{folder}/ckpt_5.runs.npy").nbytes == 40 * count
+    assert peak < 2 * 40 * count, f"{peak / (40 * count):.2f} of them"

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from archives import png
+from conftest import count_examples
 
-from datadiet.data.registry import count_examples, load_dataset
+from datadiet.data.registry import load_dataset
 from datadiet.data.sources.walk import walk
 from datadiet.errors import UserError
 

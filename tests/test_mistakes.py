@@ -15,8 +15,6 @@ from conftest import QUICK, store_in
 from datadiet.training import device
 from entrypoints.__main__ import COMMANDS, main
 
-pytestmark = pytest.mark.usefixtures("hasty")
-
 TRAINED = " ".join(f"--{name} {value}" for name, value in (QUICK | {"width": 8, "num_steps": 22}).items())
 
 

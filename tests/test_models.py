@@ -16,8 +16,6 @@ from datadiet.errors import UserError
 from datadiet.models.networks import Network
 from datadiet.models.registry import MODELS, input_shape
 
-pytestmark = pytest.mark.usefixtures("hasty")
-
 
 def count(tree) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
@@ -66,9 +64,23 @@ def test_batch_norm_moves_a_tenth_of_the_way_to_the_batch():
     np.testing.assert_allclose(moved["var"], 0.9 * before["var"] + 0.1 * stem.var((0, 1, 2)), rtol=1e-3)
 
 
+FEWER = {
+    "resnet18_lowres": {"stages": (1, 1)},
+    "resnet50_lowres": {"stages": (1,)},
+    "wrn16_4": {"depth": 10, "widening": 1},
+    "vit_ti_4": {"depth": 1},
+}
+
+
+def small(name: str, dtype: str = "float32") -> Network:
+    """A network of few and narrow blocks: more of them only take longer to compile."""
+    network = dd.build_model(name, 10, (32, 32, 3), 4, dtype)
+    return Network(network.module.clone(**FEWER[name]), network.image_shape) if name in FEWER else network
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_examples_do_not_mix_in_evaluation_mode(name):
-    network = dd.build_model(name, 10, (32, 32, 3), width=4)
+    network = small(name)
     variables = drawn_variables(network)
     images = jax.random.normal(jax.random.key(1), (6, 32, 32, 3))
     apply = jax.jit(network.apply)
@@ -89,20 +101,9 @@ def test_small_images_are_padded_up_to_what_a_model_takes():
         dd.build_model("vgg", 10, (32, 32, 3))
 
 
-FEWER = {
-    "resnet18_lowres": {"stages": (1, 1)},
-    "resnet50_lowres": {"stages": (1,)},
-    "wrn16_4": {"depth": 10, "widening": 1},
-    "vit_ti_4": {"depth": 1},
-}
-
-
 @pytest.mark.parametrize("name", MODELS)
 def test_bfloat16_is_close_and_stays_inside(name):
-    networks = [dd.build_model(name, 10, (32, 32, 3), 4, dtype) for dtype in ("float32", "bfloat16")]
-    if name in FEWER:  # more blocks only take longer to compile
-        networks = [Network(network.module.clone(**FEWER[name]), network.image_shape) for network in networks]
-    full, half = networks
+    full, half = (small(name, dtype) for dtype in ("float32", "bfloat16"))
     key = jax.random.key(0, impl="rbg")  # which takes a moment to compile
     variables, of_half = jax.jit(lambda key: (full.init(key), half.init(key)))(key)
     jax.tree.map(np.testing.assert_array_equal, variables, of_half)

@@ -17,7 +17,6 @@ import datadiet as dd
 from datadiet.report.kept_sets import COLUMNS
 from datadiet.report.pictures import FIGURES
 
-pytestmark = pytest.mark.usefixtures("hasty")
 LOSSES = {"keep_max l2_error": (0.0, 0.02), "random": (0.01, 0.03)}
 
 

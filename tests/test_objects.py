@@ -195,7 +195,7 @@ def test_what_is_no_dataset_is_refused(given, message):
         dd.dataset_from(given, TEST)
 
 
-def test_such_a_dataset_is_scored_and_chosen_from(hasty_once):
+def test_such_a_dataset_is_scored_and_chosen_from():
     import jax
 
     from datadiet.data.batches import Normalizer

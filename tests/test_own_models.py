@@ -26,8 +26,6 @@ from datadiet.scores.gradients import grad_norms, parameters_without_rule
 from datadiet.training.loop import Entrant, fit, fit_runs
 from datadiet.training.state import initial_state, on_device
 
-pytestmark = pytest.mark.usefixtures("hasty")
-
 SHORT = {"dataset": "digits", "augment": "false", "num_steps": 4, "save_steps": 4, "offline": "true"}
 SHAPE = (8, 8, 1)
 

@@ -14,8 +14,6 @@ from datadiet.models.networks import Network
 from datadiet.models.registry import MODELS, build_model
 from datadiet.scores.gradients import grad_norms, grad_norms_by_vmap, parameters_without_rule
 
-pytestmark = pytest.mark.usefixtures("hasty")
-
 GOLDEN = Path(__file__).parent / "golden"
 grad_norms = jax.jit(grad_norms, static_argnums=0)
 by_vmap = jax.jit(grad_norms_by_vmap, static_argnums=0)
@@ -212,7 +210,7 @@ def test_every_backend_s_way_over_examples_gives_the_same(backend, monkeypatch):
     np.testing.assert_allclose(values, gradient_norms(network, variables, images, labels), rtol=2e-5)
 
 
-def test_no_gradient_of_a_parameter_is_computed(optimised):
+def test_no_gradient_of_a_parameter_is_computed(as_users_have):
     network = Network(Layered((nn.Conv(12, (3, 3)), nn.Conv(12, (3, 3)))), (8, 8, 3))
     variables, (images, labels) = drawn_variables(network), batch((8, 8, 3))
     program = grad_norms.lower(network, variables, images, labels).compile().as_text()
@@ -221,7 +219,7 @@ def test_no_gradient_of_a_parameter_is_computed(optimised):
     assert all("f32[5,8,8," in line.split("=")[1] for line in convolutions)
 
 
-def test_memory_is_bounded_by_the_batch_not_by_batch_times_parameters(optimised):
+def test_memory_is_bounded_by_the_batch_not_by_batch_times_parameters(as_users_have):
     network = Network(Layered((nn.Conv(128, (3, 3)), nn.Conv(128, (3, 3)), nn.Dense(512))), (4, 4, 64))
     variables, (images, labels) = drawn_variables(network), batch((4, 4, 64), size=64)
     parameters = sum(x.size for x in jax.tree.leaves(variables["params"]))

@@ -322,12 +322,12 @@ def test_nothing_was_lost_by_the_refusals(root):
 
 def test_any_selector_trains_and_writes_manifests(root):
     """Each in a folder of its own; a training run keeps what `select` says, and a manifest trains the same."""
-    short = QUICK | {"num_steps": 4}
+    short, here = QUICK | {"num_steps": 4, "offline": "true"}, {"dataset": "digits", "offline": "true"}
     folder, subsets = root / "exps/subset", [name for name in SELECTORS if not chooses_anew(name)]
     for selector in subsets:
         more = {"cutoff": 0.1} if selector in ("ccs", "d2") else {}
         datadiet("subset", root, selector=selector, size=300, **more, **short)
-        datadiet("select", root, dataset="digits", selector=selector, size=300, **more)
+        datadiet("select", root, selector=selector, size=300, **more, **here)
     names = {f"size_300.{name}{'.cutoff_0.1' if name in ('ccs', 'd2') else ''}" for name in subsets}
     names = {name.replace("300.offset", "300.offset.offset_0") for name in names}
     assert {path.name for path in folder.iterdir()} == names == {path.name for path in (root / "exps/select").iterdir()}
@@ -335,7 +335,7 @@ def test_any_selector_trains_and_writes_manifests(root):
         kept = (folder / name / "run_0/kept.csv").read_text()
         assert kept == (root / "exps/select" / name / "run_0/kept.csv").read_text()
         assert len(kept.splitlines()) == 301
-    again = datadiet("select", root, dataset="digits", selector="herding", size=300)
+    again = datadiet("select", root, selector="herding", size=300, **here)
     assert "300 examples kept (herding)" in again.stdout
     manifest = root / "exps/select/size_300.herding/run_0/kept.csv"
     datadiet("subset", root, selector="manifest", manifest=manifest, **short)

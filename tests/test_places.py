@@ -20,7 +20,6 @@ from datadiet.storage.files import SEAL, read_json, read_lines, sealed, write_js
 from datadiet.storage.layout import check_place
 from datadiet.storage.score_files import load_scores
 
-pytestmark = pytest.mark.usefixtures("hasty")
 TINY = QUICK | {"num_steps": 22, "save_steps": 11, "width": 8, "offline": "true"}
 FULL = "exps/full_data"
 SCORES = "error_l2_norm_scores/ckpt_11.npy"

@@ -17,7 +17,7 @@ LONG = {"fit_runs"}  # functions of more than 40 lines, each for a reason
 HOUSE = {
     "": [
         "printable", "errors", "temporary", "intake", "processors", "progress", "notebook", "commands", "home",
-        "plugins", "option", "registries", "train_config", "config", "recipes", "__main__",
+        "plugins", "option", "devices", "registries", "train_config", "config", "recipes", "__main__",
     ],
     "data": [
         "dataset", "reading", "doubts", "order", "batches", "cache", "sources.base", "sources.published",
@@ -34,7 +34,7 @@ HOUSE = {
         "names", "arrays", "logits", "forgetting", "trajectory", "outputs", "recorded", "recorder", "rules",
         "gradients", "kernel", "registry", "checkpoint", "combine",
     ],
-    "selectors": ["coresets", "epochs", "selection", "options", "window_search"],
+    "selectors": ["distances", "coresets", "epochs", "selection", "options", "window_search"],
     "training": [
         "device", "energy", "compiled", "schedule", "updates", "state", "feed", "placing", "step", "loop",
         "connectivity",
@@ -48,9 +48,9 @@ HOUSE = {
         "bring", "sync",
     ],
     "runs": [
-        "background", "signals", "context", "console", "inputs", "labels", "task", "resume", "saving", "products",
-        "folders", "train", "scored", "score", "mean", "outputs", "predictions", "select", "timing", "unrecorded",
-        "children",
+        "background", "signals", "context", "console", "features", "inputs", "labels", "task", "resume", "saving",
+        "products", "folders", "train", "scored", "score", "mean", "outputs", "predictions", "select", "timing",
+        "unrecorded", "children",
     ],
     "report": [
         "statistics", "comparison", "sequential", "gain", "verdicts", "evidence", "trained", "given", "cost",

@@ -12,14 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from archives import png
-from conftest import datadiet
+from conftest import count_examples, datadiet
 from PIL import Image
 
 import datadiet as dd
 from datadiet.data import cache
 from datadiet.data.inspect import doubts
 from datadiet.data.reading import NAMES, Reading, Remark
-from datadiet.data.registry import count_examples, load_dataset
+from datadiet.data.registry import load_dataset
 from datadiet.data.sources.splits import divide
 from datadiet.errors import UserError
 from datadiet.storage.files import SEAL
@@ -75,7 +75,7 @@ def test_how_data_is_read_is_an_option_of_trainings():
     assert set(NAMES) <= FIELDS.keys()
     assert Reading() == Reading.asked()
     with pytest.raises(UserError, match=r"image_sise=3: expected one of image_size, test_fraction, test_split"):
-        count_examples("digits", image_sise=3)
+        load_dataset("digits", image_sise=3)
 
 
 @pytest.mark.parametrize("size", ["0", "-3", "12x", "x12", "3.5", "12x0", "1e3", "100000"])
@@ -409,7 +409,7 @@ def test_constant_images_are_refused(tmp_path, value):
 # --- kept, repeated and older ---------------------------------------------------------------------
 
 
-def test_a_folder_of_photographs_goes_to_a_report_and_what_was_decided_is_recorded_and_repeated(tmp_path, hasty_once):
+def test_a_folder_of_photographs_goes_to_a_report_and_what_was_decided_is_recorded_and_repeated(tmp_path):
     """Of several sizes, without a test set, some of them damaged: by one command."""
     import mlflow
 
@@ -464,7 +464,7 @@ def test_what_older_versions_kept_is_read(tmp_path, monkeypatch):
     assert load_dataset(name).fingerprint == before.fingerprint
 
 
-def test_arguments_of_before_are_read(tmp_path, hasty_once):
+def test_arguments_of_before_are_read(tmp_path):
     datadiet(
         "full_data", tmp_path, dataset="digits", model="mlp", width=8, num_steps=2, augment="false", offline="true"
     )

@@ -185,7 +185,7 @@ def test_looks_of_other_trainings_do_not_count_and_those_that_were_not_noted_do(
 
 
 @pytest.fixture
-def no_pictures(hasty_once, monkeypatch) -> None:
+def no_pictures(monkeypatch) -> None:
     """Reports are made without what takes longest, and networks compiled in haste."""
     monkeypatch.setattr(page, "pictures", lambda decision: [])
 

@@ -21,6 +21,8 @@ from datadiet.storage.checkpoints import checkpoint_steps
 from datadiet.storage.score_files import load_scores
 from datadiet.training.loop import Entrant, Report, fit, fit_runs
 
+pytestmark = pytest.mark.usefixtures("as_users_have")  # whose programs have to give the same bytes
+
 RUNS = (0, 2, 5)
 
 

@@ -22,8 +22,6 @@ from datadiet.scores.checkpoint import (
 from datadiet.scores.combine import COMBINATIONS, mean_over_runs, standard_error
 from datadiet.scores.trajectory import TRAJECTORIES
 
-pytestmark = pytest.mark.usefixtures("hasty")
-
 
 def test_golden_logits(golden):
     logits = jax.jit(golden.network.apply)(golden.variables, golden.images)

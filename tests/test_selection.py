@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import oracles_selection
 import pytest
@@ -9,7 +11,7 @@ import pytest
 import datadiet as dd
 from datadiet.config import find_option
 from datadiet.errors import UserError
-from datadiet.selectors import coresets
+from datadiet.selectors import coresets, distances
 from datadiet.selectors.coresets import evenly, in_proportion
 from datadiet.selectors.selection import SELECTORS, kept_order, option_names, parameters_of
 from entrypoints.__main__ import COMMANDS
@@ -175,14 +177,43 @@ def test_greedy_selections_are_nested(name):
     np.testing.assert_array_equal(kept_order(name, scores, size=15, seed=5, balance="none", **more), whole[:15])
 
 
-@pytest.mark.parametrize("block", [1, 7, N, 1000])
-def test_neighbours_do_not_depend_on_the_block(block, monkeypatch):
+@pytest.mark.parametrize(("rows", "columns", "group"), [(1, 1, 1), (7, 12, 3), (N, 64, 16), (1000, 4, 4)])
+@pytest.mark.parametrize("count", [1, 4, N - 1])
+def test_neighbours_do_not_depend_on_the_block(rows, columns, group, count, monkeypatch):
     _, more = pool()
     points = more["features"]
-    distances = np.linalg.norm(points[:, None] - points, axis=-1) + np.diag(np.full(N, np.inf))
-    monkeypatch.setattr(coresets, "BLOCK", block)
-    found = np.sort(coresets.nearest(points, 4), axis=1)
-    np.testing.assert_array_equal(found, np.sort(np.argsort(distances, axis=1)[:, :4], axis=1))
+    gaps = np.linalg.norm(points[:, None] - points, axis=-1) + np.diag(np.full(N, np.inf))
+    for name, value in (("SEARCHED", rows), ("COLUMNS", columns), ("GROUP", group)):
+        monkeypatch.setattr(distances, name, value)
+    found = np.sort(distances.nearest(points, count), axis=1)
+    np.testing.assert_array_equal(found, np.sort(np.argsort(gaps, axis=1)[:, :count], axis=1))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
+@pytest.mark.parametrize("name", ["k_center", "herding", "d2"])
+def test_features_without_distances_are_refused(name, value):
+    scores, more = pool()
+    more["features"][7, 1] = value
+    with np.errstate(invalid="ignore"), pytest.raises(UserError, match="features: expected finite numbers"):
+        kept_order(name, scores, size=9, balance="none", **more)
+
+
+@pytest.mark.parametrize("farthest", [1, 3, 50, 1024])
+def test_k_center_takes_what_one_step_after_the_other_takes_ties_included(farthest, monkeypatch):
+    """On whole numbers of mean 0, whose distances are exact; a fifth of the examples is there twice."""
+    half = np.random.RandomState(0).randint(-4, 5, (300, 3))
+    features = np.concatenate([half, -half, half[:120]]).astype(np.float32)
+    features[-120:] *= np.where(np.arange(120) % 2, 1, -1)[:, None]
+    features[-1] -= features.sum(0)
+    monkeypatch.setattr(coresets, "FARTHEST", farthest)
+    found = kept_order("k_center", np.zeros(720), size=720, seed=4, features=features)
+    points = features[shuffled := np.random.RandomState(4).permutation(720)]
+    taken, gaps = [int(np.square(points).sum(1).argmin())], np.full(720, np.inf)
+    while len(taken) < 720:
+        gaps = np.minimum(gaps, np.square(points - points[taken[-1]]).sum(1))
+        gaps[taken[-1]] = -1
+        taken.append(int(gaps.argmax()))
+    np.testing.assert_array_equal(found, shuffled[taken])
 
 
 @pytest.mark.parametrize("name", sorted(set(KEEPING) - {"random"}))
@@ -279,3 +310,36 @@ def test_the_facts_of_a_selector_are_true():
         told = (chosen.words or "{count}").format(count="9", score="score")
         assert "9" in told, name
         assert ("score" in told) == (chosen.scores and chosen.words is not None), name
+
+
+@pytest.mark.parametrize("name", [name for name in KEEPING if SELECTORS[name].features])
+@pytest.mark.parametrize("balance", ["none", "proportional"])
+@pytest.mark.parametrize("size", [1, 20, N])
+def test_what_takes_long_tells_how_far_it_is(name, balance, size):
+    scores, more = pool()
+    told: list[int] = []
+    more |= options_of(name, size) | {"balance": balance, "progress": told.append}
+    kept_order(name, scores, size=size, **more)
+    assert sum(told) == size
+    assert min(told) >= 0
+
+
+# Bytes beside what is given, of 64 features: a copy of them takes 256 of each example. See docs/scores.md.
+@pytest.mark.parametrize(("name", "most"), [("moderate", 150), ("k_center", 340), ("herding", 620), ("d2", 1100)])
+def test_selectors_of_features_take_as_little_memory_as_is_said(name, most, monkeypatch):
+    monkeypatch.setattr(coresets, "FARTHEST", 64)
+    monkeypatch.setattr(coresets, "CELLS", 1024)
+    for block in ("ROWS", "COLUMNS", "SEARCHED"):
+        monkeypatch.setattr(distances, block, 16)
+    count = 8_000
+    random = np.random.default_rng(0)
+    given = {"labels": np.zeros(count, np.int32), "features": random.standard_normal((count, 64), np.float32)}
+    values = random.random(count, np.float32)
+    kept_order(name, values[:100], size=9, **{what: array[:100] for what, array in given.items()})
+    tracemalloc.start()
+    try:
+        kept_order(name, values, size=40, **given)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak <= most * count, f"{peak / count:.0f} bytes of each example"

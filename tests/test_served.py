@@ -19,7 +19,7 @@ import jax
 import mlflow
 import numpy as np
 import pytest
-from conftest import QUICK, datadiet, end_of, environment, wait
+from conftest import PATIENCE, QUICK, datadiet, end_of, environment, wait
 
 import datadiet as dd
 from datadiet.errors import UserError
@@ -146,7 +146,7 @@ def test_mlflow_models_serve_answers_a_request_with_images(root, told, tmp_path)
     def ask(path: str, body: object = None) -> str:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"http://127.0.0.1:{port}/{path}", data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=120) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             return answer.read().decode()
 
     def is_up() -> bool:
@@ -194,9 +194,7 @@ def network():
 """
 
 
-def test_a_model_of_one_s_own_is_loaded_without_the_file_that_it_was_made_of(
-    tmp_path, monkeypatch, own_cache, hasty_once
-):
+def test_a_model_of_one_s_own_is_loaded_without_the_file_that_it_was_made_of(tmp_path, monkeypatch, own_cache):
     folder = tmp_path / "served_nets"
     folder.mkdir()
     (folder / "__init__.py").touch()
@@ -243,7 +241,7 @@ def test_code_that_lies_beside_a_package_is_named_before_anything_is_trained(tmp
     assert flax_here == f"flax=={flax.__version__}"
 
 
-def test_a_training_that_leaves_no_checkpoint_has_files_but_gives_no_model(tmp_path, hasty_once):
+def test_a_training_that_leaves_no_checkpoint_has_files_but_gives_no_model(tmp_path):
     done = datadiet("full_data", tmp_path, 2, log_model="true", checkpoints="false", **QUICK)
     assert "log_model=true takes the last checkpoint; got checkpoints=false" in done.stderr
     datadiet("full_data", tmp_path, checkpoints="false", **QUICK | {"num_steps": 11, "width": 8})

@@ -12,11 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from archives import accept, accept_content, add, cinic_images, flip, idx_bytes, png, write_idx
+from conftest import count_examples
 from PIL import ExifTags, Image
 
 from datadiet.data.batches import normalize
 from datadiet.data.prepare import prepare
-from datadiet.data.registry import count_examples, load_dataset
+from datadiet.data.registry import load_dataset
 from datadiet.data.sources import cinic10
 from datadiet.data.sources.embedded import DEBIAN_FASHION_MNIST, IDX_FILES
 from datadiet.errors import UserError

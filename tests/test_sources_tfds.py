@@ -12,12 +12,12 @@ import time
 import numpy as np
 import pytest
 from archives import accept, accept_content, flip, idx_bytes, pixels, python, write_cifar, write_idx
-from conftest import PATIENCE, end_of
+from conftest import PATIENCE, count_examples, end_of
 
 from datadiet.data import download
 from datadiet.data.dataset import fingerprint
 from datadiet.data.prepare import prepare
-from datadiet.data.registry import count_examples, load_dataset
+from datadiet.data.registry import load_dataset
 from datadiet.data.sources import tfds_folder
 from datadiet.data.sources.embedded import DEBIAN_FASHION_MNIST, IDX_FILES
 from datadiet.errors import UserError

@@ -22,7 +22,7 @@ from datadiet.models.registry import build_model
 from datadiet.runs.inputs import read_scores
 from datadiet.storage.checkpoints import save_checkpoint
 from datadiet.storage.claims import claim
-from datadiet.storage.files import append_line, npy_bytes, os, read_json, sealed, write_json
+from datadiet.storage.files import append_line, npy_parts, os, read_json, sealed, write_json
 from datadiet.storage.layout import ExperimentLayout, score_file
 from datadiet.storage.records import Arguments, DataFacts
 from datadiet.storage.score_files import identity_of, load_scores, read_ids, save_scores
@@ -150,7 +150,7 @@ def test_damaged_scores_are_refused(tmp_path):
 
 def test_damage_without_a_record_is_an_error_or_another_number_never_a_crash(tmp_path):
     path = tmp_path / "s.npy"
-    content = npy_bytes(VALUES)
+    content = b"".join(map(bytes, npy_parts(VALUES)))
     for position in range(len(content)):
         damaged = bytearray(content)
         damaged[position] ^= 1

@@ -230,7 +230,7 @@ def runs_of_study() -> tuple[mlflow.entities.Run, list[mlflow.entities.Run]]:
 def base(tmp_path_factory) -> Path:
     """A folder with a plan and the study that was done in one process, undisturbed."""
     base = tmp_path_factory.mktemp("study")
-    plan = OPTIONS | TINY | {"augment": False, "score_types": ["l2_error", "forget"], "num_steps": 400, "exp": "s"}
+    plan = OPTIONS | TINY | {"augment": False, "score_types": ["l2_error", "forget"], "num_steps": 200, "exp": "s"}
     (base / "plan.json").write_text(json.dumps(plan))
     datadiet("study", base, plan="plan.json", workers=1, root=base / "whole")
     return base
@@ -238,7 +238,7 @@ def base(tmp_path_factory) -> Path:
 
 def test_a_plan_file_says_the_options_and_the_command_line_overrides_them(base):
     described = read_json(base / "whole/exps/s/study.json")
-    assert (described["plan"]["num_steps"], described["plan"]["fractions"]) == (400, [0.5])
+    assert (described["plan"]["num_steps"], described["plan"]["fractions"]) == (200, [0.5])
     assert described["plan"]["score_types"] == ["l2_error", "forget"]
     done = datadiet("study", base, expect=2, plan="plan.json", workers=1, root=base / "whole", lr=0.2, exp="s")
     assert "lr: 0.1 there, 0.2 asked for" in " ".join(done.stderr.split())

@@ -8,6 +8,7 @@ import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import mlflow
@@ -116,16 +117,16 @@ def test_training_goes_on_while_mlflow_is_away_and_sync_repairs(tmp_path, new_st
     shutil.copy(new_store, tmp_path / "mlflow.db")
     calls = []
 
-    def refuse(client, run_id: str, points) -> None:
+    def refuse(client, run_id: str, points, params=MappingProxyType({})) -> None:
         points = list(points)
         calls.extend([points] if points else [])
         if len(calls) > after:
             raise MlflowException("connection refused")
-        told(client, run_id, points)
+        told(client, run_id, points, params)
 
-    told = mlflow_store.log_metrics
+    told = mlflow_store.log_values
     with monkeypatch.context() as patch:
-        patch.setattr(mlflow_store, "log_metrics", refuse)
+        patch.setattr(mlflow_store, "log_values", refuse)
         patch.setattr("datadiet.tracking.run.SEND_SECONDS", 0)  # each report is told at once
         done = datadiet("full_data", tmp_path, **FAST)
     assert done.output.count("Warning: MLflow") == 1

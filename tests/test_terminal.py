@@ -14,8 +14,6 @@ from datadiet import progress
 from datadiet.progress import Standing, counting
 from datadiet.runs.console import Console, Level
 
-pytestmark = pytest.mark.usefixtures("hasty")
-
 STUDY = {
     "dataset": "digits", "model": "mlp", "width": 8, "num_steps": 22, "augment": "false", "score_runs": 2,
     "eval_runs": 2, "fractions": 0.5, "score_types": "l2_error", "workers": 1, "offline": "true", "margin": 5,

@@ -12,9 +12,10 @@ import tarfile
 import numpy as np
 import pytest
 from archives import CIFAR10_NAMES, accept, accept_content, add, idx_bytes, pixels, write_cifar, write_idx
+from conftest import count_examples
 
 from datadiet.data.prepare import prepare
-from datadiet.data.registry import count_examples, load_dataset
+from datadiet.data.registry import load_dataset
 from datadiet.data.sources import cifar, tfds_folder
 from datadiet.data.sources.embedded import IDX_FILES
 from datadiet.data.sources.published import CIFAR_PICKLES

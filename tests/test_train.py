@@ -16,7 +16,6 @@ from conftest import GOLDEN
 
 from datadiet.config import FIELDS, TrainConfig, resolve
 from datadiet.data.batches import fit_images
-from datadiet.data.order import batch_ids
 from datadiet.data.registry import load_dataset
 from datadiet.errors import UserError
 from datadiet.models.networks import Network
@@ -115,7 +114,7 @@ def test_the_compiled_loop_agrees_with_single_steps(digits):
     network, train_split, _, config, state = setup(digits, num_steps=12, augment=True)
     everything = np.arange(digits.num_examples, dtype=np.int32)
     step = jax.jit(train_step, static_argnums=(0, 1))
-    for ids in batch_ids(everything, 128, config.train_seed, 1, 12):
+    for ids in oracles.batch_ids(everything, 128, config.train_seed, 1, 12):
         state = step(network, config, jax.random.key(config.train_seed), train_split, state, ids)
     alike = (looped[-1].state._replace(sums=0), state._replace(sums=0))
     for one, other in zip(*map(jax.tree.leaves, alike)):
@@ -142,7 +141,7 @@ def test_statistics_of_training_equal_the_history(digits):
     given = {"num_steps": 60, "trajectory": tuple(TRAJECTORIES), "trajectory_window": 4}
     network, train_split, _, config, state = setup(digits, **given)
     kept = np.arange(100, 500, dtype=np.int32)
-    ids = batch_ids(kept, 128, config.train_seed, 1, 60)
+    ids = oracles.batch_ids(kept, 128, config.train_seed, 1, 60)
     history, step = [], jax.jit(train_step, static_argnums=(0, 1))
     logits = jax.jit(lambda variables, row: network.apply(variables, train_split.batch(train_split.images[row])))
     for row in ids:
@@ -207,7 +206,7 @@ def test_divergence_stops_with_the_steps(digits):
         run(digits, lr=1e20)
 
 
-def test_convolutions_with_batch_norm_train(digits, hasty_once):
+def test_convolutions_with_batch_norm_train(digits):
     network, *splits, config, state = setup(digits, model="resnet18_lowres", width=4, num_steps=3, augment=True)
     network = Network(network.module.clone(stages=(1, 1)), network.image_shape)  # more blocks only take longer
     state = initial_state(network, config, digits.num_examples)

@@ -16,8 +16,6 @@ from datadiet.option import Parameters
 from datadiet.scores import forgetting, trajectory
 from datadiet.scores.trajectory import TRAJECTORIES
 
-pytestmark = pytest.mark.usefixtures("hasty")
-
 N, C, J, DECAY = 12, 4, 5, 0.7
 GIVEN = Parameters.of(trajectory_window=J, tdds_decay=DECAY)
 

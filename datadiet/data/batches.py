@@ -50,6 +50,20 @@ class Fitted:
         return np.asarray(self[:], dtype)
 
 
+def as_read(images: Any) -> np.ndarray:
+    """Images as they were before `fit_images`."""
+    return images.base if isinstance(images, Fitted) else images
+
+
+def fitted(images: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """A batch [B, H', W', D'] as `Fitted` has it, [B, H, W, D]; as it is where it has that shape."""
+    if images.shape[1:] == tuple(shape):
+        return images
+    margins = [((want - have) // 2, -((have - want) // 2)) for have, want in zip(images.shape[1:3], shape[:2])]
+    padded = jnp.pad(images, [(0, 0), *margins, (0, 0)])
+    return jnp.repeat(padded, shape[2] // images.shape[3], axis=-1)
+
+
 def fit_images(dataset: Dataset, shape: tuple[int, ...]) -> Dataset:
     """The same dataset with images zero-padded (centred) and channels repeated to `shape`, when they are taken."""
     if tuple(shape) == dataset.image_shape:

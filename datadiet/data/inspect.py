@@ -7,7 +7,7 @@ import re
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ from datadiet.data.sources.walk import walk
 from datadiet.errors import UserError
 from datadiet.printable import visible
 from datadiet.processors import processors
+from datadiet.progress import Counting
 from datadiet.train_config import FIELDS, TrainConfig
 
 FOLDER = "folder:"  # of which the files are looked at one by one
@@ -86,9 +87,6 @@ class Facts:
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, else their numbers."""
         return () if self.dataset is None else self.dataset.classes
-
-
-Counting = Callable[[int, str], Any]  # a bar for so many units, as `Reporter.counter`
 
 
 def check(config: TrainConfig) -> None:

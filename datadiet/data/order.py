@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import numpy as np
+
+
+class _Drawn(threading.local):
+    """What draws in a thread. To make one costs ten times an order: it asks the system for a seed of its own."""
+
+    def __init__(self) -> None:
+        self.random = np.random.RandomState()
+
+
+_drawn = _Drawn()
 
 
 def epoch_order(seed: int, epoch: int, num_kept: int) -> np.ndarray:
@@ -12,28 +23,15 @@ def epoch_order(seed: int, epoch: int, num_kept: int) -> np.ndarray:
 
     RandomState, because NumPy has frozen its stream.
     """
-    return np.random.RandomState([seed, epoch]).permutation(num_kept)
-
-
-def batch_ids(kept: np.ndarray, batch_size: int, seed: int, first_step: int, num_steps: int) -> np.ndarray:
-    """Ids of the batches of steps first_step … first_step + num_steps - 1 (counted from 1).
-
-    Each epoch of the kept set is freshly shuffled and its last incomplete batch dropped, as
-    in the original; a kept set smaller than a batch is one batch. Batch t depends on t alone.
-
-    Args:
-        kept: ids of the training examples, int32 [M].
-    Returns:
-        int32 [num_steps, min(batch_size, M)].
-    """
-    size = min(batch_size, len(kept))
-    return batches(lambda epoch: kept[epoch_order(seed, epoch, len(kept))], len(kept), size, first_step, num_steps)
+    _drawn.random.seed([seed, epoch])
+    return _drawn.random.permutation(num_kept)
 
 
 def batches(
     order: Callable[[int], np.ndarray], length: int, batch_size: int, first_step: int, num_steps: int
 ) -> np.ndarray:
-    """`batch_ids` of epochs that all have `length` examples, at least one batch.
+    """Ids of the batches of steps first_step … first_step + num_steps - 1 (counted from 1), of epochs that all have
+    `length` examples, at least one batch. The last incomplete batch of each is dropped, as in the original.
 
     Args:
         order: ids of epoch 0, 1, … in order of presentation, int [length].
@@ -43,6 +41,10 @@ def batches(
     per_epoch = length // batch_size
     begin, end = first_step - 1, first_step - 1 + num_steps
     epochs = range(begin // per_epoch, -(-end // per_epoch))
-    orders = [order(epoch)[: per_epoch * batch_size].reshape(per_epoch, batch_size) for epoch in epochs]
-    skip = begin - epochs.start * per_epoch
-    return np.concatenate(orders)[skip : skip + num_steps].astype(np.int32)
+
+    def within(epoch: int) -> np.ndarray:
+        """Those of them that are of an epoch."""
+        first, last = max(begin - epoch * per_epoch, 0), min(end - epoch * per_epoch, per_epoch)
+        return order(epoch)[first * batch_size : last * batch_size].reshape(-1, batch_size)
+
+    return np.concatenate([within(epoch) for epoch in epochs]).astype(np.int32)

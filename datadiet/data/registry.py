@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +32,7 @@ class Source(NamedTuple):
     files: Callable[..., Sequence[str | Path]] | None = None  # that the content depends on; None: no cache
     reads: bool = False  # it splits and sizes as a Reading says; of others, images are resized when they are read
     origins: Callable[..., Origins] | None = None  # None: its examples are no files
+    installed: bool = False  # a part of a package: the same however often it is read
 
 
 def _of(module: str, function: str, *first: str) -> Callable[..., Any]:
@@ -68,7 +69,7 @@ CINIC_STATISTICS = ((0.47889522, 0.47227842, 0.43047404), (0.24205776, 0.2382804
 
 
 DATASETS: dict[str, Source] = {
-    "digits": Source(_of("embedded", "load_digits"), 10, lambda data_dir: 1438),
+    "digits": Source(_of("embedded", "load_digits"), 10, lambda data_dir: 1438, installed=True),
     "fashion_mnist": Source(
         _of("embedded", "load_fashion_mnist"), 10, _of("embedded", "count_fashion_mnist"),
         None, _of("embedded", "fashion_mnist_files"),
@@ -120,17 +121,6 @@ def data_folder(data_dir: str | Path | None) -> Path | None:
         raise UserError(f"data_dir={data_dir}: expected a folder ({error}).") from None
 
 
-def count_examples(name: str, data_dir: str | Path | None = None, **options: Any) -> int:
-    """Size N of the training set, found without loading it where it is read as it is.
-
-    Args:
-        options: As for `load_dataset`.
-    Raises:
-        UserError: unknown name, or the data is not there (with the command that repairs it), or cannot be read so.
-    """
-    return _count(name, data_dir, Reading.asked(**options))
-
-
 def origins_of(config: TrainConfig) -> Origins:
     """Where the training examples that a config names come from.
 
@@ -145,11 +135,12 @@ def origins_of(config: TrainConfig) -> Origins:
 
 
 def count_of(config: TrainConfig) -> int:
-    """The same of what a config names."""
-    return _count(config.dataset, config.data_dir, Reading.of(config))
+    """Size N of the training set that a config names, found without loading it where it is read as it is.
 
-
-def _count(name: str, data_dir: str | Path | None, reading: Reading) -> int:
+    Raises:
+        UserError: unknown name, or the data is not there (with the command that repairs it), or cannot be read so.
+    """
+    name, data_dir, reading = config.dataset, config.data_dir, Reading.of(config)
     check_asked(name, data_dir, reading)
     reading = replace(reading, labels=None)  # which there are as many of
     if reading.given():
@@ -277,8 +268,9 @@ def load_dataset(
 
 def dataset_of(config: TrainConfig) -> Dataset:
     """The dataset that a config names, read as it says, with its own labels; see `load_dataset`. Its notes are not
-    told."""
-    return read_dataset(config.dataset, config.data_dir, Reading.of(config))
+    told. What is installed is made once, for all runs of a study."""
+    read = _read_once if find_source(config.dataset).installed else read_dataset
+    return read(config.dataset, config.data_dir, Reading.of(config))
 
 
 def tell_notes(dataset: Dataset, stacklevel: int = 2) -> None:
@@ -296,6 +288,9 @@ def read_dataset(name: str, data_dir: str | Path | None, reading: Reading) -> Da
     files = partial(_listing, name, source_files, data_dir, reading)
     how = "".join(f"{option}={value}\n" for option, value in reading.given().items())
     return Dataset(name, **cache.through(name, files, partial(_record, name, data_dir, reading), how))
+
+
+_read_once = lru_cache(maxsize=1)(read_dataset)
 
 
 def _record(name: str, data_dir: str | Path | None, reading: Reading) -> dict[str, Any]:

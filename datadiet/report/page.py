@@ -111,7 +111,8 @@ def commands(study: Study, decision: Decision) -> list[tuple[str, str]]:
     """What to type to repeat it: purpose and command."""
     given = {**study.record.plan, "exp": study.exp}
     words = [f"{name}={typed(value)}" for name, value in given.items() if not _is_default(name, value)]
-    trained, again = isinstance(study, TrainedStudy), [f"exp={study.exp}", f"margin={decision.margin:g}"]
+    trained = isinstance(study, TrainedStudy)
+    again = [f"exp={study.exp}", f"margin={decision.margin:g}"]
     program = MLFLOW if trained else DATADIET  # who trains by a loop of his own works in a folder of his own
     made = [
         ("This study; finished runs are not repeated:", _spelled("study", words, program))

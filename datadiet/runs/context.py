@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from datadiet.tracking.run import TrackedRun
 
 DATA_ON = ("auto", "device", "disk")
+DEVICES = "[1-9][0-9]{0,3}|all"  # form of how many devices do one piece of work
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,10 @@ class Tracker:
 
 @dataclass(frozen=True)
 class Context:
-    """All three, and where images lie, for work that needs them; its parts are handed no more than they use."""
+    """All three, and what computes, for work that needs them; its parts are handed no more than they use."""
 
     output: Output
     reporter: Reporter
     tracker: Tracker
     data_on: str = "auto"  # where images lie while networks train: one of DATA_ON
+    devices: str = "1"  # that train or score together: a number, or all; see DEVICES

@@ -6,7 +6,6 @@ import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,13 @@ from datadiet import commands
 from datadiet import config as options
 from datadiet.config import ResolvedConfig, TrainConfig
 from datadiet.data import align
-from datadiet.data.batches import Normalizer, fit_images
 from datadiet.data.dataset import Dataset
-from datadiet.data.reading import Reading
-from datadiet.data.registry import count_of, load_dataset
+from datadiet.data.registry import count_of
 from datadiet.errors import UserError
 from datadiet.models.registry import code_of
+from datadiet.progress import Counting, uncounted
+from datadiet.runs.features import features
 from datadiet.scores import trajectory
-from datadiet.scores.checkpoint import compute_features
 from datadiet.scores.registry import training_score_names
 from datadiet.selectors import selection
 from datadiet.selectors.options import (
@@ -254,13 +252,15 @@ def read_scores(path: Path, dataset: Dataset, say: Callable[[str], None]) -> tup
 
 
 def choose(
-    config: ResolvedConfig, dataset: Dataset, labels: np.ndarray, say: Callable[[str], None]
-) -> tuple[np.ndarray, np.ndarray | None, str | None]:
+    config: ResolvedConfig, dataset: Dataset, labels: np.ndarray, say: Callable[[str], None],
+    counter: Counting = uncounted,
+) -> tuple[np.ndarray, np.ndarray | None, str | None]:  # fmt: skip
     """Ids to train on in kept order [M], the scores they were chosen by, and the type of those.
 
     Args:
         dataset: As published.
         labels: int32 [N], those trained on.
+        counter: Shows how far it is, where it takes long.
     """
     everything = np.arange(dataset.num_examples, dtype=np.int32)
     if config.size is None or selection.chooses_anew(config.selector):
@@ -271,12 +271,17 @@ def choose(
     if config.scores is not None:
         values, score_type = read_scores(local_file(config.scores, "scores"), dataset, say)
     chosen_from = everything if values is None else values
-    kept = selection.kept_order(
-        config.selector, chosen_from, size=config.size, seed=config.random_subset_seed, labels=labels,
-        features=features(config, dataset) if config.features_run else None,
-        like=None if config.like is None else manifest_ids(local_file(config.like, LIKE), dataset),
+    given = {
+        "features": features(config, dataset) if config.features_run else None,
+        "like": None if config.like is None else manifest_ids(local_file(config.like, LIKE), dataset),
         **parameters(config).as_dict(),
-    )  # fmt: skip
+    }
+    counted = counter if config.features_run else uncounted  # the others take no time
+    with counted(config.size, f"examples kept by {config.selector}") as progress:
+        kept = selection.kept_order(
+            config.selector, chosen_from, size=config.size, seed=config.random_subset_seed, labels=labels,
+            progress=progress, **given,
+        )  # fmt: skip
     return kept, values, score_type
 
 
@@ -321,29 +326,3 @@ def find_features(layout: ExperimentLayout, config: ResolvedConfig, exp: str, st
     step = options.default_score_step(open_run(path).config) if given is None else given
     named = config.features_run if is_remote(config.features_run) else str(path)
     return replace(config, features_run=named, features_step=step)
-
-
-def features(config: TrainConfig, dataset: Dataset) -> np.ndarray:
-    """Penultimate features [N, F] of the training examples, by the checkpoint that `find_features` found.
-
-    Raises:
-        UserError: the run was trained on other data, or has no such checkpoint.
-    """
-    assert config.features_run is not None
-    assert config.features_step is not None
-    path = local_run(config.features_run, "features_run")
-    trained_on = open_run(path).data.fingerprint
-    if trained_on != dataset.fingerprint:
-        raise UserError(f"features_run={path} was trained on other data than {dataset.name}: name a run on that.")
-    folder = path / "ckpts" / str(config.features_step)
-    made = folder.stat().st_mtime_ns if folder.exists() else 0
-    read = (config.dataset, config.data_dir, replace(Reading.of(config), labels=None))
-    return _features(path.resolve(), config.features_step, made, *read)
-
-
-@lru_cache(maxsize=1)  # the runs of a study share them; they are never written
-def _features(path: Path, step: int, made: int, dataset: str, data_dir: str | None, reading: Reading) -> np.ndarray:
-    stored = open_run(path)
-    variables = stored.variables(step)
-    fitted = fit_images(load_dataset(dataset, data_dir, **reading.given()), stored.network.image_shape)
-    return compute_features(stored.network, variables, fitted.train_images, prepare=Normalizer.of(fitted))

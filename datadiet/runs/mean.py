@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from datadiet.runs.scored import (
 )
 from datadiet.scores.combine import COMBINATIONS, standard_error
 from datadiet.scores.registry import check_score, score_names, training_score_names
-from datadiet.storage.files import npy_bytes
+from datadiet.storage.files import npy_parts, sha256
 from datadiet.storage.layout import ExperimentLayout, score_file
 from datadiet.storage.score_files import ScoreRecord, identity_of
 
@@ -65,7 +64,7 @@ def mean_run(
     check_replaceable(target, provenance, output.overwrite)
     values = COMBINATIONS[combine](runs)
     held = made_before(layout, target, provenance, first.fingerprint) if output.resume else None
-    if held and held.sha256 == hashlib.sha256(npy_bytes(values)).hexdigest():
+    if held and held.sha256 == sha256(npy_parts(values)):
         return take_scored(target, context)
     identity = identity_of(first)
     beside = {"runs": runs.astype(np.float32, copy=False), "stderr": standard_error(runs)}

@@ -14,7 +14,7 @@ import numpy as np
 
 from datadiet import commands
 from datadiet.config import TrainConfig, default_score_step
-from datadiet.data.batches import Fitted
+from datadiet.data.batches import as_read
 from datadiet.errors import UserError
 from datadiet.intake import shown
 from datadiet.models.registry import MODELS
@@ -113,8 +113,7 @@ def model_facts(task: Task) -> dict[str, Any]:
                 f"gives it away. Put it back, and go on: {commands.option('resume', True)}."
             )
         own = {"code": carried(source), "requires": requirements(source)[0]}
-    images: Any = task.dataset.test_images  # or Fitted
-    images = np.asarray(images.base[:1] if isinstance(images, Fitted) else images[:1])
+    images = np.asarray(as_read(task.dataset.test_images)[:1])
     return {
         "step": config.num_steps,
         "classes": [str(name) for name in task.dataset.classes],

@@ -7,7 +7,7 @@ from datadiet.runs import resume
 from datadiet.runs.task import Task
 from datadiet.scores.trajectory import TRAJECTORIES
 from datadiet.storage.checkpoints import save_checkpoint
-from datadiet.storage.files import make_subfolder, npy_bytes, write_bytes
+from datadiet.storage.files import make_subfolder, npy_parts, write_bytes
 from datadiet.storage.layout import score_file
 from datadiet.storage.score_files import save_scores
 from datadiet.training.loop import Report
@@ -35,4 +35,4 @@ def _save_gathered(task: Task, report: Report) -> None:
         save_scores(path, entry.values(stats, task.member), identity, provenance, name=place)
         for folder, mask in entry.masks.items():
             make_subfolder(run_dir / folder)
-            write_bytes(run_dir / folder / f"ckpt_{step}.npy", npy_bytes(mask(stats, task.member)))
+            write_bytes(run_dir / folder / f"ckpt_{step}.npy", *npy_parts(mask(stats, task.member)))

@@ -14,6 +14,7 @@ from datadiet.data.batches import Normalizer, fit_images
 from datadiet.data.dataset import Dataset
 from datadiet.data.reading import NAMES as READING
 from datadiet.data.registry import dataset_of
+from datadiet.devices import Devices
 from datadiet.errors import Interrupted, UserError
 from datadiet.models.source import is_own
 from datadiet.runs.context import Context
@@ -62,7 +63,7 @@ def score_runs(
         kinds: Names in `score_names`.
         runs: Indices of the runs in `source_exp`.
         step: Checkpoint; None: the first after a tenth of training.
-        batch_size: Examples on the device at once; no value depends on it.
+        batch_size: Examples on a device at once; no value depends on it.
         source_exp: Experiment that holds the runs.
         exp: Experiment that the scores are written to.
     Returns:
@@ -78,7 +79,7 @@ def score_runs(
         check_score(kind)
     wanted = _of_each(lambda run: _wanted(kinds, run, step, source_exp, exp, context), runs)
     if any(one.provenance for one, _ in wanted):
-        check_device(context.reporter.say)
+        check_device(context.reporter.say, context.devices)
         context.tracker.check()
     paths: list[Path] = []
     known: dict[Any, Dataset] = {}
@@ -201,7 +202,7 @@ def _score(wanted: Wanted, known: dict[Any, Dataset], batch_size: int, context: 
 
         scoring = partial(
             compute_many, kinds, stored.network, variables, dataset.train_images, labels, batch_size,
-            prepare=Normalizer.of(dataset), progress=progress,
+            prepare=Normalizer.of(dataset), progress=progress, devices=Devices.asked(context.devices),
         )  # fmt: skip
         try:
             values = unless(stopping, scoring)

@@ -77,7 +77,7 @@ def select_run(config: TrainConfig, exp: str, context: Context, choice: ScoreCho
     facts = {**recorded, "fingerprint": dataset.fingerprint}
     check_replaceable(path, facts, context.output.overwrite, KeptRecord.read)
     start = time.perf_counter()
-    kept, values, score_type = choose(config, dataset, labels, context.reporter.say)
+    kept, values, score_type = choose(config, dataset, labels, context.reporter.say, context.reporter.counter)
     seconds = time.perf_counter() - start
     kept_by, name = scored_by(config, score_type), layout.name(path.parent)
     note = f"{len(kept):,} of {dataset.num_examples:,} examples of {dataset.name} ({kept_by})."

@@ -20,6 +20,7 @@ from datadiet.errors import UserError
 from datadiet.models.networks import Network
 from datadiet.models.registry import network_of
 from datadiet.option import refuse
+from datadiet.progress import Counting, uncounted
 from datadiet.runs.inputs import choose, scored_by
 from datadiet.runs.labels import labels_for
 from datadiet.selectors.selection import chooses_anew
@@ -108,19 +109,20 @@ def noted(dataset: Dataset) -> dict[str, str]:
 
 def prepare_task(
     config: ResolvedConfig, exp: str, layout: ExperimentLayout, loaded: tuple[Dataset, Dataset],
-    say: Callable[[str], None],
+    say: Callable[[str], None], counter: Counting = uncounted,
 ) -> Task:  # fmt: skip
     """Choose the examples of a run.
 
     Args:
         loaded: What `load` gave.
+        counter: Shows how far it is, where it takes long.
     Raises:
         UserError: the scores cannot be had or do not fit.
     """
     published, dataset = loaded
     labels, touched, inputs = labels_for(config, published)
     start = time.perf_counter()
-    kept, values, score_type = choose(config, published, labels, say)
+    kept, values, score_type = choose(config, published, labels, say, counter)
     select_seconds = time.perf_counter() - start
     inputs = dict(inputs)
     if config.selector != "all" and not chooses_anew(config.selector):

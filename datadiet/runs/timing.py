@@ -12,6 +12,7 @@ import numpy as np
 from datadiet.config import TrainConfig
 from datadiet.data.batches import fit_images
 from datadiet.data.dataset import Dataset
+from datadiet.devices import Devices
 from datadiet.models.registry import network_of
 from datadiet.runs.inputs import resolve_config
 from datadiet.training.loop import fit
@@ -38,14 +39,15 @@ class Timing(NamedTuple):
         return self.num_steps * self.seconds / self.steps
 
 
-def measure(config: TrainConfig, dataset: Dataset) -> Timing:
+def measure(config: TrainConfig, dataset: Dataset, asked: str = "1") -> Timing:
     """Time some steps of a training.
 
     Args:
         config: Options of the training, as given or resolved.
         dataset: As published.
+        asked: How many devices; see `Devices.asked`.
     Raises:
-        UserError: an option is impossible with these data.
+        UserError: an option is impossible with these data, or there are not as many devices.
     """
     images = len(dataset.image_shape) == 3
     whole = resolve_config(replace(config, augment=config.augment and images), dataset.num_examples)
@@ -60,7 +62,8 @@ def measure(config: TrainConfig, dataset: Dataset) -> Timing:
     kept = np.arange(len(part.train_labels))
     state = initial_state(network, few, len(kept), (part, kept))
     begun: list[float] = []
-    splits = on_device(part, "train"), on_device(part, "test")
+    devices = Devices.asked(asked)
+    splits = on_device(part, "train", devices=devices), on_device(part, "test", devices=devices)
     reports = fit(
         network, *splits, kept, few, state, progress=lambda _: begun.append(time.perf_counter()),
         stopping=lambda: bool(begun) and time.perf_counter() - begun[0] > SECONDS,

@@ -12,6 +12,7 @@ from datadiet import commands
 from datadiet import config as options
 from datadiet.config import ResolvedConfig, TrainConfig
 from datadiet.data.registry import count_of, tell_notes
+from datadiet.devices import Devices
 from datadiet.errors import Interrupted, UserError
 from datadiet.models.networks import Network
 from datadiet.models.registry import gains_together, network_of
@@ -89,7 +90,7 @@ def train_resolved(
     for config in configs:
         check_folder(output.layout.run(exp, config), output)
     if not all(output.resume and is_finished(output.layout.run(exp, config)) for config in configs):
-        check_device(say)
+        check_device(say, context.devices)
     tracker.check()
     loaded = load_data(configs[0])
     if tracker.parent is None:  # a study has told them
@@ -100,7 +101,8 @@ def train_resolved(
     with listen(say, again=f"Continue: {_again(context)}") as stopping:
         for some in _portions(configs):
             try:
-                prepared = (prepare_task(config, exp, output.layout, loaded, say) for config in some)
+                given = (exp, output.layout, loaded, say, context.reporter.counter)
+                prepared = (prepare_task(config, *given) for config in some)
                 tasks = unless(stopping, list, prepared)
             except Interrupted:
                 told = f"Stopped after {len(ended)} of {len(configs)} runs. Continue: {_again(context)}"
@@ -149,7 +151,12 @@ def _train_all(tasks: Sequence[Task], context: Context, stopping: Callable[[], b
         return {}
     config, dataset = tasks[0].config, tasks[0].dataset
     network = network_of(config, dataset.num_classes, dataset.image_shape)
-    splits = place(dataset, tasks[0].labels, context.data_on, context.reporter.say)
+    devices = Devices.asked(context.devices)
+    if devices.count > 1:
+        batch = min(config.train_batch_size, tasks[0].num_kept)
+        parts = ", ".join(map(str, devices.parts(batch)))
+        context.reporter.say(f"Each batch of {batch} examples is split over {devices.count} devices: {parts}.")
+    splits = place(dataset, tasks[0].labels, context.data_on, context.reporter.say, devices)
     ended: dict[str, Summary | UserError] = {}
     for group in _groups(tasks, network, context.reporter.say):
         ended |= _train(group, network, splits, context, stopping)
@@ -242,6 +249,7 @@ class Lane:
         """
         task = self.task
         resume.check_complete(task)
+        self.tracked.tell()  # first: the summary names its run
         summary = replace(summarize(task, self.tracked, self.metrics), joules=None if self.start.step else joules)
         files = products(task, self.tracked, context.reporter.say)
         if context.tracker.log_model:

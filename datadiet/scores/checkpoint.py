@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from datadiet.data.batches import Fitted, expect_normalised
+from datadiet.devices import ONE, Devices
 from datadiet.errors import UserError
 from datadiet.models.conv import on_cpu
 from datadiet.models.networks import Network, Variables
@@ -32,8 +33,9 @@ def _rows(array: np.ndarray | jax.Array, first: int, size: int) -> np.ndarray | 
 
 @lru_cache(maxsize=8)
 def _batch_scorer(
-    kinds: tuple[str, ...], functions: tuple[Callable | None, ...], network: Network, prepare: Callable
-) -> Callable:
+    kinds: tuple[str, ...], functions: tuple[Callable | None, ...], network: Network, prepare: Callable,
+    devices: Devices,
+) -> Callable:  # fmt: skip
     """Compiled (variables, images [B, …], labels [B]) -> by kind scores [B], or features [B, F].
 
     The scores of logits are a program of their own: joined to a forward pass, their sums made XLA put all of mlp into
@@ -44,7 +46,6 @@ def _batch_scorer(
     """
     of_logits = [kind for kind in kinds if kind in LOGIT_SCORES]
 
-    @jax.jit
     def see(variables: Variables, images: jax.Array, labels: jax.Array) -> tuple[dict[str, jax.Array], Any]:
         images = prepare(images)
         values = {
@@ -55,25 +56,29 @@ def _batch_scorer(
         logits, features = network.apply_with_features(variables, images)
         return values | ({FEATURES: features} if FEATURES in kinds else {}), logits
 
-    @jax.jit
     def judge(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
         return {kind: LOGIT_SCORES[kind](logits, labels) for kind in of_logits}
 
+    seen, judged = jax.jit(devices.apart(see)), jax.jit(judge)
+
     def score(variables: Variables, images: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
-        values, logits = see(variables, images, labels)
-        return values | (judge(logits, labels) if of_logits else {})
+        values, logits = seen(variables, images, labels)
+        return values | (judged(logits, labels) if of_logits else {})
 
     return score
 
 
 def _by_batch(kinds: tuple[str, ...], network: Network, variables: Variables, images: Any, labels: np.ndarray,
-              batch_size: int, prepare: Callable, progress: Callable[[int], Any]) -> dict[str, np.ndarray]:  # fmt: skip
+              batch_size: int, prepare: Callable, progress: Callable[[int], Any], devices: Devices,
+              ) -> dict[str, np.ndarray]:  # fmt: skip
     """What `_batch_scorer` gives, of all examples: arrays [N, …] by kind."""
     count = len(labels)
-    size = min(batch_size, count)
+    devices = devices if count >= devices.count else ONE
+    size = min(batch_size, count // devices.count) * devices.count
+    variables = devices.put(variables)
     joined: dict[str, np.ndarray] = {}
     functions = tuple(LOGIT_SCORES.get(kind, NETWORK_SCORES.get(kind)) for kind in kinds)
-    score = _batch_scorer(kinds, functions, network, prepare)
+    score = _batch_scorer(kinds, functions, network, prepare, devices)
     waiting: list[tuple[int, int, dict[str, jax.Array]]] = []
 
     def fetch() -> None:
@@ -99,16 +104,11 @@ def _by_batch(kinds: tuple[str, ...], network: Network, variables: Variables, im
 
 
 def compute_many(
-    kinds: Sequence[str],
-    network: Network,
-    variables: Variables,
-    images: np.ndarray | jax.Array,
-    labels: np.ndarray | jax.Array,
-    batch_size: int = 512,
-    *,
-    prepare: Callable[[jax.Array], jax.Array] = _as_given,
-    progress: Callable[[int], Any] = lambda done: None,
-) -> dict[str, np.ndarray]:
+    kinds: Sequence[str], network: Network, variables: Variables, images: np.ndarray | jax.Array,
+    labels: np.ndarray | jax.Array, batch_size: int = 512, *,
+    prepare: Callable[[jax.Array], jax.Array] = _as_given, progress: Callable[[int], Any] = lambda done: None,
+    devices: Devices = ONE,
+) -> dict[str, np.ndarray]:  # fmt: skip
     """Several scores of the same examples; the logit scores share one forward pass.
 
     Args:
@@ -116,9 +116,10 @@ def compute_many(
         network, variables: What is scored, in evaluation mode.
         images: [N, H, W, D], what `prepare` maps to normalised float32.
         labels: int [N].
-        batch_size: Examples on the device at once; any, for any N. No value depends on it.
+        batch_size: Examples on a device at once; any, for any N. No value depends on it.
         prepare: Applied to each batch inside jit; hashable.
         progress: Called with the number of examples just scored.
+        devices: Each of them scores its part of the examples.
     Returns:
         float32 [N] for each kind.
     Raises:
@@ -133,7 +134,7 @@ def compute_many(
     if len(images) != count:
         raise UserError(f"{len(images)} images but {count} labels.")
     by_batch = dict.fromkeys(FEATURES if kind in FEATURE_SCORES else kind for kind in kinds)
-    found = _by_batch(tuple(by_batch), network, variables, images, labels, batch_size, prepare, progress)
+    found = _by_batch(tuple(by_batch), network, variables, images, labels, batch_size, prepare, progress, devices)
     return {
         kind: FEATURE_SCORES[kind](found[FEATURES], labels) if kind in FEATURE_SCORES else found[kind] for kind in kinds
     }
@@ -145,7 +146,8 @@ def compute_features(
 ) -> np.ndarray:  # fmt: skip
     """Penultimate features in evaluation mode, float32 [N, F]; arguments as of `compute_many`."""
     labels = np.zeros(len(images), np.int32)
-    return _by_batch((FEATURES,), network, variables, images, labels, batch_size, prepare, progress)[FEATURES]
+    given = network, variables, images, labels, batch_size, prepare, progress, ONE
+    return _by_batch((FEATURES,), *given)[FEATURES]
 
 
 def compute_scores(

@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-PIECE = 2**16  # examples taken at once: NumPy copies what it combines, in float64
+PIECE = 2**13  # examples taken at once: NumPy copies what it combines, in float64
 
 
 def _over_measured(function: Callable, values: np.ndarray) -> np.ndarray:
@@ -45,16 +45,17 @@ def rank_mean_over_runs(values: np.ndarray) -> np.ndarray:
     """
     from scipy.stats import rankdata  # takes long to import
 
-    ranks = np.full(np.shape(values), np.nan)
-    for row, found in zip(ranks, np.asarray(values)):
+    total, runs = np.zeros(np.shape(values)[1]), np.zeros(np.shape(values)[1], np.int64)
+    for found in np.asarray(values):
         measured = ~np.isnan(found)
-        row[measured] = rankdata(found[measured]) / measured.sum()
-    return mean_over_runs(ranks)
+        total[measured] += rankdata(found[measured]) / measured.sum()
+        runs += measured
+    return np.divide(total, runs, out=np.full(len(total), np.nan), where=runs > 0)
 
 
 def standard_error(values: np.ndarray) -> np.ndarray:
     """Standard error of the mean over runs of scores [R, N], float64 [N]; NaN where fewer than two runs measured."""
-    measured = np.maximum((~np.isnan(values)).sum(axis=0), 1)
+    measured = np.maximum(sum(~np.isnan(run) for run in values), 1)
     return _over_measured(partial(np.nanstd, ddof=1), values) / np.sqrt(measured)
 
 

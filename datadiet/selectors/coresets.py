@@ -1,8 +1,8 @@
 """Selectors that look beyond the order of the scores: strata, distances between features, neighbourhoods.
 
 Each takes a pool and a size and returns positions in the pool, int [size], in the order in which it keeps them. What a
-seed decides (draws, and the order among equals) is the same for the same pool; nothing depends on positions. Work is
-done in blocks of BLOCK examples: nothing of size N x N is ever held.
+seed decides (draws, and the order among equals) is the same for the same pool; nothing depends on positions. Beside a
+copy of the features none holds more than some numbers of each example.
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ from typing import Any
 import numpy as np
 
 from datadiet.option import Parameters
+from datadiet.progress import Advance
+from datadiet.selectors.distances import approach, blocks, centered, in_threads, nearest, squared_norms
 
-BLOCK = 256  # examples whose distances to all others are held at once
-DISTANCES = 2**25  # and at most so many of these
+CELLS = 2**20  # features of which centers are taken at once
+PART = 2**16  # examples that herding measures in one thread
+FARTHEST = 1024  # examples among which k_center chooses before it looks at all others again
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +31,7 @@ class Pool:
     seed: int | Sequence[int]
     labels: Any = None  # int [N], for a selector that needs them
     features: Any = None  # float32 [N, F], for a selector that needs them
+    progress: Advance = lambda units: None  # told of examples just kept, by what takes long
 
     def __len__(self) -> int:
         return len(self.values)
@@ -116,31 +120,72 @@ def moderate(pool: Pool, size: int, parameters: Parameters) -> np.ndarray:
     """
     features, distances = pool.features, np.empty(len(pool))
     average = {"mean": np.mean, "median": np.median}[parameters.center]
-    for label in np.unique(pool.labels):
-        members = pool.labels == label
-        center = average(features[members].astype(np.float64), axis=0)
-        distances[members] = np.linalg.norm(features[members] - center, axis=1)
+    by_label = np.argsort(pool.labels, kind="stable")
+    for members in np.split(by_label, np.flatnonzero(np.diff(pool.labels[by_label])) + 1):
+        center = np.empty(features.shape[1])
+        for some in blocks(len(center), max(1, CELLS // len(members))):
+            center[some] = average(features[members, some].astype(np.float64), axis=0)
+        for block in blocks(len(members)):
+            distances[members[block]] = np.linalg.norm(features[members[block]] - center, axis=1)
     first = (len(pool) - size) // 2
     kept = ascending(distances, pool.seed)[first : first + size]
+    pool.progress(size)
     return kept[np.argsort(np.abs(np.arange(size) - (size - 1) / 2), kind="stable")]
 
 
 def k_center(pool: Pool, size: int, parameters: Parameters) -> np.ndarray:
     """Greedy k-center: begins with the example nearest to the mean, then always takes the one farthest from those kept.
 
-    Sizes are nested: a smaller selection begins a larger one. Source: Sener & Savarese 2018.
+    Sizes are nested: a smaller selection begins a larger one. Source: Sener & Savarese 2018. It chooses among the
+    FARTHEST examples as long as their largest distance is above what any other had, which since can only have become
+    nearer, so that one product of matrices serves many choices, and these are those of one step after the other.
     """
     shuffled = pool.shuffled()  # so that argmax decides ties by the seed
-    points = (pool.features - pool.features.mean(0, dtype=np.float64)).astype(np.float32)[shuffled]
-    squares = np.einsum("nf,nf->n", points, points)
-    distances, taken = np.full(len(pool), np.inf, np.float32), int(squares.argmin())
-    kept = np.empty(size, np.int64)
-    for position in range(size):
-        kept[position] = taken
-        np.minimum(distances, squares + squares[taken] - 2 * (points @ points[taken]), out=distances)
-        distances[taken] = -np.inf
-        taken = int(distances.argmax())
-    return shuffled[kept]
+    points = centered(pool.features, shuffled)
+    squares = squared_norms(points)
+    gaps, kept = np.full(len(pool), np.inf, np.float32), np.array([squares.argmin()])
+    chosen, last = [kept], kept
+    with in_threads() as each:
+        while (left := size - sum(map(len, chosen))) > 0:
+            pool.progress(len(last))
+            approach(each, squares, points, last, gaps)
+            gaps[last] = -np.inf
+            last = _farthest(squares, points, gaps)[:left]
+            chosen.append(last)
+    pool.progress(len(last))
+    return shuffled[np.concatenate(chosen)]
+
+
+def _farthest(squares: np.ndarray, points: np.ndarray, gaps: np.ndarray) -> np.ndarray:
+    """The next ids that the greedy rule takes, int [K], as many as are certain: at least one.
+
+    Args:
+        gaps: Squared distances to those kept, float32 [N]; of equal ones the first is taken.
+    """
+    likely = first_largest(gaps, FARTHEST + 1)
+    others = likely[-1] if len(likely) > FARTHEST else None  # the first of those that are not looked at
+    ids = np.sort(likely[:FARTHEST])
+    near, own = points[ids], gaps[ids]
+    between = squares[ids][:, None] + squares[ids] - 2 * near @ near.T
+    taken: list[int] = []
+    while len(taken) < len(ids):
+        one = int(own.argmax())
+        if own[one] == -np.inf or (others is not None and (-own[one], ids[one]) > (-gaps[others], others)):
+            break
+        taken.append(one)
+        np.minimum(own, between[one], out=own)
+        own[one] = -np.inf
+    return ids[taken]
+
+
+def first_largest(keys: np.ndarray, count: int) -> np.ndarray:
+    """Positions of the `count` largest, or of all, largest first and of equal ones the first, int [count]."""
+    count = min(count, len(keys))
+    least = np.partition(keys, len(keys) - count)[len(keys) - count]
+    equal = np.flatnonzero(keys == least)
+    above = np.flatnonzero(keys > least)
+    found = np.concatenate([above, equal[: count - len(above)]])
+    return found[np.argsort(-keys[found], kind="stable")]
 
 
 def herding(pool: Pool, size: int, parameters: Parameters) -> np.ndarray:
@@ -150,27 +195,23 @@ def herding(pool: Pool, size: int, parameters: Parameters) -> np.ndarray:
     classes as in Rebuffi et al. 2017 (iCaRL).
     """
     shuffled = pool.shuffled()
-    points = (pool.features - pool.features.mean(0, dtype=np.float64)).astype(np.float32)[shuffled]  # their mean is 0
-    half_squares = np.einsum("nf,nf->n", points, points) / 2
-    total, kept = np.zeros(points.shape[1], np.float64), np.empty(size, np.int64)
-    for position in range(size):
-        gains = -(points @ total.astype(np.float32)) - half_squares
-        gains[kept[:position]] = -np.inf
-        kept[position] = gains.argmax()
-        total += points[kept[position]]
+    points = centered(pool.features, shuffled)  # their mean is 0
+    half_squares = squared_norms(points) / 2
+    total, kept = np.zeros(points.shape[1]), np.empty(size, np.int64)
+    losses, parts = np.empty(len(pool), np.float32), blocks(len(pool), PART)
+
+    def measure(part: slice) -> None:
+        np.matmul(points[part], total.astype(np.float32), out=losses[part])
+        losses[part] += half_squares[part]
+
+    with in_threads() as each:
+        for position in range(size):
+            each(measure, parts)
+            kept[position] = taken = losses.argmin()
+            half_squares[taken] = np.inf
+            total += points[taken]
+            pool.progress(1)
     return shuffled[kept]
-
-
-def nearest(points: np.ndarray, count: int) -> np.ndarray:
-    """The `count` nearest other points of each, int [N, count], unordered."""
-    squares, found = np.einsum("nf,nf->n", points, points), np.empty((len(points), count), np.int64)
-    rows = max(1, min(BLOCK, DISTANCES // max(1, len(points))))
-    for start in range(0, len(points), rows):
-        block = slice(start, min(start + rows, len(points)))
-        distances = squares - 2 * points[block] @ points.T
-        distances[np.arange(block.stop - start), np.arange(start, block.stop)] = np.inf
-        found[block] = np.argpartition(distances, count - 1, axis=1)[:, :count]
-    return found
 
 
 def d2(pool: Pool, size: int, parameters: Parameters) -> np.ndarray:
@@ -184,18 +225,38 @@ def d2(pool: Pool, size: int, parameters: Parameters) -> np.ndarray:
     dropped = min(int(parameters.cutoff * len(pool)), len(pool) - size)
     rest = np.sort(descending(pool.values, pool.seed)[dropped:])
     ids = rest[np.random.RandomState(pool.seed).permutation(len(rest))]  # so that rank decides ties by the seed
-    points = (pool.features[ids] - pool.features[ids].mean(0, dtype=np.float64)).astype(np.float32)
+    one, other, lengths = _graph(centered(pool.features, ids), parameters.neighbors, size, pool.progress)
     values = pool.values[ids].astype(np.float64)
-    count = min(parameters.neighbors, len(ids) - 1)
-    pairs = np.stack([np.repeat(np.arange(len(ids)), count), nearest(points, count).ravel() if count else []]).astype(
-        int
-    )
-    one, other = np.unique(np.concatenate([pairs, pairs[::-1]], axis=1), axis=1)  # by `one`, ascending
-    lengths = np.linalg.norm(points[one] - points[other], axis=1).astype(np.float64)
     difficulty = values - values.min()
     weights = difficulty + np.bincount(one, np.exp(-lengths) * difficulty[other], minlength=len(ids))
     discounts, starts = np.exp(-parameters.gamma * lengths), np.searchsorted(one, np.arange(len(ids) + 1))
     return ids[_take_and_discount(weights.tolist(), size, starts, other, discounts)]
+
+
+def _graph(
+    points: np.ndarray, neighbors: int, size: int, progress: Advance
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which two points are joined, in both directions: one and other, int [E], by `one`, and distances, float64 [E].
+
+    Args:
+        size: Examples that d2 keeps, which are told here: this takes its time.
+    """
+    total, found = len(points), 0
+
+    def tell(count: int) -> None:
+        nonlocal found
+        found += count
+        progress(size * found // total - size * (found - count) // total)
+
+    count = min(neighbors, total - 1)
+    near = nearest(points, count, tell).ravel()
+    own = np.repeat(np.arange(total), count)
+    edges = np.unique(np.concatenate([own * total + near, near * total + own]))
+    one, other = edges // total, edges % total
+    lengths = np.empty(len(edges))
+    for block in blocks(len(edges)):
+        lengths[block] = np.linalg.norm(points[one[block]] - points[other[block]], axis=1)
+    return one, other, lengths
 
 
 def _take_and_discount(

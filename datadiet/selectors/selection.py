@@ -17,6 +17,7 @@ import numpy as np
 from datadiet.config import FIELDS, check_size, find_option, number_kept
 from datadiet.errors import UserError
 from datadiet.option import Parameters, option
+from datadiet.progress import Advance
 from datadiet.registries import REGISTRIES
 from datadiet.selectors import coresets, epochs
 from datadiet.selectors.coresets import Pool, ascending, descending
@@ -259,9 +260,14 @@ def _checked(name: str, array: Any, what: str, count: int, ndim: int) -> np.ndar
 
 def kept_order(
     name: str, values: np.ndarray, *, size: float, offset: int = 0, seed: int = 0, labels: np.ndarray | None = None,
-    features: np.ndarray | None = None, like: np.ndarray | None = None, **parameters: Any,
+    features: np.ndarray | None = None, like: np.ndarray | None = None, progress: Advance = lambda units: None,
+    **parameters: Any,
 ) -> np.ndarray:  # fmt: skip
-    """Ids to keep, int32 [M], in the order in which the selector keeps them; see `select`."""
+    """Ids to keep, int32 [M], in the order in which the selector keeps them; see `select`.
+
+    Args:
+        progress: Told of examples just kept where choosing takes long, `size` in all.
+    """
     check_selector(name)
     size = number_kept(size, len(values))
     check_size(size, offset, len(values))
@@ -270,7 +276,7 @@ def kept_order(
         raise UserError(f"selector={name} keeps no subset: each epoch of a training takes another one. Train with it.")
     values = check_values(values) if chosen.scores else np.asarray(values)
     check_parameters(name, given, size, len(values))
-    pool = Pool(values, seed)
+    pool = Pool(values, seed, progress=progress)
     if needs_labels(name, given.balance) or like is not None:
         pool = replace(pool, labels=_checked(name, labels, "labels", len(values), 1))
     if chosen.features:

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from datadiet.errors import UserError
-from datadiet.storage.files import npy_bytes, write_bytes
+from datadiet.storage.files import npy_parts, write_bytes
 
 NAME = "test_correct.npy"
 
 
 def write_answers(run_dir: Path, correct: np.ndarray) -> None:
     """Keep whether a run is right about each test example after its last step, bool [M] in the data set's order."""
-    write_bytes(run_dir / NAME, npy_bytes(np.packbits(correct)))
+    write_bytes(run_dir / NAME, *npy_parts(np.packbits(correct)))
 
 
 def digest(run_dir: Path) -> str | None:

@@ -85,8 +85,8 @@ def make_subfolder(path: Path) -> None:
             sync_folder(path.parent)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old one or the new one, never a part.
+def write_bytes(path: Path, *parts: bytes | np.ndarray) -> None:
+    """Write a file, one part after the other, so that a reader sees the old one or the new one, never less.
 
     Its folder has to be there: one that was deleted or moved while something writes into it is not made anew.
 
@@ -95,7 +95,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     """
     with writing(path):
         with putting(path) as file:
-            file.write(content)
+            file.writelines(parts)
         sync_folder(path.parent)
 
 
@@ -167,10 +167,19 @@ def read_record(path: Path, /, **expected: Any) -> dict[str, Any]:
     return record
 
 
-def npy_bytes(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
+def npy_parts(array: np.ndarray) -> tuple[bytes, np.ndarray]:
+    """A .npy file in two parts, the second of which is the array itself, not copied."""
+    array, header = np.ascontiguousarray(array), io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+    return header.getvalue(), array.reshape(-1).view(np.uint8)
+
+
+def sha256(parts: Iterable[bytes | np.ndarray]) -> str:
+    """Of what `write_bytes` makes of them."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part)
+    return found.hexdigest()
 
 
 def sealed(record: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ import numpy as np
 import datadiet
 from datadiet.errors import UserError
 from datadiet.intake import check_npy, read_bytes
-from datadiet.storage.files import make_subfolder, npy_bytes, write_bytes
+from datadiet.storage.files import make_subfolder, npy_parts, sha256, write_bytes
 from datadiet.storage.layout import SCORE_FOLDERS, check_place
 from datadiet.storage.records import MirrorRecord
 
@@ -45,15 +45,15 @@ def save_scores(
     if (ids := identity.pop("example_ids", None)) is not None:
         exps = path.parents[name.count("/")] if name else path.parent
         identity |= {"ids_sha256": write_ids(exps, ids), "num_examples": len(ids)}
-    content = npy_bytes(values)
-    hashes = {"sha256": hashlib.sha256(content).hexdigest()}
+    content = npy_parts(values)
+    hashes = {"sha256": sha256(content)}
     for suffix, array in beside.items():
-        extra = npy_bytes(array)
-        hashes[f"{suffix}_sha256"] = hashlib.sha256(extra).hexdigest()
-        write_bytes(path.with_suffix(f".{suffix}.npy"), extra)
+        extra = npy_parts(array)
+        hashes[f"{suffix}_sha256"] = sha256(extra)
+        write_bytes(path.with_suffix(f".{suffix}.npy"), *extra)
     record = ScoreRecord(path=name, **provenance, **hashes, package_version=datadiet.__version__, **identity)
     record.write(path.with_suffix(".json"))  # first: values without a record would be taken on trust
-    write_bytes(path, content)
+    write_bytes(path, *content)
 
 
 @dataclass(kw_only=True)

@@ -101,6 +101,7 @@ class Setting:
     experiment_id: str | None
     caller: commands.Caller  # of the study: its workers print commands in the same form
     data_on: str = "auto"
+    devices: str = "1"
 
     @classmethod
     def of(cls, context: Context) -> Setting:
@@ -110,7 +111,7 @@ class Setting:
         assert mirror is not None, "a study has a record"
         return cls(
             context.output, tracker.command, tracker.offline, mlflow_store.absolute_store(), mirror,
-            tracker.parent.experiment_id, commands.caller(), context.data_on,
+            tracker.parent.experiment_id, commands.caller(), context.data_on, context.devices,
         )  # fmt: skip
 
     def context(self, reporter: Reporter) -> Context:
@@ -119,7 +120,7 @@ class Setting:
         mlflow_store.use_store(self.store)
         parent = replace(attach(self.mirror, self.offline, reporter.say), experiment_id=self.experiment_id)
         tracker = Tracker(self.output.layout.root, self.command, reporter.say, parent, self.offline)
-        return Context(self.output, reporter, tracker, self.data_on)
+        return Context(self.output, reporter, tracker, self.data_on, self.devices)
 
 
 @dataclass(frozen=True)

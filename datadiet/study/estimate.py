@@ -60,8 +60,8 @@ class Estimate:
 
 
 def estimate(
-    config: ResolvedConfig, dataset: Dataset, jobs: list[Job], left: list[Job], at_most: int, at_once: int, gpus: int,
-    exps: Path,
+    config: ResolvedConfig, dataset: Dataset, jobs: list[Job], left: list[Job], at_most: int, at_once: tuple[int, str],
+    gpus: int, exps: Path,
 ) -> Estimate:  # fmt: skip
     """Of a study.
 
@@ -70,12 +70,13 @@ def estimate(
         jobs: All jobs of the first round.
         left: Those that are not done.
         at_most: Trainings left at the last look.
-        at_once: Jobs at once.
+        at_once: Jobs at once, and devices of each.
         gpus: That they share; 0: they share one CPU, and finish no sooner for being several.
     """
     trained = [job for job in left if isinstance(job, TrainJob)]
     finished = sum(isinstance(job, TrainJob) for job in jobs) - len(trained)
-    timing = _timing(config, dataset, apart=bool(gpus) and at_once > 1) if trained else None
+    count, devices = at_once
+    timing = _timing(config, dataset, devices, apart=bool(gpus) and count > 1) if trained else None
     seconds = BESIDE * len(trained)
     if timing is not None:
         batch = min(trained[0].config.train_batch_size, dataset.num_examples)
@@ -85,7 +86,7 @@ def estimate(
     first = next(job.config for job in jobs if isinstance(job, TrainJob))
     images = memory(dataset, network_of(first, dataset.num_classes, dataset.image_shape).image_shape)
     return Estimate(
-        len(trained), finished, at_most, seconds / max(1, min(gpus, at_once)), at_once,
+        len(trained), finished, at_most, seconds / max(1, min(gpus, count)), count,
         timing.device if timing else "", sum(_disk(job, dataset, state) for job in left),
         _free(exps.absolute()), images + state(first),
     )  # fmt: skip
@@ -96,16 +97,16 @@ def _free(folder: Path) -> int:
     return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
 
 
-def _timing(config: ResolvedConfig, dataset: Dataset, apart: bool) -> Timing:
+def _timing(config: ResolvedConfig, dataset: Dataset, devices: str, apart: bool) -> Timing:
     """Some steps, timed; apart: in a process of its own, because one that only hands out work takes no GPU."""
     if not apart:
-        return measure(config, dataset)
+        return measure(config, dataset, devices)
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        return pool.submit(_measure_again, config).result()
+        return pool.submit(_measure_again, config, devices).result()
 
 
-def _measure_again(config: ResolvedConfig) -> Timing:
-    return measure(config, dataset_of(config))
+def _measure_again(config: ResolvedConfig, devices: str) -> Timing:
+    return measure(config, dataset_of(config), devices)
 
 
 def _state_bytes(dataset: Dataset, config: ResolvedConfig) -> int:

@@ -15,7 +15,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from datadiet import commands
+from datadiet.devices import ALL
 from datadiet.errors import Interrupted
+from datadiet.option import refuse
 from datadiet.processors import processors
 from datadiet.progress import hush
 from datadiet.runs.context import Context
@@ -24,7 +27,7 @@ from datadiet.study.engine import WORDS, Engine, Event, Note, Setting, Telling, 
 from datadiet.study.options import EngineOptions
 from datadiet.study.spec import Job
 from datadiet.training.compiled import is_any_left
-from datadiet.training.device import look, look_apart, tell
+from datadiet.training.device import check_device, look_apart, tell
 
 CLOSE_SECONDS = 3.0  # for workers to end when there is nothing left to do
 POLL_SECONDS = 0.2  # between two looks at whether to stop
@@ -41,9 +44,27 @@ def count_gpus() -> int:
     return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
 
 
-def default_workers() -> int:
-    """One process per GPU; without any, one per processor, each with as many threads as it has processors."""
-    return count_gpus() or len(processors())
+def jobs_at_once(options: EngineOptions, left: int) -> tuple[int, str]:
+    """How many of the jobs that are left are done at once, and on how many devices each.
+
+    By default one on each GPU; without GPUs one for each processor, each with as many threads as it has processors.
+
+    Raises:
+        UserError: there are not as many GPUs.
+    """
+    gpus, left = count_gpus(), max(left, 1)
+    if not gpus:
+        return min(options.workers or len(processors()), left), options.devices
+    if options.devices == ALL:
+        count = min(options.workers or gpus, left)
+        return count, str(max(1, gpus // count))
+    each = int(options.devices)
+    if each > gpus:
+        raise refuse("devices", each, f"all, or at most {gpus}, the GPUs there are")
+    if each > 1 and each * (options.workers or 1) > gpus:
+        told = f"at most {gpus // each} with {commands.option('devices', each)}, for there are {gpus} GPUs"
+        raise refuse("workers", options.workers, told)
+    return min(options.workers or gpus // each, left), options.devices
 
 
 @dataclass(frozen=True)
@@ -52,12 +73,14 @@ class Share:
 
     index: int
     count: int
+    devices: int = 1  # GPUs, where there are any
 
     def take(self) -> None:
-        """A GPU of its own where there is one, else an equal share of the processors: XLA begins as many threads."""
+        """GPUs of its own where there are any, else an equal share of the processors: XLA begins as many threads."""
         if count_gpus():
             names = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count_gpus())))).split(",")
-            os.environ["CUDA_VISIBLE_DEVICES"] = names[self.index % len(names)]
+            own = range(self.index * self.devices, (self.index + 1) * self.devices)
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names[position % len(names)] for position in own)
         elif hasattr(os, "sched_setaffinity") and (each := len(processors()) // self.count):
             first = self.index * each
             os.sched_setaffinity(0, processors()[first : first + each])
@@ -153,7 +176,7 @@ class Workers:
         context = multiprocessing.get_context("spawn")  # JAX cannot be forked
         index = next(i for i in range(self.count) if i not in self.pool)
         ours, theirs = context.Pipe()
-        share = Share(index, self.count)
+        share = Share(index, self.count, int(self.setting.devices) if count_gpus() else 1)
         process = context.Process(target=work, args=(theirs, self.setting, share), name=f"worker {index}", daemon=True)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # and so in the process begun: whoever
         process.start()  # presses Ctrl-C means all of them, and this one asks them
@@ -239,12 +262,19 @@ def check_local(options: EngineOptions, say: Callable[[str], Any]) -> None:
     """Look at the device, without taking memory of a GPU that workers are to have.
 
     Raises:
-        UserError: there is none to compute on.
+        UserError: there is none to compute on, or there are not as many.
     """
-    tell(look_apart() if count_gpus() and options.workers != 1 else look(), say)
+    if count_gpus() and options.workers != 1:
+        jobs_at_once(options, 1)
+        tell(look_apart(), say)
+    else:
+        check_device(say, options.devices)
 
 
 def begin_local(options: EngineOptions, context: Context, count: int) -> Engine:
     """In this process where one job at a time is enough, else in workers."""
-    at_once = min(options.workers or default_workers(), max(count, 1))
+    at_once, devices = jobs_at_once(options, count)
+    context = replace(context, devices=devices)
+    if devices != "1" and count:
+        context.reporter.say(f"Devices of each job: {devices}; jobs at once: {at_once}.")
     return Here(context) if at_once == 1 else Workers(Setting.of(context), at_once)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from datadiet.option import option
+from datadiet.runs.context import DEVICES
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,14 @@ class EngineOptions:
         min=1,
         group="study",
         first=True,
+    )
+    devices: str = option(
+        "1",
+        "GPUs of each job, which share every batch; all: as many as there are for each of the jobs that are done at "
+        "once. Results are equal to rounding.",
+        form=DEVICES,
+        noun="a whole number of at least 1, or all",
+        group="study",
     )
     ray_address: str | None = option(
         None, "Address of a Ray cluster, as in ray.init.", auto="one is begun on this machine", group="study"

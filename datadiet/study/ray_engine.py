@@ -14,13 +14,15 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import datadiet
 from datadiet import commands
+from datadiet.devices import ALL
 from datadiet.errors import Interrupted, UserError
+from datadiet.option import refuse
 from datadiet.runs.context import Context
 from datadiet.runs.signals import listen
 from datadiet.study.engine import Engine, Event, Note, Setting, Telling, attempt
@@ -100,7 +102,7 @@ class Cluster:
 
     Args:
         address: Of a running cluster; None: one is begun on this machine, and ended with the study.
-        count: Jobs at once; None: as many as the cluster has processors (or GPUs).
+        count: Jobs at once; None: as many as the cluster has processors (or GPUs for).
     Raises:
         UserError: Ray is not installed, or there is no cluster at that address.
     """
@@ -115,9 +117,12 @@ class Cluster:
         self._join(address)
         try:
             resources = ray.cluster_resources()
-            gpus = int(resources.get("GPU", 0))
-            self.count = count or gpus or max(1, int(resources.get("CPU", 1)))
-            self.task = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_retries=RETRIES)(do)
+            gpus, each = int(resources.get("GPU", 0)), int(setting.devices)
+            most = int(max((node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]), default=0))
+            if gpus and each > most:  # Ray would wait for such a machine for ever
+                raise refuse("devices", each, f"at most {most}, the GPUs of one machine")
+            self.count = count or gpus // each or max(1, int(resources.get("CPU", 1)))
+            self.task = ray.remote(num_cpus=1, num_gpus=each if gpus else 0, max_retries=RETRIES)(do)
             self._check_machines()
         except BaseException:
             ray.shutdown()
@@ -241,10 +246,13 @@ def load_ray() -> Any:
 
 
 def check_ray(options: EngineOptions) -> None:
-    """Raises UserError where Ray is not installed."""
+    """Raises UserError where Ray is not installed, or what is asked of it cannot be."""
+    if options.devices == ALL:
+        raise refuse("devices", ALL, "a whole number with engine=ray: the GPUs of each job")
     load_ray()
 
 
 def begin_ray(options: EngineOptions, context: Context, count: int) -> Engine:
     """Jobs as tasks of a cluster, or of one that is begun here."""
-    return Cluster(Setting.of(context), options.ray_address, options.workers)
+    setting = Setting.of(replace(context, devices=options.devices))
+    return Cluster(setting, options.ray_address, options.workers)

@@ -31,7 +31,7 @@ from datadiet.study.arms import FULL_FOLDER
 from datadiet.study.engines import begin_engine, check_device, check_engine
 from datadiet.study.estimate import Estimate, estimate
 from datadiet.study.given_scores import GivenScore, read_given, write_given
-from datadiet.study.local_engine import count_gpus, default_workers
+from datadiet.study.local_engine import count_gpus, jobs_at_once
 from datadiet.study.options import EngineOptions
 from datadiet.study.plan import Plan
 from datadiet.study.rounds import Rounds, note_look
@@ -123,7 +123,7 @@ def prepare(config: TrainConfig, exp: str, context: Context, plan: Plan, engine:
         check_device(engine, context.reporter.say)
     jobs = list(compiled(rounds.first).jobs)
     first = [job for job in jobs if job in left]
-    at_once = min(engine.workers or default_workers(), max(len(left), 1))
+    at_once = jobs_at_once(engine, len(left))
     most = sum(isinstance(job, TrainJob) for job in left)
     told = estimate(whole.config, dataset, jobs, first, most, at_once, count_gpus(), output.layout.exps)
     return Prepared(rounds, dataset, left, told, given)

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,9 @@ RUN_NAME = "datadiet.run_name"  # tag: what the run was called by the user, whos
 DOUBLE = "datadiet.double_of"  # tag of a run that was made twice, instead of UID
 NOTE, NAMED = "mlflow.note.content", "mlflow.runName"  # tags
 MAX_PARAM, MAX_TAG, MAX_KEY = 6000, 5000, 250  # characters; MLflow refuses longer ones
-BATCH = 500  # metrics in one call; MLflow takes 1,000
+BATCH, PARAMS = 500, 100  # metrics and params in one call; MLflow takes 1,000 of both, and no more params
 DEFAULT_EXPERIMENT_ID = "0"  # where `mlflow run` puts a run when no experiment is named
+SERVED = ("http", "databricks", "uc")  # what addresses of servers begin with
 LOCK_SECONDS = 120  # another process makes the store in a few
 
 # Pages for each call while a store is full, locked or away; whoever called tells of it, in a line.
@@ -87,6 +88,11 @@ def store_name() -> str:
     return printable(_given.get(uri, uri))
 
 
+def may_repeat() -> bool:
+    """Whether what is asked may be done twice: a request to a server is sent again where no answer comes."""
+    return _address().startswith(SERVED)
+
+
 def absolute_store() -> str:
     """Where runs are tracked: a URI for `use_store`, from whatever folder it is used."""
     uri = _address()
@@ -104,12 +110,6 @@ def use_store(uri: str) -> None:
 def key(name: str) -> str:
     """The name of a param, tag or metric as MLflow takes it."""
     return re.sub(r"[^\w.\- :/]", "_", name)[:MAX_KEY]
-
-
-def log_params(client: MlflowClient, run_id: str, params: dict[str, Any]) -> None:
-    entities = [Param(key(k), _text(v)) for k, v in params.items()]
-    for start in range(0, len(entities), 100):  # MLflow takes no more at once
-        client.log_batch(run_id, params=entities[start : start + 100])
 
 
 def log_inputs(client: MlflowClient, run_id: str, told: list[dict[str, Any]]) -> None:
@@ -142,11 +142,16 @@ def set_tags(client: MlflowClient, run_id: str, tags: dict[str, str]) -> None:
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in shown_tags(tags).items()])
 
 
-def log_metrics(client: MlflowClient, run_id: str, points: Iterable[tuple[str, float, int, int]]) -> None:
-    """Points (name, value, ms since 1970, step), in few calls."""
+def log_values(
+    client: MlflowClient, run_id: str, points: Iterable[tuple[str, float, int, int]], params: Mapping[str, Any] = {}
+) -> None:
+    """Points (name, value, ms since 1970, step) and params, in few calls."""
     metrics = [Metric(key(name), float(value), at, step) for name, value, at, step in points]
-    for start in range(0, len(metrics), BATCH):
-        client.log_batch(run_id, metrics=metrics[start : start + BATCH])
+    given = [Param(key(name), _text(value)) for name, value in params.items()]
+    calls = max(-(-len(metrics) // BATCH), -(-len(given) // PARAMS))
+    for call in range(calls):
+        some = metrics[call * BATCH : (call + 1) * BATCH]
+        client.log_batch(run_id, metrics=some, params=given[call * PARAMS : (call + 1) * PARAMS])
 
 
 def artifacts(home: str) -> Any:
@@ -183,7 +188,7 @@ def set_status(client: MlflowClient, record: Record, found: Run) -> None:
 def connect() -> MlflowClient:
     """A client whose store exists: processes that create one sqlite database at once would break it."""
     uri = _address()
-    if not uri.startswith(("http", "databricks", "uc")):
+    if not uri.startswith(SERVED):
         from mlflow.store.db import utils
 
         utils.MAX_RETRY_COUNT = (

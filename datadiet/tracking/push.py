@@ -63,14 +63,10 @@ def push(client: Any, record: Record, home: Home) -> Told:
         point_launcher(client, record.name, found.info.run_id)
     run_id = found.info.run_id
     record.identify(run_id)
-    tags = record.tags | ({"mlflow.parentRunId": home.parent_id} if home.parent_id else {})
+    tags = _tags(record, home)
     if mlflow_store.shown_tags(tags).items() - found.data.tags.items():
         mlflow_store.set_tags(client, run_id, tags)
-    known = found.data.params
-    mlflow_store.log_params(
-        client, run_id, {k: v for k, v in record.params.items() if mlflow_store.key(k) not in known}
-    )
-    held = _push_metrics(client, record, found)
+    held = _push_values(client, record, found)
     if record.inputs:
         mlflow_store.log_inputs(client, run_id, record.inputs)
     mlflow_store.log_files(client, run_id, files)
@@ -80,13 +76,20 @@ def push(client: Any, record: Record, home: Home) -> Told:
     return Told(found.info.experiment_id, held)
 
 
-def _push_metrics(client: Any, record: Record, found: Any) -> dict[tuple[str, int], float]:
+def _tags(record: Record, home: Home) -> dict[str, str]:
+    return record.tags | ({"mlflow.parentRunId": home.parent_id} if home.parent_id else {})
+
+
+def _push_values(client: Any, record: Record, found: Any) -> dict[tuple[str, int], float]:
+    """Params and metrics; gives those metrics that MLflow then has."""
+    known = found.data.params
+    params = {k: v for k, v in record.params.items() if mlflow_store.key(k) not in known}
     histories = (client.get_metric_history(found.info.run_id, key) for key in found.data.metrics)
     held = {(point.key, point.step): point.value for history in histories for point in history}
     new: dict[tuple[str, int], tuple[str, float, int, int]] = {}
     for step, at, values in record.points():
         new |= {(k, step): (k, v, at, step) for k, v in values.items() if (k, step) not in held}
-    mlflow_store.log_metrics(client, found.info.run_id, new.values())
+    mlflow_store.log_values(client, found.info.run_id, new.values(), params)
     return held | {key: value for key, (_, value, _, _) in new.items()}
 
 
@@ -140,7 +143,7 @@ def _create(client: Any, record: Record, home: Home) -> Any:
     given = mlflow_store.project_run(client) if home.adopts else None
     if given is None:
         where = home.experiment_id or mlflow_store.experiment_id(client)
-        return _make(client, record, where, {}, home.say)
+        return _make(client, record, where, _tags(record, home), home.say)
     if called := given.data.tags.get(RUN_NAME) or given.info.run_name:
         record.tags[RUN_NAME] = called
     by_default = given.info.experiment_id == mlflow_store.DEFAULT_EXPERIMENT_ID
@@ -151,7 +154,7 @@ def _create(client: Any, record: Record, home: Home) -> Any:
     where = mlflow_store.experiment_id(client) if by_default else given.info.experiment_id
     run = _make(client, record, where, tags, home.say)
     params = {k: v for k, v in given.data.params.items() if not k.startswith(OWN)}
-    mlflow_store.log_params(client, run.info.run_id, params)
+    mlflow_store.log_values(client, run.info.run_id, (), params)
     if by_default:
         told = f"Launched run {run.info.run_id} in experiment `{mlflow_store.EXPERIMENT}`. "
         told += "With `--experiment-name` (or MLFLOW_EXPERIMENT_NAME) there is one run instead of two."
@@ -168,7 +171,8 @@ def _adopt(client: Any, given: Any, record: Record) -> bool:
     if used or given.info.status not in UNDER_WAY:
         return False
     try:
-        mlflow_store.log_params(client, given.info.run_id, {UID: record.uid})  # MLflow lets nobody change a param
+        told = {UID: record.uid}
+        mlflow_store.log_values(client, given.info.run_id, (), told)  # MLflow lets nobody change a param
     except AWAY as error:
         if mlflow_store.refused(error):
             return False
@@ -180,7 +184,9 @@ def _adopt(client: Any, given: Any, record: Record) -> bool:
 def _make(client: Any, record: Record, experiment_id: str, tags: dict[str, str], say: Callable[[str], Any]) -> Any:
     """A new run. What MLflow said to have failed may have been done, also before it was tried again."""
     try:
-        mlflow_store.create_run(client, record, experiment_id, tags)
+        made = mlflow_store.create_run(client, record, experiment_id, tags)
+        if not mlflow_store.may_repeat():
+            return made
     except AWAY:
         if not _of_uid(client, record, experiment_id):
             raise

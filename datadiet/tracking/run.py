@@ -19,12 +19,16 @@ from datadiet.tracking.mlflow_store import AWAY, NOTE
 from datadiet.tracking.push import Home, push
 from datadiet.tracking.record import Artifact, Record, as_json, begin, is_timing, load, now
 
-SEND_SECONDS = 5.0  # so long may reports, which the mirror has, wait for others: a call costs as much as 30 of them
+SEND_SECONDS = 5.0  # so long may what the mirror has wait, to be told in few calls: one costs as much as 30 reports
 
 
 @dataclass
 class TrackedRun:
-    """One run that is being written: in its record, and in MLflow where that can be reached."""
+    """One run that is being written: in its record, and in MLflow where that can be reached.
+
+    A part of a larger run, of which MLflow cannot have heard, is told as a whole: when it has lasted SEND_SECONDS, or
+    at its end.
+    """
 
     record: Record
     link: Link
@@ -37,6 +41,8 @@ class TrackedRun:
     earlier: dict[tuple[str, int], float] = field(default_factory=dict)  # as `held`, that the mirror had at first
     waiting: dict[tuple[str, int], tuple[str, float, int, int]] = field(default_factory=dict)  # points to be sent
     sent: float = field(default_factory=time.monotonic)  # when they last were
+    begun: float = field(default_factory=time.monotonic)
+    untold: bool = True  # this process has not told MLflow anything of it
     ended: bool = False
 
     @property
@@ -68,7 +74,7 @@ class TrackedRun:
         points = {key: point for key, point in self.waiting.items() if key not in self.held}  # since told by catch_up
         self.waiting, self.sent = {}, time.monotonic()
         if points:
-            self._tell(lambda client: mlflow_store.log_metrics(client, str(self.id), points.values()))
+            self._tell(lambda client: mlflow_store.log_values(client, str(self.id), points.values()))
             if not self.behind:
                 self.held |= {key: value for key, (_, value, _, _) in points.items()}
 
@@ -87,7 +93,7 @@ class TrackedRun:
         if known != self.record.params:
             self.record.params = known
             self.record.save()
-        self._tell(lambda client: mlflow_store.log_params(client, str(self.id), params))
+        self._tell(lambda client: mlflow_store.log_values(client, str(self.id), (), params))
 
     def log_input(self, name: str, digest: str, context: str, **profile: Any) -> None:
         """The data of this run, as an MLflow dataset. MLflow keeps 36 characters of a digest."""
@@ -163,25 +169,33 @@ class TrackedRun:
             log_model(client, str(self.id), self.record)
         client.set_terminated(self.id, status, self.record.ended)
 
+    def tell(self) -> None:
+        """Have MLflow know the run, if it can be reached, so that it has an id."""
+        if self.behind and self.link.open and not self.closed:
+            self.catch_up()
+
     def _tell(self, call: Callable[[Any], Any]) -> None:
         """Tell MLflow what the record says already; where MLflow is away, that is left to a later moment."""
         if self.closed or not self.link.open:
             self.behind = True
         elif self.behind:
-            self.catch_up()
+            if not self._may_wait():
+                self.catch_up()
         else:
             try:
                 call(self.link.client)
             except AWAY as error:
                 self._lose(error)
 
-    def catch_up(self, begins: bool = False) -> None:
-        """Bring all that the record says to MLflow, if it can be reached.
+    def _may_wait(self) -> bool:
+        """Whether MLflow may hear of it later, of all at once."""
+        return self.parent is not None and self.fresh and time.monotonic() - self.begun < SEND_SECONDS
 
-        Args:
-            begins: This process has not told it anything yet, so that a run that was deleted is made anew.
-        """
-        parent, fresh, self.fresh = self.parent, self.fresh, False
+    def catch_up(self) -> None:
+        """Bring all that the record says to MLflow, if it can be reached. A run that was deleted before this process
+        told anything of it is made anew."""
+        parent, fresh, begins = self.parent, self.fresh, self.untold
+        self.fresh = self.untold = False
         home = Home(
             parent and parent.id, parent and parent.experiment_id, adopts=parent is None, fresh=fresh, replaces=begins,
             say=self.link.say,
@@ -263,8 +277,8 @@ def _begun(new: Record, parent: TrackedRun | None, link: Link) -> TrackedRun:
     record = begin(new)
     run = TrackedRun(record, link, parent=parent, fresh=record is new)
     run.earlier = {(k, step): value for step, _, values in record.points() for k, value in values.items()}
-    if link.open:
-        run.catch_up(begins=True)
+    if link.open and not run._may_wait():
+        run.catch_up()
     return run
 
 
@@ -288,4 +302,4 @@ def attach(mirror: Path, offline: bool = False, say: Callable[[str], Any] = prin
     Args:
         mirror: Its record.
     """
-    return TrackedRun(load(mirror), Link(offline, say), behind=False)
+    return TrackedRun(load(mirror), Link(offline, say), behind=False, untold=False)

@@ -15,6 +15,7 @@ import jax
 import jax.monitoring
 import jax.numpy as jnp
 
+from datadiet.devices import Devices
 from datadiet.errors import Interrupted
 
 POLL_SECONDS = 0.1  # between two looks at whether to stop
@@ -128,8 +129,9 @@ def compiled(
 
 
 def _shape(x: Any) -> jax.ShapeDtypeStruct:
-    given = isinstance(x, jax.ShapeDtypeStruct)
-    return x if given else jax.ShapeDtypeStruct(jnp.shape(x), jnp.asarray(x).dtype)
+    if isinstance(x, jax.ShapeDtypeStruct):
+        return x
+    return Devices.of(x).like(x if isinstance(x, jax.Array) else jnp.asarray(x))
 
 
 @lru_cache(maxsize=8)

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from datadiet import commands
+from datadiet.devices import Devices
 from datadiet.errors import UserError
 
 ASKED_BY = ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES")  # environment that chooses a device
@@ -25,15 +26,17 @@ NVIDIA = Path("/proc/driver/nvidia/gpus")  # a folder for each that its driver k
 _said: set[str] = set()
 
 
-def check_device(say: Callable[[str], Any]) -> None:
+def check_device(say: Callable[[str], Any], devices: str = "1") -> None:
     """Refuse to begin where JAX cannot compute.
 
     Args:
         say: Told once in a process of a device that is passed over.
+        devices: How many there have to be; see `Devices.asked`.
     Raises:
         UserError: what was asked for, what there is, and what repairs it.
     """
     tell(look(), say)
+    Devices.asked(devices)
 
 
 def tell(lines: tuple[str, ...], say: Callable[[str], Any]) -> None:

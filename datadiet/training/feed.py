@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from datadiet.devices import Devices
 from datadiet.processors import processors
 from datadiet.training.schedule import Schedule
 from datadiet.training.state import DeviceData
@@ -35,8 +36,9 @@ def _example_bytes(split: DeviceData) -> int:
 class _Reader:
     """Examples of an array that may be on disk, to the device, in the background. Its threads end with it."""
 
-    def __init__(self, images: Any) -> None:
-        self.images = images
+    def __init__(self, split: DeviceData) -> None:
+        self.images, self.devices = split.images, Devices.of(split.labels)
+        images = self.images
         self.piece = max(1, PIECE_BYTES // max(1, math.prod(images.shape[1:]) * images.dtype.itemsize))
         self._ahead = ThreadPoolExecutor(1, "datadiet-feed")
         self._threads = ThreadPoolExecutor(min(16, READERS * len(processors())), "datadiet-read")
@@ -54,7 +56,7 @@ class _Reader:
 
         for _ in self._threads.map(read, range(0, len(ids), self.piece)):
             pass
-        return jax.block_until_ready(jax.device_put(found))  # never written again: on a CPU it may be the same memory
+        return jax.block_until_ready(self.devices.put(found))  # never written again: on a CPU it may be the same memory
 
 
 class _Part(NamedTuple):
@@ -92,7 +94,7 @@ class Feed:
         self.steps = min(CHUNK_STEPS, num_steps, max(1, PART_BYTES // (self.at_once * _example_bytes(split))))
         self._ids, self._rows = np.zeros((2, len(schedules), CHUNK_STEPS, schedules[0].batch_size), np.int32)
         self._epochs = np.zeros((len(schedules), CHUNK_STEPS), np.int32)
-        self._reader = _Reader(split.images) if is_stored(split) else None
+        self._reader = _Reader(split) if is_stored(split) else None
         self._part: _Part | None = None
         if self._reader:
             expect_random(split.images)
@@ -153,7 +155,7 @@ class Sweep:
         self.split, self.count = split, len(split.labels)
         batches = max(1, PART_BYTES // (batch_size * _example_bytes(split)))
         self.size = batch_size * min(batches, -(-self.count // batch_size))
-        self._reader = _Reader(split.images) if is_stored(split) else None
+        self._reader = _Reader(split) if is_stored(split) else None
 
     def like(self) -> DeviceData:
         """A part as a program takes it, by shapes."""
@@ -179,7 +181,7 @@ class Sweep:
 
 
 def _shaped(split: DeviceData, count: int) -> DeviceData:
-    images: Any = jax.ShapeDtypeStruct((count, *split.images.shape[1:]), split.images.dtype)
+    images: Any = Devices.of(split.labels).like(split.images, (count, *split.images.shape[1:]))
     return split._replace(images=images)
 
 

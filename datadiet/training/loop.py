@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from datadiet.config import FIELDS, ResolvedConfig, logged_steps, options_for, saved_steps
+from datadiet.devices import Devices
 from datadiet.errors import Diverged, Interrupted
 from datadiet.models.conv import on_cpu
 from datadiet.models.networks import Network, Variables
@@ -107,11 +108,12 @@ def fit_runs(
 
     On a CPU all run the program of a single run, as many at once as there are cores, and end with the bytes of runs
     trained alone. Elsewhere one program takes a step of all of them (vmap), which adds in another order: equal to
-    rounding. `models.registry.gains_together` tells where this is faster.
+    rounding. `models.registry.gains_together` tells where this is faster. Where the splits lie on several devices
+    (`placing.place`), each step is computed by all of them, to rounding as by one.
 
     Args:
         network: What is trained.
-        train, test: The full splits, on the device or on disk; train's labels are the ones trained on.
+        train, test: The full splits, on the devices or on disk; train's labels are the ones trained on.
         entrants: The runs: all at the same step, with equally many examples, alike in all options but seeds.
         progress: Called with the number of steps just done.
         stopping: Asked after every chunk of steps; where it says yes, a last report of each run that is to be
@@ -124,8 +126,9 @@ def fit_runs(
     clocks = [Clock(run.earlier) for run in entrants]
     schedules = [Schedule(run.config, run.kept) for run in entrants]
     batch_size = schedules[0].batch_size
-    keys = tuple(jax.random.key(run.config.train_seed) for run in entrants)
-    states = tuple(run.state for run in entrants)
+    devices = Devices.of(train.labels)
+    keys = devices.put(tuple(jax.random.key(run.config.train_seed) for run in entrants))
+    states = devices.put(tuple(run.state for run in entrants))
     feed = Feed(train, schedules, config.num_steps, began)
     answers: dict[int, jax.Array] = {}  # of the latest evaluation
     try:
@@ -157,7 +160,7 @@ def fit_runs(
         while step < stop and not (step > began and stopping()):
             pace = training / max(1, step - began)
             count = min(stop - step, CHUNK_STEPS, max(1, int(CHUNK_SECONDS / pace)) if pace else 1)
-            states, count = _begin(schedules, states, step, count)
+            states, count = _begin(schedules, devices, states, step, count)
             start = time.perf_counter()
             batches = timed(clocks, "train", feed.batches, step, count)
             states = timed(clocks, "train", advance, states, batches)
@@ -169,7 +172,7 @@ def fit_runs(
             return
         metrics = {run: measure(run) for run in alive} if stop in logs else {}
         if stop in logs:
-            states = tuple(state._replace(sums=jnp.zeros(2)) for state in states)
+            states = tuple(state._replace(sums=devices.put(jnp.zeros(2))) for state in states)
         yield from reports(step, metrics, stop in saves)
         alive -= {run for run, found in metrics.items() if isinstance(found, Diverged)}
         if not alive:
@@ -177,11 +180,11 @@ def fit_runs(
 
 
 def _begin(
-    schedules: Sequence[Schedule], states: tuple[TrainState, ...], step: int, count: int
+    schedules: Sequence[Schedule], devices: Devices, states: tuple[TrainState, ...], step: int, count: int
 ) -> tuple[tuple[TrainState, ...], int]:
     """The states with what their next batches are chosen by, and how many of `count` batches that is enough for."""
     begun = [schedule.begin(state.losses, step) for schedule, state in zip(schedules, states)]
-    states = tuple(state._replace(losses=losses) for state, losses in zip(states, begun))
+    states = tuple(state._replace(losses=devices.put(losses)) for state, losses in zip(states, begun))
     return states, min(count, *(schedule.left(step) for schedule in schedules))
 
 
@@ -211,15 +214,16 @@ def _programs(
     Raises:
         Interrupted: `stopping` said yes before they were compiled.
     """
-    static = (network, program_config(config))
-    keys, (train, ids, rows, epochs, _), states = inputs
+    keys, (train, *numbers, _), states = inputs
+    devices = Devices.of(train.labels)
+    static = (network, program_config(config), devices)
     updates = tuple(trajectory.TRAJECTORIES[name].update for name in states[0].trajectory)
     evaluate = _evaluation(clocks, network, config.test_batch_size, states[0].variables, test, stopping)
     if len(states) > 1 and not on_cpu():
-        given = (keys, train, states, ids, rows, epochs, np.int32(0))
+        given = (keys, train, states, *map(devices.like, (*numbers, np.int32(0))))
         chunks = compiled(clocks, _run_chunks, static, given, (2,), updates, stopping)
         return lambda states, at: chunks(keys, at.split, states, *at[1:4], np.int32(at.count)), evaluate
-    given = (keys[0], train, states[0], ids[0], rows[0], epochs[0], np.int32(0))
+    given = (keys[0], train, states[0], *(devices.like(each[0]) for each in numbers), devices.like(np.int32(0)))
     chunk = compiled(clocks, _run_chunk, static, given, (2,), updates, stopping)
 
     def advance(states: tuple[TrainState, ...], at: Batches) -> tuple[TrainState, ...]:
@@ -229,7 +233,8 @@ def _programs(
 
         if len(states) == 1:
             return (one(0),)
-        with ThreadPoolExecutor(min(len(states), len(processors()))) as pool:
+        at_once = 1 if devices.count > 1 else len(processors())  # all devices work on one program
+        with ThreadPoolExecutor(min(len(states), at_once)) as pool:
             return tuple(pool.map(one, range(len(states))))
 
     return advance, evaluate
@@ -244,10 +249,10 @@ def _evaluation(
     Raises:
         Interrupted: `stopping` said yes before it was compiled.
     """
-    size = min(batch_size, len(test.labels))
-    sweep, nothing = Sweep(test, size), nothing_found(network, len(test.labels))
-    given = (variables, sweep.like(), np.int32(0), nothing)
-    program = compiled(clocks, _evaluate, (network, size), given, stopping=stopping)
+    size, devices = min(batch_size, len(test.labels)), Devices.of(test.labels)
+    sweep, nothing = Sweep(test, size), devices.put(nothing_found(network, len(test.labels)))
+    given = (variables, sweep.like(), devices.like(np.int32(0)), nothing)
+    program = compiled(clocks, _evaluate, (network, size, devices), given, stopping=stopping)
 
     def evaluate(variables: Variables) -> tuple[np.ndarray, jax.Array]:
         found = nothing

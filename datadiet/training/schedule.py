@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import jax
@@ -54,6 +55,7 @@ class Schedule:
         self.config, self.kept, self.choice = config, kept, choice_of(config)
         self.size = len(kept) if self.choice.order is everything else config.size or len(kept)
         self.batch_size = min(config.train_batch_size, self.size)
+        self._drawn = lru_cache(maxsize=2)(self._order)  # a chunk of steps may end in the next epoch
         self._epoch, self._before, self._ids = 0, 0, np.empty(0, np.int32)  # of the epoch that losses chose
 
     def begin(self, losses: Losses | None, step: int) -> Losses | None:
@@ -91,7 +93,7 @@ class Schedule:
         """Ids of the batches of the `count` steps after `step`, int32 [count, batch_size]."""
         if self.choice.weigh is not None:
             return self._ids[step - self._before :][:count]
-        return batches(self._order, self.size, self.batch_size, step + 1, count)
+        return batches(self._drawn, self.size, self.batch_size, step + 1, count)
 
     def epochs(self, step: int, count: int) -> np.ndarray:
         """Epochs of the batches of the `count` steps after `step`, from 0, int32 [count]."""

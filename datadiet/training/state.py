@@ -12,8 +12,9 @@ import numpy as np
 import optax
 
 from datadiet.config import ResolvedConfig, parameters_for
-from datadiet.data.batches import normalize
+from datadiet.data.batches import as_read, normalize
 from datadiet.data.dataset import Dataset
+from datadiet.devices import ONE, Devices
 from datadiet.models.networks import Network, Variables
 from datadiet.scores import trajectory
 from datadiet.training.schedule import Losses, initial_losses
@@ -39,7 +40,7 @@ class TrainState(NamedTuple):
 class DeviceData(NamedTuple):
     """A split on the device; its images may stay on disk, as an array of NumPy, of which `feed` brings parts there."""
 
-    images: jax.Array  # uint8 [N, H, W, D]
+    images: jax.Array  # uint8 [N, H', W', D'], as they were read: `batches.fitted` makes a batch what the network takes
     labels: jax.Array  # int32 [N]
     mean: jax.Array  # float32 [D]
     std: jax.Array  # float32 [D]
@@ -49,18 +50,22 @@ class DeviceData(NamedTuple):
         return normalize(images, self.mean, self.std)
 
 
-def on_device(dataset: Dataset, split: str, labels: np.ndarray | None = None) -> DeviceData:
-    """A split ('train' or 'test') on the default device, with other labels where given."""
-    images = getattr(dataset, f"{split}_images")
+def on_device(dataset: Dataset, split: str, labels: np.ndarray | None = None, devices: Devices = ONE) -> DeviceData:
+    """A split ('train' or 'test') on each of the devices that it is computed on, with other labels where given.
+
+    Images that cannot be written to, as those of a file that is mapped, are not copied where the device is the CPU.
+    """
+    images = np.asarray(as_read(getattr(dataset, f"{split}_images")))
     labels = np.asarray(getattr(dataset, f"{split}_labels") if labels is None else labels, np.int32)
-    return DeviceData(*map(jnp.asarray, (np.asarray(images), labels, dataset.mean, dataset.std)))
+    placed: Any = jnp.asarray(images) if images.flags.writeable and devices.count == 1 else images
+    return devices.put(DeviceData(placed, *map(jnp.asarray, (labels, dataset.mean, dataset.std))))
 
 
-def on_disk(dataset: Dataset, split: str, labels: np.ndarray | None = None) -> DeviceData:
+def on_disk(dataset: Dataset, split: str, labels: np.ndarray | None = None, devices: Devices = ONE) -> DeviceData:
     """The same without its images, which stay where they are."""
-    images: Any = getattr(dataset, f"{split}_images")
+    images: Any = as_read(getattr(dataset, f"{split}_images"))
     few = replace(dataset, **{f"{split}_images": images[:1]})
-    return on_device(few, split, labels)._replace(images=images)
+    return on_device(few, split, labels, devices)._replace(images=images)
 
 
 def learning_rate(config: ResolvedConfig, step: jax.typing.ArrayLike) -> jax.Array:

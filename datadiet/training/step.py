@@ -10,7 +10,8 @@ import numpy as np
 import optax
 
 from datadiet.config import ResolvedConfig, parameters_for
-from datadiet.data.batches import alternating_flips, augment
+from datadiet.data.batches import alternating_flips, augment, fitted
+from datadiet.devices import ONE, Devices
 from datadiet.models.networks import Network, Variables
 from datadiet.scores import trajectory
 from datadiet.training.state import DeviceData, TrainState, optimizer
@@ -49,7 +50,7 @@ def _augmented(
 
 def train_step(
     network: Network, config: ResolvedConfig, key: jax.Array, train: DeviceData, state: TrainState, ids: jax.Array,
-    rows: jax.Array | None = None, epoch: jax.typing.ArrayLike = 0,
+    rows: jax.Array | None = None, epoch: jax.typing.ArrayLike = 0, devices: Devices = ONE,
 ) -> TrainState:  # fmt: skip
     """One optimizer step on the examples `ids` [B]; its metrics are those of the batch before the update.
 
@@ -57,9 +58,12 @@ def train_step(
         key: JAX random key of the run.
         rows: Where train.images has their images, int32 [B]; None: all are there, in order.
         epoch: That the batch is of, from 0.
+        devices: That compute it, each a part of the batch; the state is whole on each of them.
     """
-    rows = ids if rows is None else rows
-    images = train.batch(_augmented(config, key, state.step + 1, train.images, ids, rows, epoch))
+    images, rows = train.images, ids if rows is None else rows
+    if images.shape[1:] != tuple(network.image_shape):
+        images, rows = fitted(images[rows], network.image_shape), jnp.arange(len(ids))
+    images = devices.split(train.batch(_augmented(config, key, state.step + 1, images, ids, rows, epoch)))
     labels = train.labels[ids]
 
     carried, own = state.losses, jax.random.fold_in(jax.random.fold_in(key, state.step + 1), OF_NETWORK)
@@ -72,6 +76,7 @@ def train_step(
         return weighted.mean(), (logits, batch_stats)
 
     (value, (logits, batch_stats)), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+    logits = devices.whole(logits)  # statistics of examples are kept by every device
     updates, opt_state = optimizer(config).update(grads, state.opt_state, state.params)
     batch = trajectory.Batch(ids, labels, logits)
     gathered = trajectory.update(state.trajectory, batch, parameters_for(config, "trajectory"))
@@ -80,30 +85,30 @@ def train_step(
         losses = training_loss(logits, labels, config.label_smoothing)
         value, carried = losses.mean(), carried._replace(latest=carried.latest.at[ids].set(losses))
     sums = state.sums + jnp.stack([value, batch.correct.mean()])
-    return TrainState(state.step + 1, params, batch_stats, opt_state, sums, gathered, carried)
+    return devices.whole(TrainState(state.step + 1, params, batch_stats, opt_state, sums, gathered, carried))
 
 
-def _run_chunk(network, config, key, train, state, ids, rows, epochs, num_steps):
+def _run_chunk(network, config, devices, key, train, state, ids, rows, epochs, num_steps):
     """The first `num_steps` of ids and rows [CHUNK_STEPS, B] and their epochs [CHUNK_STEPS]; a dynamic count, so one
     program serves all."""
 
     def step(i, state):
-        return train_step(network, config, key, train, state, ids[i], rows[i], epochs[i])
+        return train_step(network, config, key, train, state, ids[i], rows[i], epochs[i], devices)
 
     return jax.lax.fori_loop(0, num_steps, step, state)
 
 
-def _run_chunks(network, config, keys, train, states, ids, rows, epochs, num_steps):
+def _run_chunks(network, config, devices, keys, train, states, ids, rows, epochs, num_steps):
     """`_run_chunk` of R runs side by side: keys and states are tuples of R, the others [R, …]."""
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-    one = partial(_run_chunk, network, config)
+    one = partial(_run_chunk, network, config, devices)
     given = (jnp.stack(keys), train, stacked, ids, rows, epochs, num_steps)
     stacked = jax.vmap(one, (0, None, 0, 0, 0, 0, None))(*given)
     return tuple(jax.tree.map(lambda leaf: leaf[run], stacked) for run in range(len(states)))  # noqa: B023
 
 
 def _evaluate(
-    network: Network, batch_size: int, variables: Variables, part: DeviceData, first: jax.Array,
+    network: Network, batch_size: int, devices: Devices, variables: Variables, part: DeviceData, first: jax.Array,
     found: tuple[jax.Array, jax.Array],
 ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
     """Over a part of a split, from example `first` on; the last batch of the split is filled and masked.
@@ -121,7 +126,8 @@ def _evaluate(
         sums, answers = carry
         index = first + i * batch_size + jnp.arange(batch_size)
         ids, counted = jnp.minimum(index, count - 1), index < count
-        logits, labels = network.apply(variables, part.batch(part.images[ids - first])), part.labels[ids]
+        images = devices.split(part.batch(fitted(part.images[ids - first], network.image_shape)))
+        logits, labels = devices.whole(network.apply(variables, images)), part.labels[ids]
         correct = logits.argmax(-1) == labels
         values = jnp.stack([cross_entropy(logits, labels), correct])
         per_class = jax.nn.one_hot(labels, num_classes, axis=0) * correct
