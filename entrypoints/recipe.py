@@ -32,10 +32,10 @@ def from_recipe(ctx: click.Context, values: dict[str, Any], say: Callable[[str],
     """
     name = values.get("recipe")
     given = {key: value for key, value in values.items() if ctx.get_parameter_source(key) != ParameterSource.DEFAULT}
-    if not (taken := recipe_values(name, given)):
-        return {}
-    instead = {key: value for key, value in given.items() if key in RECIPES[name].values}
-    say(f"recipe={name}: {_told(taken)}{f'; given instead: {_told(instead)}' if instead else ''}.")
+    taken = recipe_values(name, given)
+    instead = {key: value for key, value in given.items() if key in RECIPES[name].values} if name in RECIPES else {}
+    if taken or instead:
+        say(f"recipe={name}: {_told(taken)}{f'; given instead: {_told(instead)}' if instead else ''}.")
     return taken
 
 

@@ -85,7 +85,7 @@ def make_subfolder(path: Path) -> None:
             sync_folder(path.parent)
 
 
-def write_bytes(path: Path, *parts: bytes | np.ndarray) -> None:
+def write_bytes(path: Path, *parts: bytes | memoryview) -> None:
     """Write a file, one part after the other, so that a reader sees the old one or the new one, never less.
 
     Its folder has to be there: one that was deleted or moved while something writes into it is not made anew.
@@ -95,7 +95,8 @@ def write_bytes(path: Path, *parts: bytes | np.ndarray) -> None:
     """
     with writing(path):
         with putting(path) as file:
-            file.writelines(parts)
+            for part in parts:
+                file.write(part)
         sync_folder(path.parent)
 
 
@@ -167,14 +168,14 @@ def read_record(path: Path, /, **expected: Any) -> dict[str, Any]:
     return record
 
 
-def npy_parts(array: np.ndarray) -> tuple[bytes, np.ndarray]:
+def npy_parts(array: np.ndarray) -> tuple[bytes, memoryview]:
     """A .npy file in two parts, the second of which is the array itself, not copied."""
     array, header = np.ascontiguousarray(array), io.BytesIO()
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
-    return header.getvalue(), array.reshape(-1).view(np.uint8)
+    return header.getvalue(), array.reshape(-1).view(np.uint8).data
 
 
-def sha256(parts: Iterable[bytes | np.ndarray]) -> str:
+def sha256(parts: Iterable[bytes | memoryview]) -> str:
     """Of what `write_bytes` makes of them."""
     found = hashlib.sha256()
     for part in parts:
