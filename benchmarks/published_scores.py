@@ -40,7 +40,7 @@ from datadiet.scores.combine import mean_over_runs
 from datadiet.scores.logits import LOGIT_SCORES
 from datadiet.scores.registry import NETWORK_SCORES
 from datadiet.scores.trajectory import expand
-from datadiet.storage.files import npy_bytes, write_bytes
+from datadiet.storage.files import npy_parts, write_bytes
 from datadiet.storage.layout import ExperimentLayout, score_file
 from datadiet.storage.records import Summary
 from datadiet.storage.runs import open_run
@@ -133,9 +133,8 @@ def untrained(dataset: Dataset, count: int, root: Path) -> tuple[np.ndarray, np.
         if not path.exists():
             given = (network, network.init(jax.random.key(seed)), images, labels, min(count, 100))
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(
-                path, npy_bytes(compute_many(["grad_norm"], *given, prepare=Normalizer.of(fitted))["grad_norm"])
-            )
+            of_network = compute_many(["grad_norm"], *given, prepare=Normalizer.of(fitted))["grad_norm"]
+            write_bytes(path, *npy_parts(of_network))
             print(f"untrained network {seed + 1} of {UNTRAINED} scored", flush=True)
         found.append(np.load(path, allow_pickle=False))
     return ids, np.mean(found, axis=0)
