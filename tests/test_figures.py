@@ -36,7 +36,7 @@ def compiled(folder: str, name: str, root) -> StudySpec:
 
 
 @pytest.mark.parametrize("folder", EXAMPLES)
-@pytest.mark.parametrize(("name", "cells"), [("fractions", 1 + 6 * 4), ("epochs", 1 + 2 * 5 + 2), ("window", 1 + 6),
+@pytest.mark.parametrize(("name", "cells"), [("fractions", 1 + 6 * 4), ("epochs", 1 + 2 * 6 + 2), ("window", 1 + 6),
                                              ("noise", 1 + 6)])  # fmt: skip
 def test_every_plan_is_a_study_that_can_be_finished(folder, name, cells, tmp_path):
     made = compiled(folder, name, tmp_path)
@@ -45,7 +45,7 @@ def test_every_plan_is_a_study_that_can_be_finished(folder, name, cells, tmp_pat
     assert made.config.num_steps == 11 * epoch
     assert made.config.random_label_fraction == (0.1 if name == "noise" else 0)
     if name == "epochs":
-        assert made.score_steps == tuple(epoch * count for count in (0, 1, 2, 4, 8))
+        assert made.score_steps == tuple(epoch * count for count in (0, 1, 2, 4, 8, 11))
         assert [(job.type, job.step) for job in made.means].count(("input_norm", 0)) == 1
         assert [job.type for job in made.means].count("input_norm") == 1  # which no network has a part in
     if name in ("window", "noise"):
