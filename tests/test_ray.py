@@ -96,7 +96,9 @@ def setting(tmp_path, monkeypatch) -> SimpleNamespace:
     mirror.parent.mkdir(parents=True)
     Record(mirror, "study", "s", {}, {}).save()
     Path("mlflow.db").touch()
-    return SimpleNamespace(mirror=mirror, offline=False, store=f"sqlite:///{tmp_path}/mlflow.db", command="so")
+    return SimpleNamespace(
+        mirror=mirror, offline=False, store=f"sqlite:///{tmp_path}/mlflow.db", command="so", devices="1"
+    )
 
 
 def begun(monkeypatch, setting, ray: PretendedRay) -> Cluster:

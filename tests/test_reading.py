@@ -75,7 +75,7 @@ def test_how_data_is_read_is_an_option_of_trainings():
     assert set(NAMES) <= FIELDS.keys()
     assert Reading() == Reading.asked()
     with pytest.raises(UserError, match=r"image_sise=3: expected one of image_size, test_fraction, test_split"):
-        load_dataset("digits", image_sise=3)
+        Reading.asked(image_sise=3)
 
 
 @pytest.mark.parametrize("size", ["0", "-3", "12x", "x12", "3.5", "12x0", "1e3", "100000"])

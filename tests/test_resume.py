@@ -317,7 +317,8 @@ def test_a_run_that_mlflow_lost_is_told_again_in_full(base, stopped):
 
 
 def test_a_study_continues_the_run_it_was_stopped_in(tmp_path, monkeypatch):
-    params = {"score_runs": 1, "eval_runs": 1, "score_types": "forget", "fractions": 0.5, "num_steps": 22, "width": 16}
+    few = {"score_runs": 1, "eval_runs": 1, "score_types": "forget", "fractions": 0.5}
+    params = {**few, "num_steps": 22, "log_steps": 11, "width": 16}
     with monkeypatch.context() as patch:
         stop_at(patch, 11)
         done = datadiet("main", tmp_path, expect=75, **params)

@@ -46,7 +46,8 @@ def test_golden_scores(golden, whole, kind):
 
 
 def test_one_score_is_what_it_is_among_others(golden, whole):
-    np.testing.assert_allclose(compute_scores("l2_error", *arguments_of(golden), batch_size=24), whole["l2_error"])
+    alone = compute_scores("l2_error", *arguments_of(golden), batch_size=24)
+    np.testing.assert_allclose(alone, whole["l2_error"], rtol=1e-5)
 
 
 def test_every_score_has_an_oracle():

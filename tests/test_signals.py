@@ -182,7 +182,7 @@ def test_a_signal_while_scores_are_computed_ends_that_and_leaves_nothing(tmp_pat
 def test_a_signal_after_the_last_job_of_a_study_is_not_lost(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "run_jobs", lambda *arguments: os.kill(os.getpid(), signal.SIGINT))
     done = datadiet("main", tmp_path, expect=EXIT_CODE, offline="true")
-    assert "Stopped before the report; all 103 jobs are done. Continue: datadiet main --offline true" in done.stderr
+    assert "Stopped before the report; all 54 jobs are done. Continue: datadiet main --offline true" in done.stderr
 
 
 # --- workers ------------------------------------------------------------------------------------
