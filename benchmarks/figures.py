@@ -1,8 +1,8 @@
 """The paper's figures, measured again: `python -m benchmarks.figures NAME [--plans cifar10] [options of study]`.
 
 NAME is one of FIGURES. Runs the study of its plan (docs/figures/<plans>/), with whatever options of `study` are given
-besides, goes on where it was stopped, and writes to --output (docs/figures/<plans>) the picture and a table: what was
-measured with 95 % intervals, what was published, and whether it came out as published. What was published is of
+besides, goes on where it was stopped, and writes to --output (docs/figures/<plans>) a table (`fractions`: and the
+picture): what was measured with 95 % intervals, what was published, and whether it came out as published. That is of
 CIFAR-10 and ResNet-18: accuracies after 78,000 steps (BlackHC/data_diet, means of 2 to 4 runs) and Kirsch 2023. On a
 GPU, all of it:
 
@@ -25,10 +25,11 @@ import numpy as np
 
 from benchmarks.published_scores import Found, over_runs, spearman
 from datadiet.report.comparison import compare
+from datadiet.report.decision import Decision
 from datadiet.report.evidence import CellResult, Score, Study
-from datadiet.report.figures import png
-from datadiet.report.frames import Study as Opened
+from datadiet.report.figures import accuracy, png
 from datadiet.report.given import read_study
+from datadiet.report.page import margin_of
 from datadiet.report.statistics import auroc
 from datadiet.report.trained import TrainedStudy
 from datadiet.selectors.options import RANDOM
@@ -116,7 +117,7 @@ def epochs(found: Study) -> Iterator[Claim]:
 
 
 def window(found: Study) -> Iterator[Claim]:
-    """Every window against the hardest examples, and against a random subset."""
+    """Every window against the hardest examples, and these against a random subset."""
     hardest = next(cell for cell in found.cells if cell.selector == "keep_max")
     random = found.cell(RANDOM, hardest.size)
     assert random is not None
@@ -157,11 +158,11 @@ class Figure(NamedTuple):
 
     plan: str
     claims: Callable[[Study], Iterator[Claim]]
-    picture: str = ""  # of the report
+    drawn: bool = False  # whether accuracy against the fraction is its picture
 
 
 FIGURES = {
-    "fractions": Figure("fractions", fractions, "accuracy"),
+    "fractions": Figure("fractions", fractions, drawn=True),
     "epochs": Figure("epochs", epochs),
     "window": Figure("window", window),
     "noise": Figure("noise", window),
@@ -191,7 +192,7 @@ def table(name: str, found: TrainedStudy, command: str) -> str:
         f"{100 * found.full.accuracies.mean():.2f} %. The {len(trained)} trainings took {seconds / 60:.0f} min on "
         f"{device}.", "",
     ]  # fmt: skip
-    if FIGURES[name].picture:
+    if FIGURES[name].drawn:
         lines += [f"![Test accuracy against the fraction kept]({name}.png)", ""]
     lines += ["| | measured (95 % interval) | published | verdict |", "|---|---|---|---|"]
     lines += [str(claim) for claim in FIGURES[name].claims(found)]
@@ -220,8 +221,8 @@ def main() -> None:
     output.mkdir(parents=True, exist_ok=True)
     text = table(given.name, found, command)
     write_bytes(output / f"{given.name}.md", text.encode())
-    if picture := FIGURES[given.name].picture:
-        write_bytes(output / f"{given.name}.png", png(Opened.open(given.root / "exps" / exp).figure(picture)))
+    if FIGURES[given.name].drawn:
+        write_bytes(output / f"{given.name}.png", png(accuracy(Decision(found, margin_of(found, None)))))
     print(f"\n{text}")
 
 

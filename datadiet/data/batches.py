@@ -28,9 +28,6 @@ class Fitted:
 
     def __init__(self, images: np.ndarray, shape: tuple[int, ...]) -> None:
         self.base, self.dtype, self.shape = images, images.dtype, (len(images), *shape)
-        got = images.shape[1:]
-        self._margins = [((want - have) // 2, -((have - want) // 2)) for have, want in zip(got[:2], shape[:2])]
-        self._repeats = shape[2] // got[2]
 
     @property
     def ndim(self) -> int:
@@ -44,7 +41,7 @@ class Fitted:
         return len(self.base)
 
     def __getitem__(self, which: slice | np.ndarray) -> np.ndarray:
-        return np.repeat(np.pad(self.base[which], [(0, 0), *self._margins, (0, 0)]), self._repeats, axis=-1)
+        return _fitted(self.base[which], self.shape[1:], np)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[:], dtype)
@@ -57,11 +54,14 @@ def as_read(images: Any) -> np.ndarray:
 
 def fitted(images: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """A batch [B, H', W', D'] as `Fitted` has it, [B, H, W, D]; as it is where it has that shape."""
-    if images.shape[1:] == tuple(shape):
-        return images
+    return images if images.shape[1:] == tuple(shape) else _fitted(images, shape, jnp)
+
+
+def _fitted(images: Any, shape: tuple[int, ...], numpy: Any) -> Any:
+    """Images [B, H', W', D'], centred in zeros and their channels repeated, by NumPy or JAX: [B, H, W, D]."""
     margins = [((want - have) // 2, -((have - want) // 2)) for have, want in zip(images.shape[1:3], shape[:2])]
-    padded = jnp.pad(images, [(0, 0), *margins, (0, 0)])
-    return jnp.repeat(padded, shape[2] // images.shape[3], axis=-1)
+    padded = numpy.pad(images, [(0, 0), *margins, (0, 0)])
+    return numpy.repeat(padded, shape[2] // images.shape[3], axis=-1)
 
 
 def fit_images(dataset: Dataset, shape: tuple[int, ...]) -> Dataset:
