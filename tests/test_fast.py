@@ -246,7 +246,7 @@ def test_a_recipe_is_recorded_option_by_option_and_what_is_given_wins(tmp_path, 
     recorded = json.loads((run.path / "args.json").read_text())
     for name, value in (dict(RECIPES["fast"].values) | given).items():
         assert recorded[name] == (list(value) if isinstance(value, tuple) else value), name
-    fitted = fit_images(digits, (32, 32, 3))
+    fitted = fit_images(digits, (16, 16, 3))
     expected = whitening_kernel(fitted.train_images[:5000], fitted.mean, fitted.std)
     for step in (0, 4):
         np.testing.assert_array_equal(run.variables(step)["batch_stats"]["whitening"]["kernel"], expected)

@@ -53,8 +53,8 @@ HOUSE = {
         "unrecorded", "children",
     ],
     "report": [
-        "statistics", "comparison", "sequential", "gain", "verdicts", "evidence", "trained", "given", "cost",
-        "decision", "words", "price", "outlook", "text", "summary", "figures", "pictures", "kept_sets", "kept_files",
+        "statistics", "words", "comparison", "sequential", "gain", "verdicts", "evidence", "trained", "given", "cost",
+        "decision", "price", "outlook", "text", "summary", "figures", "pictures", "kept_sets", "kept_files",
         "archive", "export", "page", "frames", "data_page", "inspection", "groups",
         "dynamics", "results_table",
     ],

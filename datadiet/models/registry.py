@@ -35,7 +35,7 @@ MODELS: dict[str, Model] = {
     "resnet18_lowres": Model(lazily(NETWORKS, "ResNet18"), 64, (32, 32, 3)),
     "resnet50_lowres": Model(lazily(NETWORKS, "ResNet50"), 64, (32, 32, 3)),
     "simple_cnn_0": Model(lazily(NETWORKS, "SimpleCNN"), 32, (32, 32, 3), side_by_side=True),
-    "fast_cnn": Model(lazily("datadiet.models.fast_cnn", "FastCNN"), 64, (32, 32, 3)),
+    "fast_cnn": Model(lazily("datadiet.models.fast_cnn", "FastCNN"), 64, (16, 16, 3)),
     "mlp": Model(lazily(NETWORKS, "MLP"), 256, None, side_by_side=True),
     "wrn16_4": Model(lazily("datadiet.models.wide_resnet", "WideResNet", 16, 4), 16, (32, 32, 3)),
     "vit_ti_4": Model(lazily("datadiet.models.vit", "ViT", 4, 12), 192, (32, 32, 3)),

@@ -15,6 +15,7 @@ import numpy as np
 from datadiet.printable import escaped
 from datadiet.report.decision import Decision
 from datadiet.report.evidence import CellResult, History, Score
+from datadiet.report.words import loss
 from datadiet.selectors.options import RANDOM
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def accuracy(decision: Decision) -> Figure:
         _accuracies(axes, decision)
     if zoomed:
         top = min(100, max(100 * np.nanmax([line.accuracy.high, line.accuracy.mean]) for line in decision.lines))
-        grid[0, 0].set(ylim=(full - near, top + 0.1 * near), title=f"within {near:g} points of all of the data")
+        grid[0, 0].set(ylim=(full - near, top + 0.1 * near), title=f"within {loss(near)} of all of the data")
         grid[0, 0].title.set_fontsize(9)
         grid[1, 0].set(ylabel="all (%)")
     grid[-1, 0].set_xlabel("training examples kept (%)")
@@ -114,7 +115,7 @@ def accuracy(decision: Decision) -> Figure:
 
 def _accuracies(axes: Axes, decision: Decision) -> None:
     full, arms, best = decision.lines[0].accuracy, decision.study.arms, decision.best
-    within = f"less than {decision.margin:g} points lost"
+    within = f"less than {loss(decision.margin)} lost"
     axes.axhspan(100 * full.mean - decision.margin, 100 * full.mean, color=BAND, linewidth=0, label=within)
     axes.axhline(100 * full.mean, color="0.25", linewidth=1, label="all of the data")
     if full.known:

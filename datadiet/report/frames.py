@@ -12,7 +12,7 @@ import pandas as pd
 
 from datadiet import commands, notebook
 from datadiet.errors import UserError
-from datadiet.report import evidence, kept_sets, summary
+from datadiet.report import evidence, kept_sets, summary, words
 from datadiet.report.decision import Decision, check_margin
 from datadiet.report.evidence import CellResult
 from datadiet.report.given import read_study
@@ -63,7 +63,7 @@ class Answer:
         told = {
             "keep": f"{self.kept_fraction:.0%} by {self.arm}" if self.arm else "all of the data",
             "test accuracy": f"{self.accuracy:.2%}, with all of the data {self.accuracy_full:.2%}",
-            "margin": f"{self.margin:g} points",
+            "margin": words.loss(self.margin),
         } | {f"beware {number}": one for number, one in enumerate(self.warnings, 1)}
         return notebook.facts(self.sentence, told)
 

@@ -7,14 +7,15 @@ import math
 from datadiet.report.comparison import ALPHA, Comparison, reach
 from datadiet.report.decision import Decision
 from datadiet.report.evidence import RANDOM
+from datadiet.report.words import loss
 
 
 def reachable(near: Comparison) -> str:
     """The smallest margin that a test set can show where nothing is lost, and how many runs the one asked for takes."""
-    needed = f"; {100 * near.margin:g} points take about {near.runs_needed:,} runs a subset" if near.runs_needed else ""
+    needed = near.runs_needed and f"; to show {loss(100 * near.margin)} takes about {near.runs_needed:,} runs a subset"
     return (
         f"Where nothing is lost, this test set can show margins of {100 * near.smallest_margin:.2f} points or more, "
-        f"with any number of runs{needed}."
+        f"with any number of runs{needed or ''}."
     )
 
 
@@ -38,7 +39,7 @@ def bound(num_test: int, margin: float, arms: int) -> str:
             "for. It takes a larger test set, or a larger margin."
         )
     return (
-        f"{told}{margin:g} points can be decided only where, run for run, all of the data and a subset differ on at "
+        f"{told}{loss(margin)} can be decided only where, run for run, all of the data and a subset differ on at "
         f"most {100 * min(share, 1.0):.2g} % of the test examples; no margin below {least:.2f} points can be."
     )
 
@@ -72,7 +73,7 @@ def asked(decision: Decision) -> list[str]:
     if planned is None or planned == decision.margin:
         return []
     return [
-        f"Another question than was planned: the study asked for a margin of {planned:g} points, this is an answer for "
+        f"Another question than was planned: the study asked for a margin of {loss(planned)}, this is an answer for "
         f"{decision.margin:g}. Whoever chooses the margin after the results may be wrong more often than is said here."
     ]
 

@@ -175,7 +175,7 @@ def _ratio(value: float, digits: int = 2) -> str:
 
 def certainty(decision: Decision) -> list[tuple[str, str]]:
     """How sure the subset shown is, each with its name: both intervals, the smallest margin, the runs that it takes."""
-    near, margin = decision.nearest, f"{decision.margin:g}"
+    near, margin = decision.nearest, words.loss(decision.margin)
     low, high = (f"{100 * end:+.2f}" for end in near.this_test_set)
     needed = f"about {near.runs_needed:,}; there are {near.runs:,}" if near.runs_needed else "no number of them does"
     return [
@@ -189,7 +189,7 @@ def certainty(decision: Decision) -> list[tuple[str, str]]:
             "Smallest margin that this test set can decide",
             f"{100 * near.smallest_margin:.2f} points, where nothing is lost, with any number of runs",
         ),
-        (f"Evaluation runs that decide a margin of {margin} points", needed),
+        (f"Evaluation runs that decide a margin of {margin}", needed),
         ("Correlation of the pairs of runs", _ratio(decision.pair_correlation(decision.shown.cell))),
     ]
 
@@ -273,7 +273,8 @@ def make_report(exp: str, margin: float | None, context: Context) -> Decision:
         check_margin(margin)  # before anything is read
     decision = read_decision(context.output.layout.exps, exp, margin)
     folder = context.output.layout.exps / exp
-    note, params = f"Report of the study {exp} at a margin of {decision.margin:g} points.", {"margin": decision.margin}
+    params = {"margin": decision.margin}
+    note = f"Report of the study {exp} at a margin of {words.loss(decision.margin)}."
     with context.tracker.track("report", exp, f"{exp}/report", None, params=params, note=note) as tracked:
         for path in write_report(decision):
             inside = path.parent.relative_to(folder).as_posix()

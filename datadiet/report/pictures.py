@@ -11,6 +11,7 @@ import numpy as np
 from datadiet.report import figures, text
 from datadiet.report.decision import Decision
 from datadiet.report.evidence import Study
+from datadiet.report.words import loss
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,7 +49,7 @@ def accuracy(decision: Decision) -> Drawn:
     runs = len(decision.study.full.accuracies)
     means = f"Means of {runs} runs with 95 % intervals over runs" if runs > 1 else "Of one run"
     ring = "; the ring is what to keep" if decision.best else ""
-    caption = f"{means}; in the green band less than {decision.margin:g} points are lost{ring}."
+    caption = f"{means}; in the green band less than {loss(decision.margin)} of accuracy is lost{ring}."
     return Drawn("Accuracy against the fraction kept", caption, figures.accuracy(decision))
 
 

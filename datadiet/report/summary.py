@@ -16,6 +16,7 @@ from datadiet.report.decision import ClassWarning, Decision, Line
 from datadiet.report.price import price
 from datadiet.report.statistics import Estimate
 from datadiet.report.trained import TrainedStudy
+from datadiet.tracking.views import ACCURACY, ACCURACY_FULL, ANSWER, KEPT_FRACTION
 
 FORMAT = 1  # of `facts`
 ROWS = 12  # of the table of a description
@@ -183,10 +184,10 @@ def tags(decision: Decision) -> dict[str, str]:
     """The decision as tags of an MLflow run."""
     return {
         "datadiet.decision": text.headline(decision),
-        "datadiet.decision.answer": decision.verdicts.answer,
+        ANSWER: decision.verdicts.answer,
         "datadiet.decision.arm": decision.verdicts.arm or "none",
         "datadiet.decision.kept": words.kept(decision.verdicts.kept_fraction),
-        "datadiet.decision.margin": f"{decision.margin:g} points",
+        "datadiet.decision.margin": words.loss(decision.margin),
     }
 
 
@@ -194,9 +195,9 @@ def metrics(decision: Decision) -> dict[str, float]:
     """Accuracies and the kept fraction 0 to 1, the margin in percentage points."""
     best = decision.best or decision.lines[0]
     return {
-        "decision/kept_fraction": decision.verdicts.kept_fraction,
-        "decision/accuracy": best.accuracy.mean,
-        "decision/accuracy_full": decision.lines[0].accuracy.mean,
+        KEPT_FRACTION: decision.verdicts.kept_fraction,
+        ACCURACY: best.accuracy.mean,
+        ACCURACY_FULL: decision.lines[0].accuracy.mean,
         "decision/smallest_margin": 100 * decision.nearest.smallest_margin,
     }
 
@@ -204,15 +205,15 @@ def metrics(decision: Decision) -> dict[str, float]:
 def subset_metrics(decision: Decision, line: Line) -> dict[str, float]:
     """Of a subset, under the names that `metrics` has of the whole, so that one table of MLflow shows both."""
     return {
-        "decision/kept_fraction": line.cell.fraction,
-        "decision/accuracy": line.accuracy.mean,
-        "decision/accuracy_full": decision.lines[0].accuracy.mean,
+        KEPT_FRACTION: line.cell.fraction,
+        ACCURACY: line.accuracy.mean,
+        ACCURACY_FULL: decision.lines[0].accuracy.mean,
     }
 
 
 def subset_tags(line: Line) -> dict[str, str]:
     """The verdict of a subset, likewise."""
-    return {"datadiet.decision.answer": line.verdict or "all of the data"}
+    return {ANSWER: line.verdict or "all of the data"}
 
 
 def curves(decision: Decision) -> dict[int, dict[str, float]]:

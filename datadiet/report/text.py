@@ -14,7 +14,7 @@ from datadiet.report.outlook import asked, freed_from_choice, looked, reachable
 from datadiet.report.statistics import Estimate
 from datadiet.report.trained import TrainedStudy
 from datadiet.report.verdicts import CANNOT, NOT_DECIDED
-from datadiet.report.words import kept, percent, points
+from datadiet.report.words import kept, loss, percent, points
 from datadiet.selectors.options import RANDOM
 from datadiet.selectors.selection import SELECTORS
 
@@ -57,7 +57,7 @@ def _signed(difference: Estimate | None) -> str:
 
 def headline(decision: Decision) -> str:
     """The answer in one sentence, for readers who know no statistics."""
-    margin, best = f"{decision.margin:g} points", decision.best
+    margin, best = loss(decision.margin), decision.best
     if best:
         dropped = kept(1 - best.cell.fraction)
         return f"{dropped} of the training examples can be dropped: test accuracy falls by less than {margin}."

@@ -13,6 +13,7 @@ from datadiet.report.comparison import ALPHA, Comparison, compare
 from datadiet.report.gain import regained
 from datadiet.report.sequential import Looks, looks
 from datadiet.report.statistics import NOT_WORSE, UNDECIDED, WORSE
+from datadiet.report.words import loss
 
 FULL = "full data"
 CAN, CANNOT, NOT_DECIDED = "can", "cannot", "not decided"
@@ -46,7 +47,7 @@ class Verdicts:
 
     def _facts(self) -> dict[str, object]:
         keep = f"{self.kept_fraction:.0%} by {self.arm}" if self.arm else "all of the data"
-        return {"answer": self.answer, "keep": keep, "margin": f"{100 * self.margin:g} points"}
+        return {"answer": self.answer, "keep": keep, "margin": loss(100 * self.margin)}
 
     def of(self, arm: str, fraction: float) -> str:
         """NOT_WORSE, WORSE or UNDECIDED of one subset, at the level of all that was compared."""

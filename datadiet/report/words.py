@@ -29,6 +29,11 @@ def size(count: int) -> str:
     return f"{count / 1000**power:,.3g} {('B', 'kB', 'MB', 'GB')[power]}"
 
 
+def loss(margin: float) -> str:
+    """A margin in percentage points: 0.5 -> '0.5 points', 1 -> '1 point'."""
+    return f"{margin:g} point{'' if margin == 1 else 's'}"
+
+
 def points(difference: Estimate) -> str:
     """A difference of accuracies in percentage points with its interval."""
     text = f"{100 * difference.mean:+.2f} points"
