@@ -21,79 +21,7 @@ from datadiet.storage.checkpoints import checkpoint_steps
 from datadiet.storage.score_files import load_scores
 from datadiet.training.loop import Entrant, Report, fit, fit_runs
 
-pytestmark = pytest.mark.usefixtures("as_users_have")  # whose programs have to give the same bytes
-
 RUNS = (0, 2, 5)
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return load_dataset("digits")
-
-
-def entrants(digits, runs=RUNS, **given):
-    """What `fit_runs` takes; random halves of the data."""
-    lanes = []
-    for run in runs:
-        network, *splits, config, state = setup(digits, run=run, **given)
-        kept = np.sort(np.random.RandomState(run).permutation(digits.num_examples)[:700]).astype(np.int32)
-        lanes.append(Entrant(config, kept, state))
-    return network, splits, lanes
-
-
-def together(digits, lanes=None, **given) -> dict[int, list[Report]]:
-    network, splits, made = entrants(digits, **given)
-    found: dict[int, list[Report]] = {}
-    for run, report in fit_runs(network, *splits, lanes or made):
-        found.setdefault(run, []).append(report._replace(state=jax.device_get(report.state)))
-    return found
-
-
-def timeless(reports: list[Report]) -> list[tuple]:
-    return [(r.step, r.save, untimed(r.metrics)) for r in reports]
-
-
-@pytest.fixture(scope="module")
-def alone(digits) -> list[list[Report]]:
-    network, splits, lanes = entrants(digits, log_steps=10)
-    found = []
-    for config, kept, state, _ in lanes:
-        reports = fit(network, *splits, kept, config, state)
-        found.append([r._replace(state=jax.device_get(r.state)) for r in reports])
-    return found
-
-
-def test_runs_at_the_same_time_end_with_the_bytes_of_runs_alone(digits, alone):
-    for run, reports in together(digits, log_steps=10).items():
-        assert timeless(reports) == timeless(alone[run])
-        jax.tree.map(equal, [r.state for r in reports], [r.state for r in alone[run]])
-
-
-def test_the_program_of_other_devices_agrees_to_rounding(digits, alone, monkeypatch):
-    monkeypatch.setattr("datadiet.training.loop.on_cpu", lambda: False)
-    for run, reports in together(digits, log_steps=10).items():
-        assert [r.step for r in reports] == [r.step for r in alone[run]]
-        for name, value in untimed(reports[-1].metrics).items():
-            assert value == pytest.approx(alone[run][-1].metrics[name], rel=1e-3, abs=0.01), name
-        for one, other in zip(*(jax.tree.leaves(r[-1].state.params) for r in (reports, alone[run]))):
-            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
-
-
-def test_the_seconds_of_runs_add_up(digits):
-    found = together(digits)
-    spent = [reports[-1].seconds for reports in found.values()]
-    assert sum(s["train"] + s["eval"] + s["compile"] for s in spent) <= spent[-1]["total"] * 1.001
-
-
-def test_a_run_that_diverges_stops_no_other(digits, alone):
-    *_, lanes = entrants(digits, log_steps=10)
-    broken = lanes[1].state._replace(params=jax.tree.map(lambda leaf: leaf * jnp.nan, lanes[1].state.params))
-    lanes[1] = lanes[1]._replace(state=broken)
-    found = together(digits, lanes)
-    assert "Training diverged: the loss was not finite between steps 1 and 10" in str(found[1][-1].error)
-    assert (found[1][-1].step, found[1][-1].metrics, found[1][-1].save) == (10, {}, False)
-    for run in (0, 2):
-        assert timeless(found[run]) == timeless(alone[run])
 
 
 # --- through the command line -------------------------------------------------------------------
@@ -247,3 +175,76 @@ def test_all_that_keeps_runs_from_being_scored_is_named_at_once(tmp_path):
     assert "type=l2_error,l2_error: expected each once." in done.stderr
     done = datadiet("mean_score", tmp_path, expect=2, type="aum", n_runs=1, step=0, score_exp="x", root=tmp_path)
     assert "none before the first step" in done.stderr
+
+
+# --- in Python: programs are compiled as users have them from here on, because bytes are compared ---------
+
+
+@pytest.fixture(scope="module")
+def digits(as_users_have):
+    return load_dataset("digits")
+
+
+def entrants(digits, runs=RUNS, **given):
+    """What `fit_runs` takes; random halves of the data."""
+    lanes = []
+    for run in runs:
+        network, *splits, config, state = setup(digits, run=run, **given)
+        kept = np.sort(np.random.RandomState(run).permutation(digits.num_examples)[:700]).astype(np.int32)
+        lanes.append(Entrant(config, kept, state))
+    return network, splits, lanes
+
+
+def together(digits, lanes=None, **given) -> dict[int, list[Report]]:
+    network, splits, made = entrants(digits, **given)
+    found: dict[int, list[Report]] = {}
+    for run, report in fit_runs(network, *splits, lanes or made):
+        found.setdefault(run, []).append(report._replace(state=jax.device_get(report.state)))
+    return found
+
+
+def timeless(reports: list[Report]) -> list[tuple]:
+    return [(r.step, r.save, untimed(r.metrics)) for r in reports]
+
+
+@pytest.fixture(scope="module")
+def alone(digits) -> list[list[Report]]:
+    network, splits, lanes = entrants(digits, log_steps=10)
+    found = []
+    for config, kept, state, _ in lanes:
+        reports = fit(network, *splits, kept, config, state)
+        found.append([r._replace(state=jax.device_get(r.state)) for r in reports])
+    return found
+
+
+def test_runs_at_the_same_time_end_with_the_bytes_of_runs_alone(digits, alone):
+    for run, reports in together(digits, log_steps=10).items():
+        assert timeless(reports) == timeless(alone[run])
+        jax.tree.map(equal, [r.state for r in reports], [r.state for r in alone[run]])
+
+
+def test_the_program_of_other_devices_agrees_to_rounding(digits, alone, monkeypatch):
+    monkeypatch.setattr("datadiet.training.loop.on_cpu", lambda: False)
+    for run, reports in together(digits, log_steps=10).items():
+        assert [r.step for r in reports] == [r.step for r in alone[run]]
+        for name, value in untimed(reports[-1].metrics).items():
+            assert value == pytest.approx(alone[run][-1].metrics[name], rel=1e-3, abs=0.01), name
+        for one, other in zip(*(jax.tree.leaves(r[-1].state.params) for r in (reports, alone[run]))):
+            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_the_seconds_of_runs_add_up(digits):
+    found = together(digits)
+    spent = [reports[-1].seconds for reports in found.values()]
+    assert sum(s["train"] + s["eval"] + s["compile"] for s in spent) <= spent[-1]["total"] * 1.001
+
+
+def test_a_run_that_diverges_stops_no_other(digits, alone):
+    *_, lanes = entrants(digits, log_steps=10)
+    broken = lanes[1].state._replace(params=jax.tree.map(lambda leaf: leaf * jnp.nan, lanes[1].state.params))
+    lanes[1] = lanes[1]._replace(state=broken)
+    found = together(digits, lanes)
+    assert "Training diverged: the loss was not finite between steps 1 and 10" in str(found[1][-1].error)
+    assert (found[1][-1].step, found[1][-1].metrics, found[1][-1].save) == (10, {}, False)
+    for run in (0, 2):
+        assert timeless(found[run]) == timeless(alone[run])
