@@ -136,6 +136,16 @@ def as_users_have() -> Iterator[None]:
     choose(before)
 
 
+@pytest.fixture(scope="module")
+def no_pictures() -> Iterator[None]:
+    """From the first test that asks for it, reports made in this process have no pictures, which take longest."""
+    from datadiet.report import page
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page, "pictures", lambda decision: [])
+        yield
+
+
 @functools.cache
 def new_store() -> Path:
     """A database of MLflow without runs, to copy: to make one takes seconds."""

@@ -88,7 +88,7 @@ def test_arms_that_cannot_be_are_refused(selectors, message):
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory) -> Path:
+def done(tmp_path_factory, no_pictures) -> Path:
     """exps of a study with all three arms, and equal epochs."""
     root = tmp_path_factory.mktemp("arms")
     datadiet(

@@ -15,7 +15,6 @@ from test_study import LAYOUT, OPTIONS, tables
 
 from datadiet.config import TrainConfig
 from datadiet.errors import Interrupted, UserError
-from datadiet.report import page
 from datadiet.report.decision import Decision
 from datadiet.report.given import read_study
 from datadiet.report.outlook import asked, bound, freed_from_choice, looked, reachable
@@ -182,12 +181,6 @@ def test_looks_of_other_trainings_do_not_count_and_those_that_were_not_noted_do(
 
 
 # --- whole studies ----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def no_pictures(monkeypatch) -> None:
-    """Reports are made without what takes longest, and networks compiled in haste."""
-    monkeypatch.setattr(page, "pictures", lambda decision: [])
 
 
 def test_auto_stops_where_the_test_set_is_the_limit_and_who_extends_it_pays(tmp_path, no_pictures):

@@ -106,7 +106,7 @@ def test_selectors_have_options_of_their_own_beside_those_of_all():
     assert len(waits["s/d2.aum.12/size_719.d2/run_2"]) == 2
 
 
-def test_a_study_compares_any_selectors(tmp_path):
+def test_a_study_compares_any_selectors(tmp_path, no_pictures):
     given = {
         "selectors": "ccs:cutoff=0.2,moderate,keep_max:balance=equal,offset",
         "offset": 30,
@@ -227,7 +227,7 @@ def runs_of_study() -> tuple[mlflow.entities.Run, list[mlflow.entities.Run]]:
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
+def base(tmp_path_factory, no_pictures) -> Path:
     """A folder with a plan and the study that was done in one process, undisturbed."""
     base = tmp_path_factory.mktemp("study")
     plan = OPTIONS | TINY | {"augment": False, "score_types": ["l2_error", "forget"], "num_steps": 200, "exp": "s"}

@@ -22,7 +22,7 @@ TRAININGS = 2 + 2 * 3  # scored; full data, l2_error and random
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory):
+def told(tmp_path_factory, no_pictures):
     """A folder with a small study, and what its command said into a file, all of it and dry."""
     here = tmp_path_factory.mktemp("told")
     with pytest.MonkeyPatch.context() as patch:
