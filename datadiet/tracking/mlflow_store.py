@@ -48,8 +48,8 @@ DEFAULT_EXPERIMENT_ID = "0"  # where `mlflow run` puts a run when no experiment 
 SERVED = ("http", "databricks", "uc")  # what addresses of servers begin with
 LOCK_SECONDS = 120  # another process makes the store in a few
 
-# Pages for each call while a store is full, locked or away; whoever called tells of it, in a line.
-logging.getLogger("mlflow.store.db.utils").addFilter(lambda made: made.levelno < logging.WARNING)
+# How tables are made, and pages while a store is full, locked or away: whoever called tells of that, in a line.
+logging.getLogger("mlflow.store.db.utils").addFilter(lambda made: False)
 
 
 class Unusable(UserError):
@@ -191,9 +191,7 @@ def connect() -> MlflowClient:
     if not uri.startswith(SERVED):
         from mlflow.store.db import utils
 
-        utils.MAX_RETRY_COUNT = (
-            3  # of a database that is away: MLflow itself waits minutes, and prints a page each time
-        )
+        utils.MAX_RETRY_COUNT = 3  # of a database that is away: MLflow itself waits minutes
     file = (make_url(uri).database if uri.startswith("sqlite:") else None) or ":memory:"
     local = file != ":memory:"
     if local and not Path(file).absolute().parent.is_dir():
