@@ -70,7 +70,10 @@ class Golden:
         self.images, self.labels = self.arrays["images"], self.arrays["labels"]
 
 
-@pytest.fixture(scope="module", params=[("simple_cnn", "simple_cnn_0", 32), ("resnet18_w8", "resnet18_lowres", 8)])
+GOLDENS = [("simple_cnn", "simple_cnn_0", 32), ("resnet18_w8", "resnet18_lowres", 8)]  # file, model, width
+
+
+@pytest.fixture(scope="module", params=GOLDENS)
 def golden(request) -> Golden:
     return Golden(*request.param)
 
