@@ -24,7 +24,7 @@ class Devices:
 
     @classmethod
     def asked(cls, devices: str) -> Devices:
-        """The first so many that JAX has in this process, or all.
+        """The first so many that JAX has in this process, or all; of several processes (`hosts`), those of each.
 
         Args:
             devices: A number, or 'all'.
@@ -36,7 +36,8 @@ class Devices:
         if count > len(there):
             kind = f"{jax.default_backend()} device{'s' * (len(there) > 1)} that JAX has here"
             raise refuse("devices", devices, f"all, or at most {len(there)}: the {kind}")
-        return cls(Mesh(np.array(there[:count]), (BATCH,))) if count > 1 else cls()
+        taken = there[:count] if jax.process_count() == 1 else _of_each_process(count)
+        return cls(Mesh(np.array(taken), (BATCH,))) if len(taken) > 1 else cls()
 
     @classmethod
     def of(cls, array: Any) -> Devices:
@@ -48,14 +49,31 @@ class Devices:
     def count(self) -> int:
         return self.mesh.size if self.mesh else 1
 
+    @property
+    def are_apart(self) -> bool:
+        """Whether they are of several processes, each of which has to run every program that they share."""
+        return self.mesh is not None and self.mesh.is_multi_process
+
+    @property
+    def own(self) -> int:
+        """How many of them are of this process."""
+        return self.mesh.local_mesh.size if self.mesh else 1
+
     def parts(self, size: int) -> list[int]:
         """Examples of a batch that each of them takes: as many on each, as far as that goes."""
         most = -(-size // self.count)
         return [min(most, max(0, size - most * position)) for position in range(self.count)]
 
     def put(self, tree: Any) -> Any:
-        """All of these arrays on every device."""
-        return jax.device_put(tree, self._whole())
+        """All of these arrays on every device; where these are apart, every process gives the same ones."""
+        return jax.tree.map(self._put_apart, tree) if self.are_apart else jax.device_put(tree, self._whole())
+
+    def _put_apart(self, array: Any) -> jax.Array:
+        if isinstance(array, jax.Array) and jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):  # pyright: ignore[reportPrivateImportUsage]
+            return jax.random.wrap_key_data(self._put_apart(jax.random.key_data(array)))
+        held, sharding = np.asarray(array), self._whole()
+        assert sharding is not None
+        return jax.make_array_from_callback(held.shape, sharding, lambda at: held[at])
 
     def like(self, array: Any, shape: tuple[int, ...] | None = None) -> jax.ShapeDtypeStruct:
         """What a program is compiled for that takes such an array, of another shape where one is given; one of NumPy
@@ -89,6 +107,19 @@ class Devices:
 
     def _whole(self) -> NamedSharding | None:
         return None if self.mesh is None else NamedSharding(self.mesh, PartitionSpec())
+
+
+def _of_each_process(count: int) -> list[Any]:
+    """The first so many devices of each process.
+
+    Raises:
+        UserError: one has fewer.
+    """
+    of = [[d for d in jax.devices() if d.process_index == index] for index in range(jax.process_count())]
+    if (least := min(map(len, of))) < count:
+        told = f"process {[*map(len, of)].index(least)} has {least}"
+        raise refuse("devices", count, f"at most {least} of each process, for {told}")
+    return [device for each in of for device in each[:count]]
 
 
 ONE = Devices()

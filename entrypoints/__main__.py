@@ -130,9 +130,10 @@ All commands, and the options of one:
 
 
 def leave(code: object) -> None:
-    """End the process at once where a computation that was left is still at work: it cannot be ended in another way."""
-    compiled = sys.modules.get("datadiet.training.compiled")
-    if compiled is not None and compiled.is_any_left():
+    """End the process at once where a computation that was left is still at work, or waits for a process that is gone:
+    it cannot be ended in another way."""
+    compiled, hosts = (sys.modules.get(f"datadiet.{name}") for name in ("training.compiled", "hosts"))
+    if (compiled is not None and compiled.is_any_left()) or (hosts is not None and hosts.is_any_lost()):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code if isinstance(code, int) else 1)

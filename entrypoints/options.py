@@ -199,6 +199,12 @@ DEVICES = own_option(
     "devices", "training", Devices(), "How many GPUs do the work together, each a part of every batch; or "
     "all. Results are equal to rounding.  [default: 1]", default="1", first=False,
 )  # fmt: skip
+HOSTS = own_option(
+    "hosts", "training", Optional(click.STRING), "One training on several machines: ADDRESS:PORT,PROCESS,PROCESSES, "
+    "where process 0 listens, which of them this is, and how many there are; the same command on each, with its own "
+    "PROCESS. Or cluster, where Slurm, MPI or Kubernetes begin them. Process 0 alone writes.  [default: none]",
+    default=None, first=False,
+)  # fmt: skip
 
 
 def place_options(command: Callable) -> Callable:
@@ -260,7 +266,7 @@ def _caller(ctx: click.Context) -> commands.Caller:
 
 def make_context(
     root: Path, overwrite: bool = False, names_selector: bool = False, resume: bool = False, offline: bool = False,
-    data_on: str = "auto", log_model: bool = False, devices: str = "1",
+    data_on: str = "auto", log_model: bool = False, devices: str = "1", hosts: str | None = None,
 ) -> Context:  # fmt: skip
     """Where the current command writes and how it reports; see `ExperimentLayout` for names_selector.
 
@@ -279,7 +285,7 @@ def make_context(
             f"{commands.option('root', '/FOLDER')}"
         )
     tracker = Tracker(root, typed_command(ctx), reporter.say, offline=offline, log_model=log_model)
-    return Context(output, reporter, tracker, data_on, devices)
+    return Context(output, reporter, tracker, data_on, devices, hosts)
 
 
 def make_config(values: dict[str, Any], **fixed: Any) -> TrainConfig:

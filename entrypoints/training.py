@@ -16,6 +16,7 @@ from .known import Grouped
 from .options import (
     DATA_ON,
     DEVICES,
+    HOSTS,
     RUNS,
     SCORE_EXP,
     Optional,
@@ -117,6 +118,7 @@ def _training_command(name: str, selector: str | None, *own_options: Any) -> cli
         runs: tuple[int, ...] | None,
         data_on: str,
         devices: str,
+        hosts: str | None,
         log_model: bool,
         **values: Any,
     ) -> None:
@@ -124,11 +126,11 @@ def _training_command(name: str, selector: str | None, *own_options: Any) -> cli
 
         config = make_config(values) if selector is None else make_config(values, selector=selector)
         named = {"names_selector": selector is None, "offline": offline, "resume": resume, "data_on": data_on}
-        named |= {"log_model": log_model, "devices": devices}
+        named |= {"log_model": log_model, "devices": devices, "hosts": hosts}
         context = make_context(root, overwrite, **named)
         train_runs(config, runs or [config.run], exp or name, context, score_choice(values))
 
-    options = (*own_options, training_options(), RUNS, RESUME, DATA_ON, DEVICES, LOG_MODEL, place_options)
+    options = (*own_options, training_options(), RUNS, RESUME, DATA_ON, DEVICES, HOSTS, LOG_MODEL, place_options)
     return make_command(name, run, *options, help=TEXTS[name] + STOPPING)
 
 

@@ -17,7 +17,7 @@ LONG = {"fit_runs"}  # functions of more than 40 lines, each for a reason
 HOUSE = {
     "": [
         "printable", "errors", "temporary", "intake", "processors", "progress", "notebook", "commands", "home",
-        "plugins", "option", "devices", "registries", "train_config", "config", "recipes", "__main__",
+        "plugins", "option", "hosts", "devices", "registries", "train_config", "config", "recipes", "__main__",
     ],
     "data": [
         "dataset", "reading", "doubts", "order", "batches", "cache", "sources.base", "sources.published",
@@ -49,8 +49,8 @@ HOUSE = {
     ],
     "runs": [
         "background", "signals", "context", "console", "features", "inputs", "labels", "task", "resume", "saving",
-        "products", "folders", "train", "scored", "score", "mean", "outputs", "predictions", "select", "timing",
-        "unrecorded", "children",
+        "products", "folders", "follow", "train", "scored", "score", "mean", "outputs", "predictions", "select",
+        "timing", "unrecorded", "children",
     ],
     "report": [
         "statistics", "words", "comparison", "sequential", "gain", "verdicts", "evidence", "trained", "given", "cost",

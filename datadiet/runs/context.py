@@ -103,3 +103,4 @@ class Context:
     tracker: Tracker
     data_on: str = "auto"  # where images lie while networks train: one of DATA_ON
     devices: str = "1"  # that train or score together: a number, or all; see DEVICES
+    hosts: str | None = None  # processes that train together; see `hosts.check`

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from datadiet import commands
+from datadiet import commands, hosts
 from datadiet import config as options
 from datadiet.config import ResolvedConfig, TrainConfig
 from datadiet.data.registry import count_of, tell_notes
@@ -17,7 +17,7 @@ from datadiet.errors import Interrupted, UserError
 from datadiet.models.networks import Network
 from datadiet.models.registry import gains_together, network_of
 from datadiet.processors import processors
-from datadiet.runs import resume
+from datadiet.runs import follow, resume
 from datadiet.runs.background import Background
 from datadiet.runs.context import Context, Tracker
 from datadiet.runs.folders import begin, check_folder, check_found, is_finished
@@ -68,15 +68,17 @@ def train_runs(
     Args:
         runs: Their indices.
     Returns:
-        Their summaries. The rest is as for `train_run`; a run that diverges is told at the end, and stops no other.
+        Their summaries, in the first of several processes (`hosts`). The rest is as for `train_run`; a run that
+        diverges is told at the end, and stops no other.
     """
     if len(set(runs)) < len(runs):
         raise UserError(f"runs={','.join(map(str, runs))}: expected each run once.")
-    check_online(config, context.tracker.offline)
-    if context.tracker.log_model:
-        check_carried(config)
-    count = count_of(config)
-    return train_resolved([resolve_config(replace(config, run=run), count) for run in runs], exp, context, choice)
+    with hosts.together(context.hosts, context.reporter.say):
+        check_online(config, context.tracker.offline)
+        if context.tracker.log_model:
+            check_carried(config)
+        count = count_of(config)
+        return train_resolved([resolve_config(replace(config, run=run), count) for run in runs], exp, context, choice)
 
 
 def train_resolved(
@@ -84,6 +86,10 @@ def train_resolved(
 ) -> list[Summary]:
     """`train_runs` of resolved configs that differ in `run` and its seeds."""
     output, tracker, say = context.output, context.tracker, context.reporter.say
+    if not hosts.is_first():
+        with listen(say, "together with the other processes") as stopping:
+            follow.follow(configs[0], context, hosts.stopping(stopping))
+        return []
     if output.resume and output.overwrite:
         raise UserError("resume=true and overwrite=true exclude each other: continue the run, or replace it.")
     configs = [find_sources(output.layout, config, choice) for config in configs]
@@ -98,7 +104,8 @@ def train_resolved(
     for config in configs if output.resume else ():
         check_found(output.layout.run(exp, config), config, loaded[1].fingerprint)
     ended: dict[str, Summary | UserError] = {}
-    with listen(say, again=f"Continue: {_again(context)}") as stopping:
+    with listen(say, again=f"Continue: {_again(context)}") as heard:
+        stopping = hosts.stopping(heard)
         for some in _portions(configs):
             try:
                 given = (exp, output.layout, loaded, say, context.reporter.counter)
@@ -279,6 +286,8 @@ def _train(
         with context.reporter.counter(config.num_steps, " … ".join(dict.fromkeys((names[0], names[-1])))) as advance:
             advance(step)
             entrants = [lane.entrant() for lane in lanes]
+            if context.hosts:
+                follow.tell([lane.task for lane in lanes], entrants, splits, stopping)
             with Background(len(lanes)) as records:  # written and logged while the next steps are trained
                 for run, report in fit_runs(network, *splits, entrants, advance, stopping):
                     step = report.step

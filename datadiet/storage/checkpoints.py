@@ -300,7 +300,12 @@ def _orbax() -> SimpleNamespace:
         trees: dict[str, Any]
         facts: dict[str, Any]
 
-    return SimpleNamespace(checkpointer=lambda: ocp.Checkpointer(Handler()), Save=Save)
+    def checkpointer() -> ocp.Checkpointer:
+        alone = jax.process_index()  # whichever others compute: they write nothing, and are not waited for
+        options = ocp.options.MultiprocessingOptions(primary_host=alone, active_processes={alone})
+        return ocp.Checkpointer(Handler(), multiprocessing_options=options)
+
+    return SimpleNamespace(checkpointer=checkpointer, Save=Save)
 
 
 def _read_unnumbered(path: Path, wanted: Mapping[str, Any]) -> Read:

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from datadiet import hosts
 from datadiet.config import FIELDS, ResolvedConfig, logged_steps, options_for, saved_steps
 from datadiet.devices import Devices
 from datadiet.errors import Diverged, Interrupted
@@ -65,8 +66,12 @@ class Report(NamedTuple):
     correct: jax.Array | None = None  # bool [M], of the test examples; None where the step is a checkpoint only
 
     def kept(self) -> Report:
-        """The same with a copy of the state."""
-        return self._replace(state=jax.tree.map(jnp.copy, self.state))
+        """The same with a copy of the state, on the host where its devices are apart."""
+        return self._replace(state=jax.tree.map(_copied, self.state))
+
+
+def _copied(leaf: jax.Array) -> jax.Array | np.ndarray:
+    return jnp.copy(leaf) if leaf.is_fully_addressable else np.array(leaf)
 
 
 def class_metric(label: int) -> str:
@@ -131,8 +136,10 @@ def fit_runs(
     states = devices.put(tuple(run.state for run in entrants))
     feed = Feed(train, schedules, config.num_steps, began)
     answers: dict[int, jax.Array] = {}  # of the latest evaluation
+    agreed = hosts.agree if devices.are_apart else lambda count, stopping: (count, stopping())
     try:
-        advance, evaluate = _programs(clocks, network, config, (keys, feed.like(), states), test, stopping)
+        leaving = never if devices.are_apart else stopping  # the others would wait for this process
+        advance, evaluate = _programs(clocks, network, config, (keys, feed.like(), states), test, leaving)
     except Interrupted:
         return
     members = [_member(run.kept, len(train.labels)) for run in entrants]
@@ -157,9 +164,12 @@ def fit_runs(
     if step == 0 and 0 in saves:
         yield from reports(0, {}, True)
     for stop in sorted(t for t in saves | logs if t > began):
-        while step < stop and not (step > began and stopping()):
+        while step < stop:
             pace = training / max(1, step - began)
             count = min(stop - step, CHUNK_STEPS, max(1, int(CHUNK_SECONDS / pace)) if pace else 1)
+            count, stopped = agreed(count, stopping if step > began else never)
+            if stopped:
+                break
             states, count = _begin(schedules, devices, states, step, count)
             start = time.perf_counter()
             batches = timed(clocks, "train", feed.batches, step, count)

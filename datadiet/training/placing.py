@@ -39,7 +39,7 @@ def place(
         say: Told of images that stay on disk.
         devices: That train: each has all images, or those parts of them that are read.
     """
-    free = free_bytes(devices.count)
+    free = free_bytes(devices.own)
     taken, found = 0, {}
     for split, given in (("test", None), ("train", labels)):
         images = as_read(getattr(dataset, f"{split}_images"))

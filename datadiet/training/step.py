@@ -64,19 +64,20 @@ def train_step(
     if images.shape[1:] != tuple(network.image_shape):
         images, rows = fitted(images[rows], network.image_shape), jnp.arange(len(ids))
     images = devices.split(train.batch(_augmented(config, key, state.step + 1, images, ids, rows, epoch)))
-    labels = train.labels[ids]
+    ids = devices.whole(ids)  # statistics of examples are kept by every device
+    labels = devices.whole(train.labels[ids])
 
     carried, own = state.losses, jax.random.fold_in(jax.random.fold_in(key, state.step + 1), OF_NETWORK)
 
     def loss(params):
         variables = {"params": params, "batch_stats": state.batch_stats}
         logits, batch_stats = network.apply_training(variables, images, own)
+        logits = devices.whole(logits)  # a few numbers of each example, once, for the loss and all statistics
         losses = training_loss(logits, labels, config.label_smoothing)
         weighted = losses if carried is None else carried.weights[ids] * losses
         return weighted.mean(), (logits, batch_stats)
 
     (value, (logits, batch_stats)), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
-    logits = devices.whole(logits)  # statistics of examples are kept by every device
     updates, opt_state = optimizer(config).update(grads, state.opt_state, state.params)
     batch = trajectory.Batch(ids, labels, logits)
     gathered = trajectory.update(state.trajectory, batch, parameters_for(config, "trajectory"))
@@ -127,7 +128,8 @@ def _evaluate(
         index = first + i * batch_size + jnp.arange(batch_size)
         ids, counted = jnp.minimum(index, count - 1), index < count
         images = devices.split(part.batch(fitted(part.images[ids - first], network.image_shape)))
-        logits, labels = devices.whole(network.apply(variables, images)), part.labels[ids]
+        ids = devices.whole(ids)
+        logits, labels = devices.whole(network.apply(variables, images)), devices.whole(part.labels[ids])
         correct = logits.argmax(-1) == labels
         values = jnp.stack([cross_entropy(logits, labels), correct])
         per_class = jax.nn.one_hot(labels, num_classes, axis=0) * correct
