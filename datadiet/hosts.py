@@ -50,10 +50,8 @@ def check(given: str) -> tuple[str, int, int]:
     """
     found = re.fullmatch(FORM, given)
     if not found or not 0 < int(found["port"]) < 2**16 or not int(found["index"]) < int(found["count"]):
-        form = (
-            "ADDRESS:PORT,PROCESS,PROCESSES, as in 10.0.0.1:9876,0,2: where the first process listens, which this one"
-        )
-        raise refuse("hosts", given, f"{form} is, from 0, and how many there are; or {CLUSTER}")
+        form = "ADDRESS:PORT,PROCESS,PROCESSES (where process 0 listens, which this one is, and how many there are)"
+        raise refuse("hosts", given, f"{form}, as in 10.0.0.1:9876,0,2, or {CLUSTER}")
     return f"{found['address']}:{found['port']}", int(found["index"]), int(found["count"])
 
 
@@ -66,7 +64,7 @@ def join(given: str | None, say: Callable[[str], object]) -> None:
     Raises:
         UserError: the first process does not answer, or nothing tells which this is.
     """
-    if given is None or _here.count > 1:
+    if given is None or are_several():
         return
     if given == CLUSTER:
         try:
@@ -104,6 +102,11 @@ def _wait_for(address: str) -> None:
 def is_first() -> bool:
     """Whether this process chooses, says and writes."""
     return _here.index == 0
+
+
+def are_several() -> bool:
+    """Whether other processes train with this one."""
+    return _here.count > 1
 
 
 def is_any_lost() -> bool:
@@ -166,7 +169,7 @@ def together(given: str | None, say: Callable[[str], object]) -> Iterator[None]:
         UserError: one of them does not come, or is gone.
     """
     join(given, say)
-    if _here.count == 1:
+    if not are_several():
         yield
         return
     _here.open, _here.stopped, state = True, False, FAILED

@@ -286,7 +286,7 @@ def _train(
         with context.reporter.counter(config.num_steps, " … ".join(dict.fromkeys((names[0], names[-1])))) as advance:
             advance(step)
             entrants = [lane.entrant() for lane in lanes]
-            if context.hosts:
+            if hosts.are_several():
                 follow.tell([lane.task for lane in lanes], entrants, splits, stopping)
             with Background(len(lanes)) as records:  # written and logged while the next steps are trained
                 for run, report in fit_runs(network, *splits, entrants, advance, stopping):
