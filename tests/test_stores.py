@@ -256,3 +256,21 @@ def test_what_is_told_to_mlflow_has_no_control_characters(tmp_path):
     assert found.data.metrics == {"score/a__2J_b": 1.0}
     assert found.inputs.dataset_inputs[0].dataset.name == shown
     assert str(found.to_dictionary()).isprintable()
+
+
+def test_a_server_has_mlflow_print_the_link_of_a_run_and_none_of_its_children(tmp_path, monkeypatch):
+    mlflow.set_tracking_uri(store_in(tmp_path))
+    silent, own = [], mlflow.MlflowClient.set_terminated
+
+    def ended(client, run_id, *given) -> None:
+        silent.append(mlflow_store.NO_LINKS.get())
+        own(client, run_id, *given)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "set_terminated", ended)
+    given = {"params": {}, "note": ""}
+    with track_run("study", "s", "s", **given) as study:
+        for wait in (False, True):
+            monkeypatch.setattr("datadiet.tracking.run.SEND_SECONDS", 60 * wait)
+            with track_run("train", "s", f"s/{wait}", parent=study, **given) as child:
+                child.log_metrics({"a": 1.0})
+    assert silent == [True, True, False]

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,8 @@ class TrackedRun:
         """The status comes last: a run that is FINISHED lacks nothing."""
         if status == "FINISHED":
             log_model(client, str(self.id), self.record)
-        client.set_terminated(self.id, status, self.record.ended)
+        end = client.set_terminated if self.parent is None else partial(mlflow_store.end_quietly, client)
+        end(str(self.id), status, self.record.ended)
 
     def tell(self) -> None:
         """Have MLflow know the run, if it can be reached, so that it has an id."""
