@@ -17,6 +17,7 @@ from pathlib import Path
 import jax
 
 from benchmarks import (
+    again,
     devices,
     fast,
     forward,
@@ -24,6 +25,7 @@ from benchmarks import (
     grand,
     layers,
     peer_torch,
+    peers,
     published,
     runs,
     startup,
@@ -38,12 +40,14 @@ from datadiet.processors import processors
 BENCHMARKS = {
     "startup": startup,  # help and imports
     "study": study,  # the quick study
+    "again": again,  # the same when it is finished, and its report
     "whole": whole,  # whole jobs
     "step": step,  # a training step
     "fast": fast,  # the same of recipe=fast
     "layers": layers,  # its convolutions by kind of operation
     "grand": grand,  # GraNd
     "forward": forward,  # EL2N of a batch
+    "peers": peers,  # both of smaller networks, with one thread and with two
     "gathering": gathering,  # statistics gathered while training
     "runs": runs,  # several runs at the same time
     "devices": devices,  # several GPUs together, where there are several

@@ -1,6 +1,7 @@
 """Selectors of features at growing numbers of examples, 30 % kept: `python -m benchmarks.selectors [--most N]`.
 
-Processor seconds of this process, beside the plain form of the same work in the same call where that is not too long:
+Processor seconds of this process, beside the plain form of the same work in turn with it where that is not too long,
+medians of up to TURNS turns, after one with few examples, which imports:
 one step after the other for k_center and herding, exact neighbours by scikit-learn for d2, a pass for each class for
 moderate. Noise of 64 features in 10 classes, in which nothing can be left out that is compared. The exponent is that of
 the number of examples times the number kept (those of each class, where classes are chosen from apart).
@@ -9,6 +10,7 @@ the number of examples times the number kept (those of each class, where classes
 from __future__ import annotations
 
 import argparse
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,13 +23,14 @@ from datadiet.selectors.selection import kept_order
 
 COUNTS = (10_000, 30_000, 100_000, 300_000, 1_000_000)
 CLASSES, FEATURES, SHARE = 10, 64, 0.3
+FEW, TURNS, SECONDS = 1000, 7, 5.0  # no other turn begins after so many seconds
 PLAIN = {
     "k_center": 30_000,
     "herding": 30_000,
     "d2": 30_000,
     "moderate": 1_000_000,
 }  # the most that the plain form does
-MOST = {"k_center": 300_000, "herding": 100_000, "d2": 300_000, "moderate": 1_000_000}
+MOST = {"k_center": 300_000, "herding": 300_000, "d2": 300_000, "moderate": 1_000_000}
 
 
 def plain_k_center(pool: Pool, size: int) -> Any:
@@ -91,20 +94,31 @@ def beside(name: str, pool: Pool, size: int) -> float:
         return processor_seconds(lambda: BESIDE[name](pool, size))
 
 
+def in_turns(name: str, count: int) -> tuple[list[float], list[float]]:
+    """Processor seconds of every turn of the selector, and of its plain form where that does not take too long."""
+    pool, size = pool_of(count), round(SHARE * count)
+    given = {"size": size, "labels": pool.labels, "features": pool.features}
+    spent, plain, began = [], [], time.process_time()
+    while not spent or (len(spent) < TURNS and time.process_time() - began < SECONDS):
+        spent.append(processor_seconds(lambda: kept_order(name, pool.values, **given)))
+        if count <= PLAIN[name]:
+            plain.append(beside(name, pool, size))
+    return spent, plain
+
+
 def rows_of(name: str, most: int) -> list[str]:
     """One row for each number of examples, and the exponent."""
-    rows, works, spent = [], [], []
+    rows, works, medians = [], [], []
+    in_turns(name, FEW)
     for count in (count for count in COUNTS if count <= min(most, MOST[name])):
-        pool, size = pool_of(count), round(SHARE * count)
-        given = {"size": size, "labels": pool.labels, "features": pool.features}
-        seconds = processor_seconds(lambda: kept_order(name, pool.values, **given))  # noqa: B023
-        plain = beside(name, pool, size) if count <= PLAIN[name] else None
-        works.append(float(count * size))
-        spent.append(seconds)
-        told = "– | –" if plain is None else f"{plain:.2f} | {seconds / plain:.2f}"
-        rows.append(f"| {name} | {count:,} | {seconds:.2f} | {told} |")
+        spent, plain = in_turns(name, count)
+        works.append(float(count * round(SHARE * count)))
+        medians.append(statistics.median(spent))
+        ratio = statistics.median(one / other for one, other in zip(spent, plain)) if plain else 0
+        told = f"{statistics.median(plain):.3f} | {ratio:.2f}" if plain else "– | –"
+        rows.append(f"| {name} | {count:,} | {medians[-1]:.3f} | {told} |")
         print(rows[-1], flush=True)
-    slope = np.polyfit(np.log(works), np.log(spent), 1)[0]
+    slope = np.polyfit(np.log(works), np.log(medians), 1)[0]
     rows.append(f"| {name} | exponent | {slope:.2f} | | |")
     print(rows[-1], flush=True)
     return rows

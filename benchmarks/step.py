@@ -46,9 +46,12 @@ def step(network: Any, optimizer: optax.GradientTransformation, state: tuple, ba
     return (optax.apply_updates(params, updates), stats, memory), value
 
 
-def compiled(batch_size: int, scanned: bool, chunked: bool = True, dtype: str = "float32") -> Callable[[], Any]:
-    """One step; scanned: SCANNED_STEPS of them."""
-    network = build_model(MODEL, 10, (32, 32, 3), compute_dtype=dtype)
+def compiled(
+    batch_size: int, scanned: bool, chunked: bool = True, dtype: str = "float32", model: str = MODEL,
+    steps: int = SCANNED_STEPS,
+) -> Callable[[], Any]:  # fmt: skip
+    """One step; scanned: `steps` of them."""
+    network = build_model(model, 10, (32, 32, 3), compute_dtype=dtype)
     variables = network.init(jax.random.key(0))
     optimizer = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.1, 0.9, nesterov=True))
     state = (variables["params"], variables["batch_stats"], optimizer.init(variables["params"]))
@@ -56,7 +59,7 @@ def compiled(batch_size: int, scanned: bool, chunked: bool = True, dtype: str = 
     batch = (images, jnp.arange(batch_size, dtype=jnp.int32) % 10)
     run = partial(step, network, optimizer)
     if scanned:
-        run, batch = partial(jax.lax.scan, run), jax.tree.map(lambda x: jnp.stack([x] * SCANNED_STEPS), batch)
+        run, batch = partial(jax.lax.scan, run), jax.tree.map(lambda x: jnp.stack([x] * steps), batch)
     on_cpu = conv.on_cpu
     conv.on_cpu = on_cpu if chunked else lambda: False
     try:

@@ -12,16 +12,18 @@ import jax
 Seconds = Mapping[str, list[float]]  # of every round, by candidate
 
 
-def interleaved_seconds(candidates: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+def interleaved_seconds(
+    candidates: Mapping[str, Callable[[], Any]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
     """Seconds of every round by candidate, after one call each for compilation."""
     for run in candidates.values():
         jax.block_until_ready(run())
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, run in candidates.items():
-            start = time.perf_counter()
+            start = clock()
             jax.block_until_ready(run())
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     return seconds
 
 

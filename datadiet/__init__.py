@@ -7,8 +7,8 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not call __getat
     __version__: str
 
     from datadiet.config import TrainConfig
-    from datadiet.data.batches import randomize_labels
     from datadiet.data.dataset import Dataset
+    from datadiet.data.labels import randomize_labels
     from datadiet.data.objects import dataset_from
     from datadiet.data.registry import load_dataset
     from datadiet.errors import UserError
@@ -43,7 +43,7 @@ _MODULES = {
     "forgetting_scores": "scores.forgetting",
     "load_dataset": "data.registry",
     "open_run": "tracking.fetch",
-    "randomize_labels": "data.batches",
+    "randomize_labels": "data.labels",
     "scores_from_logits": "scores.outputs",
     "select": "selectors.selection",
     "study": "study.program",

@@ -10,7 +10,7 @@ import numpy as np
 
 from datadiet import config as options
 from datadiet.config import TrainConfig
-from datadiet.data.batches import randomize_labels
+from datadiet.data.labels import randomize_labels
 from datadiet.data.registry import load_dataset
 from datadiet.selectors import selection
 from datadiet.storage.answers import digest, write_answers

@@ -11,8 +11,9 @@ from conftest import count_examples
 from oracles import batch_ids
 
 from datadiet.config import TrainConfig, resolve
-from datadiet.data.batches import augment, fit_images, normalize, randomize_labels
+from datadiet.data.batches import augment, fit_images, normalize
 from datadiet.data.dataset import fingerprint, pixel_statistics, vector_statistics
+from datadiet.data.labels import randomize_labels
 from datadiet.data.registry import DATASETS, load_dataset
 from datadiet.errors import UserError
 from datadiet.training.schedule import Schedule

@@ -16,7 +16,8 @@ from PIL import Image
 
 from datadiet import config as options
 from datadiet import intake
-from datadiet.data.batches import Normalizer, fit_images, randomize_labels
+from datadiet.data.batches import Normalizer, fit_images
+from datadiet.data.labels import randomize_labels
 from datadiet.data.reading import Reading
 from datadiet.data.registry import build_dataset, load_dataset
 from datadiet.errors import UserError

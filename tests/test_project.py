@@ -184,6 +184,14 @@ def test_help_imports_no_library_that_computes_or_tracks(tmp_path):
     assert call(["python", "-c", script], PROJECT, tmp_path).stdout == "[]\n"
 
 
+def test_a_report_imports_nothing_that_trains(tmp_path):
+    script = (
+        "import sys; import datadiet.report.page;"
+        "print([name for name in ('jax', 'flax', 'optax', 'orbax', 'matplotlib') if name in sys.modules])"
+    )
+    assert call(["python", "-c", script], PROJECT, tmp_path).stdout == "[]\n"
+
+
 @pytest.mark.parametrize("name", ENTRY_POINTS)
 def test_every_entry_point_explains_itself(name):
     text = explained(name)

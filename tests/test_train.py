@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, fields, replace
 from functools import partial
 
@@ -17,15 +18,18 @@ from conftest import GOLDEN
 from datadiet.config import FIELDS, TrainConfig, resolve
 from datadiet.data.batches import fit_images
 from datadiet.data.registry import load_dataset
+from datadiet.devices import ONE
 from datadiet.errors import UserError
 from datadiet.models.networks import Network
 from datadiet.models.registry import build_model, input_shape
 from datadiet.scores.trajectory import TRAJECTORIES
 from datadiet.train_config import ResolvedConfig
 from datadiet.training.compiled import Clock, _compiled, never
+from datadiet.training.feed import Feed
 from datadiet.training.loop import NOT_PROGRAM, _evaluation, fit
+from datadiet.training.schedule import Schedule
 from datadiet.training.state import initial_state, learning_rate, on_device, optimizer
-from datadiet.training.step import train_step
+from datadiet.training.step import _run_chunk, train_step
 
 
 @pytest.fixture(scope="module")
@@ -109,14 +113,17 @@ def test_a_run_continued_from_the_middle_ends_the_same(digits):
         assert timeless[0] == timeless[1]
 
 
-def test_the_compiled_loop_agrees_with_single_steps(digits):
-    looped = run(digits, num_steps=12, augment=True)
-    network, train_split, _, config, state = setup(digits, num_steps=12, augment=True)
-    everything = np.arange(digits.num_examples, dtype=np.int32)
+@pytest.mark.parametrize(("batch_size", "kept"), [(128, 1438), (8, 30)])
+def test_the_compiled_loop_agrees_with_single_steps(digits, batch_size, kept):
+    """Also where a call takes fewer examples than there are, each of them several times."""
+    everything = np.arange(kept, dtype=np.int32)
+    given = {"num_steps": 12, "augment": True, "train_batch_size": batch_size, "trajectory": tuple(TRAJECTORIES)}
+    *_, looped = run(digits, everything, **given)
+    network, train_split, _, config, state = setup(digits, **given)
     step = jax.jit(train_step, static_argnums=(0, 1))
-    for ids in oracles.batch_ids(everything, 128, config.train_seed, 1, 12):
+    for ids in oracles.batch_ids(everything, batch_size, config.train_seed, 1, 12):
         state = step(network, config, jax.random.key(config.train_seed), train_split, state, ids)
-    alike = (looped[-1].state._replace(sums=0), state._replace(sums=0))
+    alike = (looped.state._replace(sums=0), state._replace(sums=0))
     for one, other in zip(*map(jax.tree.leaves, alike)):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
@@ -267,3 +274,15 @@ def test_what_does_not_shape_the_program_is_not_looked_at_by_it(digits):
         jax.eval_shape(partial(train_step, network, watched), jax.random.key(0), train_split, state, np.arange(8))
         assert "lr" in seen
         assert not seen & NOT_PROGRAM
+
+
+def test_no_step_touches_all_examples(digits, as_users_have):
+    """The program's loop carries no array of N statistics or labels that XLA could copy, or share among threads."""
+    network, train, _, config, state = setup(digits, train_batch_size=8, trajectory=tuple(TRAJECTORIES))
+    _, ids, rows, epochs, _ = Feed(train, [Schedule(config, np.arange(1438, dtype=np.int32))], 30).like()
+    given = (jax.random.key(0), train, state, ids[0], rows[0], epochs[0], np.int32(3))
+    program = jax.jit(partial(_run_chunk, network, config, ONE), donate_argnums=2).lower(*given).compile()
+    loops = [line.split("condition=")[0] for line in program.as_text().splitlines() if " while(" in line]
+    carried = {shape for loop in loops for shape in re.findall(r"\w+\[1438\b[^]]*\]", loop)}
+    assert any("u8[1438,8,8,1]" in loop for loop in loops), "the images alone, which are read where they lie"
+    assert carried == {"u8[1438,8,8,1]"}

@@ -169,22 +169,3 @@ def alternating_flips(key: jax.Array, ids: jax.Array, epoch: jax.Array) -> jax.A
     """
     first = jax.vmap(lambda one: jax.random.bernoulli(jax.random.fold_in(key, one)))(ids)
     return first ^ (epoch % 2 == 1)
-
-
-def randomize_labels(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Permute the labels of a random fraction of the examples among themselves.
-
-    Args:
-        labels: int32 [N].
-        fraction: Of N, 0 to 1; int(N * fraction) examples are drawn.
-        seed: Of NumPy's RandomState, as in the original.
-    Returns:
-        Labels int32 [N] in unchanged order, and the ids whose label may differ, sorted int32.
-    """
-    if not 0 <= fraction <= 1:
-        raise UserError(f"random_label_fraction={fraction}: expected a fraction from 0 to 1.")
-    random = np.random.RandomState(seed)
-    chosen = random.choice(len(labels), int(len(labels) * fraction), replace=False)
-    noisy = np.array(labels)
-    noisy[chosen] = noisy[random.permutation(chosen)]
-    return noisy, np.sort(chosen).astype(np.int32)

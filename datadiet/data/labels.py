@@ -1,4 +1,4 @@
-"""Labels of a file, that are trained on instead of the data's own."""
+"""Labels that are trained on instead of the data's own: those of a file, or some of them drawn anew."""
 
 from __future__ import annotations
 
@@ -19,6 +19,25 @@ ROLES = {
     "label": OF_IMAGES["label"],
 }
 NAMES = ("class", "classname", "labelname")  # columns whose cells are names, also where these are numbers
+
+
+def randomize_labels(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Permute the labels of a random fraction of the examples among themselves.
+
+    Args:
+        labels: int32 [N].
+        fraction: Of N, 0 to 1; int(N * fraction) examples are drawn.
+        seed: Of NumPy's RandomState, as in the original.
+    Returns:
+        Labels int32 [N] in unchanged order, and the ids whose label may differ, sorted int32.
+    """
+    if not 0 <= fraction <= 1:
+        raise UserError(f"random_label_fraction={fraction}: expected a fraction from 0 to 1.")
+    random = np.random.RandomState(seed)
+    chosen = random.choice(len(labels), int(len(labels) * fraction), replace=False)
+    noisy = np.array(labels)
+    noisy[chosen] = noisy[random.permutation(chosen)]
+    return noisy, np.sort(chosen).astype(np.int32)
 
 
 def given_labels(path: str | Path, dataset: Dataset) -> np.ndarray:

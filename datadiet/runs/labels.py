@@ -10,9 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from datadiet.config import TrainConfig
-from datadiet.data.batches import randomize_labels
 from datadiet.data.dataset import Dataset
-from datadiet.data.labels import given_labels
+from datadiet.data.labels import given_labels, randomize_labels
 from datadiet.errors import UserError
 from datadiet.storage.runs import StoredRun
 from datadiet.storage.tables import csv_text, read_csv

@@ -332,14 +332,14 @@ def start(names: Iterable[str], shape: Shape, given: Parameters) -> dict[str, An
     return copied_to_jax({name: entry.start(shape, *entry.own(given)) for name, entry in entries.items()})
 
 
-def update(statistics: Mapping[str, Any], batch: Batch, given: Parameters) -> dict[str, Any]:
-    """All statistics after one more batch, with the options that they were started with."""
+def update(statistics: Mapping[str, Any], batch: Batch, given: Parameters, places: Any = None) -> dict[str, Any]:
+    """All statistics after one more batch, whose rows are `places` [B], or its ids; with the options of `start`."""
 
     def presented(rows: dict[str, Any]) -> dict[str, Any]:
         entries = {name: TRAJECTORIES[name] for name in rows}
         return {name: entry.update(rows[name], batch, *entry.own(given)) for name, entry in entries.items()}
 
-    return forgetting.update_rows(presented, dict(statistics), batch.ids)
+    return forgetting.update_rows(presented, dict(statistics), batch.ids if places is None else places)
 
 
 def summary(statistics: Mapping[str, Any], member: np.ndarray) -> dict[str, float]:

@@ -18,7 +18,7 @@ from datadiet.option import Parameters
 from datadiet.progress import Advance
 from datadiet.selectors.distances import approach, blocks, centered, in_threads, nearest, squared_norms
 
-CELLS = 2**20  # features of which centers are taken at once
+CELLS = 2**22  # features of which centers are taken at once: fewer, and each row is read several times
 PART = 2**16  # examples that herding measures in one thread
 FARTHEST = 1024  # examples among which k_center chooses before it looks at all others again
 
@@ -198,18 +198,19 @@ def herding(pool: Pool, size: int, parameters: Parameters) -> np.ndarray:
     points = centered(pool.features, shuffled)  # their mean is 0
     half_squares = squared_norms(points) / 2
     total, kept = np.zeros(points.shape[1]), np.empty(size, np.int64)
-    losses, parts = np.empty(len(pool), np.float32), blocks(len(pool), PART)
+    rounded, losses = total.astype(np.float32), np.empty(len(pool), np.float32)
+    parts = [(points[part], half_squares[part], losses[part]) for part in blocks(len(pool), PART)]
 
-    def measure(part: slice) -> None:
-        np.matmul(points[part], total.astype(np.float32), out=losses[part])
-        losses[part] += half_squares[part]
+    def measure(part: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+        np.dot(part[0], rounded, out=part[2])
+        np.add(part[2], part[1], out=part[2])
 
     with in_threads() as each:
         for position in range(size):
             each(measure, parts)
             kept[position] = taken = losses.argmin()
             half_squares[taken] = np.inf
-            total += points[taken]
+            rounded[:] = total = total + points[taken]
             pool.progress(1)
     return shuffled[kept]
 

@@ -6,23 +6,23 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from datadiet import commands, notebook
 from datadiet.config import ResolvedConfig
-from datadiet.data.batches import expect_normalised, normalize
 from datadiet.errors import UserError
-from datadiet.models.networks import Network, Variables
 from datadiet.models.registry import network_of
 from datadiet.printable import visible
-from datadiet.storage.checkpoints import checkpoint_steps, load_variables
 from datadiet.storage.files import read_lines
 from datadiet.storage.layout import MODEL_CODE, check_place
 from datadiet.storage.records import Arguments, DataFacts, Summary
+
+if TYPE_CHECKING:  # a report needs no JAX
+    import jax
+
+    from datadiet.models.networks import Network, Variables
 
 
 @dataclass(frozen=True)
@@ -114,10 +114,16 @@ class StoredRun:
     @property
     def steps(self) -> list[int]:
         """Steps that have a checkpoint, ascending."""
+        from datadiet.storage.checkpoints import checkpoint_steps
+
         return checkpoint_steps(self.path)
 
     def variables(self, step: int) -> Variables:
         """Network variables at a step; see `load_variables`."""
+        import jax
+
+        from datadiet.storage.checkpoints import load_variables
+
         expected = jax.eval_shape(self.network.init, jax.random.key(0))  # of the network that args.json tells
         return load_variables(self.path, step, expected)
 
@@ -136,6 +142,10 @@ class StoredRun:
         return self.network.features(self.variables(step), self._normalized(images))
 
     def _normalized(self, images: np.ndarray | jax.Array) -> jax.Array:
+        import jax.numpy as jnp
+
+        from datadiet.data.batches import expect_normalised, normalize
+
         images = jnp.asarray(images)
         if images.dtype != jnp.uint8:
             expect_normalised(images)

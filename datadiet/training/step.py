@@ -51,6 +51,7 @@ def _augmented(
 def train_step(
     network: Network, config: ResolvedConfig, key: jax.Array, train: DeviceData, state: TrainState, ids: jax.Array,
     rows: jax.Array | None = None, epoch: jax.typing.ArrayLike = 0, devices: Devices = ONE,
+    places: jax.Array | None = None,
 ) -> TrainState:  # fmt: skip
     """One optimizer step on the examples `ids` [B]; its metrics are those of the batch before the update.
 
@@ -59,13 +60,14 @@ def train_step(
         rows: Where train.images has their images, int32 [B]; None: all are there, in order.
         epoch: That the batch is of, from 0.
         devices: That compute it, each a part of the batch; the state is whole on each of them.
+        places: Where train.labels and the statistics of the state have them, int32 [B]; None: as for rows.
     """
-    images, rows = train.images, ids if rows is None else rows
+    images, rows, places = train.images, ids if rows is None else rows, ids if places is None else places
     if images.shape[1:] != tuple(network.image_shape):
         images, rows = fitted(images[rows], network.image_shape), jnp.arange(len(ids))
     images = devices.split(train.batch(_augmented(config, key, state.step + 1, images, ids, rows, epoch)))
-    ids = devices.whole(ids)  # statistics of examples are kept by every device
-    labels = devices.whole(train.labels[ids])
+    ids, places = devices.whole((ids, places))  # statistics of examples are kept by every device
+    labels = devices.whole(train.labels[places])
 
     carried, own = state.losses, jax.random.fold_in(jax.random.fold_in(key, state.step + 1), OF_NETWORK)
 
@@ -80,7 +82,7 @@ def train_step(
     (value, (logits, batch_stats)), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
     updates, opt_state = optimizer(config).update(grads, state.opt_state, state.params)
     batch = trajectory.Batch(ids, labels, logits)
-    gathered = trajectory.update(state.trajectory, batch, parameters_for(config, "trajectory"))
+    gathered = trajectory.update(state.trajectory, batch, parameters_for(config, "trajectory"), places)
     params = optax.apply_updates(state.params, updates)
     if carried is not None:
         losses = training_loss(logits, labels, config.label_smoothing)
@@ -91,12 +93,29 @@ def train_step(
 
 def _run_chunk(network, config, devices, key, train, state, ids, rows, epochs, num_steps):
     """The first `num_steps` of ids and rows [CHUNK_STEPS, B] and their epochs [CHUNK_STEPS]; a dynamic count, so one
-    program serves all."""
+    program serves all.
+
+    Labels and statistics [N] are brought together before the steps, [CHUNK_STEPS * B], and statistics put back after
+    them: no step reaches into memory that no cache holds, and XLA has no array of N rows to copy or to share among
+    threads in each of them.
+    """
+    gathered, places = state.trajectory, ids
+    if ids.size < len(train.labels):
+        places = jnp.zeros(len(train.labels), jnp.int32).at[ids].set(jnp.arange(ids.size).reshape(ids.shape))[ids]
+        own = jax.tree.map(lambda leaf: leaf[ids.ravel()], (train.labels, gathered))
+        train, state = train._replace(labels=own[0]), state._replace(trajectory=own[1])
 
     def step(i, state):
-        return train_step(network, config, key, train, state, ids[i], rows[i], epochs[i], devices)
+        return train_step(network, config, key, train, state, ids[i], rows[i], epochs[i], devices, places[i])
 
-    return jax.lax.fori_loop(0, num_steps, step, state)
+    state = jax.lax.fori_loop(0, num_steps, step, state)
+    if places is ids:
+        return state
+
+    def put_back(leaf, own):  # an example that is there twice is written twice alike
+        return leaf.at[ids].set(own[places])
+
+    return state._replace(trajectory=jax.tree.map(put_back, gathered, state.trajectory))
 
 
 def _run_chunks(network, config, devices, keys, train, states, ids, rows, epochs, num_steps):
