@@ -60,10 +60,10 @@ class Pair:
 
 def test_two_processes_do_what_one_does_and_only_the_first_writes(tmp_path):
     """Two runs of a subset at the same time; counts to the last, the rest to rounding."""
-    options = QUICK | {"offline": "true", "size": 301, "runs": "0-1", "data_on": "disk"}
+    options = QUICK | {"offline": "true", "size": 301, "runs": "0-1", "data_on": "disk", "train_batch_size": 8}
     pair = Pair(tmp_path, "random_subset", **options)
     assert pair.end() == [0, 0], pair.output(0) + pair.output(1)
-    assert "Each batch of 128 examples is split over 2 devices: 64, 64." in pair.output(0)
+    assert "Each batch of 8 examples is split over 2 devices: 4, 4." in pair.output(0)
     assert [path.name for path in pair.folders[1].iterdir()] == ["out.txt"]
     datadiet("random_subset", tmp_path, **options)
     for run in (0, 1):
@@ -75,7 +75,7 @@ def test_two_processes_do_what_one_does_and_only_the_first_writes(tmp_path):
         assert any(name.startswith("training['trajectory']['forget']") for name in held)
         for name, values in held.items():
             exact = np.issubdtype(values.dtype, np.integer) or values.dtype == bool
-            np.testing.assert_allclose(values, expected[name], atol=0 if exact else 1e-5)
+            np.testing.assert_allclose(values, expected[name], *((0, 0) if exact else (1e-4, 1e-5)))
 
 
 def test_a_signal_to_either_stops_both_and_one_alone_goes_on(tmp_path):
