@@ -27,7 +27,7 @@ HOUSE = {
         "tfds_builders", "prepare",
     ],
     "models": [
-        "conv", "forms", "nnx_form", "checked", "networks", "wide_resnet", "vit", "fast_cnn", "source", "own",
+        "conv", "onednn", "forms", "nnx_form", "checked", "networks", "wide_resnet", "vit", "fast_cnn", "source", "own",
         "registry",
     ],
     "scores": [

@@ -6,13 +6,14 @@ Two things cost XLA's own gradients on a CPU (measured, jax 0.10.2):
   written in that form: channels last, kernel [H, W, I, O].
 - The gradient of the kernel is one product over all examples at once, whose time per example grows with the batch.
   Here it is a sum over chunks that stay in the cache.
-On every other backend this is `jax.lax.conv_general_dilated`.
+On every other backend this is `jax.lax.conv_general_dilated`. Where `models.onednn` was imported, that computes.
 """
 
 from __future__ import annotations
 
 import math
-from functools import partial
+from collections.abc import Callable
+from functools import partial, wraps
 from typing import Any, cast
 
 import jax
@@ -24,6 +25,7 @@ Pads = tuple[tuple[int, int], tuple[int, int]]
 NHWC = ("NHWC", "HWIO", "NHWC")
 CHUNK_POSITIONS = 2048  # output positions per chunk; 1024 to 4096 measured alike
 MOST_KERNEL_ELEMENTS = 1 << 20  # above it (512 -> 512) re-reading the sum costs more than the chunks save
+LIBRARY: dict[str, Callable[..., jax.Array]] = {}  # what computes float32 instead of XLA, by name: of models.onednn
 
 
 def conv_general_dilated(
@@ -68,9 +70,27 @@ def on_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
 
+def replaceable(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """A function of two arrays that LIBRARY may compute instead."""
+
+    @wraps(function)
+    def chosen(strides: Any, pads: Pads, precision: Any, first: jax.Array, second: jax.Array, *shape: Any) -> jax.Array:
+        usual = first.dtype == second.dtype == jnp.float32 and min(map(min, pads)) >= 0
+        computes = LIBRARY.get(function.__name__, function) if usual else function
+        return computes(strides, pads, precision, first, second, *shape)
+
+    return chosen
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def convolve(strides: tuple[int, int], pads: Pads, precision: Any, a: jax.Array, kernel: jax.Array) -> jax.Array:
     """a [B, H, W, I], kernel [k, l, I, O] -> [B, h, w, O]."""
+    return forward(strides, pads, precision, a, kernel)
+
+
+@replaceable
+def forward(strides: tuple[int, int], pads: Pads, precision: Any, a: jax.Array, kernel: jax.Array) -> jax.Array:
+    """As `convolve`."""
     return jax.lax.conv_general_dilated(a, kernel, strides, pads, dimension_numbers=NHWC, precision=precision)
 
 
@@ -108,6 +128,7 @@ def _backward(strides, pads, precision, kept, g):
 convolve.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
+@replaceable
 def input_gradient(
     strides: tuple[int, int], pads: Pads, precision: Any, kernel: jax.Array, g: jax.Array, shape: tuple[int, ...]
 ) -> jax.Array:
@@ -121,6 +142,7 @@ def input_gradient(
     )
 
 
+@replaceable
 def kernel_gradient(
     strides: tuple[int, int], pads: Pads, precision: Any, a: jax.Array, g: jax.Array, shape: tuple[int, ...]
 ) -> jax.Array:
