@@ -29,7 +29,7 @@ from filelock import FileLock
 from google.protobuf.json_format import Error as ProtobufError
 from mlflow import MlflowClient
 from mlflow.entities import Dataset as DatasetEntity
-from mlflow.entities import DatasetInput, InputTag, LifecycleStage, Metric, Param, Run, RunStatus, RunTag
+from mlflow.entities import DatasetInput, InputTag, LifecycleStage, Metric, Param, Run, RunTag
 from mlflow.environment_variables import MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT as NO_LINKS
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -175,26 +175,6 @@ def lacks_files(client: MlflowClient, run_id: str, files: Iterable[Artifact]) ->
         if file.name not in names[folder]:
             return True
     return False
-
-
-def set_status(client: MlflowClient, record: Record, found: Run) -> None:
-    if found.info.status == record.status:
-        return
-    if record.status == RunStatus.to_string(RunStatus.RUNNING):
-        client.update_run(found.info.run_id, status=record.status)
-    else:
-        end_quietly(client, found.info.run_id, record.status, record.ended)
-
-
-def end_quietly(client: MlflowClient, run_id: str, status: str, ended: int | None = None) -> None:
-    """End one run of several without the two lines of links that MLflow prints of each where a server has it."""
-    silent = NO_LINKS.get()
-    NO_LINKS.set(True)
-    try:
-        client.set_terminated(run_id, status, ended)
-    finally:
-        if not silent:
-            NO_LINKS.unset()
 
 
 def connect() -> MlflowClient:

@@ -72,7 +72,7 @@ def push(client: Any, record: Record, home: Home) -> Told:
     mlflow_store.log_files(client, run_id, files)
     if record.status == "FINISHED":
         log_model(client, run_id, record)
-    mlflow_store.set_status(client, record, found)
+    _set_status(client, record, found)
     return Told(found.info.experiment_id, held)
 
 
@@ -115,6 +115,25 @@ def _made_by_us(run: Any, record: Record) -> bool:
 
 def _worth(run: Any, record: Record) -> tuple[Any, ...]:
     return run.info.run_id != record.id, run.info.status != record.status, -len(run.data.metrics), run.info.run_id
+
+
+def _set_status(client: Any, record: Record, found: Any) -> None:
+    if found.info.status == record.status:
+        return
+    if record.status in UNDER_WAY:
+        client.update_run(found.info.run_id, status=record.status)
+    else:
+        end_quietly(client, found.info.run_id, record.status, record.ended)
+
+
+def end_quietly(client: Any, run_id: str, status: str, ended: int | None = None) -> None:
+    """End one run of several without the two lines of links that MLflow prints of each where a server has it."""
+    silent = mlflow_store.NO_LINKS.get()
+    mlflow_store.NO_LINKS.set(True)
+    try:
+        client.set_terminated(run_id, status, ended)
+    finally:
+        mlflow_store.NO_LINKS.set(silent)
 
 
 def close_doubles(client: Any, record: Record, kept: Any, say: Callable[[str], Any]) -> int:

@@ -17,7 +17,7 @@ from datadiet.tracking import mlflow_store
 from datadiet.tracking.link import Link
 from datadiet.tracking.logged_model import log_model
 from datadiet.tracking.mlflow_store import AWAY, NOTE
-from datadiet.tracking.push import Home, push
+from datadiet.tracking.push import Home, end_quietly, push
 from datadiet.tracking.record import Artifact, Record, as_json, begin, is_timing, load, now
 
 SEND_SECONDS = 5.0  # so long may what the mirror has wait, to be told in few calls: one costs as much as 30 reports
@@ -168,7 +168,7 @@ class TrackedRun:
         """The status comes last: a run that is FINISHED lacks nothing."""
         if status == "FINISHED":
             log_model(client, str(self.id), self.record)
-        end = client.set_terminated if self.parent is None else partial(mlflow_store.end_quietly, client)
+        end = client.set_terminated if self.parent is None else partial(end_quietly, client)
         end(str(self.id), status, self.record.ended)
 
     def tell(self) -> None:

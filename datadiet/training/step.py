@@ -68,7 +68,6 @@ def train_step(
     images = devices.split(train.batch(_augmented(config, key, state.step + 1, images, ids, rows, epoch)))
     ids, places = devices.whole((ids, places))  # statistics of examples are kept by every device
     labels = devices.whole(train.labels[places])
-
     carried, own = state.losses, jax.random.fold_in(jax.random.fold_in(key, state.step + 1), OF_NETWORK)
 
     def loss(params):
