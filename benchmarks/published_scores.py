@@ -4,7 +4,7 @@ Trains scoring networks on CIFAR-10 (--data, as `dataset` has it, in original or
 every score, and compares with --published, an npz of el2n_20, grand_20, grand_0, forget_200, input_norm (float [50000],
 means of ten ResNet-18, in original order) and labels. Prints Spearman, overlap of the upper halves, and means of each
 class, with 95 % intervals by resampling our runs, and GraNd of untrained full-width ResNet-18 against the input norm.
-Writes the table to benchmarks/results/published_scores_<device>.md, and our scores, float16, to
+Writes the table to benchmarks/results/published_scores_<device>[_width<width>].md, and our scores, float16, to
 <root>/published_scores.npz. What is done is kept below --root: the same command goes on where it was stopped. The
 device decides the defaults.
 """
@@ -57,15 +57,15 @@ OWN = (("l2_error", "grad_norm"), ("l2_error", "forget"))
 
 
 class Found(NamedTuple):
-    """A number of all runs, and its interval."""
+    """A number of all runs, and its interval, which one run has not."""
 
     value: float
     low: float
     high: float
 
     def __str__(self) -> str:
-        interval = f"{self.low:.3f} to {self.high:.3f}" if np.isfinite(self.low) else "no interval of one run"
-        return f"{self.value:.3f} ({interval})"
+        interval = f" ({self.low:.3f} to {self.high:.3f})" if np.isfinite(self.low) else ""
+        return f"{self.value:.3f}{interval}"
 
 
 def arguments() -> argparse.Namespace:
@@ -228,6 +228,7 @@ def main() -> None:
         beside_input_norm(ids, grand, published),
     ]) + "\n"  # fmt: skip
     stem = re.sub(r"\W+", "_", jax.devices()[0].device_kind.lower()).strip("_")
+    stem += f"_width{config.width}" if config.width else ""
     for folder in (given.root, Path(__file__).parent / "results"):
         write_bytes(folder / f"published_scores_{stem}.md", text.encode())
     print(f"\n{text}")
@@ -238,11 +239,13 @@ def trained(config: ResolvedConfig, summaries: list[Summary], step: int) -> str:
     accuracies, seconds = [100 * one.test_acc for one in summaries], np.mean([one.seconds for one in summaries])
     spread = f" ± {np.std(accuracies, ddof=1):.2f}" if len(accuracies) > 1 else ""
     petaflop, runs = config.num_steps * training_flops(config) / 1e15, len(summaries)
+    many = f"{runs} runs" if runs > 1 else "One run"
+    drawn = f"Intervals: 95 %, our {runs} runs drawn with replacement." if runs > 1 else "One run has no intervals."
     return (
-        f"{runs} runs of {config.model}, width {config.width or 'its own'}, {config.num_steps} steps of "
+        f"{many} of {config.model}, width {config.width or 'its own'}, {config.num_steps} steps of "
         f"{config.train_batch_size} examples ({petaflop:.4f} PFLOP each), {config.compute_dtype}; test accuracy "
-        f"{np.mean(accuracies):.2f}{spread} %, {seconds:.0f} s of training and evaluation each. Checkpoints are scored "
-        f"at step {step}. Intervals: 95 %, our {runs} runs drawn with replacement; published scores are as they are."
+        f"{np.mean(accuracies):.2f}{spread} %, {seconds:.0f} s of training and evaluation each. Tables but the "
+        f"last are of checkpoints at step {step}. {drawn} Published scores are as they are."
     )
 
 
