@@ -280,4 +280,4 @@ def test_agreement_with_published_scores_is_of_ranks_and_upper_halves():
     assert overlap(ours[0], np.array([5.0, 1, 2, 3, 4, 6])) == pytest.approx(2 / 3)
     alike = over_runs([ours, ours[:1] ** 3], 2, spearman)
     assert alike.low <= alike.value == pytest.approx(1) == alike.high
-    assert str(over_runs([ours[:1], -ours[:1]], 1, spearman)).startswith("-1.000 (no interval of one run)")
+    assert str(over_runs([ours[:1], -ours[:1]], 1, spearman)) == "-1.000", "one run has no interval"
