@@ -22,9 +22,8 @@ FORM = r"(?P<address>[^\s,:]+|\[[0-9a-fA-F:]+\]):(?P<port>[0-9]{1,5}),(?P<index>
 WAIT_SECONDS = 600  # for the others, at the start
 LEFT, MOST = 0, 2**31 - 1  # numbers in `agree`: this process has ended; whatever others say
 GOING, STOPPED, FAILED = 0, 1, 2  # how it is with a process
-STATUS = (
-    "[A-Z_]+: "  # how what XLA cannot do begins; JAX makes a ValueError of it where it calls a program without Python
-)
+# How the loss of another process begins, in what XLA says; a ValueError where JAX calls a program without Python.
+STATUS = "(ABORTED|CANCELLED|DEADLINE_EXCEEDED|INTERNAL|UNAVAILABLE|UNKNOWN): "
 STOPPED_BEFORE = "Stopped before training."
 
 
