@@ -56,18 +56,17 @@ def follow(config: ResolvedConfig, context: Context, stopping: Callable[[], bool
         Interrupted: one of the processes was to stop.
         UserError: the data or the model here is not that of the first process.
     """
-    dataset = load_data(config)[1]
+    dataset, devices = load_data(config)[1], Devices.asked(context.devices)
+    placed: Any = None
+    splits: Any = None
     while (content := hosts.hear(stopping)) is not None:
         told = dict(np.load(io.BytesIO(content), allow_pickle=False))
         facts = json.loads(told["facts"].tobytes())
         configs = [from_dict(values) for values in facts["configs"]]
         _check_same(config, configs[0], dataset, facts["data"])
         network = network_of(configs[0], dataset.num_classes, dataset.image_shape)
-        devices = Devices.asked(context.devices)
-        splits = [
-            (on_disk if stored else on_device)(dataset, split, labels, devices)
-            for split, labels, stored in zip(("train", "test"), (told["labels"], None), facts["stored"])
-        ]
+        if placed != (placing := (facts["stored"], told["labels"].tobytes())):  # once, unless the first placed anew
+            placed, splits = placing, _placed(dataset, told["labels"], facts["stored"], devices)
         entrants = [_entrant(network, one, run, told, dataset.num_examples) for run, one in enumerate(configs)]
         steps, ended = [0] * len(entrants), 0
         for run, report in fit_runs(network, splits[0], splits[1], entrants, stopping=stopping):
@@ -85,6 +84,14 @@ def _check_same(own: ResolvedConfig, first: ResolvedConfig, dataset: Dataset, fi
         )
     if own.model_sha256 != first.model_sha256:
         raise UserError(f"The code of {own.model} here is not that of process 0: expected the same on every machine.")
+
+
+def _placed(
+    dataset: Dataset, labels: np.ndarray, stored: Sequence[bool], devices: Devices
+) -> tuple[DeviceData, DeviceData]:
+    """The training and the test set, on the devices or on disk as the first process has them."""
+    train, test = (on_disk if each else on_device for each in stored)
+    return train(dataset, "train", labels, devices), test(dataset, "test", None, devices)
 
 
 def _entrant(network: Network, config: ResolvedConfig, run: int, told: dict[str, Any], count: int) -> Entrant:
