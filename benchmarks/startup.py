@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.timing import Goal, Row, goal, row
+from benchmarks.timing import Row, goal, row, within
 
 PROJECT = Path(__file__).parents[1]
 STORE = "from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore"  # as a client of a database imports it
@@ -41,7 +41,7 @@ def measured(candidates: dict[str, tuple[str, ...]], rounds: int) -> dict[str, l
 def measure(rounds: int, quick: bool) -> Iterator[Row]:
     """Two rows: help beside a Python that does nothing, and the imports of `score` beside those of JAX and MLflow."""
     seconds = measured(HELP, rounds)
-    goals = [Goal(f"processor seconds of {name}", min(seconds[name]), 0.5) for name in HELP if name != "python"]
+    goals = [within(f"processor seconds of {name}", seconds[name], 0.5) for name in HELP if name != "python"]
     yield row("start-up (processor time)", 1, seconds, "python", goals=goals)
     seconds = measured(IMPORTS, rounds)
     goals = [goal("imports of score ≤ 1.1 jax and mlflow", seconds, "what score imports", "jax and mlflow", 1.1)]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.timing import Goal, Row, interleaved_seconds, row
+from benchmarks.timing import Row, interleaved_seconds, row, within
 from datadiet import config as options
 from datadiet.storage.files import write_json
 from datadiet.tracking import mlflow_store
@@ -79,5 +79,5 @@ def measure(rounds: int, quick: bool) -> Iterator[Row]:
             seconds = interleaved_seconds(sources, min(rounds, 3))
         finally:
             mlflow.set_tracking_uri(before)
-    goals = [Goal(f"seconds from {name} for {count} runs", min(values), SECONDS) for name, values in seconds.items()]
+    goals = [within(f"seconds from {name} for {count} runs", values, SECONDS) for name, values in seconds.items()]
     yield row(f"results of {count} runs", 1, seconds, "mirror", count, goals)

@@ -60,6 +60,11 @@ def goal(text: str, seconds: Seconds, name: str, base: str, most: float) -> Goal
     return Goal(text, statistics.median(ratios(seconds, name, base)), most)
 
 
+def within(text: str, seconds: list[float], most: float) -> Goal:
+    """That a candidate takes at most `most` seconds, in the median."""
+    return Goal(text, statistics.median(seconds), most)
+
+
 def row(
     case: str,
     batch_size: int,

@@ -24,7 +24,7 @@ from datadiet.storage.score_files import load_scores
 from datadiet.study.arms import arms
 from datadiet.study.plan import Plan
 from datadiet.study.spec import MeanJob, TrainJob, compile_study
-from datadiet.tracking.views import METRICS
+from datadiet.tracking.record import METRICS
 
 GIVEN = TrainConfig(dataset="digits", model="mlp", width=16, num_steps=44, augment=False)
 OPTIONS = {"dataset": "digits", "model": "mlp", "width": 16, "num_steps": 44, "augment": "false"}

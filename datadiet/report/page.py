@@ -10,7 +10,7 @@ import math
 from collections import defaultdict
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 
@@ -33,7 +33,9 @@ from datadiet.runs.context import Context
 from datadiet.selectors.options import FEATURE_FIELDS, LIKE, given_parameters, option_names
 from datadiet.selectors.selection import SELECTORS
 from datadiet.storage.files import make_folder, make_subfolder, read_json, write_bytes, write_json, write_text, writing
-from datadiet.tracking.run import TrackedRun
+
+if TYPE_CHECKING:  # MLflow, which takes long to import
+    from datadiet.tracking.run import TrackedRun
 
 LEAD = "accuracy"  # the picture of the first screen
 COLUMNS = 12  # of a table of scores against scores, so that it fits on paper

@@ -16,7 +16,7 @@ from datadiet.report.decision import ClassWarning, Decision, Line
 from datadiet.report.price import price
 from datadiet.report.statistics import Estimate
 from datadiet.report.trained import TrainedStudy
-from datadiet.tracking.views import ACCURACY, ACCURACY_FULL, ANSWER, KEPT_FRACTION
+from datadiet.tracking.record import ACCURACY, ACCURACY_FULL, ANSWER, KEPT_FRACTION
 
 FORMAT = 1  # of `facts`
 ROWS = 12  # of the table of a description

@@ -18,7 +18,7 @@ from datadiet.tracking.record import Record, load
 from datadiet.tracking.run import TrackedRun
 
 
-def bring(record: Record, parent: Record | None, say: Callable[[str], Any]) -> bool:
+def bring(client: Any, record: Record, parent: Record | None, say: Callable[[str], Any]) -> bool:
     """Write into MLflow what a record that no process holds has and MLflow lacks.
 
     Returns:
@@ -27,7 +27,6 @@ def bring(record: Record, parent: Record | None, say: Callable[[str], Any]) -> b
         UserError: MLflow cannot be reached, or refuses.
     """
     list(record.files())
-    client = mlflow_store.connected()
     try:
         found = find(client, record)
         doubles = close_doubles(client, record, found, say) if found else 0
@@ -84,7 +83,9 @@ def settle(
         return
     list(record.points())  # damage is told as such, not as MLflow's absence
     try:
-        bring(record, parent.record if parent else None, link.say)
+        with mlflow_store.usable():
+            client = link.client if parent else mlflow_store.connected()
+        bring(client, record, parent.record if parent else None, link.say)
     except UserError as error:
         link.lose(error)
         return

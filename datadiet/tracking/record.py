@@ -27,6 +27,13 @@ from datadiet.storage.records import MirrorRecord, Summary
 NAME = "mlflow_run.json"
 STATES = ("RUNNING", "FINISHED", "FAILED", "KILLED")
 PLAIN = (str, int, float, bool, list, NoneType)
+# of a decision: metrics, and a tag that of a study tells what it answers, of its trainings the verdict of their subset
+KEPT_FRACTION, ACCURACY, ACCURACY_FULL = METRICS = (
+    "decision/kept_fraction",
+    "decision/accuracy",
+    "decision/accuracy_full",
+)
+ANSWER = "datadiet.decision.answer"
 Artifact = tuple[Path, str | None]  # a file of the mirror, and its folder in MLflow
 
 

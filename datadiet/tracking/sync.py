@@ -36,13 +36,13 @@ def sync_mirror(layout: ExperimentLayout, exp: str | None, say: Callable[[str], 
     if not folder.is_dir():
         root, of_exp = commands.option("root", "FOLDER"), commands.option("exp", "EXP")
         raise UserError(f"{folder}: no such folder; expected the runs of a root ({root}) or of an exp ({of_exp}).")
-    mlflow_store.connected(needed=True)
+    client = mlflow_store.connected(needed=True)
     records, failed = _load_all(folder, layout, say)
     by_uid = {one.uid: one for one in records}
     counts: Counter[str] = Counter()
     for one in sorted(records, key=lambda r: r.kind != "study"):
         try:
-            counts[_sync_one(one, by_uid, layout, say)] += 1
+            counts[_sync_one(client, one, by_uid, layout, say)] += 1
         except UserError as error:
             failed.append(str(error))
     told = ", ".join(f"{count} {what}" for what, count in sorted(counts.items())) or "no run"
@@ -64,7 +64,9 @@ def _load_all(folder: Path, layout: ExperimentLayout, say: Callable[[str], Any])
     return records, failed
 
 
-def _sync_one(one: Record, by_uid: dict[str, Record], layout: ExperimentLayout, say: Callable[[str], Any]) -> str:
+def _sync_one(
+    client: Any, one: Record, by_uid: dict[str, Record], layout: ExperimentLayout, say: Callable[[str], Any]
+) -> str:
     """What was done, in words for a count."""
     assert one.path is not None
     try:
@@ -74,7 +76,7 @@ def _sync_one(one: Record, by_uid: dict[str, Record], layout: ExperimentLayout, 
             root = str(layout.root.resolve())
             if fresh.tags.get("datadiet.root") != root:  # the mirror was moved
                 fresh.tags["datadiet.root"], fresh.synced = root, False
-            written = bring(fresh, by_uid.get(fresh.parent or ""), say)
+            written = bring(client, fresh, by_uid.get(fresh.parent or ""), say)
             by_uid[fresh.uid] = fresh
     except Busy:
         return "passed over (a process is working on them)"

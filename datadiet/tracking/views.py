@@ -20,18 +20,12 @@ from datadiet.printable import masked
 from datadiet.storage.claims import lock_run
 from datadiet.tracking import mlflow_store
 from datadiet.tracking.mlflow_store import AWAY
-from datadiet.tracking.record import Record, load, now
+from datadiet.tracking.record import ANSWER, METRICS, Record, load, now
 from datadiet.tracking.run import TrackedRun
 
 VIEW = "mlflow.sharedViewState."  # tag of an experiment, before the name of a view
 DEFAULT_STORE = "mlflow.db"  # which `mlflow ui` shows where it is called
 DEFAULT_ADDRESS = "http://127.0.0.1:5000"
-KEPT_FRACTION, ACCURACY, ACCURACY_FULL = METRICS = (
-    "decision/kept_fraction",
-    "decision/accuracy",
-    "decision/accuracy_full",
-)
-ANSWER = "datadiet.decision.answer"  # tag: of a study what it answers, of its trainings the verdict of their subset
 NAME_COLUMN = "attributes.`Run Name`"
 NAME_WIDTH, WIDTH = 440, 140  # pixels of the column of names, which has those of groups, and of the others
 COLUMNS = [*(f"metrics.`{name}`" for name in METRICS), f"tags.`{ANSWER}`"]
