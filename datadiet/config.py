@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from numbers import Integral
 from typing import Any, TypeVar
@@ -76,7 +77,7 @@ def number_kept(size: float | str, num_examples: int) -> int:
     try:
         share = amount(size) if isinstance(size, str) else size
     except ValueError:
-        share = None
+        share = math.nan
     if isinstance(share, Integral):
         return int(share)
     found = round(share * num_examples) if share in SHARES else 0
