@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any, TypeVar
 
 from datadiet import commands
 from datadiet.errors import UserError
-from datadiet.option import SHARE, SHARES, Option, Parameters, check_values, refuse
+from datadiet.option import SHARE, SHARES, Option, Parameters, amount, check_values, refuse
 from datadiet.option import check_text as check_text
 from datadiet.option import option as option
 from datadiet.registries import REGISTRIES, brought_options, options_for
@@ -65,16 +67,20 @@ def _check_training(config: TrainConfig) -> None:
         raise refuse("lr_triangle", ",".join(map(str, triangle)), "none where lr_vitaly=true, another schedule")
 
 
-def number_kept(size: float, num_examples: int) -> int:
+def number_kept(size: float | str, num_examples: int) -> int:
     """M, how many of N examples a size keeps: itself, or as a float the fraction of them, rounded to the nearest whole
-    number (a half to the even one), as those of a study.
+    number (a half to the even one), as those of a study; as text what it says, as in 50%.
 
     Raises:
-        UserError: a fraction that is none, or keeps no example.
+        UserError: no number, a fraction that is none, or one that keeps no example.
     """
-    if not isinstance(size, float):
-        return int(size)
-    found = round(size * num_examples) if size in SHARES else 0
+    try:
+        share = amount(size) if isinstance(size, str) else size
+    except ValueError:
+        share = math.nan
+    if isinstance(share, Integral):
+        return int(share)
+    found = round(share * num_examples) if share in SHARES else 0
     if not found:
         raise refuse("size", size, f"{SHARE}, that keeps at least 1 of {num_examples} examples")
     return found

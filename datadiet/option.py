@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from numbers import Real
+from numbers import Integral, Real
 from types import NoneType
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -25,6 +25,8 @@ NOUNS = {
     bool: "true or false",
     str: "text",
 }  # for values of a type, where an option names none
+
+NUMBERS = {int: Integral, float: Real}  # those of NumPy too
 
 
 class Bounds(NamedTuple):
@@ -186,6 +188,12 @@ class Option:
             raise ValueError(f"{text!r}: expected true or false")
         return text.lower() == "true"
 
+    def _is_of_type(self, part: Any) -> bool:
+        """Whether one value has the type of this option: a whole number is a number, true is none."""
+        if self.type is bool or isinstance(part, bool):
+            return self.type is type(part)
+        return isinstance(part, NUMBERS.get(self.type, str)) or (self.amount and isinstance(part, float))
+
     def check(self, value: Any) -> None:
         """Refuse a value that this option does not take.
 
@@ -194,13 +202,15 @@ class Option:
         """
         if value is None and self.optional:
             return
+        if self.many and not isinstance(value, list | tuple):
+            raise refuse(self.name, value, f"a tuple, each {self.expected}")
         parts: Any = value if self.many else (value,)
         for part in parts:
             if isinstance(part, str):
                 check_text(self.name, part)
-            misfit = isinstance(part, str) and self.type is not str
             bounds = SHARES if self.amount and isinstance(part, float) else self.bounds
-            if misfit or (isinstance(part, float) and not math.isfinite(part)) or part not in bounds:
+            infinite = isinstance(part, float) and not math.isfinite(part)
+            if not self._is_of_type(part) or infinite or part not in bounds:
                 raise refuse(self.name, part, self.expected)
             largest = {int: LARGEST, float: LARGEST_REAL}.get(self.type)
             if largest and self.bounds.max is None and part not in Bounds(-largest, largest):

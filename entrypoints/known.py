@@ -69,6 +69,15 @@ def _group(param: click.Parameter) -> str:
     return "output" if "--help" in param.opts else getattr(param, "group", "")
 
 
+def _with_option(ctx: click.Context, option: str) -> list[str]:
+    """Names of the commands that have an option."""
+    group = ctx.find_root().command
+    if not isinstance(group, click.Group):
+        return []
+    made = ((name, group.get_command(ctx, name)) for name in group.list_commands(ctx))
+    return [name for name, one in made if one and any(option in param.opts for param in one.params)]
+
+
 class Known(click.Command):
     """A command that lists its options in groups, and tells a misspelt one the line that was meant."""
 
@@ -102,6 +111,9 @@ class Known(click.Command):
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
+            if others := _with_option(ctx, error.option_name):
+                told = f"{ctx.info_name} has no option {error.option_name}"
+                raise Repairable(f"{told}; it is one of {', '.join(others)}.") from None
             if not error.possibilities:
                 raise
             meant = error.possibilities[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from datadiet import config as options
@@ -118,12 +119,17 @@ def test_any_dataclass_of_options_is_checked():
         word: str = option("x", "A word.", choices="xy")
 
     check_values(Wish(1, (2, 3), "y"))
+    check_values(Wish(np.float32(1), (np.int64(2),)))
     for wish, message in (
         (Wish(share=0), "share=0: expected a share above 0, at most 1"),
         (Wish(counts=(2, 1)), "counts=1: expected a whole number of at least 2"),
         (Wish(counts=(10**10,)), "counts=10000000000: expected at most 1000000000"),
         (Wish(word="z"), "word=z: expected one of x, y"),
         (Wish(share="much"), "share=much: expected a share"),
+        (Wish(share=True), "share=True: expected a share"),
+        (Wish(counts=(2.5,)), "counts=2.5: expected a whole number"),
+        (Wish(counts=3), "counts=3: expected a tuple, each a whole number"),
+        (Wish(word=3), "word=3: expected one of x, y"),
         (Wish(word="a\nb"), "word='a.nb': expected text without control characters"),
     ):
         with pytest.raises(UserError, match=message):

@@ -127,3 +127,10 @@ def test_bfloat16_is_close_and_stays_inside(name):
     norms = [dd.compute_scores("grad_norm", network, variables, images, labels) for network in (half, full)]
     np.testing.assert_allclose(*norms, rtol=0.1)
     assert "bf16" not in str(jax.make_jaxpr(full.apply)(variables, images)), "nothing of it without being asked"
+
+
+def test_no_width_and_no_classes_are_refused():
+    with pytest.raises(UserError, match="width=0: expected a whole number of at least 1"):
+        dd.build_model("mlp", 10, (8, 8, 1), width=0)
+    with pytest.raises(UserError, match="num_classes=0: expected at least 1"):
+        dd.build_model("mlp", 0, (8, 8, 1))

@@ -113,6 +113,11 @@ def test_a_study_opens_from_wherever_it_lies(exps, monkeypatch):
         dd.Study.open(exps)
 
 
+def test_an_image_size_may_be_a_number(tmp_path):
+    with pytest.raises(dd.UserError, match="folder:none: no folder"):
+        dd.study("folder:none", root=tmp_path, offline=True, image_size=16, test_fraction=0.2)
+
+
 def test_a_misspelt_option_is_named(tmp_path):
     with pytest.raises(dd.UserError, match="'fraction' is no option of a study. Did you mean fractions"):
         dd.study("digits", root=tmp_path, fraction=0.5)

@@ -13,6 +13,7 @@ import pytest
 from conftest import QUICK, datadiet, mlflow_run, mlflow_run_here
 
 import datadiet as dd
+from datadiet.errors import UserError
 from datadiet.selectors.selection import SELECTORS, chooses_anew, kept_order
 from datadiet.storage.files import sealed
 from datadiet.storage.layout import score_file
@@ -299,7 +300,19 @@ def test_the_table_is_the_same_from_mlflow_and_from_the_mirror(root, runs):
             {"n_runs": 3},
             "datadiet score --run 2 --score_exp full_data --type l2_error --step 4",
         ),
+        (
+            "mean_score",
+            {"n_runs": 9},
+            "--run 2 --score_exp full_data --type l2_error --step 4 datadiet full_data --run 3 --exp",
+        ),
+        ("mean_score", {"n_runs": 2, "step": 5}, "The nearest: datadiet mean_score --n_runs 2 --step 4"),
         ("mean_score", {"n_runs": 1, "type": "aum"}, "--augment false --save_steps 4 --trajectory aum"),
+        (
+            "mean_score",
+            {"n_runs": 1, "type": "aum"},
+            "datadiet mean_score --n_runs 1 --score_exp full_data_aum --type aum --step 4",
+        ),
+        ("full_data", {"size": 9}, "full_data has no option --size; it is one of random_subset, keep_max"),
         ("mean_score", {"combine": "max"}, "combine='max': expected one of mean, median, rank_mean"),
         ("mean_score", {"n_runs": 0}, "n_runs=0"),
         ("mean_score", {"n_runs": 1}, "holds other scores (runs: [0, 1] there, [0] asked for)"),
@@ -430,3 +443,14 @@ def test_the_type_of_computation_is_part_of_a_run(root, tmp_path):
     assert 0 < apart[1] < 0.02
     refused = datadiet("full_data", root, expect=2, resume="true", **given | {"compute_dtype": "float32"})
     assert "compute_dtype: bfloat16 there, float32 asked for" in refused.stderr
+
+
+def test_logits_of_images_as_they_come_are_those_of_training(tmp_path):
+    datadiet("full_data", tmp_path, **QUICK | {"model": "simple_cnn_0", "width": 2, "offline": "true"})
+    run, digits = dd.open_run(tmp_path / "exps/full_data/run_0"), dd.load_dataset("digits")
+    padded = np.pad(digits.test_images, [(0, 0), (12, 12), (12, 12), (0, 0)]).repeat(3, -1)
+    found = np.asarray(run.logits(digits.test_images, run.steps[-1]))
+    np.testing.assert_array_equal(found, run.logits(padded, run.steps[-1]))
+    assert (found.argmax(1) == digits.test_labels).mean() == pytest.approx(run.summary.test_acc)
+    with pytest.raises(UserError, match=r"images are \[64, 64, 1\]; the network takes \[32, 32, 3\]"):
+        run.logits(np.zeros((2, 64, 64, 1), np.uint8), 0)

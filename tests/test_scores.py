@@ -153,6 +153,8 @@ def test_impossible_requests_are_refused(golden):
         compute_scores("l2_error", *arguments, batch_size=0)
     with pytest.raises(UserError, match="63 images but 64 labels"):
         compute_scores("l2_error", golden.network, golden.variables, golden.images[1:], golden.labels)
+    with pytest.raises(UserError, match="labels are from 5 to 14: expected classes from 0 to 9"):
+        compute_scores("l2_error", golden.network, golden.variables, golden.images, golden.labels + 5)
     params = golden.variables["params"]
     diverged = {**params, "Dense_0": {**params["Dense_0"], "bias": np.full(10, np.nan, np.float32)}}
     with pytest.raises(UserError, match="64 of 64 values are not finite"):
@@ -188,6 +190,17 @@ def test_the_standard_error_is_that_of_the_mean():
     rows = np.array([[1, np.nan, np.nan], [2, 5, np.nan], [6, 7, 4]])
     expected = [np.sqrt(7) / np.sqrt(3), np.sqrt(2) / np.sqrt(2), np.nan]
     np.testing.assert_allclose(standard_error(rows), expected)
+
+
+def test_no_examples_have_no_scores(golden):
+    for kind in score_names():
+        found = compute_scores(kind, golden.network, golden.variables, golden.images[:0], golden.labels[:0])
+        assert (found.shape, found.dtype) == ((0,), np.float32)
+
+
+def test_pixels_of_another_shape_than_in_training_are_said(golden):
+    with pytest.warns(UserWarning, match=r"images are \[28, 28, 3\]; the network takes \[32, 32, 3\]"):
+        compute_scores("l2_error", golden.network, golden.variables, golden.images[:, 2:-2, 2:-2], golden.labels)
 
 
 def test_pixels_that_are_not_normalised_are_refused_or_said(golden):

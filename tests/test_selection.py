@@ -267,6 +267,8 @@ def test_scores_that_cannot_be_ordered_are_refused():
         dd.select("keep_max", np.zeros((3, 2)), size=1)
     with pytest.raises(UserError, match="selector='best': expected one of keep_max"):
         dd.select("best", np.zeros(3), size=1)
+    with pytest.raises(UserError, match="1 of 2 are infinite"):
+        dd.select("ccs", np.array([1, np.inf]), size=1)
 
 
 @pytest.mark.parametrize(
@@ -277,6 +279,7 @@ def test_scores_that_cannot_be_ordered_are_refused():
         ("moderate", {"center": "mode"}, "center=mode: expected mean or median"),
         ("moderate", {"features": None}, "selector=moderate needs features"),
         ("herding", {"labels": None}, "selector=herding needs labels"),
+        ("moderate", {"features": np.full((60, 2), np.nan)}, "features: expected finite numbers"),
         ("k_center", {"features": np.ones((59, 2))}, "features: expected 2-dimensional, of 60 examples"),
     ],
 )

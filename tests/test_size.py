@@ -44,8 +44,11 @@ def test_python_selects_a_fraction_too():
     values = np.arange(11.0)
     assert dd.select("keep_max", values, size=0.25).tolist() == dd.select("keep_max", values, size=3).tolist()
     assert dd.select("keep_max", values, size=1).tolist() == [10]
-    with pytest.raises(UserError, match="size=1.0: expected a fraction"):
-        dd.select("keep_max", values, size=1.0)
+    for same in ("25%", "0.25", "3", np.float32(0.25)):
+        assert dd.select("keep_max", values, size=same).tolist() == [8, 9, 10]
+    for none in (1.0, "100%", "half", np.float32(1.5), None):
+        with pytest.raises(UserError, match=f"size={none}: expected a fraction"):
+            dd.select("keep_max", values, size=none)
 
 
 @pytest.mark.parametrize("text", ["50%", "0.5", "719"])

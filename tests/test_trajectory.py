@@ -44,6 +44,19 @@ def test_one_example_at_a_time():
     assert dd.forgetting_scores([0, 0, 0, 0], [1, 0, 1, 0], 1).tolist() == [2]
 
 
+def test_a_history_that_cannot_be_is_refused_and_an_empty_one_knows_nothing():
+    for ids, correct, message in (
+        ([0, 3], [1, 0], "ids: expected whole numbers from 0 to 2, got int64 from 0 to 3"),
+        ([0, -1], [1, 0], "ids: expected whole numbers from 0 to 2"),
+        ([[0, 0]], [[1, 0]], "an example is twice in a row"),
+        ([0, 1], [1, 0, 1], r"ids have the shape \[2\], correct \[3\]"),
+        ([0, 1], [0.3, 0.9], "correct: expected 0 and 1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            dd.forgetting_scores(np.array(ids), np.array(correct), 3)
+    assert np.isnan(dd.forgetting_scores(np.zeros((0, 4), int), np.zeros((0, 4)), 3)).all()
+
+
 def test_a_member_not_yet_presented_has_no_presentations_and_others_are_nan():
     stats = forgetting.start_forgetting(4)._replace(presentations=np.array([1, 0, 0, 0]))
     values = forgetting.forgetting_values(stats, member=np.array([True, True, False, False]))

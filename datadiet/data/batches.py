@@ -59,6 +59,9 @@ def fitted(images: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 def _fitted(images: Any, shape: tuple[int, ...], numpy: Any) -> Any:
     """Images [B, H', W', D'], centred in zeros and their channels repeated, by NumPy or JAX: [B, H, W, D]."""
+    got = images.shape[1:]
+    if len(got) != len(shape) or any(have > want for have, want in zip(got, shape)) or shape[2] % got[2]:
+        raise UserError(f"images are {list(got)}; the network takes {list(shape)}, and they are only padded.")
     margins = [((want - have) // 2, -((have - want) // 2)) for have, want in zip(images.shape[1:3], shape[:2])]
     padded = numpy.pad(images, [(0, 0), *margins, (0, 0)])
     return numpy.repeat(padded, shape[2] // images.shape[3], axis=-1)
@@ -93,8 +96,12 @@ def normalize(images: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
     return ((values / 255.0 if images.dtype == jnp.uint8 else values) - mean) / std
 
 
-def expect_normalised(images: np.ndarray | jax.Array) -> None:
-    """Refuse images that are whole numbers, and warn of such as no normalisation gives: networks take neither.
+def expect_normalised(images: np.ndarray | jax.Array, shape: tuple[int, ...]) -> None:
+    """Refuse images that are whole numbers, and warn of such as no normalisation gives, or of another shape than in
+    training: networks take neither.
+
+    Args:
+        shape: That of the network's images.
 
     Raises:
         UserError: they are not of a floating type.
@@ -103,6 +110,11 @@ def expect_normalised(images: np.ndarray | jax.Array) -> None:
     expected = "normalised float32, (x / 255 - mean) / std as in training, mostly from -3 to 3"
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise UserError(f"images are {images.dtype} {list(images.shape)}; expected {expected}.")
+    if images.shape[1:] != tuple(shape):
+        warnings.warn(
+            f"images are {list(images.shape[1:])}; the network takes {list(shape)}. In training they are centred in "
+            "zeros, and their channels repeated, before they are normalised.", stacklevel=3,
+        )  # fmt: skip
     if images.ndim > 2 and images.size:  # vectors may have any range
         low, high = float(images.min()), float(images.max())
         if max(-low, high) > USUAL:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datadiet import commands
-from datadiet.config import TrainConfig
+from datadiet.config import FIELDS, TrainConfig
 from datadiet.errors import UserError
 from datadiet.models.source import FORMS, find_source, is_own
 from datadiet.registries import lazily
@@ -96,13 +96,16 @@ def build_model(
         compute_dtype: Type in which layers compute, all but the last; parameters, statistics of batch norm, gradients
             and logits are float32 with every one.
     Raises:
-        UserError: unknown name, or a function that gives no such network.
+        UserError: unknown name, a width or number of classes below 1, or a function that gives no such network.
     """
     import jax.numpy as jnp
 
     from datadiet.models.networks import Network
 
     check_model(name)
+    FIELDS["width"].check(width)
+    if num_classes < 1:
+        raise UserError(f"num_classes={num_classes}: expected at least 1.")
     if name not in MODELS:
         from datadiet.models.own import own_network
 

@@ -15,6 +15,7 @@ from datadiet.runs.inputs import gathering, training_command
 from datadiet.runs.scored import (
     Scored,
     check_replaceable,
+    check_step,
     find_run,
     load_recorded,
     made_before,
@@ -93,7 +94,7 @@ def _scores_of_runs(layout: ExperimentLayout, exp: str, kind: str, n_runs: int, 
         lines = [
             f"{len(missing)} of {n_runs} runs have no {kind} scores at step {step}; "
             f"the first is {paths[missing[0]]}. Make them:",
-            *(f"  {_command(kind, step, run, exp, layout)}" for run in missing),
+            *(f"  {command}" for command in _commands(kind, step, missing, exp, layout)),
         ]
         raise UserError("\n".join(lines))
     return paths
@@ -116,8 +117,24 @@ def _load_runs(layout: ExperimentLayout, paths: list[Path]) -> tuple[np.ndarray,
     return runs, first
 
 
-def _command(kind: str, step: int, run: int, exp: str, layout: ExperimentLayout) -> str:
-    """The command that gives a run its scores."""
-    if kind in training_score_names():
-        return training_command(layout, exp, run, save_steps=step, **gathering(kind))
-    return commands.command("score", run=run, score_exp=exp, type=kind, step=step, root=layout.root)
+def _commands(kind: str, step: int, missing: list[int], exp: str, layout: ExperimentLayout) -> list[str]:
+    """The commands that give runs their scores. What is trained gathers no more: for that there is another exp.
+
+    Raises:
+        UserError: a run has no checkpoint at that step, with the command for the nearest.
+    """
+    trained = [run for run in missing if (layout.experiment(exp) / f"run_{run}" / "args.json").exists()]
+    scored = {"score_exp": exp, "type": kind, "step": step, "root": layout.root}
+    if kind not in training_score_names():
+        for run in trained:
+            check_step(find_run(layout, exp, run), step)
+        lines = []
+        for run in missing:
+            lines += [] if run in trained else [training_command(layout, exp, run)]
+            lines.append(commands.command("score", run=run, **scored))
+        return lines
+    alike = find_run(layout, exp, trained[0]).config if trained else None
+    runs, named = (range(max(missing) + 1), f"{exp}_{kind}") if trained else (missing, exp)
+    made = [training_command(layout, named, run, alike, save_steps=step, **gathering(kind)) for run in runs]
+    average = commands.command("mean_score", n_runs=len(made), **scored | {"score_exp": named})
+    return [*made, average] if trained else made

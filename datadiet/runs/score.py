@@ -19,7 +19,15 @@ from datadiet.errors import Interrupted, UserError
 from datadiet.models.source import is_own
 from datadiet.runs.context import Context
 from datadiet.runs.labels import given_digest, labels_of
-from datadiet.runs.scored import Scored, check_replaceable, find_run, made_before, take_scored, write_scored
+from datadiet.runs.scored import (
+    Scored,
+    check_replaceable,
+    check_step,
+    find_run,
+    made_before,
+    take_scored,
+    write_scored,
+)
 from datadiet.runs.signals import listen
 from datadiet.scores.checkpoint import compute_many
 from datadiet.scores.registry import check_score, needs_features
@@ -119,7 +127,7 @@ def _wanted(
     stored = find_run(layout, source_exp, run)
     config = stored.config
     step = options.default_score_step(config) if step is None else step
-    _check_step(stored, step)
+    check_step(stored, step)
     labels_from = {"fraction": config.random_label_fraction, "seed": config.random_label_seed}
     wanted, held = {}, []
     for kind in kinds:
@@ -135,16 +143,6 @@ def _wanted(
         else:
             wanted[path] = provenance
     return Wanted(stored, wanted), held
-
-
-def _check_step(stored: StoredRun, step: int) -> None:
-    """Raises UserError, with the command that scores the nearest checkpoint, where there is none at a step."""
-    if stored.steps and step not in stored.steps:
-        near = min(stored.steps, key=lambda there: abs(there - step))
-        raise UserError(
-            f"step={step}: {stored.path} has no checkpoint there, but at {', '.join(map(str, stored.steps))}. The "
-            f"nearest: {commands.again(step=near)}"
-        )
 
 
 def _data_of(stored: StoredRun, known: dict[Any, Dataset]) -> Dataset:

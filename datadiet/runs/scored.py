@@ -62,6 +62,16 @@ def find_run(layout: ExperimentLayout, exp: str, run: int) -> StoredRun:
     return open_run(path, layout.name(path))
 
 
+def check_step(stored: StoredRun, step: int) -> None:
+    """Raises UserError, with the command that scores the nearest checkpoint, where there is none at a step."""
+    if stored.steps and step not in stored.steps:
+        near = min(stored.steps, key=lambda there: abs(there - step))
+        raise UserError(
+            f"step={step}: {stored.path} has no checkpoint there, but at {', '.join(map(str, stored.steps))}. The "
+            f"nearest: {commands.again(step=near)}"
+        )
+
+
 class Scored(NamedTuple):
     """Scores that were made, before they are written."""
 

@@ -123,7 +123,7 @@ def compute_many(
     Returns:
         float32 [N] for each kind.
     Raises:
-        UserError: unknown kind, batch_size below 1, unequal lengths, or a value that is not finite.
+        UserError: unknown kind, batch_size below 1, unequal lengths, labels of no class, or a value that is not finite.
     """
     for kind in kinds:
         check_score(kind)
@@ -133,6 +133,11 @@ def compute_many(
     count = len(labels)
     if len(images) != count:
         raise UserError(f"{len(images)} images but {count} labels.")
+    if not count:
+        return {kind: np.zeros(0, np.float32) for kind in kinds}
+    if labels.min() < 0 or labels.max() >= network.num_classes:
+        last = network.num_classes - 1
+        raise UserError(f"labels are from {labels.min()} to {labels.max()}: expected classes from 0 to {last}.")
     by_batch = dict.fromkeys(FEATURES if kind in FEATURE_SCORES else kind for kind in kinds)
     found = _by_batch(tuple(by_batch), network, variables, images, labels, batch_size, prepare, progress, devices)
     return {
@@ -156,7 +161,8 @@ def compute_scores(
     """One score of normalised float32 images, float32 [N]; see `compute_many`.
 
     Raises:
-        UserError: as `compute_many`, or images of whole numbers; a warning tells of those from 0 to 255.
+        UserError: as `compute_many`, or images of whole numbers; a warning tells of those from 0 to 255, or of another
+            shape than in training.
     """
-    expect_normalised(images)
+    expect_normalised(images, network.image_shape)
     return compute_many([kind], network, variables, images, labels, batch_size)[kind]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from datadiet.errors import UserError
 from datadiet.scores.arrays import Array, zeros
 
 
@@ -90,14 +91,32 @@ def forgetting_scores(ids: np.ndarray, correct: np.ndarray, num_examples: int) -
         num_examples: N.
     Returns:
         float32 [N]; NaN for examples that were never presented.
+    Raises:
+        UserError: other shapes or values, or an example twice in a row.
     """
+    rows = _history(np.asarray(ids), np.asarray(correct), num_examples)
     import jax
-
-    ids, correct = np.asarray(ids), np.asarray(correct, bool)
-    rows = (ids.reshape(len(ids), -1), correct.reshape(len(ids), -1))
 
     def step(stats: Forgetting, row: tuple[Array, Array]) -> tuple[Forgetting, None]:
         return update_rows(lambda seen: update_forgetting(seen, row[1]), stats, row[0]), None
 
     stats, _ = jax.lax.scan(step, start_forgetting(num_examples), jax.tree.map(jax.numpy.asarray, rows))
     return forgetting_values(stats)
+
+
+def _history(ids: np.ndarray, correct: np.ndarray, num_examples: int) -> tuple[np.ndarray, np.ndarray]:
+    """ids and correct of every presentation, int and bool [T, B]; raises as `forgetting_scores` does."""
+    if ids.shape != correct.shape or ids.ndim not in (1, 2):
+        raise UserError(f"ids have the shape {list(ids.shape)}, correct {list(correct.shape)}; expected [T, B] or [T].")
+    if ids.size and (ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= num_examples):
+        raise UserError(f"ids: expected whole numbers from 0 to {num_examples - 1}, got {ids.dtype} {_range(ids)}.")
+    if not np.isin(correct, (0, 1)).all():
+        raise UserError(f"correct: expected 0 and 1, got {correct.dtype} {_range(correct)}.")
+    rows = ids.reshape(len(ids), ids[0].size if len(ids) else 0)
+    if (np.diff(np.sort(rows, axis=1), axis=1) == 0).any():
+        raise UserError("ids: an example is twice in a row; expected each at most once, one row for each batch.")
+    return rows.astype(np.int32), correct.reshape(rows.shape).astype(bool)
+
+
+def _range(values: np.ndarray) -> str:
+    return f"from {values.min()} to {values.max()}"

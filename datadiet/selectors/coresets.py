@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from datadiet.errors import UserError
 from datadiet.option import Parameters
 from datadiet.progress import Advance
-from datadiet.selectors.distances import approach, blocks, centered, in_threads, nearest, squared_norms
+from datadiet.selectors.distances import approach, blocks, centered, check_reach, in_threads, nearest, squared_norms
 
 CELLS = 2**22  # features of which centers are taken at once: fewer, and each row is read several times
 PART = 2**16  # examples that herding measures in one thread
@@ -95,7 +96,7 @@ def ccs(pool: Pool, size: int, parameters: Parameters) -> np.ndarray:
     """
     dropped = min(int(parameters.cutoff * len(pool)), len(pool) - size)
     rest = descending(pool.values, pool.seed)[dropped:]
-    values = pool.values[rest].astype(np.float64)
+    values = _finite(pool.values[rest])
     width = np.ptp(values) / parameters.strata
     strata = (
         np.minimum((values - values.min()) / width, parameters.strata - 1).astype(int) if width else np.zeros_like(rest)
@@ -107,6 +108,20 @@ def ccs(pool: Pool, size: int, parameters: Parameters) -> np.ndarray:
         members = order[strata[order] == stratum]
         rank[members] = np.arange(len(members))
     return rest[order[rank[order] < budgets[strata[order]]]]
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """Scores to calculate with, float64 [N].
+
+    Raises:
+        UserError: some are infinite; for those of the largest there is `cutoff`.
+    """
+    if infinite := int(np.isinf(values).sum()):
+        raise UserError(
+            f"scores: {infinite} of {len(values)} are infinite; expected finite numbers, to calculate with, or a "
+            "cutoff that leaves the infinite ones out."
+        )
+    return values.astype(np.float64)
 
 
 # --- features ---------------------------------------------------------------------------------
@@ -127,6 +142,7 @@ def moderate(pool: Pool, size: int, parameters: Parameters) -> np.ndarray:
             center[some] = average(features[members, some].astype(np.float64), axis=0)
         for block in blocks(len(members)):
             distances[members[block]] = np.linalg.norm(features[members[block]] - center, axis=1)
+    check_reach(float(distances.max()))
     first = (len(pool) - size) // 2
     kept = ascending(distances, pool.seed)[first : first + size]
     pool.progress(size)
@@ -227,7 +243,7 @@ def d2(pool: Pool, size: int, parameters: Parameters) -> np.ndarray:
     rest = np.sort(descending(pool.values, pool.seed)[dropped:])
     ids = rest[np.random.RandomState(pool.seed).permutation(len(rest))]  # so that rank decides ties by the seed
     one, other, lengths = _graph(centered(pool.features, ids), parameters.neighbors, size, pool.progress)
-    values = pool.values[ids].astype(np.float64)
+    values = _finite(pool.values[ids])
     difficulty = values - values.min()
     weights = difficulty + np.bincount(one, np.exp(-lengths) * difficulty[other], minlength=len(ids))
     discounts, starts = np.exp(-parameters.gamma * lengths), np.searchsorted(one, np.arange(len(ids) + 1))

@@ -62,10 +62,14 @@ def centered(features: np.ndarray, ids: np.ndarray) -> np.ndarray:
         mean += features[ids[block]].sum(0, dtype=np.float64) / len(ids)
     for block in blocks(len(ids), COLUMNS):
         points[block] = features[ids[block]] - mean
-    largest = max(float(points.max()), -float(points.min()))
+    check_reach(max(float(points.max()), -float(points.min())))
+    return points
+
+
+def check_reach(largest: float) -> None:
+    """Raises UserError where features are not finite, or so far from their mean that distances would not be."""
     if not largest < LARGEST:  # or NaN
         raise UserError(f"features: expected finite numbers, up to {LARGEST:g} from their mean; got {largest:g}.")
-    return points
 
 
 def squared_norms(points: np.ndarray) -> np.ndarray:

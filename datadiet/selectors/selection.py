@@ -259,9 +259,9 @@ def _checked(name: str, array: Any, what: str, count: int, ndim: int) -> np.ndar
 
 
 def kept_order(
-    name: str, values: np.ndarray, *, size: float, offset: int = 0, seed: int = 0, labels: np.ndarray | None = None,
-    features: np.ndarray | None = None, like: np.ndarray | None = None, progress: Advance = lambda units: None,
-    **parameters: Any,
+    name: str, values: np.ndarray, *, size: float | str, offset: int = 0, seed: int = 0,
+    labels: np.ndarray | None = None, features: np.ndarray | None = None, like: np.ndarray | None = None,
+    progress: Advance = lambda units: None, **parameters: Any,
 ) -> np.ndarray:  # fmt: skip
     """Ids to keep, int32 [M], in the order in which the selector keeps them; see `select`.
 
@@ -288,15 +288,17 @@ def kept_order(
 
 
 def select(
-    name: str, values: np.ndarray, *, size: float, offset: int = 0, seed: int = 0, labels: np.ndarray | None = None,
-    features: np.ndarray | None = None, like: np.ndarray | None = None, **parameters: Any,
+    name: str, values: np.ndarray, *, size: float | str, offset: int = 0, seed: int = 0,
+    labels: np.ndarray | None = None, features: np.ndarray | None = None, like: np.ndarray | None = None,
+    **parameters: Any,
 ) -> np.ndarray:  # fmt: skip
     """Ids of the examples to keep.
 
     Args:
         name: A key of SELECTORS.
         values: Scores [N] in canonical order; of those `without_scores` their number alone counts.
-        size: M, how many to keep, 1 to N - offset; or a float, the fraction of N (above 0 and below 1), rounded.
+        size: M, how many to keep, 1 to N - offset; or a float, the fraction of N (above 0 and below 1), rounded; or
+            text, as in '50%'.
         offset: How many of the smallest to skip first ('offset' only).
         seed: Of draws and of the order among equals.
         labels: int [N], for moderate, herding, d2, any `balance`, and `like`.

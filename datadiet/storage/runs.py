@@ -131,9 +131,9 @@ class StoredRun:
         """Logits float32 [B, C] in evaluation mode at a step.
 
         Args:
-            images: [B, H, W, D], normalised float32; or uint8, which are normalised as in training.
+            images: [B, H, W, D], normalised float32; or uint8, which are padded and normalised as in training.
         Raises:
-            UserError: other whole numbers.
+            UserError: other whole numbers, or uint8 that are larger than in training.
         """
         return self.network.apply(self.variables(step), self._normalized(images))
 
@@ -144,13 +144,13 @@ class StoredRun:
     def _normalized(self, images: np.ndarray | jax.Array) -> jax.Array:
         import jax.numpy as jnp
 
-        from datadiet.data.batches import expect_normalised, normalize
+        from datadiet.data.batches import expect_normalised, fitted, normalize
 
-        images = jnp.asarray(images)
+        images, shape = jnp.asarray(images), self.network.image_shape
         if images.dtype != jnp.uint8:
-            expect_normalised(images)
+            expect_normalised(images, shape)
             return images
-        return normalize(images, jnp.asarray(self.data.mean), jnp.asarray(self.data.std))
+        return normalize(fitted(images, shape), jnp.asarray(self.data.mean), jnp.asarray(self.data.std))
 
 
 def open_run(path: str | Path, name: str | None = None) -> StoredRun:

@@ -48,7 +48,7 @@ def study(
     plans, engines = fields_of(Plan), fields_of(EngineOptions)
     _check_names(given, (*FIELDS, *plans, *engines, *registered_options(), "recipe"))
     values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    values |= {name: str(value) for name, value in options.items() if name == "devices"}  # a number, or all
+    values |= {name: str(options[name]) for name in ("devices", "image_size") if options.get(name) is not None}
     if "recipe" in values:
         values |= recipe_values(values["recipe"], values)
     plan = Plan(**{name: value for name, value in values.items() if name in plans})
