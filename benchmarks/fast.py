@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import re
 import shlex
 import statistics
@@ -28,6 +29,7 @@ import optax
 from benchmarks import peer_torch
 from benchmarks.step import SCANNED_STEPS, against_torch, per_step, step
 from benchmarks.timing import GOALS_HEADER, HEADER, Goal, Row, goals_markdown, interleaved_seconds, markdown, row
+from datadiet import plugins
 from datadiet.config import ResolvedConfig, TrainConfig, resolve
 from datadiet.data.batches import fit_images
 from datadiet.data.registry import dataset_of
@@ -151,12 +153,15 @@ def main() -> None:
     add("--dtype", default="float32" if small else "bfloat16", help="compute_dtype (float32 on a CPU, else bfloat16)")
     add("--rounds", type=int, default=3, help="interleaved rounds of the steps (3)")
     given = parser.parse_args()
+    plugins.load_plugins()
+    brought = os.environ.get(plugins.VARIABLE, "")
     config = recipe(
         width=given.width, epochs=given.epochs, compute_dtype=given.dtype, dataset=given.data, trajectory=()
     )
     petaflop = config.num_steps * training_flops(config) / 1e15
     device = jax.devices()[0].device_kind
-    command = shlex.join(["python", "-m", "benchmarks.fast", *sys.argv[1:]])
+    first = [f"{plugins.VARIABLE}={brought}"] if brought else []
+    command = shlex.join([*first, "python", "-m", "benchmarks.fast", *sys.argv[1:]])
     told = f"{config.num_steps} steps of {config.train_batch_size} examples, width {config.width or 64}"
     lines = [f"# recipe=fast on {device}", "", f"`{command}`", ""]
     lines += [f"{told}: {petaflop:.4f} PFLOP of convolutions and products a run.", ""]
@@ -175,7 +180,8 @@ def main() -> None:
             goals.append(Goal("time side by side over one after the other", at_once / seconds, 1.0))
     rows[0] = rows[0]._replace(goals=(*rows[0].goals, *goals))
     text = "\n".join([*lines, GOALS_HEADER, *goals_markdown(rows), "", HEADER, *map(markdown, rows)]) + "\n"
-    stem = re.sub(r"\W+", "_", device.lower()).strip("_")
+    names = " ".join([device, *(name.rpartition(".")[2] for name in brought.split(","))])
+    stem = re.sub(r"\W+", "_", names.lower()).strip("_")
     (Path(__file__).parent / "results" / f"fast_{stem}.md").write_text(text)
     print(text)
 
