@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from archives import png
 from PIL import ExifTags, Image
 
+from datadiet.data.reading import Remark
 from datadiet.data.registry import load_dataset
 from datadiet.errors import UserError
 
@@ -48,7 +50,7 @@ def parquet(root, train="train-0.parquet", test="test-0.parquet", images=None, *
     for file in (train, test):
         cells = [png(drawn()) for _ in range(4)] if images is None else images
         (root / file).parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.table({"image": cells, "label": [0, 1, 0, 1], **columns}), root / file)
+        pq.write_table(pa.table({"image": cells, "label": [0, 1, 0, 1]} | columns), root / file)
     return f"parquet:{root}"
 
 
@@ -85,6 +87,63 @@ def test_parquet_of_several_meanings_is_refused(tmp_path, kind):
         name, told = parquet(tmp_path, "all.parquet", "all.parquet", split=["train"] * 4), "names no split"
     with pytest.raises(UserError, match=told):
         load_dataset(name)
+
+
+def named(table, *names):
+    """A table whose labels have names, as Hugging Face's data sets tell them."""
+    features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+    return table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def shards(root, **tables):
+    """Files of four images each with these names of classes, by the names of the files."""
+    for file, names in tables.items():
+        table = pa.table({"image": [png(drawn()) for _ in range(4)], "label": [0, 1, 0, 1]})
+        pq.write_table(named(table, *names) if names else table, root / f"{file}.parquet")
+    return f"parquet:{root}"
+
+
+def test_names_of_classes_are_the_same_in_all_files_of_a_split(tmp_path):
+    name = shards(tmp_path, train_0=("dog", "cat"), train_1=("cat", "dog"), test=("cat", "dog"))
+    with pytest.raises(UserError, match=r"class 0 is 'dog' in train_0\.parquet and 'cat' in train_1\.parquet"):
+        load_dataset(name)
+
+
+@pytest.mark.parametrize("unnamed", ["train_0", "train_1", "test"])
+def test_names_of_classes_may_stand_in_some_files_only(tmp_path, unnamed):
+    files = dict.fromkeys(("train_0", "train_1", "test"), ("cat", "dog")) | {unnamed: ()}
+    assert load_dataset(shards(tmp_path, **files)).classes == ("cat", "dog")
+    files = dict.fromkeys(("train_0", "test"), ()) | {"train_1": ("cat", "dog", "emu")}
+    assert load_dataset(shards(tmp_path, **files)).class_names == ("cat", "dog"), "an emu is in no picture"
+
+
+def test_fewer_names_than_classes_are_refused(tmp_path):
+    with pytest.raises(UserError, match="label 1, but names of 1 classes; expected one for each"):
+        load_dataset(shards(tmp_path, train=("cat",), test=("cat",)))
+
+
+def test_what_of_parquet_is_not_there_or_not_used_is_said(tmp_path):
+    name = parquet(tmp_path, "train-00000-of-00003.parquet", "test-00000-of-00001.PARQUET", labels=[1, 1, 0, 0])
+    shutil.copy(tmp_path / "train-00000-of-00003.parquet", tmp_path / "train-00002-of-00003.parquet")
+    with pytest.warns(Remark) as caught:
+        assert load_dataset(name).num_examples == 8
+    told = " ".join(str(one.message) for one in caught)
+    assert "1 files beside train-00000-of-00003.parquet are not there, the first is 00001" in told
+    assert "label is the label; labels is not used" in told
+
+
+def test_a_test_split_whose_labels_are_all_null_has_none(tmp_path):
+    parquet(tmp_path)
+    parquet(tmp_path, "validation-0.parquet", "test-0.parquet", label=pa.array([None] * 4, pa.int64()))
+    parquet(tmp_path, "validation-0.parquet", "validation-0.parquet")
+    with pytest.warns(UserWarning, match="validation is the test set; test has no labels"):
+        assert len(load_dataset(f"parquet:{tmp_path}").test_labels) == 4
+
+
+def test_texts_and_bytes_of_arrow_may_be_views(tmp_path):
+    images = pa.array([png(drawn()) for _ in range(4)], pa.binary_view())
+    name = parquet(tmp_path, images=images, label=pa.array(["x", "y"] * 2, pa.string_view()))
+    assert load_dataset(name).classes == ("x", "y")
 
 
 # --- folders ------------------------------------------------------------------------------------

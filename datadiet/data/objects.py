@@ -141,7 +141,7 @@ def _array(what: str, values: Any) -> np.ndarray:
 
 def _of_hugging_face(what: str, given: Any, reading: Reading) -> Part:
     """Its stored cells, undecoded, by way of Arrow; as `parquet:` reads them."""
-    from datadiet.data.sources.parquet import find_columns, plain_labels
+    from datadiet.data.sources.columns import find_columns, plain_labels
 
     if not hasattr(given, "__len__"):
         raise UserError(f"{what}: a stream without a length; expected {EXPECTED}.")
