@@ -13,6 +13,7 @@ import pytest
 from archives import png
 from PIL import ExifTags, Image
 
+import datadiet as dd
 from datadiet.data.reading import Remark
 from datadiet.data.registry import load_dataset
 from datadiet.errors import UserError
@@ -202,3 +203,92 @@ def test_the_order_of_an_array_in_memory_and_a_fourth_channel_are_no_obstacle(tm
     dataset = load_dataset(f"npz:{tmp_path / 'd.npz'}")
     assert dataset.image_shape == shape
     np.testing.assert_array_equal(dataset.train_images, given["x_train"])
+
+
+def arrays(root, **changes):
+    """An npz file of 12 and 8 examples of three classes, some of its arrays others; None: not there."""
+    x, y = drawn(20, 6, 6, 3), np.arange(20) % 3
+    given = {"x_train": x[:12], "y_train": y[:12], "x_test": x[12:], "y_test": y[12:]} | changes
+    np.savez(root / "d.npz", **{key: values for key, values in given.items() if values is not None})
+    return f"npz:{root / 'd.npz'}"
+
+
+@pytest.mark.parametrize("change", [lambda x: (x / 255).astype(np.float32), lambda x: x > 127])
+@pytest.mark.parametrize("which", ["x_train", "x_test"])
+def test_images_of_two_ranges_are_refused(tmp_path, which, change):
+    name = arrays(tmp_path, **{which: change(drawn(12 if which == "x_train" else 8, 6, 6, 3))})
+    with pytest.raises(UserError, match=f"{which} from .*0 to .*1.*expected both from 0 to 255, or both from 0 to 1"):
+        load_dataset(name)
+
+
+def test_black_test_images_are_of_any_range(tmp_path):
+    black = drawn(8, 6, 6, 3)
+    black[1:] = 0
+    dataset = load_dataset(arrays(tmp_path, x_test=np.minimum(black, 1).astype(np.float32)))
+    assert dataset.test_images.max() == 1
+
+
+@pytest.mark.parametrize("channels", [2, 4, 5])
+def test_any_number_of_channels_may_come_first(tmp_path, channels):
+    x = drawn(20, channels, 6, 6)
+    with pytest.warns(Remark, match="has its channels first; they are put last"):
+        dataset = load_dataset(arrays(tmp_path, x_train=x[:12], x_test=x[12:]))
+    np.testing.assert_array_equal(dataset.train_images, np.moveaxis(x[:12], 1, 3))
+
+
+def test_grey_images_beside_coloured_ones_get_three_channels(tmp_path):
+    grey = drawn(12, 6, 6)
+    with pytest.warns(Remark, match="x_train is grey and the other is not; it is given three channels"):
+        dataset = load_dataset(arrays(tmp_path, x_train=grey))
+    np.testing.assert_array_equal(dataset.train_images, np.repeat(grey[..., None], 3, axis=3))
+
+
+@pytest.mark.parametrize("keys", ["trainX trainY testX testY", "data_train labels_train data_test labels_test",
+                                  "train/images train/target test/images test/target"])  # fmt: skip
+def test_arrays_of_a_split_are_known_by_its_name_and_what_they_hold(tmp_path, keys):
+    plain = load_dataset(arrays(tmp_path))
+    with np.load(tmp_path / "d.npz") as stored:
+        given = dict(zip(keys.split(), [stored[key] for key in ("x_train", "y_train", "x_test", "y_test")]))
+    np.savez(tmp_path / "e.npz", **given, data_of_mine=given[keys.split()[0]])
+    assert load_dataset(f"npz:{tmp_path / 'e.npz'}").fingerprint == plain.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"x_train": drawn(12, 0, 6, 3), "x_test": drawn(8, 0, 6, 3)}, "expected some numbers in each"),
+        ({"x_train": drawn(0, 6, 6, 3), "y_train": np.arange(0)}, "the train split is empty"),
+        ({"x_train": drawn(12, 108)}, r"x_train is uint8 \[12, 108\]; .* both alike; x_test is uint8 \[8, 6, 6, 3\]"),
+        ({"x_test": drawn(8, 7, 9, 3)}, r"\(7, 9, 3\); expected one\. Add --image_size 6"),
+        ({"x_train": drawn(12, 6, 6, 3) * np.uint16(257)}, "from 0 to 65.*Divide those of 16 bits by 257"),
+        ({"y_train": np.r_[np.nan, 0.5, np.arange(10) % 3]}, "2 of these are no whole numbers, as nan"),
+        ({"y_train": np.array(list("abc") * 4, object)}, r"y_train holds Python objects.*: save .* \.astype\(str\)"),
+        ({"ids_train": np.array([list("ab")] * 12)}, r"ids_train is <U1 \[12, 2\]; expected one name for each example"),
+        ({"ids_test": np.array(["a"])}, "1 ids for 8 test examples"),
+    ],
+)
+def test_a_refusal_of_arrays_says_what_was_got_and_what_repairs_it(tmp_path, changes, told):
+    with pytest.raises(UserError, match=told):
+        load_dataset(arrays(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(("changes", "told"), [({"y_train": np.arange(11) % 3}, "12 train examples but 11 labels"),
+                                               ({"ids_train": np.array(["a"])}, "1 ids for 12 training")])  # fmt: skip
+def test_a_fraction_of_examples_without_labels_or_names_is_refused(tmp_path, changes, told):
+    with pytest.raises(UserError, match=told):
+        load_dataset(arrays(tmp_path, x_test=None, y_test=None, **changes), test_fraction=0.2)
+
+
+def test_names_of_examples_may_be_one_column(tmp_path):
+    ids = load_dataset(arrays(tmp_path, ids_train=np.arange(12)[:, None])).example_ids
+    assert ids.tolist() == [str(i) for i in range(12)]
+
+
+def test_labels_that_are_objects_are_texts_where_all_are(tmp_path):
+    x, y = drawn(20, 6, 6, 3), np.array(["one", "two"] * 10, object)
+    assert dd.dataset_from((x[:12], y[:12]), (x[12:], y[12:])).classes == ("one", "two")
+
+
+def test_the_home_of_nobody_is_refused():
+    with pytest.raises(UserError, match="~nobody_of_this_name/d.npz: expected a path"):
+        load_dataset("npz:~nobody_of_this_name/d.npz")

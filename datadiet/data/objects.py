@@ -75,8 +75,6 @@ def _splits(
     parts = {which: _part(f"{name}, {which}", one, reading) for which, one in zip(("train", "test"), given)}
     images, test_images = as_examples(name, {which: part.images for which, part in parts.items()})
     (labels, test_labels), found = as_labels(name, {which: part.labels for which, part in parts.items()})
-    if images.ndim == test_images.ndim == 4 and {images.shape[3], test_images.shape[3]} == {1, 3}:
-        images, test_images = (np.repeat(one, 3 // one.shape[3], axis=3) for one in (images, test_images))
     if reading.shape:
         images, test_images = (resize(name, one, reading) for one in (images, test_images))
     names = _class_names(name, class_names or _names(name, parts), found, 1 + int(labels.max(initial=-1)))

@@ -14,7 +14,7 @@ from unicodedata import normalize
 import numpy as np
 from numpy.lib.npyio import NpzFile
 
-from datadiet.data.dataset import Splits, numbered
+from datadiet.data.dataset import Splits, check_lengths, numbered
 from datadiet.data.reading import AS_IT_IS, Reading, remark
 from datadiet.data.sources.arrays import WHOLE, Arrays, as_examples, as_labels, find_splits, has_labels, texts
 from datadiet.data.sources.base import Obstacles, Origins
@@ -30,8 +30,15 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".
 
 
 def resolve_path(path: str, data_dir: Path | None) -> Path:
-    """A path of the user's, taken from data_dir where one is given."""
-    return ((data_dir or Path()).expanduser() / Path(path).expanduser()).absolute()
+    """A path of the user's, taken from data_dir where one is given.
+
+    Raises:
+        UserError: the home of a user that there is not.
+    """
+    try:
+        return ((data_dir or Path()).expanduser() / Path(path).expanduser()).absolute()
+    except RuntimeError as error:
+        raise UserError(f"{path}: expected a path ({error}).") from None
 
 
 # --- folder:PATH --------------------------------------------------------------------------------
@@ -269,16 +276,22 @@ def load_npz(path: str, data_dir: Path | None, reading: Reading) -> Splits:
         given_labels = {y: arrays[y], test.labels: arrays[test.labels]}
     examples, others = as_examples(name, given)
     (y_train, y_test), class_names = as_labels(name, given_labels)
-    ids = [_ids(arrays, one, count) for one, count in ((train, len(examples)), (test, len(others))) if one]
+    ids = [_ids(name, arrays, one, count) for one, count in ((train, len(examples)), (test, len(others))) if one]
     if test is None and reading.test_fraction is not None:
+        check_lengths(name, "train", examples, y_train, ids[0])
         held = divide(name, ids[0], y_train, reading.test_fraction)
         return parted(name, examples, y_train, ids[0], held, class_names)
     return Splits(examples, y_train, others, y_test, ids[0], class_names, ids[1])
 
 
-def _ids(arrays: dict[str, np.ndarray], split: Arrays, count: int) -> np.ndarray:
+def _ids(name: str, arrays: dict[str, np.ndarray], split: Arrays, count: int) -> np.ndarray:
     """Names of examples as text; numbers where the file has none."""
     if split.ids is None:
         return numbered(split.name or "example", count)
     values = arrays[split.ids]
+    values = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
+    if values.ndim != 1:
+        raise UserError(
+            f"{name}: {split.ids} is {values.dtype} {list(values.shape)}; expected one name for each example."
+        )
     return texts(values) if values.dtype.kind in "SU" else values.astype(str)
