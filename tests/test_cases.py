@@ -16,6 +16,7 @@ from PIL import ExifTags, Image
 import datadiet as dd
 from datadiet.data.reading import Remark
 from datadiet.data.registry import load_dataset
+from datadiet.data.sources.encoded import facts_of
 from datadiet.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -189,6 +190,30 @@ def test_pictures_of_all_modes_are_of_one_number_of_channels(tmp_path):
     assert dataset.train_images.shape == (6 + len(odd), 6, 6, 3)
 
 
+def test_a_class_of_which_no_image_can_be_read_is_not_left_out(tmp_path):
+    name = folder(tmp_path)
+    write(tmp_path, {f"train/c/{i}.png": b"" for i in range(3)})
+    with pytest.raises(UserError, match=r"no image of class c is left to train on: 3 cannot be read, .*train/c/0\.png"):
+        load_dataset(name, skip_bad=True)
+
+
+def test_to_leave_out_every_image_is_not_advised(tmp_path):
+    with pytest.raises(UserError, match="8 of 8 images cannot be read") as caught:
+        load_dataset(parquet(tmp_path, images=[b"raw pixels"] * 4))
+    assert "skip_bad" not in str(caught.value)
+    assert "BytesIO" not in str(caught.value)
+
+
+def test_photographs_in_tiff_are_turned_and_told_as_such(tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    content = encoded(Image.fromarray(drawn(4, 8, 3)), "TIFF", exif=exif)
+    name = write(tmp_path, {f"{split}/{c}/0.tif": content for split in ("train", "test") for c in "ab"})
+    with pytest.warns(Remark, match="4 of 4 images are turned"):
+        assert load_dataset(name).image_shape == (8, 4, 3)
+    assert [facts_of(tmp_path / "train/a/0.tif", whole).size for whole in (False, True)] == [(4, 8), (4, 8)]
+
+
 # --- arrays -------------------------------------------------------------------------------------
 
 
@@ -292,3 +317,16 @@ def test_labels_that_are_objects_are_texts_where_all_are(tmp_path):
 def test_the_home_of_nobody_is_refused():
     with pytest.raises(UserError, match="~nobody_of_this_name/d.npz: expected a path"):
         load_dataset("npz:~nobody_of_this_name/d.npz")
+
+
+def test_pictures_of_many_bits_are_refused_as_objects_too():
+    deep = [(Image.fromarray(drawn(6, 6) * np.uint16(257)), i % 2) for i in range(6)]
+    with pytest.raises(UserError, match="train: item 0 is an image of mode I;16; expected 8 bits per channel"):
+        dd.dataset_from(deep, deep)
+
+
+def test_that_objects_are_put_on_white_is_said_once():
+    clear = [(Image.fromarray(drawn(6, 6, 4)), i % 2) for i in range(6)]
+    with pytest.warns(Remark, match="train: images are put on white where transparent") as caught:
+        dd.dataset_from(clear, [(image, label) for image, label in clear])
+    assert sum("on white" in str(one.message) for one in caught) == 2, "once for each split"

@@ -161,9 +161,12 @@ def parted(
     both = [slice(count), slice(count, None)] if apart else [~test, test]
     (y, y_test), (names, test_names) = ([array[part] for part in both] for array in (labels, ids))
     x, x_test = (images[part] if apart else taken(f"{name}: images", images, part) for part in both)
-    if skipped and (lost := np.setdiff1d(y_test, y)).size:
+    if skipped and (lost := np.setdiff1d([*range(len(class_names)), *y_test], y)).size:
         which = class_names[lost[0]] if class_names else lost[0]
-        raise UserError(f"{name}: no image of class {which} is left to train on: {len(skipped)} cannot be read.")
+        raise UserError(
+            f"{name}: no image of class {which} is left to train on: {len(skipped)} cannot be read, the first is "
+            f"{skipped[0]}."
+        )
     return Splits(x, y, x_test, y_test, names, tuple(class_names), test_names, tuple(skipped))
 
 
