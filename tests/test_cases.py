@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +16,10 @@ from PIL import ExifTags, Image
 
 import datadiet as dd
 from datadiet.data.reading import Remark
-from datadiet.data.registry import load_dataset
-from datadiet.data.sources.encoded import facts_of
+from datadiet.data.registry import load_dataset, origins_of
+from datadiet.data.sources.encoded import ImageFacts, facts_of
 from datadiet.errors import UserError
+from datadiet.train_config import TrainConfig
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -34,7 +36,7 @@ def encoded(image, kind, **how):
     return buffer.getvalue()
 
 
-def folder(root, classes="ab", splits=("train", "test"), count=3):
+def folder(root, classes: Sequence[str] = "ab", splits=("train", "test"), count=3):
     """Images of two classes in two splits."""
     files = {f"{split}/{c}/{i}.png": png(drawn()) for split in splits for c in classes for i in range(count)}
     return write(root, files)
@@ -190,6 +192,52 @@ def test_pictures_of_all_modes_are_of_one_number_of_channels(tmp_path):
     assert dataset.train_images.shape == (6 + len(odd), 6, 6, 3)
 
 
+SYSTEM = ("__MACOSX/a/._0.png", "@eaDir/0.png/THUMB_M.jpg", "$RECYCLE.BIN/x.png", "lost+found/x.png")
+
+
+@pytest.mark.parametrize("where", ["", "train/", "train/a/"])
+def test_folders_that_systems_make_are_no_classes(tmp_path, where):
+    clean = load_dataset(folder(tmp_path))
+    write(tmp_path, {f"{where}{file}": png(drawn()) for file in SYSTEM})
+    assert load_dataset(f"folder:{tmp_path}").fingerprint == clean.fingerprint
+
+
+def test_folders_that_systems_make_are_no_classes_where_there_are_no_splits(tmp_path):
+    name = write(tmp_path / "x", {f"{c}/{i}.png": png(drawn()) for c in ("a", "b", "__MACOSX") for i in range(4)})
+    assert load_dataset(name, test_fraction=0.2).classes == ("a", "b")
+
+
+@pytest.mark.parametrize("names", [("seg_train", "seg_test"), ("trainset", "testset"), ("Train Images", "val-images")])
+def test_folders_with_the_word_of_a_split_are_no_classes(tmp_path, names):
+    plain = load_dataset(folder(tmp_path / "plain"))
+    for old, new in zip(("train", "test"), names):
+        shutil.copytree(tmp_path / "plain" / old, tmp_path / "other" / new)
+    with pytest.warns(Remark, match=f"{names[0]} is read as train"):
+        assert load_dataset(f"folder:{tmp_path / 'other'}").fingerprint == plain.fingerprint
+    config = TrainConfig(dataset=f"folder:{tmp_path / 'other'}")
+    assert origins_of(config).path("a/0.png") == f"{names[0]}/a/0.png"
+
+
+def test_classes_that_are_called_as_splits_stay_classes(tmp_path):
+    name = write(
+        tmp_path / "x", {f"{c}/{i}.png": png(drawn()) for c in ("bullet train", "test tube") for i in range(4)}
+    )
+    assert load_dataset(name, test_fraction=0.2).classes == ("bullet train", "test tube")
+
+
+def test_splits_that_are_not_used_or_lie_within_classes_are_told(tmp_path):
+    with pytest.warns(Remark, match=": extra is not used"):
+        load_dataset(folder(tmp_path / "one", splits=("train", "test", "extra")))
+    with pytest.warns(Remark, match="train, test within folders of classes are not told apart"):
+        load_dataset(folder(tmp_path / "two", classes=("train", "test"), splits=("cat", "dog")), test_fraction=0.2)
+
+
+def test_a_test_set_of_other_classes_is_refused_with_their_names(tmp_path):
+    folder(tmp_path / "x", splits=("train",))
+    with pytest.raises(UserError, match="test has no labels: .*got test of A, B, train"):
+        load_dataset(folder(tmp_path / "x", classes="AB", splits=("test",)))
+
+
 def test_a_class_of_which_no_image_can_be_read_is_not_left_out(tmp_path):
     name = folder(tmp_path)
     write(tmp_path, {f"train/c/{i}.png": b"" for i in range(3)})
@@ -211,7 +259,8 @@ def test_photographs_in_tiff_are_turned_and_told_as_such(tmp_path):
     name = write(tmp_path, {f"{split}/{c}/0.tif": content for split in ("train", "test") for c in "ab"})
     with pytest.warns(Remark, match="4 of 4 images are turned"):
         assert load_dataset(name).image_shape == (8, 4, 3)
-    assert [facts_of(tmp_path / "train/a/0.tif", whole).size for whole in (False, True)] == [(4, 8), (4, 8)]
+    for whole in (False, True):
+        assert facts_of(tmp_path / "train/a/0.tif", whole) == ImageFacts((4, 8), "RGB", len(content))
 
 
 # --- arrays -------------------------------------------------------------------------------------
@@ -242,7 +291,7 @@ def arrays(root, **changes):
 @pytest.mark.parametrize("which", ["x_train", "x_test"])
 def test_images_of_two_ranges_are_refused(tmp_path, which, change):
     name = arrays(tmp_path, **{which: change(drawn(12 if which == "x_train" else 8, 6, 6, 3))})
-    with pytest.raises(UserError, match=f"{which} from .*0 to .*1.*expected both from 0 to 255, or both from 0 to 1"):
+    with pytest.raises(UserError, match=f"{which} from .*; expected both from 0 to 255, or both from 0 to 1"):
         load_dataset(name)
 
 

@@ -192,18 +192,20 @@ def check_splits(name: str, splits: Splits) -> int:
                 f"{name}: NaN or infinite features in {len(rows)} {which} examples (the first: {rows[0]}); "
                 "expected finite numbers in every row."
             )
-    if splits.train_images.shape[1:] != splits.test_images.shape[1:]:
-        shapes = splits.train_images.shape[1:], splits.test_images.shape[1:]
-        sides = [
-            min(shape[:2]) for shape in shapes if len(shape) == 3 and shape[2] == shapes[0][-1] and shape[2] in (1, 3)
-        ]
-        repair = f" Add {commands.option('image_size', min(sides))}." if len(sides) == 2 else ""
-        raise UserError(
-            f"{name}: train examples of shape {shapes[0]} but test examples of shape {shapes[1]}; expected one.{repair}"
-        )
+    _check_shapes(name, splits.train_images.shape[1:], splits.test_images.shape[1:])
     if len(np.unique(splits.example_ids)) != len(splits.example_ids):
         raise UserError(f"{name}: the ids of the training examples repeat; expected one name per example.")
     return _check_classes(name, splits.train_labels, splits.test_labels)
+
+
+def _check_shapes(name: str, *shapes: tuple[int, ...]) -> None:
+    if shapes[0] == shapes[1]:
+        return
+    sides = [min(shape[:2]) for shape in shapes if len(shape) == 3 and shape[2] == shapes[0][-1] and shape[2] in (1, 3)]
+    repair = f" Add {commands.option('image_size', min(sides))}." if len(sides) == 2 else ""
+    raise UserError(
+        f"{name}: train examples of shape {shapes[0]} but test examples of shape {shapes[1]}; expected one.{repair}"
+    )
 
 
 def check_lengths(name: str, which: str, images: np.ndarray, labels: np.ndarray, ids: np.ndarray | None) -> None:

@@ -206,20 +206,17 @@ def as_labels(name: str, given: dict[str, np.ndarray]) -> tuple[list[np.ndarray]
     known = np.array_equal(classes, np.arange(len(classes))) and not unknown.size
     if numbered and (known or len(classes) == 1):  # of one class nothing can be learned, which is told later
         return [train.astype(np.int32), test.astype(np.int32)], ()
+    shown = ", ".join(map(str, classes[:8].tolist())) + (" …" if len(classes) > 8 else "")
     if numbered and classes.size and classes[0] < 0:
-        shown = ", ".join(map(str, classes[:8]))
         raise UserError(
             f"{name}: training labels {shown}; expected 0 to C-1. Where {classes[0]} stands for no label, leave these "
             "examples out."
         )
     if unknown.size:
-        shown = ", ".join(map(str, classes[:8].tolist()))
         raise UserError(
-            f"{name}: label {unknown[0]} is present only in the test split; the training labels are {shown}"
-            f"{' …' if len(classes) > 8 else ''}."
+            f"{name}: label {unknown[0]} is present only in the test split; the training labels are {shown}."
         )
     if numbered:
-        shown = ", ".join(map(str, classes[:8])) + (" …" if len(classes) > 8 else "")
         remark(f"{name}: labels {shown} are renumbered 0 to {len(classes) - 1}.")
     found = [np.searchsorted(classes, values).astype(np.int32) for values in (train, test)]
     return found, tuple(str(one) for one in classes)

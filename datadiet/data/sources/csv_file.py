@@ -221,7 +221,7 @@ def _split_rows(obstacles: Obstacles, listing: Listing, reading: Reading) -> tup
     if train is None and not split_names(there, TRAIN):
         obstacles.add(f"no rows of split train; got {named(list(there))}")
     unused = [split for split in there if split not in (train, test) and not split_names([split], TEST)]
-    if train and unused:
+    if train and unused and not obstacles.found:
         remark(f"{obstacles.name}: rows of split {named(unused)} are not used.")
     return [i for i in everything if listing.splits[i] == train], [i for i in everything if listing.splits[i] == test]
 

@@ -21,12 +21,11 @@ from datadiet.data.sources.base import Obstacles
 from datadiet.data.sources.columns import LABEL_NAMES, find_columns, named_classes, plain_labels
 from datadiet.data.sources.images import read_images
 from datadiet.data.sources.own import resolve_path
-from datadiet.data.sources.splits import TEST, TRAIN, choose, divide, parted
+from datadiet.data.sources.splits import TRAIN, WORD, choose, divide, parted
 from datadiet.data.sources.walk import walk
 from datadiet.errors import UserError
 from datadiet.intake import check_size
 
-SPLIT = re.compile(rf"(?<![a-z])({'|'.join((*TRAIN, *TEST))})(?![a-z])")
 PIECE = re.compile(r"-(\d+)-of-(\d{1,5})(?!\d)")
 ROWS = 1000  # read at once
 AT_ONCE = 2**25  # bytes that they may take
@@ -46,10 +45,10 @@ def all_splits(path: str, data_dir: Path | None) -> dict[str, list[Path]]:
     configurations: set[str] = set()
     for name in (name for name in walk(f"parquet:{path}", root)[0] if name.lower().endswith(".parquet")):
         file, parts = root / name, name.split("/")
-        words = [match.group(1) for part in reversed(parts) if (match := SPLIT.search(part.lower()))]
+        words = [match.group(1) for part in reversed(parts) if (match := WORD.search(part.lower()))]
         if not words:
             raise UserError(f"parquet:{path}: {file} names no split; expected train, test or validation in its name.")
-        configurations.add("/".join(part for part in parts[:-1] if not SPLIT.fullmatch(part.lower())) or ".")
+        configurations.add("/".join(part for part in parts[:-1] if not WORD.fullmatch(part.lower())) or ".")
         found.setdefault(words[0], []).append(file)
     if len(configurations) > 1:
         several = ", ".join(sorted(configurations))
