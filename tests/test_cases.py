@@ -15,10 +15,13 @@ from archives import png
 from PIL import ExifTags, Image
 
 import datadiet as dd
+from datadiet.data.inspect import inspect
 from datadiet.data.reading import Remark
 from datadiet.data.registry import load_dataset, origins_of
 from datadiet.data.sources.encoded import ImageFacts, facts_of
 from datadiet.errors import UserError
+from datadiet.progress import uncounted
+from datadiet.report.data_page import text
 from datadiet.train_config import TrainConfig
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -238,6 +241,22 @@ def test_a_test_set_of_other_classes_is_refused_with_their_names(tmp_path):
         load_dataset(folder(tmp_path / "x", classes="AB", splits=("test",)))
 
 
+def test_names_with_ends_of_lines_begin_no_lines(tmp_path):
+    """In a refusal, in what is said, and in the text of `inspect`."""
+    odd = "train/a/x\nERROR: none of ours.png"
+    name = write(
+        tmp_path, {odd: b"no image", "train/c\nd/0.png": png(drawn()), "train/c\nd/1.png": png(drawn(9, 9, 3))}
+    )
+    folder(tmp_path)
+    with pytest.raises(UserError) as caught:
+        load_dataset(name)
+    assert len(str(caught.value).splitlines()) == 7
+    facts = inspect(TrainConfig(dataset=name), uncounted)
+    assert facts.dataset is not None
+    assert not any("\n" in note for note in facts.dataset.notes)
+    assert not any(line.startswith(("ERROR", "d ")) for line in text(facts, None).splitlines())
+
+
 def test_a_class_of_which_no_image_can_be_read_is_not_left_out(tmp_path):
     name = folder(tmp_path)
     write(tmp_path, {f"train/c/{i}.png": b"" for i in range(3)})
@@ -379,3 +398,27 @@ def test_that_objects_are_put_on_white_is_said_once():
     with pytest.warns(Remark, match="train: images are put on white where transparent") as caught:
         dd.dataset_from(clear, [(image, label) for image, label in clear])
     assert sum("on white" in str(one.message) for one in caught) == 2, "once for each split"
+
+
+def listed(root, rows, header="path,label,split"):
+    for row in rows:
+        write(root, {row.split(",")[0]: png(drawn())})
+    (root / "list.csv").write_text("\n".join((header, *rows)))
+    return f"csv:{root / 'list.csv'}"
+
+
+ROWS = [f"{split}{i}.png,{i % 2},{split}" for split in ("train", "test") for i in range(4)]
+
+
+def test_labels_of_more_digits_than_numbers_have_are_texts(tmp_path):
+    name = listed(tmp_path, [row.replace(",1,", f",{'9' * 30},") for row in ROWS])
+    assert load_dataset(name).classes == ("0", "9" * 30)
+
+
+def test_what_leaves_out_files_that_are_not_there_is_said(tmp_path):
+    name = listed(tmp_path, ROWS)
+    (tmp_path / "train2.png").unlink()
+    with pytest.raises(
+        UserError, match=r"1 of 8 files are not there: train2\.png .*a column `kept`, false there, leaves"
+    ):
+        load_dataset(name)
