@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 from collections.abc import Sequence
 
@@ -382,8 +383,24 @@ def test_labels_that_are_objects_are_texts_where_all_are(tmp_path):
     assert dd.dataset_from((x[:12], y[:12]), (x[12:], y[12:])).classes == ("one", "two")
 
 
+@pytest.mark.parametrize("kind", ["folder", "npz", "parquet", "csv", "idx"])
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(36, "File name too long")])
+def test_a_path_that_the_system_refuses_is_one_message(tmp_path, monkeypatch, kind, error):
+    """Whoever runs this; root may read everything."""
+    closed, stat = str(tmp_path / "closed"), os.stat
+
+    def denied(path, **how):
+        if os.fspath(path) == closed:
+            raise error
+        return stat(path, **how)
+
+    monkeypatch.setattr(os, "stat", denied)
+    with pytest.raises(UserError, match=f"closed: expected a path that can be read .*{error.strerror}"):
+        load_dataset(f"{kind}:{closed}")
+
+
 def test_the_home_of_nobody_is_refused():
-    with pytest.raises(UserError, match="~nobody_of_this_name/d.npz: expected a path"):
+    with pytest.raises(UserError, match="~nobody_of_this_name/d.npz: expected a path that can be read"):
         load_dataset("npz:~nobody_of_this_name/d.npz")
 
 

@@ -7,6 +7,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
@@ -19,7 +20,7 @@ from datadiet.data.reading import AS_IT_IS, Reading, remark
 from datadiet.data.sources.arrays import WHOLE, Arrays, as_examples, as_labels, find_splits, has_labels, texts
 from datadiet.data.sources.base import Obstacles, Origins
 from datadiet.data.sources.splits import TEST, TRAIN, choose, divide, meant, named, parted, spelled_alike, tell_numbers
-from datadiet.data.sources.walk import is_hidden, walk
+from datadiet.data.sources.walk import entries, walk
 from datadiet.errors import UserError
 from datadiet.intake import check_npy, is_much, npy_map
 from datadiet.printable import visible
@@ -33,12 +34,15 @@ def resolve_path(path: str, data_dir: Path | None) -> Path:
     """A path of the user's, taken from data_dir where one is given.
 
     Raises:
-        UserError: the home of a user that there is not.
+        UserError: the home of a user that there is not, what lies in a folder that others may not enter, or no path.
     """
     try:
-        return ((data_dir or Path()).expanduser() / Path(path).expanduser()).absolute()
-    except RuntimeError as error:
-        raise UserError(f"{path}: expected a path ({error}).") from None
+        found = ((data_dir or Path()).expanduser() / Path(path).expanduser()).absolute()
+        with suppress(FileNotFoundError, NotADirectoryError, ValueError):  # which the source tells, and what it expects
+            os.stat(found)
+    except (RuntimeError, OSError) as error:
+        raise UserError(f"{path}: expected a path that can be read ({error}).") from None
+    return found
 
 
 # --- folder:PATH --------------------------------------------------------------------------------
@@ -106,7 +110,7 @@ def _tell_folders(
 
 def _folders(root: Path) -> list[str]:
     """Names of the folders in one, without those that are hidden."""
-    return sorted(p.name for p in root.iterdir() if p.is_dir() and not is_hidden(p.name)) if root.is_dir() else []
+    return sorted(entry.name for entry in entries(str(root)) if entry.is_dir()) if root.is_dir() else []
 
 
 def _by_split(root: Path) -> dict[str, str]:
@@ -211,8 +215,9 @@ def _arrays(path: str, data_dir: Path | None, wanted: Callable[[list[str]], Iter
     """Arrays of the file by name, those that `wanted` names of those that there are."""
     (file,) = npz_files(path, data_dir, AS_IT_IS)
     try:
-        if not zipfile.is_zipfile(file):  # which np.load would read as something else
-            raise zipfile.BadZipFile("it is no zip file")
+        with open(file, "rb") as content:
+            if not zipfile.is_zipfile(content):  # which np.load would read as something else
+                raise zipfile.BadZipFile("it is no zip file")
         with np.load(file, allow_pickle=False) as archive:
             return {key: _array(f"npz:{path}: {key}", file, archive, key) for key in wanted(archive.files)}
     except (

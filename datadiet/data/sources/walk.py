@@ -72,7 +72,7 @@ class _Walk:
                 self.again.append(real)
                 continue
             self._entered.add(real)
-            for entry in _entries(real):
+            for entry in entries(real):
                 path = below + entry.name
                 if entry.is_symlink():
                     self._links.append((which, path, entry.path))
@@ -101,8 +101,8 @@ class _Walk:
             (self.odd if os.path.exists(real) else self.lost).append(link)
 
 
-def _entries(folder: str) -> list[os.DirEntry[str]]:
-    """What is in a folder and not hidden."""
+def entries(folder: str) -> list[os.DirEntry[str]]:
+    """What is in a folder and not hidden. Raises UserError where it cannot be read."""
     try:
         with os.scandir(folder) as found:
             return [entry for entry in found if not is_hidden(entry.name)]
