@@ -101,9 +101,13 @@ def check_npy(what: str, file: IO[bytes], held: int, stored: int) -> None:
         held: Bytes that it holds, unpacked.
         stored: Bytes of it on disk.
     Raises:
-        ValueError: it is no such array, or holds less than it says.
+        ValueError: it is no such array, of objects, or holds less than it says.
     """
     shape, _, dtype = _npy_header(file, held)
+    if dtype.hasobject:
+        raise ValueError(
+            f"{what} holds Python objects, which are never loaded: save numbers or texts, as of .astype(str)"
+        )
     check_size(what, math.prod(shape) * dtype.itemsize, stored)
 
 

@@ -36,6 +36,11 @@ def printable(text: object) -> str:
     return UNSEEN.sub(lambda found: found[0] if found[0] in "\n\t" else _escape(found), told)
 
 
+def on_one_line(text: object) -> str:
+    r"""A message of one line, as a terminal may show it: what ends lines in it, as names of files may, becomes \x0a."""
+    return printable(text).replace("\n", r"\x0a")
+
+
 def escaped(text: str) -> str:
     r"""One line from which `unescaped` gives the text again: unseen characters become \xNN or \uNNNN, and so does the
     backslash of what looks like one of these already."""

@@ -97,6 +97,28 @@ def test_a_column_class_has_names_also_where_these_are_numbers(tmp_path):
         given_labels(path, dataset)
 
 
+def test_a_misspelt_name_is_refused_though_numbers_stand_beside_it(tmp_path, folder, own, swapped):
+    """Those may be the labels that there were before."""
+    names = [NAMES[label] for label in swapped]
+    names[3] = "Ant"
+    rows = zip(own.example_ids, own.train_labels.tolist(), names)
+    (tmp_path / "labels.csv").write_text(csv_text(("example_id", "label", "class"), rows))
+    with pytest.raises(UserError, match="- 1 labels are of no class: Ant; expected ant, bee, cat"):
+        dd.load_dataset(f"folder:{folder}", labels=str(tmp_path / "labels.csv"))
+
+
+def test_only_labels_of_no_class_are_told_as_such(tmp_path):
+    """Not those that a table spells harmlessly."""
+    for split in ("train", "test"):
+        for label in ("=1", "b"):
+            (tmp_path / split / label).mkdir(parents=True)
+            (tmp_path / split / label / "0.png").write_bytes(png(np.eye(4, dtype=np.uint8)[..., None].repeat(3, 2)))
+    rows = [("=1/0.png", "=1"), ("b/0.png", "c")]
+    (tmp_path / "labels.csv").write_text(csv_text(("example_id", "class"), rows))
+    with pytest.raises(UserError, match="- 1 labels are of no class: c; expected =1, b"):
+        dd.load_dataset(f"folder:{tmp_path}", labels=str(tmp_path / "labels.csv"))
+
+
 def test_all_obstacles_are_named_at_once(tmp_path, folder, own):
     rows = [*((one, "ant") for one in own.example_ids[2:]), ("cow/1.png", "ant"), (own.example_ids[5], "cow"), ("", "")]
     (tmp_path / "labels.csv").write_text(csv_text(("example_id", "label"), rows))

@@ -22,9 +22,9 @@ HOUSE = {
     "data": [
         "dataset", "reading", "doubts", "order", "batches", "cache", "sources.base", "sources.published",
         "sources.splits", "sources.walk", "sources.images", "sources.encoded", "sources.embedded", "sources.arrays",
-        "sources.own", "sources.parquet", "sources.delimited", "sources.csv_file", "sources.idx", "sources.cinic10",
-        "sources.tfds_folder", "sources.cifar", "align", "labels", "registry", "objects", "inspect", "download",
-        "tfds_builders", "prepare",
+        "sources.own", "sources.columns", "sources.parquet", "sources.delimited", "sources.csv_file", "sources.idx",
+        "sources.cinic10", "sources.tfds_folder", "sources.cifar", "align", "labels", "registry", "objects", "inspect",
+        "download", "tfds_builders", "prepare",
     ],
     "models": [
         "conv", "onednn", "forms", "nnx_form", "checked", "networks", "wide_resnet", "vit", "fast_cnn", "source", "own",

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datadiet import notebook
+from datadiet import commands, notebook
 from datadiet.errors import UserError
 
 CHUNK = 1000  # examples taken at once, where a statistic would otherwise need a larger copy of them
@@ -172,14 +172,15 @@ def check_splits(name: str, splits: Splits) -> int:
         UserError: no examples or no test split, unequal lengths, images of different sizes, or of one colour alone,
             NaN or infinite features, one class, labels other than 0..C-1, a class only in test.
     """
-    for which, images, labels in (
-        ("train", splits.train_images, splits.train_labels),
-        ("test", splits.test_images, splits.test_labels),
+    for which, images, labels, ids in (
+        ("train", splits.train_images, splits.train_labels, splits.example_ids),
+        ("test", splits.test_images, splits.test_labels, splits.test_ids),
     ):
-        if len(images) != len(labels):
-            raise UserError(f"{name}: {len(images)} {which} examples but {len(labels)} labels; expected equal lengths.")
+        check_lengths(name, which, images, labels, ids)
         if not len(images):
             raise UserError(f"{name}: the {which} split is empty; a data diet needs a training and a test split.")
+        if not images[0].size:
+            raise UserError(f"{name}: {which} examples of shape {images.shape[1:]}; expected some numbers in each.")
         if images.dtype == np.uint8 and np.ptp(images[0]) == 0 and images.min() == images.max():
             raise UserError(
                 f"{name}: every pixel of the {len(images)} {which} images is {images.flat[0]}; expected images that "
@@ -191,14 +192,28 @@ def check_splits(name: str, splits: Splits) -> int:
                 f"{name}: NaN or infinite features in {len(rows)} {which} examples (the first: {rows[0]}); "
                 "expected finite numbers in every row."
             )
-    if splits.train_images.shape[1:] != splits.test_images.shape[1:]:
-        shapes = splits.train_images.shape[1:], splits.test_images.shape[1:]
-        raise UserError(f"{name}: train examples of shape {shapes[0]} but test examples of shape {shapes[1]}.")
-    if len(splits.example_ids) != len(splits.train_labels):
-        raise UserError(f"{name}: {len(splits.example_ids)} ids for {len(splits.train_labels)} training examples.")
+    _check_shapes(name, splits.train_images.shape[1:], splits.test_images.shape[1:])
     if len(np.unique(splits.example_ids)) != len(splits.example_ids):
         raise UserError(f"{name}: the ids of the training examples repeat; expected one name per example.")
     return _check_classes(name, splits.train_labels, splits.test_labels)
+
+
+def _check_shapes(name: str, *shapes: tuple[int, ...]) -> None:
+    if shapes[0] == shapes[1]:
+        return
+    sides = [min(shape[:2]) for shape in shapes if len(shape) == 3 and shape[2] == shapes[0][-1] and shape[2] in (1, 3)]
+    repair = f" Add {commands.option('image_size', min(sides))}." if len(sides) == 2 else ""
+    raise UserError(
+        f"{name}: train examples of shape {shapes[0]} but test examples of shape {shapes[1]}; expected one.{repair}"
+    )
+
+
+def check_lengths(name: str, which: str, images: np.ndarray, labels: np.ndarray, ids: np.ndarray | None) -> None:
+    """Refuse examples of a split that have not a label, and a name, each."""
+    if len(images) != len(labels):
+        raise UserError(f"{name}: {len(images)} {which} examples but {len(labels)} labels; expected equal lengths.")
+    if ids is not None and len(ids) != len(labels):
+        raise UserError(f"{name}: {len(ids)} ids for {len(labels)} {which}{'ing' * (which == 'train')} examples.")
 
 
 def _check_classes(name: str, train_labels: np.ndarray, test_labels: np.ndarray) -> int:

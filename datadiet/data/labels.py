@@ -86,6 +86,7 @@ def _numbers(table: Table, dataset: Dataset, obstacles: list[str]) -> list[int]:
     columns = [one for one in table.header if plain(one) in ROLES["label"]]
     columns.sort(key=lambda one: (plain(one) not in NAMES, plain(one) != ROLES["label"][0]))
     readings: list[list[int]] = []
+    cells: list[str] = []
     for column in columns:
         cells = [_spelled(cell, by_name) for cell in table.column(column)]
         found = [[known.get(cell) for cell in cells] for known in (by_name, by_number)]
@@ -93,8 +94,11 @@ def _numbers(table: Table, dataset: Dataset, obstacles: list[str]) -> list[int]:
         if None not in found[0] and plain(column) in NAMES:
             return whole[0]
         readings += whole
+        if plain(column) in NAMES and not whole and any(c is not None for c in found[0]):
+            readings = []  # some are names of classes: another column may not have what was written here
+            break
     if not readings:
-        _refuse_labels([cell.strip() for cell in table.column(columns[-1])], by_name, by_number, obstacles)
+        _refuse_labels(cells, by_name, by_number, obstacles)
         return []
     if any(one != readings[0] for one in readings[1:]):
         obstacles.append(

@@ -15,11 +15,11 @@ from PIL import Image, ImageOps
 
 from datadiet.data.dataset import CHUNK, Dataset, Splits, assembled, numbered
 from datadiet.data.doubts import tell_doubts
-from datadiet.data.reading import Reading
+from datadiet.data.reading import Reading, remark
 from datadiet.data.registry import noting, tell_notes
 from datadiet.data.sources.arrays import as_examples, as_labels
 from datadiet.data.sources.base import Obstacles
-from datadiet.data.sources.images import GREY, fitted, on_white, read_images, resize
+from datadiet.data.sources.images import DEEP, GREY, fitted, on_white, orientation, read_images, resize
 from datadiet.errors import UserError
 
 IMAGES = ("image", "images", "img", "pixel_values", "x", "input", "inputs", "data")
@@ -75,8 +75,6 @@ def _splits(
     parts = {which: _part(f"{name}, {which}", one, reading) for which, one in zip(("train", "test"), given)}
     images, test_images = as_examples(name, {which: part.images for which, part in parts.items()})
     (labels, test_labels), found = as_labels(name, {which: part.labels for which, part in parts.items()})
-    if images.ndim == test_images.ndim == 4 and {images.shape[3], test_images.shape[3]} == {1, 3}:
-        images, test_images = (np.repeat(one, 3 // one.shape[3], axis=3) for one in (images, test_images))
     if reading.shape:
         images, test_images = (resize(name, one, reading) for one in (images, test_images))
     names = _class_names(name, class_names or _names(name, parts), found, 1 + int(labels.max(initial=-1)))
@@ -141,7 +139,7 @@ def _array(what: str, values: Any) -> np.ndarray:
 
 def _of_hugging_face(what: str, given: Any, reading: Reading) -> Part:
     """Its stored cells, undecoded, by way of Arrow; as `parquet:` reads them."""
-    from datadiet.data.sources.parquet import find_columns, plain_labels
+    from datadiet.data.sources.columns import find_columns, plain_labels
 
     if not hasattr(given, "__len__"):
         raise UserError(f"{what}: a stream without a length; expected {EXPECTED}.")
@@ -216,13 +214,17 @@ def _pair(what: str, i: int, item: Any, reading: Reading) -> tuple[np.ndarray, n
         got += f" with {', '.join(map(str, item))}" if isinstance(item, Mapping) else ""
         raise UserError(f"{what}: item {i} is {got}; expected (image, label), or a dictionary with image and label.")
     image, label = found
-    whole = _pixels(image, reading) if hasattr(image, "getbands") else _array(f"{what}: item {i}", image)
+    whole = _pixels(what, i, image, reading) if hasattr(image, "getbands") else _array(f"{what}: item {i}", image)
     return whole, _array(f"{what}: label {i}", label)
 
 
-def _pixels(image: Image.Image, reading: Reading) -> np.ndarray:
+def _pixels(what: str, i: int, image: Image.Image, reading: Reading) -> np.ndarray:
     """A PIL image, upright and on white; [H, W] where it is grey, else [H, W, 3]."""
-    shown, _ = on_white(ImageOps.exif_transpose(image))
+    if image.mode.startswith(DEEP):
+        raise UserError(f"{what}: item {i} is an image of mode {image.mode}; expected 8 bits per channel.")
+    shown, transparent = on_white(ImageOps.exif_transpose(image))
+    if transparent or orientation(image) != 1:
+        remark(f"{what}: images are put on white where transparent, and turned as their EXIF data says.")
     return np.asarray(fitted(shown.convert("L" if shown.mode in GREY else "RGB"), reading))
 
 

@@ -17,7 +17,7 @@ from datadiet.data.doubts import tell_doubts
 from datadiet.data.reading import AS_IT_IS, Reading, Remark
 from datadiet.data.sources.base import Origins
 from datadiet.errors import UserError
-from datadiet.printable import printable
+from datadiet.printable import on_one_line
 from datadiet.registries import lazily
 from datadiet.train_config import TrainConfig
 
@@ -223,7 +223,7 @@ def noting() -> Iterator[list[str]]:
             warnings.simplefilter("always", Remark)
             yield notes
         remarks = False
-        notes += dict.fromkeys(printable(w.message) for w in caught if issubclass(w.category, Remark))
+        notes += dict.fromkeys(on_one_line(w.message) for w in caught if issubclass(w.category, Remark))
     finally:  # where data is refused, what is said of it is said now
         for warning in caught:
             if remarks or not issubclass(warning.category, Remark):

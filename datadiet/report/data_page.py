@@ -16,7 +16,7 @@ from datadiet.data.reading import Reading
 from datadiet.errors import UserError
 from datadiet.intake import shown
 from datadiet.models.registry import MODELS, input_shape
-from datadiet.printable import printable
+from datadiet.printable import on_one_line, printable
 from datadiet.runs.timing import Timing
 
 CLASSES_SHOWN = 60  # with pictures
@@ -178,7 +178,7 @@ def text(facts: Facts, timing: Timing | None) -> str:
         lines += ["", title, *_indented(sentences)] if sentences else []
     if command := next_command(facts):
         lines += ["", "Train on it:", f"  {command}"]
-    return printable("\n".join(lines))
+    return "\n".join(map(on_one_line, lines))
 
 
 def _indented(lines: Sequence[str]) -> list[str]:

@@ -57,7 +57,8 @@ class Obstacles:
             lines: That follow it, as they can be shown.
             options: That repair it, by name.
         """
-        self.found.append("\n  ".join((visible(text), *lines)))
+        told = (visible(text), *lines)
+        self.found.append("\n  ".join(line.replace("\n", r"\x0a") for line in told))  # as names of files may have it
         self.options |= options
 
     def check(self) -> None:

@@ -39,8 +39,9 @@ ROLES = {
 }  # fmt: skip
 ALL = "all rows"
 USUAL = "train, and test or val"
+LEFT_OUT = "a column `kept`, false there, leaves them out"
 _ANSWERS = {"true": True, "1": True, "": True, "false": False, "0": False}  # in a column `kept`
-_WHOLE = re.compile(r"-?(0|[1-9]\d*)(\.0*)?")
+_WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})(\.0*)?")  # of more digits: a text
 
 
 class Listing(NamedTuple):
@@ -165,14 +166,15 @@ def _check_rows(obstacles: Obstacles, listing: Listing, rows: list[int]) -> list
     """Those of some rows whose images can be read; of the others it is told why not."""
     for what, cells in (("path", listing.ids), ("label", listing.labels)):
         if lines := [str(listing.lines[i]) for i in rows if not cells[i]]:
-            out = "; a column `kept`, false there, leaves them out" if what == "label" else ""
+            out = f"; {LEFT_OUT}" if what == "label" else ""
             obstacles.add(f"{len(lines)} rows without a {what}, in lines {named(lines)}{out}")
     _check_repeated(obstacles, listing, rows)
     states = {i: _state(listing.files[i]) for i in rows if listing.ids[i]}
     for state, what in (("absent", "files are not there"), ("odd", "paths are no regular files")):
         if found := [listing.ids[i] for i, one in states.items() if one == state]:
             where = f"paths are taken from {listing.folder}"
-            obstacles.add(f"{len(found)} of {len(rows)} {what}: {named(found)} ({where})")
+            out = f"; {LEFT_OUT}" if len(found) < len(rows) else ""
+            obstacles.add(f"{len(found)} of {len(rows)} {what}: {named(found)} ({where}){out}")
     return [i for i, state in states.items() if state == "file"]
 
 
@@ -221,7 +223,7 @@ def _split_rows(obstacles: Obstacles, listing: Listing, reading: Reading) -> tup
     if train is None and not split_names(there, TRAIN):
         obstacles.add(f"no rows of split train; got {named(list(there))}")
     unused = [split for split in there if split not in (train, test) and not split_names([split], TEST)]
-    if train and unused:
+    if train and unused and not obstacles.found:
         remark(f"{obstacles.name}: rows of split {named(unused)} are not used.")
     return [i for i in everything if listing.splits[i] == train], [i for i in everything if listing.splits[i] == test]
 

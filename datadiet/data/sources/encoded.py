@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
-from datadiet.data.sources.images import BROKEN, FORMATS, RESAMPLING, decode
+from datadiet.data.sources.images import BROKEN, FORMATS, RESAMPLING, decode, orientation
 from datadiet.errors import UserError
 from datadiet.intake import size_of
 
@@ -33,14 +33,14 @@ def facts_of(path: Path, whole: bool) -> ImageFacts | str:
         stored = size_of(path)
         if whole:
             image = decode(path, path.name)
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) > 4
+            sideways = orientation(image) > 4
         else:
             with Image.open(path, formats=FORMATS) as image:
-                turned = image.getexif().get(ExifTags.Base.Orientation, 1) > 4
+                sideways = image.format != "TIFF" and orientation(image) > 4  # whose size Pillow tells turned
     except (UserError, *BROKEN) as error:
         return str(error)
     width, height = image.size
-    return ImageFacts((height, width) if turned else (width, height), image.mode, stored)
+    return ImageFacts((height, width) if sideways else (width, height), image.mode, stored)
 
 
 def encoded(image: np.ndarray) -> bytes:

@@ -55,7 +55,7 @@ def decode(given: Path | bytes, name: str) -> Image.Image:
             per channel.
     """
     with _strictly():
-        return _decode(given, name)
+        return _decode(given, name)[0]
 
 
 @contextmanager
@@ -66,18 +66,29 @@ def _strictly() -> Iterator[None]:
         yield
 
 
-def _decode(given: Path | bytes, name: str) -> Image.Image:
+def _decode(given: Path | bytes, name: str) -> tuple[Image.Image, bool]:
+    """The image, and whether its EXIF data says that it is turned."""
+    stored = 0
     try:
         opened, stored = (io.BytesIO(given), len(given)) if isinstance(given, bytes) else (given, size_of(given))
         image = Image.open(opened, formats=FORMATS)
         with image:
             _check_pixels(name, image, stored)
-            image.load()
+            turned = orientation(image) != 1
+            image.load()  # which turns TIFF; some of PNG have their EXIF data at their end
+    except UnidentifiedImageError as error:  # which names no more than the file, or an address in memory
+        why = f"cannot identify it as one of {', '.join(FORMATS)}" if stored else "it is empty"
+        raise UserError(f"{name}: cannot be read as an image ({why})") from error
     except BROKEN as error:
         raise UserError(f"{name}: cannot be read as an image ({error})") from error
     if image.mode.startswith(DEEP):
         raise UserError(f"{name}: an image of mode {image.mode}; expected 8 bits per channel")
-    return image
+    return image, turned or orientation(image) != 1
+
+
+def orientation(image: Image.Image) -> int:
+    """How its EXIF data says that an image is turned, 1 to 8; 1: it is upright."""
+    return image.getexif().get(ExifTags.Base.Orientation, 1)
 
 
 def _check_pixels(name: str, image: Image.Image, stored: int) -> None:
@@ -105,8 +116,7 @@ def look(given: Path | bytes, name: str, reading: Reading) -> Seen:
     """An image as it is seen: turned as its EXIF data says, on white where it is transparent, of the size that is
     asked for. Raises UserError as `decode` does."""
     try:
-        image = _decode(given, name)
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        image, turned = _decode(given, name)
         image, transparent = on_white(ImageOps.exif_transpose(image))
         mode = "L" if image.mode in GREY else "RGB"
         plain = image if image.mode == mode else image.convert(mode)
@@ -173,7 +183,7 @@ def _conclude(obstacles: Obstacles, names: Sequence[str], stack: _Stack, bad: di
         obstacles.add(
             f"{len(bad)} of {len(names)} images cannot be read:",
             lines=lines,
-            **({} if reading.skip_bad else {"skip_bad": True}),
+            **({"skip_bad": True} if len(bad) < len(names) else {}),
         )
     if reading.shape is None and len(stack.sizes) > 1:
         what = f"images of {len(stack.sizes)} sizes; expected images of one size:"

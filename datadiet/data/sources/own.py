@@ -6,7 +6,8 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
@@ -14,12 +15,12 @@ from unicodedata import normalize
 import numpy as np
 from numpy.lib.npyio import NpzFile
 
-from datadiet.data.dataset import Splits, numbered
+from datadiet.data.dataset import Splits, check_lengths, numbered
 from datadiet.data.reading import AS_IT_IS, Reading, remark
 from datadiet.data.sources.arrays import WHOLE, Arrays, as_examples, as_labels, find_splits, has_labels, texts
 from datadiet.data.sources.base import Obstacles, Origins
-from datadiet.data.sources.splits import TEST, TRAIN, choose, divide, named, parted, spelled_alike, tell_numbers
-from datadiet.data.sources.walk import walk
+from datadiet.data.sources.splits import TEST, TRAIN, choose, divide, meant, named, parted, spelled_alike, tell_numbers
+from datadiet.data.sources.walk import entries, walk
 from datadiet.errors import UserError
 from datadiet.intake import check_npy, is_much, npy_map
 from datadiet.printable import visible
@@ -30,8 +31,18 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".
 
 
 def resolve_path(path: str, data_dir: Path | None) -> Path:
-    """A path of the user's, taken from data_dir where one is given."""
-    return ((data_dir or Path()).expanduser() / Path(path).expanduser()).absolute()
+    """A path of the user's, taken from data_dir where one is given.
+
+    Raises:
+        UserError: the home of a user that there is not, what lies in a folder that others may not enter, or no path.
+    """
+    try:
+        found = ((data_dir or Path()).expanduser() / Path(path).expanduser()).absolute()
+        with suppress(FileNotFoundError, NotADirectoryError, ValueError):  # which the source tells, and what it expects
+            os.stat(found)
+    except (RuntimeError, OSError) as error:
+        raise UserError(f"{path}: expected a path that can be read ({error}).") from None
+    return found
 
 
 # --- folder:PATH --------------------------------------------------------------------------------
@@ -58,11 +69,14 @@ def _split_folders(path: str, data_dir: Path | None, reading: Reading, obstacles
     """Of the training and of the test set, whatever the case of their names; of the first alone, where there is no
     other. Without any, folders of classes are all that there is."""
     root = resolve_path(path, data_dir)
-    there = _folders(root)
+    there = _by_split(root)
     trains = named(there, TRAIN)
-    known = {normalize("NFC", one) for name in trains for one in _folders(root / name)}
-    labelled = {name: any(normalize("NFC", one) in known for one in _folders(root / name)) for name in there}
-    got = f"got {', '.join(there[:10]) or 'no folder'}{' …' if len(there) > 10 else ''}"
+    within = {name: _folders(root / folder) for name, folder in there.items()}
+    known = {normalize("NFC", one) for name in trains for one in within[name]}
+    labelled = {name: any(normalize("NFC", one) in known for one in within[name]) for name in there}
+    shown = [f"{folder} of {', '.join(within[name][:5])}" if known and within[name] and not labelled[name] else folder
+             for name, folder in [*there.items()][:10]]  # fmt: skip
+    got = f"got {', '.join(shown) or 'no folder'}{' …' if len(there) > 10 else ''}"
     expected = f"expected {root}/train/CLASS/IMAGE and {root}/test/CLASS/IMAGE (or {', '.join(TEST[1:])}); {got}"
     whole = not trains and not named(there, TEST) and len(there) > 1
     if not trains and not whole:
@@ -71,12 +85,39 @@ def _split_folders(path: str, data_dir: Path | None, reading: Reading, obstacles
     train, test = choose(obstacles, {".": True} if whole else labelled, reading, expected, "." if whole else None)
     if train is None:
         obstacles.check()
-    return [root / name for name in (train, test) if name is not None]
+    if not obstacles.found:
+        _tell_folders(obstacles.name, there, labelled, within, (train, test))
+    return [root / there.get(name, name) for name in (train, test) if name is not None]
+
+
+def _tell_folders(
+    name: str,
+    there: dict[str, str],
+    labelled: dict[str, bool],
+    within: dict[str, list[str]],
+    chosen: Sequence[str | None],
+) -> None:
+    """Say which folders are read as what, and which of splits are not."""
+    if others := [f"{folder} is read as {split}" for split, folder in there.items() if folder != split]:
+        remark(f"{name}: {', '.join(others)}.")
+    if unused := [split for split in labelled if labelled[split] and split not in (*chosen, *named(there, TEST))]:
+        remark(f"{name}: {', '.join(unused)} is not used.")
+    inner = sorted({one for split in within for one in within[split]}) if chosen[0] == "." else []
+    if named(inner, TRAIN) and named(inner, TEST):
+        splits = ", ".join(named(inner, (*TRAIN, *TEST)))
+        remark(f"{name}: {splits} within folders of classes are not told apart.")
 
 
 def _folders(root: Path) -> list[str]:
     """Names of the folders in one, without those that are hidden."""
-    return sorted(p.name for p in root.iterdir() if p.is_dir() and p.name[0] != ".") if root.is_dir() else []
+    return sorted(entry.name for entry in entries(str(root)) if entry.is_dir()) if root.is_dir() else []
+
+
+def _by_split(root: Path) -> dict[str, str]:
+    """Folders in one by the splits that they are of; see `meant`. What has no folders within is itself a class."""
+    there = _folders(root)
+    found = meant(there)
+    return found if all(_folders(root / found[one]) for one in named(found, TRAIN)) else {name: name for name in there}
 
 
 def _images(obstacles: Obstacles, folder: Path, listed: list[str]) -> list[str]:
@@ -110,7 +151,8 @@ def folder_files(path: str, data_dir: Path | None, reading: Reading) -> list[str
 def folder_origins(path: str, data_dir: Path | None, reading: Reading) -> Origins:
     """The folder of the training images: of a split, else that of the classes itself."""
     root = resolve_path(path, data_dir)
-    train = next(iter(named(_folders(root), TRAIN)), None)
+    there = _by_split(root)
+    train = next((there[split] for split in named(there, TRAIN)), None)
     return Origins(root=root) if train is None else Origins(visible(train), root, f"{train}/")
 
 
@@ -173,8 +215,9 @@ def _arrays(path: str, data_dir: Path | None, wanted: Callable[[list[str]], Iter
     """Arrays of the file by name, those that `wanted` names of those that there are."""
     (file,) = npz_files(path, data_dir, AS_IT_IS)
     try:
-        if not zipfile.is_zipfile(file):  # which np.load would read as something else
-            raise zipfile.BadZipFile("it is no zip file")
+        with open(file, "rb") as content:
+            if not zipfile.is_zipfile(content):  # which np.load would read as something else
+                raise zipfile.BadZipFile("it is no zip file")
         with np.load(file, allow_pickle=False) as archive:
             return {key: _array(f"npz:{path}: {key}", file, archive, key) for key in wanted(archive.files)}
     except (
@@ -269,16 +312,22 @@ def load_npz(path: str, data_dir: Path | None, reading: Reading) -> Splits:
         given_labels = {y: arrays[y], test.labels: arrays[test.labels]}
     examples, others = as_examples(name, given)
     (y_train, y_test), class_names = as_labels(name, given_labels)
-    ids = [_ids(arrays, one, count) for one, count in ((train, len(examples)), (test, len(others))) if one]
+    ids = [_ids(name, arrays, one, count) for one, count in ((train, len(examples)), (test, len(others))) if one]
     if test is None and reading.test_fraction is not None:
+        check_lengths(name, "train", examples, y_train, ids[0])
         held = divide(name, ids[0], y_train, reading.test_fraction)
         return parted(name, examples, y_train, ids[0], held, class_names)
     return Splits(examples, y_train, others, y_test, ids[0], class_names, ids[1])
 
 
-def _ids(arrays: dict[str, np.ndarray], split: Arrays, count: int) -> np.ndarray:
+def _ids(name: str, arrays: dict[str, np.ndarray], split: Arrays, count: int) -> np.ndarray:
     """Names of examples as text; numbers where the file has none."""
     if split.ids is None:
         return numbered(split.name or "example", count)
     values = arrays[split.ids]
+    values = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
+    if values.ndim != 1:
+        raise UserError(
+            f"{name}: {split.ids} is {values.dtype} {list(values.shape)}; expected one name for each example."
+        )
     return texts(values) if values.dtype.kind in "SU" else values.astype(str)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Set
 from functools import partial
@@ -16,21 +15,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datadiet.data.dataset import Splits
-from datadiet.data.reading import Reading
+from datadiet.data.reading import Reading, remark
 from datadiet.data.sources.arrays import as_labels, has_labels
 from datadiet.data.sources.base import Obstacles
+from datadiet.data.sources.columns import LABEL_NAMES, find_columns, named_classes, plain_labels
 from datadiet.data.sources.images import read_images
 from datadiet.data.sources.own import resolve_path
-from datadiet.data.sources.splits import TEST, TRAIN, choose, divide, parted
+from datadiet.data.sources.splits import TRAIN, WORD, choose, divide, parted
 from datadiet.data.sources.walk import walk
 from datadiet.errors import UserError
 from datadiet.intake import check_size
 
-SPLIT = re.compile(rf"(?<![a-z])({'|'.join((*TRAIN, *TEST))})(?![a-z])")
+PIECE = re.compile(r"-(\d+)-of-(\d{1,5})(?!\d)")
 ROWS = 1000  # read at once
 AT_ONCE = 2**25  # bytes that they may take
 SMALL = 2**26  # bytes that any file may take; encoded images hardly shrink
-LABEL_NAMES = ("label", "labels", "fine_label")  # the first of these, else the only ClassLabel; never another column
 
 
 def all_splits(path: str, data_dir: Path | None) -> dict[str, list[Path]]:
@@ -44,12 +43,12 @@ def all_splits(path: str, data_dir: Path | None) -> dict[str, list[Path]]:
         raise UserError(f"parquet:{path}: no folder {root}; expected one with train-*.parquet and test-*.parquet.")
     found: dict[str, list[Path]] = {}
     configurations: set[str] = set()
-    for name in (name for name in walk(f"parquet:{path}", root)[0] if name.endswith(".parquet")):
+    for name in (name for name in walk(f"parquet:{path}", root)[0] if name.lower().endswith(".parquet")):
         file, parts = root / name, name.split("/")
-        words = [match.group(1) for part in reversed(parts) if (match := SPLIT.search(part.lower()))]
+        words = [match.group(1) for part in reversed(parts) if (match := WORD.search(part.lower()))]
         if not words:
             raise UserError(f"parquet:{path}: {file} names no split; expected train, test or validation in its name.")
-        configurations.add("/".join(part for part in parts[:-1] if not SPLIT.fullmatch(part.lower())) or ".")
+        configurations.add("/".join(part for part in parts[:-1] if not WORD.fullmatch(part.lower())) or ".")
         found.setdefault(words[0], []).append(file)
     if len(configurations) > 1:
         several = ", ".join(sorted(configurations))
@@ -80,7 +79,20 @@ def chosen_files(path: str, data_dir: Path | None, reading: Reading, obstacles: 
     train, test = choose(obstacles, labelled, reading, expected)
     if train is None:
         obstacles.check()
-    return [splits[split] for split in (train, test) if split]
+    chosen = [splits[split] for split in (train, test) if split]
+    _tell_gaps(obstacles.name, chosen)
+    return chosen
+
+
+def _tell_gaps(name: str, splits: list[list[Path]]) -> None:
+    """Say where of files that are numbered, as in train-00000-of-00002.parquet, some are not there."""
+    for files in splits:
+        found = [(int(match[1]), int(match[2])) for file in files if (match := PIECE.search(file.name))]
+        missing = set(range(max((count for _, count in found), default=0))).difference(i for i, _ in found)
+        if missing:
+            remark(
+                f"{name}: {len(missing)} files beside {files[0].name} are not there, the first is {min(missing):05d}."
+            )
 
 
 def _has_labels(name: str, like: Path, files: list[Path]) -> bool:
@@ -92,7 +104,8 @@ def _has_labels(name: str, like: Path, files: list[Path]) -> bool:
             if label not in parts.schema_arrow.names:
                 return False
             batches = parts.iter_batches(ROWS, columns=[label])
-            return parts.metadata.num_rows == 0 or any(has_labels(plain_labels(b[label].drop_null())) for b in batches)
+            given = (plain_labels(batch[label].drop_null()) for batch in batches)
+            return parts.metadata.num_rows == 0 or any(labels.size and has_labels(labels) for labels in given)
 
     return any(_opened(name, file, look) for file in files)
 
@@ -117,56 +130,11 @@ def count_parquet(path: str, data_dir: Path | None, reading: Reading) -> int:
 
 
 def _found_columns(name: str, schema: pa.Schema) -> tuple[str, str]:
-    return find_columns(name, schema, [one for one in schema.names if _class_names(schema, one)])
-
-
-def find_columns(name: str, schema: pa.Schema, classes: list[str], *, lists: bool = False) -> tuple[str, str]:
-    """Names of the image and of the label column.
-
-    Args:
-        classes: Columns of labels whose classes have names.
-        lists: Where no column has encoded images, one of lists of numbers is taken for them.
-    Raises:
-        UserError: there is not one of each.
-    """
-
-    def is_image(kind: pa.DataType) -> bool:
-        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-            kind = kind.field("bytes").type
-        return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-
-    images = [field.name for field in schema if is_image(field.type)]
-    if lists and not images:
-        images = [field.name for field in schema if _is_list(field.type)]
-    label = next((name for name in LABEL_NAMES if name in schema.names), classes[0] if len(classes) == 1 else None)
-    if len(images) != 1 or label is None or not _is_label(schema.field(label).type):
-        columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
-        raise UserError(
-            f"{name}: columns {columns}; expected one image column (struct of bytes and path, or binary) and one "
-            f"called {' or '.join(LABEL_NAMES)}, of whole numbers, texts or truth values."
-        )
-    return images[0], label
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    kind = getattr(kind, "storage_type", kind)  # of an extension, as datasets makes one of arrays
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-
-
-def _is_label(kind: pa.DataType) -> bool:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    types = pa.types
-    fitting = (types.is_integer, types.is_boolean, types.is_floating, types.is_string, types.is_large_string)
-    return any(fits(kind) for fits in fitting)
-
-
-def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...]:
-    """Names of the classes from Hugging Face's metadata, or ()."""
-    try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return tuple(map(str, features[label]["names"]))
-    except (KeyError, ValueError, TypeError, RecursionError):
-        return ()
+    classes = [one for one in schema.names if named_classes(schema, one)]
+    image, label = find_columns(name, schema, classes)
+    if others := [one for one in schema.names if one != label and one in (*LABEL_NAMES, *classes)]:
+        remark(f"{name}: {label} is the label; {', '.join(others)} is not used.")
+    return image, label
 
 
 def _rows_of(name: str, image: str, label: str, file: Path) -> list[tuple[list[Any], np.ndarray]]:
@@ -192,15 +160,6 @@ def _rows_of(name: str, image: str, label: str, file: Path) -> list[tuple[list[A
     return found
 
 
-def plain_labels(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """Labels [N] as NumPy has them, texts as texts."""
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    values = column.cast(kind)
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return np.array(values.to_pylist(), dtype=str)
-    return np.array(values.to_pylist()) if pa.types.is_boolean(kind) else values.to_numpy()
-
-
 def _columns_of(group: Any, names: tuple[str, ...]) -> list[Any]:
     """What the footer says of some columns of a row group, and of those in them."""
     columns = map(group.column, range(group.num_columns))
@@ -215,24 +174,31 @@ def _repeatable(column: Any) -> int:
     return packed + max(0, column.total_uncompressed_size - column.total_compressed_size)
 
 
+class Named(NamedTuple):
+    """Names of the classes."""
+
+    file: Path  # the first that has them
+    names: tuple[str, ...] = ()
+
+
 class Rows(NamedTuple):
     """What the files of a split have."""
 
     encoded: list[bytes]  # images
     paths: list[str | None]  # theirs, where given
     labels: np.ndarray
-    class_names: tuple[str, ...]
+    named: Named
 
 
 def _rows(name: str, files: list[Path]) -> Rows:
     encoded: list[bytes] = []
     paths: list[str | None] = []
     labels: list[np.ndarray] = []
-    class_names: tuple[str, ...] = ()
+    named = Named(files[0])
     for file in files:
         schema = _opened(name, file, pq.read_schema)
         image, label = _found_columns(name, schema)
-        class_names = _class_names(schema, label)
+        named = _same_names(name, named, Named(file, named_classes(schema, label)))
         for cells, found in _opened(name, file, partial(_rows_of, name, image, label)):
             encoded += [cell["bytes"] if isinstance(cell, dict) else cell for cell in cells]
             paths += [cell.get("path") if isinstance(cell, dict) else None for cell in cells]
@@ -241,7 +207,7 @@ def _rows(name: str, files: list[Path]) -> Rows:
     if missing:
         raise UserError(f"{name}: {len(missing)} rows without image bytes (the first: {missing[0]}); embed the images.")
     joined = np.concatenate(labels) if labels else np.empty(0, np.int32)
-    return Rows(encoded, paths, joined, class_names)
+    return Rows(encoded, paths, joined, named)
 
 
 def load_parquet(path: str, data_dir: Path | None, reading: Reading) -> Splits:
@@ -255,14 +221,16 @@ def load_parquet(path: str, data_dir: Path | None, reading: Reading) -> Splits:
     obstacles = Obstacles(f"parquet:{path}")
     files = chosen_files(path, data_dir, reading, obstacles)
     train, *tests = (_rows(obstacles.name, of_split) for of_split in files)
-    test = tests[0] if tests else Rows([], [], train.labels[:0], ())
-    _check_names(obstacles.name, files, train.class_names, test.class_names)
+    test = tests[0] if tests else Rows([], [], train.labels[:0], train.named)
+    names = _same_names(obstacles.name, train.named, test.named).names
     found, class_names = as_labels(obstacles.name, {"train": train.labels, "test": test.labels})
-    if class_names:  # texts, or the numbers there were
-        named = _number(class_names, train.class_names)
-        class_names = tuple(train.class_names[int(c)] for c in class_names) if named else class_names
-    else:
-        class_names = train.class_names
+    numbers = class_names or tuple(map(str, range(1 + int(found[0].max(initial=-1)))))  # texts, or those there were
+    if names and all(map(str.isdecimal, numbers)):
+        if (last := max(map(int, numbers), default=0)) >= len(names):
+            raise UserError(
+                f"{obstacles.name}: label {last}, but names of {len(names)} classes; expected one for each."
+            )
+        class_names = tuple(names[int(number)] for number in numbers)
     n, cells = len(train.encoded), train.encoded + test.encoded
     names = [f"train row {i}" for i in range(n)] + [f"test row {i}" for i in range(len(test.encoded))]
     images = read_images(obstacles, [f"{obstacles.name} {name}" for name in names], cells.__getitem__, reading)
@@ -285,18 +253,23 @@ def _called(paths: list[str | None], split: str) -> list[str]:
     return given if len(set(given)) == len(paths) else [f"{split}_{i:06d}" for i in range(len(paths))]
 
 
-def _check_names(name: str, files: list[list[Path]], one: tuple[str, ...], other: tuple[str, ...]) -> None:
-    """Refuse class names of the training and of the test split that are not the same in the same order; in another
+def _same_names(name: str, one: Named, other: Named) -> Named:
+    """The names of two files, of that which has some; refused where they are not the same in the same order. In another
     spelling of Unicode they are."""
-    if one and other and [normalize("NFC", c) for c in one] != [normalize("NFC", c) for c in other]:
-        pairs = zip_longest(one, other, fillvalue="none")
+    if (
+        one.names
+        and other.names
+        and [normalize("NFC", c) for c in one.names] != [normalize("NFC", c) for c in other.names]
+    ):
+        pairs = zip_longest(one.names, other.names, fillvalue="none")
         number, (here, there) = next(
             (i, pair) for i, pair in enumerate(pairs) if normalize("NFC", pair[0]) != normalize("NFC", pair[1])
         )
         raise UserError(
-            f"{name}: class {number} is {here!r} in {files[0][0].name} and {there!r} in {files[1][0].name}; expected "
-            "the same classes in the same order."
+            f"{name}: class {number} is {here!r} in {one.file.name} and {there!r} in {other.file.name}; expected the "
+            "same classes in the same order."
         )
+    return one if one.names else other
 
 
 def training_rows(path: str, data_dir: Path | None, kept: Set[str]) -> Iterator[pa.Table]:
@@ -324,8 +297,3 @@ def _paths(name: str, file: Path) -> list[str | None]:
         return [None] * _opened(name, file, pq.read_metadata).num_rows
     found = _opened(name, file, pq.ParquetFile).read(columns=[f"{image}.path"])[image]
     return [cell and cell.get("path") for cell in found.to_pylist()]
-
-
-def _number(found: tuple[str, ...], class_names: tuple[str, ...]) -> bool:
-    """Whether labels that were found are numbers of classes that have names."""
-    return all(label.isdecimal() and int(label) < len(class_names) for label in found)

@@ -19,6 +19,7 @@ from datadiet.printable import visible
 
 TRAIN = ("train", "training")  # names of splits, whatever their case
 TEST = ("test", "testing", "val", "valid", "validation", "eval")  # the first that has labels is the test set
+WORD = re.compile(rf"(?<![a-z])({'|'.join((*TRAIN, *TEST))})(?:set)?(?![a-z])")  # such a name within a longer one
 FRACTION = 0.2  # that is advised
 GOLDEN = 0x9E3779B97F4A7C15  # 2**64 divided by the golden ratio
 
@@ -27,6 +28,20 @@ def named(there: Iterable[str], wanted: Sequence[str]) -> list[str]:
     """Those splits that have one of these names, in the order of these."""
     names = list(there)
     return [name for one in wanted for name in names if name.lower() == one]
+
+
+def meant(there: Iterable[str]) -> dict[str, str]:
+    """Folders by the splits that their names mean: as they are called, or where none is called as a split, and one has
+    the word of a training set and others those of test sets in its name, by these: 'seg_train', 'test-images'."""
+    names = list(there)
+    words = {name: found[0] for name in names if len(found := WORD.findall(name.lower())) == 1}
+    by_word = {word: name for name, word in words.items()}
+    if (
+        named(names, (*TRAIN, *TEST)) or len(by_word) < len(words)
+        or len(named(by_word, TRAIN)) != 1 or not named(by_word, TEST)
+    ):  # fmt: skip
+        return {name: name for name in names}
+    return by_word
 
 
 def choose(
@@ -161,9 +176,12 @@ def parted(
     both = [slice(count), slice(count, None)] if apart else [~test, test]
     (y, y_test), (names, test_names) = ([array[part] for part in both] for array in (labels, ids))
     x, x_test = (images[part] if apart else taken(f"{name}: images", images, part) for part in both)
-    if skipped and (lost := np.setdiff1d(y_test, y)).size:
+    if skipped and (lost := np.setdiff1d([*range(len(class_names)), *y_test], y)).size:
         which = class_names[lost[0]] if class_names else lost[0]
-        raise UserError(f"{name}: no image of class {which} is left to train on: {len(skipped)} cannot be read.")
+        raise UserError(
+            f"{name}: no image of class {which} is left to train on: {len(skipped)} cannot be read, the first is "
+            f"{skipped[0]}."
+        )
     return Splits(x, y, x_test, y_test, names, tuple(class_names), test_names, tuple(skipped))
 
 

@@ -293,5 +293,5 @@ def _as_splits(
     test = images.good >= len(read[0])
     if len(chosen) == 1 and reading.test_fraction is not None:
         test = divide(name, ids, labels, reading.test_fraction)
-    class_names = tuple(builder.info.features[label].names or ())
+    class_names = tuple(builder.info.features[label].names or ())[: 1 + max(record[label] for record in records)]
     return parted(name, images.pixels, labels, ids, test, class_names, images.skipped)

@@ -9,13 +9,16 @@ from pathlib import Path
 from datadiet.data.reading import remark
 from datadiet.errors import UserError
 
+# Folders that systems put beside files of people: macOS into archives, Synology, Windows, and ext4.
+SYSTEM = frozenset({"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
+
 
 def walk(name: str, *folders: Path) -> list[list[str]]:
     """Paths of the regular files below each folder, relative to it, with '/', sorted as plain strings in every locale.
 
     Each real file once, over all the folders: where it really lies, else at the first link to it. So links in circles
-    end, and none gives a file a second label. What is hidden is passed over; links to what is counted already or to
-    folders above, pipes, sockets and devices too, with a warning.
+    end, and none gives a file a second label. What is hidden, and folders of SYSTEM, are passed over; links to what is
+    counted already or to folders above, pipes, sockets and devices too, with a warning.
 
     Args:
         name: Dataset, for messages.
@@ -34,6 +37,11 @@ def walk(name: str, *folders: Path) -> list[list[str]]:
         if paths:
             remark(f"{name}: {len(paths)} {what}: {min(paths)} …")
     return [sorted(paths) for paths in found.files]
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is hidden, or put there by a system."""
+    return name.startswith(".") or name in SYSTEM
 
 
 class _Walk:
@@ -64,7 +72,7 @@ class _Walk:
                 self.again.append(real)
                 continue
             self._entered.add(real)
-            for entry in _entries(real):
+            for entry in entries(real):
                 path = below + entry.name
                 if entry.is_symlink():
                     self._links.append((which, path, entry.path))
@@ -93,10 +101,10 @@ class _Walk:
             (self.odd if os.path.exists(real) else self.lost).append(link)
 
 
-def _entries(folder: str) -> list[os.DirEntry[str]]:
-    """What is in a folder and not hidden."""
+def entries(folder: str) -> list[os.DirEntry[str]]:
+    """What is in a folder and not hidden. Raises UserError where it cannot be read."""
     try:
         with os.scandir(folder) as found:
-            return [entry for entry in found if not entry.name.startswith(".")]
+            return [entry for entry in found if not is_hidden(entry.name)]
     except OSError as error:
         raise UserError(f"{folder} cannot be read: {error.strerror}.") from None
