@@ -45,10 +45,13 @@ def rank_mean_over_runs(values: np.ndarray) -> np.ndarray:
     """
     from scipy.stats import rankdata  # takes long to import
 
-    total, runs = np.zeros(np.shape(values)[1]), np.zeros(np.shape(values)[1], np.int64)
+    total, runs = np.zeros(np.shape(values)[1]), np.zeros(np.shape(values)[1], np.int32)
     for found in np.asarray(values):
         measured = ~np.isnan(found)
-        total[measured] += rankdata(found[measured]) / measured.sum()
+        whole = measured.all()  # then without copies of what is measured
+        ranks = rankdata(found if whole else found[measured])
+        ranks /= len(ranks)
+        total[... if whole else measured] += ranks
         runs += measured
     return np.divide(total, runs, out=np.full(len(total), np.nan), where=runs > 0)
 
