@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,7 +30,9 @@ os.environ["DATADIET_CACHE"] = tempfile.mkdtemp(prefix="datadiet-cache-")
 # Most programs run once or twice on little data, so they are compiled in a hurry, here and in all processes begun
 # here: almost unoptimised, and by XLA's older emitters, which take half the time. `as_users_have` is for the others.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+EMITTERS = {"xla_cpu_use_fusion_emitters": True} if version("jaxlib").startswith("0.10.") else {}  # XLA's newer ones
+if EMITTERS:  # where there are older ones; XLA ends a process that names what it does not know
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
 # Compiled programs, shared by all processes of this session and by none before it.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{os.environ['DATADIET_CACHE']}/xla")
 os.environ.setdefault("JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
@@ -130,10 +133,10 @@ def as_users_have() -> Iterator[None]:
             clear()
         jax.config.update("jax_disable_most_optimizations", hastily)
 
-    before, emitters = jax.config.read("jax_disable_most_optimizations"), {"xla_cpu_use_fusion_emitters": True}
+    before = jax.config.read("jax_disable_most_optimizations")
     with pytest.MonkeyPatch.context() as patch:
         own = jax.stages.Lowered.compile
-        patch.setattr(jax.stages.Lowered, "compile", lambda lowered: own(lowered, compiler_options=emitters))
+        patch.setattr(jax.stages.Lowered, "compile", lambda lowered: own(lowered, compiler_options=EMITTERS))
         choose(False)
         yield
     choose(before)

@@ -43,14 +43,10 @@ class ExperimentLayout:
         Raises:
             UserError: one does.
         """
-        try:
-            within = path.resolve().is_relative_to(self.exps.resolve())
-        except (OSError, RuntimeError, ValueError):  # links in a circle
-            within = False
-        if not within:
+        if not is_within(path, self.exps):
             raise UserError(
                 f"{path}: a symbolic link leads out of {self.exps}. Replace it by a folder; to keep the mirror "
-                f"near_root, choose another root with {commands.option('root', 'FOLDER')}, or let exps itself be the "
+                f"elsewhere, choose another root with {commands.option('root', 'FOLDER')}, or let exps itself be the "
                 "link."
             )
         return path
@@ -81,6 +77,16 @@ class ExperimentLayout:
     def name(self, path: Path) -> str:
         """Path below exps, with '/': the name of a run; see `inside`."""
         return self.inside(path).relative_to(self.exps).as_posix()
+
+
+def is_within(path: Path, folder: Path) -> bool:
+    """Whether a path lies in a folder, both where their links lead; False where these go in circles."""
+    try:
+        real = path.resolve()
+        circular = any(place.is_symlink() for place in (real, *real.parents))  # Python 3.13 and later stop there
+        return not circular and real.is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):  # before, links in a circle; a name that no file has
+        return False
 
 
 def near_root(root: Path, inside: str) -> Path | None:
@@ -125,5 +131,5 @@ def _may_be(path: Path, told: str) -> bool:
     parts, places = PurePosixPath(told).parts, [Path(os.path.abspath(path)), path.resolve()]
     if any(place.parts[-len(parts) :] == parts for place in places):
         return True
-    near_root = re.fullmatch(r"run_\d+|ckpt_\d+(\.\w+)?\.npy", path.name) is None or path.name == parts[-1]
-    return near_root and not any("exps" in place.parts[:-1] for place in places)
+    fits = re.fullmatch(r"run_\d+|ckpt_\d+(\.\w+)?\.npy", path.name) is None or path.name == parts[-1]
+    return fits and not any("exps" in place.parts[:-1] for place in places)

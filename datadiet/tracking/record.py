@@ -21,7 +21,7 @@ from datadiet.errors import UserError
 from datadiet.printable import masked
 from datadiet.storage.claims import lock_run
 from datadiet.storage.files import read_lines
-from datadiet.storage.layout import check_place
+from datadiet.storage.layout import check_place, is_within
 from datadiet.storage.records import MirrorRecord, Summary
 
 NAME = "mlflow_run.json"
@@ -109,7 +109,7 @@ class Record(MirrorRecord):
         home = self.path.parent if self.path else None
         for path, folder in self.artifacts:
             file = home / path if home else Path(path)
-            if home and (".." in Path(path).parts or not _lies_in(file, home)):
+            if home and (".." in Path(path).parts or not is_within(file, home)):
                 raise UserError(
                     f"{self.path}: its artifact {path!r} does not lie in {home}, and is not given away. Expected a "
                     "file of the run itself; such a record was changed, or a link was put in its place."
@@ -153,13 +153,6 @@ class Record(MirrorRecord):
                 self.end("FINISHED")
         elif self.status == "RUNNING":
             self.end("KILLED", "Its process ended without a word.")
-
-
-def _lies_in(file: Path, home: Path) -> bool:
-    try:
-        return file.resolve().is_relative_to(home.resolve())
-    except (OSError, RuntimeError, ValueError):  # links in a circle, a name that no file has
-        return False
 
 
 def now() -> int:
