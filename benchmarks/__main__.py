@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import time
 import traceback
 from pathlib import Path
@@ -34,7 +33,7 @@ from benchmarks import (
     table,
     whole,
 )
-from benchmarks.timing import GOALS_HEADER, HEADER, Row, goals_markdown, markdown
+from benchmarks.timing import GOALS_HEADER, HEADER, Row, file_stem, goals_markdown, markdown
 from datadiet.processors import processors
 
 BENCHMARKS = {
@@ -96,8 +95,7 @@ def write(rows: list[Row], failed: list[str], rounds: int, only: list[str], seco
     """benchmarks/results/<device>.md and .json; <device>_<groups> where some groups were asked for."""
     folder = Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)
-    stem = re.sub(r"\W+", "_", jax.devices()[0].device_kind.lower()).strip("_")
-    stem = "_".join([stem, *only])
+    stem = file_stem(jax.devices()[0].device_kind, *only)
     command = " ".join(["python -m benchmarks", f"--rounds {rounds}", *(["--only", *only] if only else [])])
     parts = [f"# {title(rounds)}", "", f"`{command}`, {seconds / 60:.1f} minutes", ""]
     parts += [f"Not measured, because they failed: {', '.join(failed)}.", ""] if failed else []

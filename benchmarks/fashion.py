@@ -9,7 +9,6 @@ earlier one was stopped. The data is Debian's package dataset-fashion-mnist, or 
 from __future__ import annotations
 
 import argparse
-import re
 import shlex
 import statistics
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 
 import jax
 
+from benchmarks.timing import file_stem
 from datadiet.config import TrainConfig
 from datadiet.runs.console import Console
 from datadiet.runs.context import Context, Output, Tracker
@@ -92,7 +92,7 @@ def main() -> None:
     title = f"# Fashion-MNIST, {given.model}, {given.steps:,} steps, {given.dtype}, {device}"
     command = shlex.join(["python", "-m", "benchmarks.fashion", *sys.argv[1:]])
     text = "\n".join([title, "", f"`{command}`", "", head, *lines, "", *costs]) + "\n"
-    stem = re.sub(r"\W+", "_", device.lower()).strip("_")
+    stem = file_stem(device)
     for folder in (given.root, Path(__file__).parent / "results"):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"fashion_{stem}.md").write_text(text)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import re
 import shlex
 import statistics
 import sys
@@ -28,7 +27,17 @@ import optax
 
 from benchmarks import peer_torch
 from benchmarks.step import SCANNED_STEPS, against_torch, per_step, step
-from benchmarks.timing import GOALS_HEADER, HEADER, Goal, Row, goals_markdown, interleaved_seconds, markdown, row
+from benchmarks.timing import (
+    GOALS_HEADER,
+    HEADER,
+    Goal,
+    Row,
+    file_stem,
+    goals_markdown,
+    interleaved_seconds,
+    markdown,
+    row,
+)
 from datadiet import plugins
 from datadiet.config import ResolvedConfig, TrainConfig, resolve
 from datadiet.data.batches import fit_images
@@ -180,8 +189,7 @@ def main() -> None:
             goals.append(Goal("time side by side over one after the other", at_once / seconds, 1.0))
     rows[0] = rows[0]._replace(goals=(*rows[0].goals, *goals))
     text = "\n".join([*lines, GOALS_HEADER, *goals_markdown(rows), "", HEADER, *map(markdown, rows)]) + "\n"
-    names = " ".join([device, *(name.rpartition(".")[2] for name in brought.split(","))])
-    stem = re.sub(r"\W+", "_", names.lower()).strip("_")
+    stem = file_stem(device, *(name.rpartition(".")[2] for name in brought.split(",")))
     (Path(__file__).parent / "results" / f"fast_{stem}.md").write_text(text)
     print(text)
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import re
 import shlex
 import sys
 from dataclasses import replace
@@ -24,6 +23,7 @@ import jax
 import numpy as np
 
 from benchmarks.fast import training_flops
+from benchmarks.timing import file_stem
 from datadiet.config import ResolvedConfig, TrainConfig, saved_steps
 from datadiet.data.batches import Normalizer, fit_images
 from datadiet.data.dataset import Dataset
@@ -227,7 +227,7 @@ def main() -> None:
         *step_table(by_step, published, given.runs), "",
         beside_input_norm(ids, grand, published),
     ]) + "\n"  # fmt: skip
-    stem = re.sub(r"\W+", "_", jax.devices()[0].device_kind.lower()).strip("_")
+    stem = file_stem(jax.devices()[0].device_kind)
     stem += f"_width{config.width}" if config.width else ""
     for folder in (given.root, Path(__file__).parent / "results"):
         write_bytes(folder / f"published_scores_{stem}.md", text.encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -82,6 +83,11 @@ def row(
     summary = {name: (statistics.median(each), min(each), max(each)) for name, each in found.items()}
     milliseconds = 1e3 * statistics.median(seconds[base]) / (examples or batch_size)
     return Row(case, batch_size, base, milliseconds, summary, tuple(goals))
+
+
+def file_stem(*names: str) -> str:
+    """Name of a file after a device, and what else it is of."""
+    return re.sub(r"\W+", "_", " ".join(names).lower()).strip("_")
 
 
 HEADER = "| case | batch | base, ms/example | time relative to it: median (least–most) |\n|---|---|---|---|"

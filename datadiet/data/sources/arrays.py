@@ -45,8 +45,8 @@ def find_splits(name: str, there: Iterable[str]) -> dict[str, Arrays]:
     """
     names, found = list(there), {}
     for split in (*TRAIN, *TEST, WHOLE):
-        kinds = [[form.format(split) for form in forms] for forms in (_EXAMPLES, _LABELS, _IDS)]
-        kinds = _WORDS if split == WHOLE else kinds
+        forms = (_EXAMPLES, _LABELS, _IDS)
+        kinds = _WORDS if split == WHOLE else [[form.format(split) for form in kind] for kind in forms]
         arrays = [
             [key for key in names if key.lower() in kind]
             or [key for key in names if split and _is_of(key, split, words)]
@@ -93,12 +93,9 @@ def as_examples(name: str, given: dict[str, np.ndarray]) -> list[np.ndarray]:
             return [_as_vectors(values) for values in given.values()]
     odd = [key for key, values in given.items() if values.ndim not in (3, 4) or values.dtype.kind not in "biuf"]
     if odd:
-        told = [
-            f"{key} is {given[key].dtype} {list(given[key].shape)}"
-            for key in sorted(given, key=odd.count, reverse=True)
-        ]
-        also = "" if len(odd) == len(given) else f", and both alike; {told[-1]}"
-        got = ", ".join(told[: len(odd)])
+        told = {key: f"{key} is {values.dtype} {list(values.shape)}" for key, values in given.items()}
+        got = ", ".join(told.pop(key) for key in odd)
+        also = "".join(f", and both alike; {fine}" for fine in told.values())
         raise UserError(f"{name}: {got}; expected images [N, H, W] or [N, H, W, D], or vectors [N, D]{also}.")
     factor = _scale(name, given)
     found = [_as_bytes(f"{name}: {key}", values, factor) for key, values in given.items()]

@@ -256,17 +256,12 @@ def _called(paths: list[str | None], split: str) -> list[str]:
 def _same_names(name: str, one: Named, other: Named) -> Named:
     """The names of two files, of that which has some; refused where they are not the same in the same order. In another
     spelling of Unicode they are."""
-    if (
-        one.names
-        and other.names
-        and [normalize("NFC", c) for c in one.names] != [normalize("NFC", c) for c in other.names]
-    ):
-        pairs = zip_longest(one.names, other.names, fillvalue="none")
-        number, (here, there) = next(
-            (i, pair) for i, pair in enumerate(pairs) if normalize("NFC", pair[0]) != normalize("NFC", pair[1])
-        )
+    here, there = ([normalize("NFC", c) for c in found.names] for found in (one, other))
+    if here and there and here != there:
+        number = next(i for i, (mine, theirs) in enumerate(zip_longest(here, there)) if mine != theirs)
+        first, second = ("none" if number >= len(found.names) else found.names[number] for found in (one, other))
         raise UserError(
-            f"{name}: class {number} is {here!r} in {one.file.name} and {there!r} in {other.file.name}; expected the "
+            f"{name}: class {number} is {first!r} in {one.file.name} and {second!r} in {other.file.name}; expected the "
             "same classes in the same order."
         )
     return one if one.names else other
