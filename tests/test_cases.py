@@ -406,15 +406,22 @@ def test_the_home_of_nobody_is_refused():
 
 def test_pictures_of_many_bits_are_refused_as_objects_too():
     deep = [(Image.fromarray(drawn(6, 6) * np.uint16(257)), i % 2) for i in range(6)]
-    with pytest.raises(UserError, match="train: item 0 is an image of mode I;16; expected 8 bits per channel"):
+    why = "(?s)train: 6 of 6 images cannot be read.*item 0: an image of mode I;16; expected 8 bits per channel"
+    with pytest.raises(UserError, match=why):
         dd.dataset_from(deep, deep)
 
 
-def test_that_objects_are_put_on_white_is_said_once():
+def test_how_many_objects_are_put_on_white_is_said_once():
     clear = [(Image.fromarray(drawn(6, 6, 4)), i % 2) for i in range(6)]
-    with pytest.warns(Remark, match="train: images are put on white where transparent") as caught:
-        dd.dataset_from(clear, [(image, label) for image, label in clear])
+    with pytest.warns(Remark, match="train: 6 of 7 images are put on white where transparent") as caught:
+        dd.dataset_from([*clear, (Image.fromarray(drawn(6, 6)), 0)], clear)
     assert sum("on white" in str(one.message) for one in caught) == 2, "once for each split"
+
+
+def test_objects_are_pictures_or_arrays_but_not_both():
+    picture, array = (Image.fromarray(drawn(6, 6)), 0), (drawn(6, 6), 1)
+    with pytest.raises(UserError, match="item 0 or item 1 is a picture, the other an array"):
+        dd.dataset_from([picture, array], [picture, picture])
 
 
 def listed(root, rows, header="path,label,split"):

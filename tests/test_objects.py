@@ -160,8 +160,10 @@ def test_ids_and_name_may_be_given():
 def test_pictures_of_several_sizes_are_resized_where_a_size_is_asked_for():
     drawn = np.random.RandomState(0).randint(0, 256, (8, 9, 9, 3)).astype(np.uint8)
     given = [(Image.fromarray(drawn[i, :6, : 4 + i % 4]), i % 2) for i in range(8)]
-    with pytest.raises(UserError, match=r"images of 4 shapes, \[6, 4, 3\] \(the first: item 0\).*image_size"):
+    with pytest.raises(UserError, match=r"(?s)images of 4 sizes.*4 x 6 pixels: 1 \(item 0\).*Add image_size=5\.$"):
         dd.dataset_from(given[:4], given[4:])
+    with pytest.raises(UserError, match=r"images of 4 shapes, \[6, 4, 3\] \(the first: item 0\).*image_size"):
+        dd.dataset_from(*([(np.asarray(image), label) for image, label in part] for part in (given[:4], given[4:])))
     assert dd.dataset_from(given[:4], given[4:], image_size=3).image_shape == (3, 3, 3)
     assert dd.dataset_from(TRAIN, TEST, image_size="3x4").image_shape == (3, 4, 3)
 

@@ -5,25 +5,27 @@ They are known by what they can do, so that neither library is imported.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from datadiet.data.dataset import CHUNK, Dataset, Splits, assembled, numbered
 from datadiet.data.doubts import tell_doubts
-from datadiet.data.reading import Reading, remark
+from datadiet.data.reading import Reading
 from datadiet.data.registry import noting, tell_notes
 from datadiet.data.sources.arrays import as_examples, as_labels
 from datadiet.data.sources.base import Obstacles
-from datadiet.data.sources.images import DEEP, GREY, fitted, on_white, orientation, read_images, resize
+from datadiet.data.sources.images import look, read_images, resize, stacked
 from datadiet.errors import UserError
+from datadiet.progress import counting
 
 IMAGES = ("image", "images", "img", "pixel_values", "x", "input", "inputs", "data")
 LABELS = ("label", "labels", "fine_label", "y", "target", "targets")
+REPAIRS = ("image_size",)  # parameters of dataset_from that a refusal of images may advise
 EXPECTED = (
     "(images, labels) as arrays, a datasets.Dataset, or a torch.utils.data.Dataset or other sequence of (image, label)"
 )
@@ -159,7 +161,7 @@ def _of_hugging_face(what: str, given: Any, reading: Reading) -> Part:
     if not all(isinstance(cell, bytes | dict) for cell in cells):
         return Part(_array(f"{what}: {image}", cells), found, names[label])
     encoded = [_cell(what, i, cell) for i, cell in enumerate(cells)]
-    obstacles = Obstacles(what)
+    obstacles = Obstacles(what, REPAIRS)
     images = read_images(obstacles, [f"row {i}" for i in range(len(encoded))], encoded.__getitem__, reading)
     obstacles.check()
     return Part(images.pixels, found, names[label])
@@ -182,15 +184,41 @@ def _of_items(what: str, given: Any, reading: Reading) -> Part:
     count = len(given)
     if not count:
         raise UserError(f"{what}: it is empty; expected examples.")
-    pairs = [_pair(what, i, given[i], reading) for i in range(count)]
-    images = [image for image, _ in pairs]
+    pictures, labels = _is_picture(_pair(what, 0, given[0])[0]), []
+
+    def images() -> Iterator[Any]:
+        with counting(count, what) as advance:
+            for i in range(count):
+                image, label = _pair(what, i, given[i])
+                if _is_picture(image) != pictures:
+                    raise UserError(f"{what}: item 0 or item {i} is a picture, the other an array; expected one kind.")
+                labels.append(label.tolist())
+                yield image
+                advance(1)
+
+    found = _pictures(what, count, images(), reading) if pictures else _arrays(what, images())
     for i in sorted({0, count // 2, count - 1}):
-        if not np.array_equal(images[i], _pair(what, i, given[i], reading)[0]):
+        one, again = (np.asarray(_pair(what, i, given[i])[0]) for _ in range(2))
+        if not np.array_equal(one, again):
             raise UserError(
                 f"{what}: item {i} is another image at every look; expected one without random transforms: they are "
                 "done while training (augment=true)."
             )
-    if {image.ndim for image in images} == {2, 3}:  # grey ones among coloured ones
+    return Part(found, _array(f"{what}: labels", labels), _classes_of(given))
+
+
+def _pictures(what: str, count: int, images: Iterable[Any], reading: Reading) -> np.ndarray:
+    """Images of Pillow as one array."""
+    obstacles, names = Obstacles(what, REPAIRS), [f"item {i}" for i in range(count)]
+    found = stacked(obstacles, names, map(look, images, names, repeat(reading)), reading).pixels
+    obstacles.check()
+    return found
+
+
+def _arrays(what: str, given: Iterable[Any]) -> np.ndarray:
+    """Arrays as one, grey ones among coloured ones with three channels."""
+    images = list(given)
+    if {image.ndim for image in images} == {2, 3}:
         images = [np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image for image in images]
     sizes = {image.shape: i for i, image in reversed(list(enumerate(images)))}
     if len(sizes) > 1:
@@ -198,12 +226,11 @@ def _of_items(what: str, given: Any, reading: Reading) -> Part:
         raise UserError(
             f"{what}: images of {len(sizes)} shapes, {told}; expected one: give image_size=N, or a transform."
         )
-    labels = _array(f"{what}: labels", [label.tolist() for _, label in pairs])
-    return Part(np.stack(images), labels, _classes_of(given))
+    return np.stack(images)
 
 
-def _pair(what: str, i: int, item: Any, reading: Reading) -> tuple[np.ndarray, np.ndarray]:
-    """Image and label of an item."""
+def _pair(what: str, i: int, item: Any) -> tuple[Any, np.ndarray]:
+    """Image, a picture of Pillow or an array, and label of an item."""
     if isinstance(item, Mapping):
         keys = [next((name for name in known if name in item), None) for known in (IMAGES, LABELS)]
         found = [item[key] for key in keys if key is not None]
@@ -214,18 +241,13 @@ def _pair(what: str, i: int, item: Any, reading: Reading) -> tuple[np.ndarray, n
         got += f" with {', '.join(map(str, item))}" if isinstance(item, Mapping) else ""
         raise UserError(f"{what}: item {i} is {got}; expected (image, label), or a dictionary with image and label.")
     image, label = found
-    whole = _pixels(what, i, image, reading) if hasattr(image, "getbands") else _array(f"{what}: item {i}", image)
-    return whole, _array(f"{what}: label {i}", label)
+    shown = image if _is_picture(image) else _array(f"{what}: item {i}", image)
+    return shown, _array(f"{what}: label {i}", label)
 
 
-def _pixels(what: str, i: int, image: Image.Image, reading: Reading) -> np.ndarray:
-    """A PIL image, upright and on white; [H, W] where it is grey, else [H, W, 3]."""
-    if image.mode.startswith(DEEP):
-        raise UserError(f"{what}: item {i} is an image of mode {image.mode}; expected 8 bits per channel.")
-    shown, transparent = on_white(ImageOps.exif_transpose(image))
-    if transparent or orientation(image) != 1:
-        remark(f"{what}: images are put on white where transparent, and turned as their EXIF data says.")
-    return np.asarray(fitted(shown.convert("L" if shown.mode in GREY else "RGB"), reading))
+def _is_picture(image: Any) -> bool:
+    """Of Pillow."""
+    return hasattr(image, "getbands")
 
 
 def _classes_of(given: Any) -> tuple[str, ...]:

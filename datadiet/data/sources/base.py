@@ -42,10 +42,11 @@ class Obstacles:
         name: Of the data.
         found: Each in words that can be shown.
         options: That repair some of it, by name.
+        parameters: Of the function that was called, which has these of the options alone; None: those of a command.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, parameters: tuple[str, ...] | None = None) -> None:
+        self.name, self.parameters = name, parameters
         self.found: list[str] = []
         self.options: dict[str, Any] = {}
 
@@ -69,6 +70,8 @@ class Obstacles:
         told = "".join(f"\n- {text}" for text in self.found) if several else f" {self.found[0]}"
         head = f" {len(self.found)} things stand in the way:" if several else ""
         repair = " ".join(commands.option(name, value) for name, value in self.options.items())
+        if self.parameters is not None:
+            repair = ", ".join(f"{name}={self.options[name]!r}" for name in self.parameters if name in self.options)
         end = ("\n" if several else ". ") + f"Add {repair}" if repair else ""
         raise UserError.of_shown(f"{visible(self.name)}:{head}{told}{end}.")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,8 +66,16 @@ def _strictly() -> Iterator[None]:
         yield
 
 
-def _decode(given: Path | bytes, name: str) -> tuple[Image.Image, bool]:
+def _decode(given: Path | bytes | Image.Image, name: str) -> tuple[Image.Image, bool]:
     """The image, and whether its EXIF data says that it is turned."""
+    image, turned = (given, False) if isinstance(given, Image.Image) else _opened(given, name)
+    if image.mode.startswith(DEEP):
+        raise UserError(f"{name}: an image of mode {image.mode}; expected 8 bits per channel")
+    return image, turned or orientation(image) != 1
+
+
+def _opened(given: Path | bytes, name: str) -> tuple[Image.Image, bool]:
+    """The image, and whether its file says that it is turned, whatever the image says once it is decoded."""
     stored = 0
     try:
         opened, stored = (io.BytesIO(given), len(given)) if isinstance(given, bytes) else (given, size_of(given))
@@ -76,14 +84,12 @@ def _decode(given: Path | bytes, name: str) -> tuple[Image.Image, bool]:
             _check_pixels(name, image, stored)
             turned = orientation(image) != 1
             image.load()  # which turns TIFF; some of PNG have their EXIF data at their end
+            return image, turned
     except UnidentifiedImageError as error:  # which names no more than the file, or an address in memory
         why = f"cannot identify it as one of {', '.join(FORMATS)}" if stored else "it is empty"
         raise UserError(f"{name}: cannot be read as an image ({why})") from error
     except BROKEN as error:
         raise UserError(f"{name}: cannot be read as an image ({error})") from error
-    if image.mode.startswith(DEEP):
-        raise UserError(f"{name}: an image of mode {image.mode}; expected 8 bits per channel")
-    return image, turned or orientation(image) != 1
 
 
 def orientation(image: Image.Image) -> int:
@@ -106,25 +112,25 @@ def _room(count: int, size: tuple[int, int], channels: int) -> np.ndarray:
 class Seen(NamedTuple):
     """One image that was looked at."""
 
-    pixels: np.ndarray | None  # uint8 [H, W] or [H, W, 3]; None: none are wanted
+    pixels: np.ndarray  # uint8 [H, W] or [H, W, 3]
     size: tuple[int, int]  # width and height as it is seen, before it is resized
     turned: bool
     transparent: bool
 
 
-def look(given: Path | bytes, name: str, reading: Reading) -> Seen:
+def look(given: Path | bytes | Image.Image, name: str, reading: Reading) -> Seen | UserError:
     """An image as it is seen: turned as its EXIF data says, on white where it is transparent, of the size that is
-    asked for. Raises UserError as `decode` does."""
+    asked for; or why it cannot be read."""
     try:
         image, turned = _decode(given, name)
         image, transparent = on_white(ImageOps.exif_transpose(image))
         mode = "L" if image.mode in GREY else "RGB"
         plain = image if image.mode == mode else image.convert(mode)
         return Seen(np.asarray(fitted(plain, reading)), image.size, turned, transparent)
-    except UserError:
-        raise
+    except UserError as error:
+        return error
     except Exception as error:  # whatever else damage leads Pillow to
-        raise UserError(f"{name}: cannot be read as an image ({error})") from error
+        return UserError(f"{name}: cannot be read as an image ({error})")
 
 
 class Images(NamedTuple):
@@ -141,31 +147,37 @@ def read_images(
 ) -> Images:  # fmt: skip
     """All images as one array; D is 1 where every one is grey, else 3.
 
-    They are decoded in as many threads as there are processors, with a bar where that takes more than a second. That
-    images are turned, put on white, resized or left out is said.
+    They are decoded in as many threads as there are processors, with a bar where that takes more than a second.
+
+    Args:
+        names: What to call each image; its length is N.
+        given: File of image i, or what is in it.
+        obstacles, reading, colour: As for `stacked`.
+    Raises:
+        UserError: more images than memory takes.
+    """
+    found = in_order(lambda i: look(given(i), names[i], reading), len(names), obstacles.name)
+    return stacked(obstacles, names, found, reading, colour=colour)
+
+
+def stacked(
+    obstacles: Obstacles, names: Sequence[str], found: Iterable[Seen | UserError], reading: Reading, *,
+    colour: bool = False,
+) -> Images:  # fmt: skip
+    """Images that were looked at as one array. That they are turned, put on white, resized or left out is said.
 
     Args:
         obstacles: Told of images that cannot be read, all of them, and of several sizes; where there are any, those
             before this call included, no pixels are kept.
         names: What to call each image; its length is N.
-        given: File of image i, or what is in it.
+        found: N of them, or why they cannot be read.
         reading: Their size, and whether those that cannot be read are left out.
         colour: D = 3 even if all are grey.
-    Raises:
-        UserError: more images than memory takes.
     """
     stack = _Stack(len(names), colour, keep=not obstacles.found)
     bad: dict[str, str] = {}  # name -> why
-
-    def seen(i: int) -> Seen | UserError:
-        try:
-            found = look(given(i), names[i], reading)
-        except UserError as error:
-            return error
-        return found if stack.keep else found._replace(pixels=None)
-
     with _strictly():
-        for i, one in enumerate(in_order(seen, len(names), obstacles.name)):
+        for i, one in enumerate(found):
             if isinstance(one, UserError):
                 bad[names[i]] = str(one)
             else:
@@ -214,7 +226,7 @@ class _Stack:
         self.turned += seen.turned
         self.transparent += seen.transparent
         self.keep = self.keep and (reading.shape is not None or len(self.sizes) == 1)
-        if not self.keep or seen.pixels is None:
+        if not self.keep:
             return
         size, grey = (seen.pixels.shape[1], seen.pixels.shape[0]), seen.pixels.ndim == 2
         if not self.good:
