@@ -22,9 +22,9 @@ HOUSE = {
     "data": [
         "dataset", "reading", "doubts", "order", "batches", "cache", "sources.base", "sources.published",
         "sources.splits", "sources.walk", "sources.images", "sources.encoded", "sources.embedded", "sources.arrays",
-        "sources.own", "sources.columns", "sources.parquet", "sources.delimited", "sources.csv_file", "sources.idx",
-        "sources.cinic10", "sources.tfds_folder", "sources.cifar", "align", "labels", "registry", "objects", "inspect",
-        "download", "tfds_builders", "prepare",
+        "sources.folder", "sources.npz_file", "sources.columns", "sources.parquet", "sources.delimited",
+        "sources.csv_file", "sources.idx", "sources.cinic10", "sources.tfds_folder", "sources.cifar", "align", "labels",
+        "registry", "objects", "inspect", "download", "tfds_builders", "prepare",
     ],
     "models": [
         "conv", "onednn", "forms", "nnx_form", "checked", "networks", "wide_resnet", "vit", "fast_cnn", "source", "own",
@@ -88,7 +88,7 @@ ENTRY_POINTS = {  # own parameters and defaults, from the contract; None: has to
 
 
 def name_of(path: Path) -> str:
-    """data.sources.own for datadiet/data/sources/own.py."""
+    """data.sources.base for datadiet/data/sources/base.py."""
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip(".")
 
 

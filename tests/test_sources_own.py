@@ -371,6 +371,16 @@ def write_npz(folder, **changes):
     return f"npz:{folder / 'mine.npz'}"
 
 
+def test_names_of_classes_may_lie_in_an_npz(tmp_path):
+    names = np.array(["ape", "bee", "cat", "dog", "elk"])
+    for key, given in (("class_names", names), ("target_names", names.astype("S"))):
+        assert load_dataset(write_npz(tmp_path, **{key: given})).class_names == tuple(names)
+    gaps = {key: arrays()[key] * 2 for key in ("y_train", "y_test")}
+    assert load_dataset(write_npz(tmp_path, label_names=np.repeat(names, 2), **gaps)).class_names == tuple(names)
+    with pytest.raises(UserError, match="2 class names for 5 classes; expected a name for each"):
+        load_dataset(write_npz(tmp_path, class_names=names[:2]))
+
+
 def test_npz_in_the_layout_of_keras_is_read_in_file_order(tmp_path):
     given = arrays()
     name = write_npz(tmp_path, **given, ids_train=np.array([f"n{i}" for i in range(20)]))

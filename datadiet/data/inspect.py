@@ -20,7 +20,8 @@ from datadiet.data.dataset import Dataset
 from datadiet.data.doubts import blank, called, repeats
 from datadiet.data.reading import Reading, Remark
 from datadiet.data.registry import PREFIXES, check_asked, data_folder, dataset_of
-from datadiet.data.sources.own import is_image, resolve_path
+from datadiet.data.sources.base import resolve_path
+from datadiet.data.sources.folder import is_image
 from datadiet.data.sources.walk import walk
 from datadiet.errors import UserError
 from datadiet.printable import visible

@@ -17,7 +17,7 @@ from datadiet.data.dataset import CHUNK, Dataset, Splits, assembled, numbered
 from datadiet.data.doubts import tell_doubts
 from datadiet.data.reading import Reading
 from datadiet.data.registry import noting, tell_notes
-from datadiet.data.sources.arrays import as_examples, as_labels
+from datadiet.data.sources.arrays import as_examples, as_labels, named_classes
 from datadiet.data.sources.base import Obstacles
 from datadiet.data.sources.images import look, read_images, resize, stacked
 from datadiet.errors import UserError
@@ -79,7 +79,7 @@ def _splits(
     (labels, test_labels), found = as_labels(name, {which: part.labels for which, part in parts.items()})
     if reading.shape:
         images, test_images = (resize(name, one, reading) for one in (images, test_images))
-    names = _class_names(name, class_names or _names(name, parts), found, 1 + int(labels.max(initial=-1)))
+    names = named_classes(name, class_names or _names(name, parts), found, 1 + int(labels.max(initial=-1)))
     example_ids = numbered("train", len(images)) if ids is None else np.array([str(one) for one in ids])
     return Splits(images, labels, test_images, test_labels, example_ids, names)
 
@@ -92,18 +92,6 @@ def _names(name: str, parts: Mapping[str, Part]) -> tuple[str, ...]:
             "the same order."
         )
     return train or test
-
-
-def _class_names(name: str, given: tuple[str, ...], found: tuple[str, ...], count: int) -> tuple[str, ...]:
-    """Names of C classes: those that were found in the labels, or those given, by the numbers that were found."""
-    if not given or not all(one.isdecimal() for one in found):
-        return found
-    numbers = [int(one) for one in found] or range(count)
-    if max(numbers, default=0) < len(given):
-        return tuple(given[number] for number in numbers)
-    if len(given) != count:
-        raise UserError(f"{name}: {len(given)} class names for {count} classes; expected a name for each.")
-    return given
 
 
 def _part(what: str, given: Any, reading: Reading) -> Part:

@@ -85,8 +85,8 @@ DATASETS: dict[str, Source] = {
 # What may stand before a name or a path of the user's own.
 PREFIXES: dict[str, Callable[[str], Source]] = {
     "tfds/": _tfds,
-    "folder:": partial(_own, "folder", "own", of_files=True),
-    "npz:": partial(_own, "npz", "own"),
+    "folder:": partial(_own, "folder", "folder", of_files=True),
+    "npz:": partial(_own, "npz", "npz_file"),
     "parquet:": partial(_own, "parquet", "parquet"),
     "csv:": partial(_own, "csv", "csv_file", of_files=True),
     "idx:": partial(_own, "idx", "idx"),

@@ -16,7 +16,7 @@ from datadiet import commands
 from datadiet.config import TrainConfig, from_dict, given_config
 from datadiet.data.reading import NAMES, Reading
 from datadiet.data.registry import check_asked, data_folder, dataset_of, origins_of
-from datadiet.data.sources.own import resolve_path
+from datadiet.data.sources.base import resolve_path
 from datadiet.errors import UserError
 from datadiet.report.kept_files import FOLDERS, FORMATS, KeptSet
 from datadiet.report.kept_sets import examples

@@ -219,6 +219,26 @@ def as_labels(name: str, given: dict[str, np.ndarray]) -> tuple[list[np.ndarray]
     return found, tuple(str(one) for one in classes)
 
 
+def named_classes(name: str, given: tuple[str, ...], found: tuple[str, ...], count: int) -> tuple[str, ...]:
+    """Names of C classes: those that were found in the labels, or those given, by the numbers that were found.
+
+    Args:
+        given: A name for each number that a label may have, or ().
+        found: As `as_labels` gives them.
+        count: C.
+    Raises:
+        UserError: names that are neither for each number nor for each class.
+    """
+    if not given or not all(one.isdecimal() for one in found):
+        return found
+    numbers = [int(one) for one in found] or range(count)
+    if max(numbers, default=0) < len(given):
+        return tuple(given[number] for number in numbers)
+    if len(given) != count:
+        raise UserError(f"{name}: {len(given)} class names for {count} classes; expected a name for each.")
+    return given
+
+
 def _plain(name: str, key: str, values: np.ndarray) -> np.ndarray:
     """Integers or texts [N]."""
     labels = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values

@@ -5,7 +5,9 @@ A source turns files into `Splits`, arrays as published in canonical order; `che
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +30,21 @@ class Origins(NamedTuple):
     def path(self, example_id: str) -> str | None:
         """Of an example's file below the root, as the system has it."""
         return None if self.root is None else self.below + as_named(example_id)
+
+
+def resolve_path(path: str, data_dir: Path | None) -> Path:
+    """A path of the user's, taken from data_dir where one is given.
+
+    Raises:
+        UserError: the home of a user that there is not, what lies in a folder that others may not enter, or no path.
+    """
+    try:
+        found = ((data_dir or Path()).expanduser() / Path(path).expanduser()).absolute()
+        with suppress(FileNotFoundError, NotADirectoryError, ValueError):  # which the source tells, and what it expects
+            os.stat(found)
+    except (RuntimeError, OSError) as error:
+        raise UserError(f"{path}: expected a path that can be read ({error}).") from None
+    return found
 
 
 def prepare_command(name: str, data_dir: Path | str | None) -> str:

@@ -16,9 +16,9 @@ import numpy as np
 from datadiet.data.dataset import Splits
 from datadiet.data.reading import Reading, remark
 from datadiet.data.sources.arrays import as_labels
-from datadiet.data.sources.base import Obstacles, Origins
+from datadiet.data.sources.base import Obstacles, Origins, resolve_path
 from datadiet.data.sources.delimited import Table, candidates, named, plain, read_table, windows
-from datadiet.data.sources.own import SUFFIXES, resolve_path
+from datadiet.data.sources.folder import SUFFIXES
 from datadiet.data.sources.splits import TEST, TRAIN, choose, divide, parted, spelled_alike
 from datadiet.data.sources.splits import named as split_names
 from datadiet.errors import UserError

@@ -13,9 +13,8 @@ import numpy as np
 from datadiet.data.dataset import Splits
 from datadiet.data.reading import Reading, remark
 from datadiet.data.sources.arrays import as_labels
-from datadiet.data.sources.base import Obstacles
+from datadiet.data.sources.base import Obstacles, resolve_path
 from datadiet.data.sources.embedded import idx_shape, read_idx
-from datadiet.data.sources.own import resolve_path
 from datadiet.data.sources.splits import choose, divide, parted
 from datadiet.data.sources.walk import walk
 from datadiet.errors import UserError

@@ -17,10 +17,9 @@ import pyarrow.parquet as pq
 from datadiet.data.dataset import Splits
 from datadiet.data.reading import Reading, remark
 from datadiet.data.sources.arrays import as_labels, has_labels
-from datadiet.data.sources.base import Obstacles
+from datadiet.data.sources.base import Obstacles, resolve_path
 from datadiet.data.sources.columns import LABEL_NAMES, find_columns, named_classes, plain_labels
 from datadiet.data.sources.images import read_images
-from datadiet.data.sources.own import resolve_path
 from datadiet.data.sources.splits import TRAIN, WORD, choose, divide, parted
 from datadiet.data.sources.walk import walk
 from datadiet.errors import UserError
