@@ -4,9 +4,9 @@ Trains scoring networks on CIFAR-10 (--data, as `dataset` has it, in original or
 every score, and compares with --published, an npz of el2n_20, grand_20, grand_0, forget_200, input_norm (float [50000],
 means of ten ResNet-18, in original order) and labels. Prints Spearman, overlap of the upper halves, and means of each
 class, with 95 % intervals by resampling our runs, and GraNd of untrained full-width ResNet-18 against the input norm.
-Writes the table to benchmarks/results/published_scores_<device>[_width<width>].md, and our scores, float16, to
-<root>/published_scores.npz. What is done is kept below --root: the same command goes on where it was stopped. The
-device decides the defaults.
+Writes the table to benchmarks/results/published_scores_<device>[_width<width>][_<option>_<value>…].md, and our scores,
+float16, to <root>/published_scores.npz. What is done is kept below --root: the same command goes on where it was
+stopped. The device decides the defaults.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from datadiet.storage.layout import ExperimentLayout, score_file
 from datadiet.storage.records import Summary
 from datadiet.storage.runs import open_run
 from datadiet.storage.score_files import load_scores
+from datadiet.train_config import FIELDS
 
 EXP = "published_scores"
 UNTRAINED = 10  # networks of ResNet-18
@@ -81,6 +82,7 @@ def arguments() -> argparse.Namespace:
     add("--model", help="network (the recipe's)")
     add("--width", type=int, default=16 if small else None, help="channels of its first layer (16 on a CPU, else all)")
     add("--epochs", type=float, help="epochs of a run (the recipe's)")
+    add("--set", nargs="+", default=[], metavar="NAME=VALUE", help="other options of the trainings, as in lr=0.5")
     add("--dtype", default="float32" if small else "bfloat16", help="compute_dtype (float32 on a CPU, else bfloat16)")
     add("--at", type=float, nargs="+", default=[0.1], help="parts of the training after which checkpoints are scored; "
         "the tables are of the first (0.1)")  # fmt: skip
@@ -93,6 +95,7 @@ def resolved(given: argparse.Namespace) -> ResolvedConfig:
     named = {"model": given.model, "width": given.width, "epochs": given.epochs}
     values = {name: value for name, value in named.items() if value is not None}
     values |= {} if given.recipe == "none" else recipe_values(given.recipe, values)
+    values |= {name: FIELDS[name].parse(text) for name, _, text in (one.partition("=") for one in given.set)}
     config = TrainConfig(
         dataset=given.data, data_dir=given.data_dir, compute_dtype=given.dtype, trajectory=("all",), **values
     )
@@ -229,6 +232,7 @@ def main() -> None:
     ]) + "\n"  # fmt: skip
     stem = file_stem(jax.devices()[0].device_kind)
     stem += f"_width{config.width}" if config.width else ""
+    stem += "".join(f"_{one.replace('=', '_')}" for one in given.set)
     for folder in (given.root, Path(__file__).parent / "results"):
         write_bytes(folder / f"published_scores_{stem}.md", text.encode())
     print(f"\n{text}")

@@ -20,25 +20,42 @@ from datadiet.errors import UserError
 from datadiet.runs.signals import EXIT_CODE
 
 LONG = QUICK | {"offline": "true", "num_steps": 100_000, "log_steps": 50, "save_steps": 50_000}
+SLURM_PORTS = 65536 - 2**12  # the first; JAX adds the number of the job
 
 
-def free_port() -> int:
+def free_port(least: int = 0) -> int:
+    """Of those from `least` on, which is any where that is 0."""
     with socket.socket() as held:
-        held.bind(("localhost", 0))
-        return held.getsockname()[1]
+        while True:
+            try:
+                held.bind(("localhost", least))
+                return held.getsockname()[1]
+            except OSError:
+                least += 1
+
+
+def of_slurm(port: int, index: int) -> dict[str, str]:
+    """What Slurm tells a process of two on this machine."""
+    job = {"JOB_ID": port - SLURM_PORTS, "STEP_NODELIST": "localhost", "STEP_NUM_NODES": 1, "NTASKS": 2}
+    return {f"SLURM_{name}": str(value) for name, value in (job | {"PROCID": index, "LOCALID": index}).items()}
 
 
 class Pair:
-    """A command in two processes, each in a folder of its own below `root`."""
+    """A command in two processes, each in a folder of its own below `root`.
 
-    def __init__(self, root: Path, command: str, **options) -> None:
-        typed = [f"--{name}={value}" for name, value in options.items()]
-        self.folders, port = [root / "first", root / "second"], free_port()
-        environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    Args:
+        slurm: They are told by Slurm's variables which they are, not by an option.
+    """
+
+    def __init__(self, root: Path, command: str, slurm: bool = False, **options) -> None:
+        self.folders, port = [root / "first", root / "second"], free_port(SLURM_PORTS if slurm else 0)
         self.processes = []
         for index, folder in enumerate(self.folders):
             folder.mkdir(exist_ok=True)
-            called = [sys.executable, "-m", "entrypoints", command, *typed, f"--hosts=localhost:{port},{index},2"]
+            place = {"hosts": "cluster" if slurm else f"localhost:{port},{index},2"}
+            typed = [f"--{name}={value}" for name, value in (options | place).items()]
+            called = [sys.executable, "-m", "entrypoints", command, *typed]
+            environment = os.environ | {"PYTHONPATH": str(PROJECT)} | (of_slurm(port, index) if slurm else {})
             with open(folder / "out.txt", "w") as out:
                 told = {"stdout": out, "stderr": subprocess.STDOUT}
                 self.processes.append(subprocess.Popen(called, cwd=folder, env=environment, **told))
@@ -76,6 +93,13 @@ def test_two_processes_do_what_one_does_and_only_the_first_writes(tmp_path):
         for name, values in held.items():
             exact = np.issubdtype(values.dtype, np.integer) or values.dtype == bool
             np.testing.assert_allclose(values, expected[name], *((0, 0) if exact else (1e-4, 1e-5)))
+
+
+def test_slurm_tells_which_process_this_is(tmp_path):
+    pair = Pair(tmp_path, "full_data", slurm=True, **QUICK | {"offline": "true", "num_steps": 2})
+    assert pair.end() == [0, 0], pair.output(0) + pair.output(1)
+    assert "split over 2 devices: 64, 64" in pair.output(0)
+    assert "Process 1 of 2: computes" in pair.output(1)
 
 
 def test_a_signal_to_either_stops_both_and_one_alone_goes_on(tmp_path):
