@@ -67,6 +67,22 @@ def _check_training(config: TrainConfig) -> None:
         raise refuse("lr_triangle", ",".join(map(str, triangle)), "none where lr_vitaly=true, another schedule")
 
 
+def without_effect(config: TrainConfig) -> list[str]:
+    """Options that were given, but change nothing beside the others, each in words."""
+    idle = {
+        "early_save_steps": (not config.early_step, "early_step=0"),
+        "decay_steps": (config.lr_vitaly, "lr_vitaly=true"),
+        "decay_factor": (config.lr_vitaly, "lr_vitaly=true"),
+        "random_label_seed": (not config.random_label_fraction, "random_label_fraction=0"),
+    }
+    values = {name: getattr(config, name) for name, (is_idle, _) in idle.items() if is_idle}
+    return [
+        f"{name}={commands.typed(value)} has no effect where {idle[name][1]}."
+        for name, value in values.items()
+        if value != FIELDS[name].default
+    ]
+
+
 def number_kept(size: float | str, num_examples: int) -> int:
     """M, how many of N examples a size keeps: itself, or as a float the fraction of them, rounded to the nearest whole
     number (a half to the even one), as those of a study; as text what it says, as in 50%.

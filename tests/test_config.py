@@ -146,3 +146,14 @@ def test_every_option_has_a_help_text():
     for name, known in options.FIELDS.items():
         assert known.help.endswith("."), name
         assert known.default is not None or known.auto, name
+
+
+def test_what_an_option_would_not_change_is_said():
+    config = TrainConfig(lr_vitaly=True, decay_steps=(10, 20), early_save_steps=5, random_label_seed=3)
+    assert options.without_effect(config) == [
+        "early_save_steps=5 has no effect where early_step=0.",
+        "decay_steps=10,20 has no effect where lr_vitaly=true.",
+        "random_label_seed=3 has no effect where random_label_fraction=0.",
+    ]
+    beside = dataclasses.replace(config, lr_vitaly=False, early_step=20, random_label_fraction=0.1)
+    assert not options.without_effect(beside) and not options.without_effect(TrainConfig())

@@ -75,6 +75,8 @@ def train_runs(
         raise UserError(f"runs={','.join(map(str, runs))}: expected each run once.")
     with hosts.together(context.hosts, context.reporter.say):
         check_online(config, context.tracker.offline)
+        for text in options.without_effect(config):
+            context.reporter.say(text)
         if context.tracker.log_model:
             check_carried(config)
         count = count_of(config)
