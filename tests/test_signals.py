@@ -133,6 +133,22 @@ def test_what_is_done_in_time_comes_back_as_it_is():
         unless(lambda: True, pytest.fail, "it was begun")
 
 
+def test_what_came_back_is_not_left_while_its_thread_ends(monkeypatch):
+    gate, ended = threading.Event(), []
+
+    class Slow(threading.Thread):
+        def run(self):
+            super().run()
+            gate.wait(PATIENCE)
+            ended.append(self)
+
+    monkeypatch.setattr(compiled.threading, "Thread", Slow)
+    with pytest.raises(ZeroDivisionError):
+        unless(lambda: False, divmod, 7, 0)
+    assert (compiled.is_any_left(), ended) == (False, [])
+    gate.set()
+
+
 def held(monkeypatch, module, name: str, number: signal.Signals = signal.SIGTERM) -> threading.Event:
     """A function stands still until the event that this gives, and the signal comes meanwhile."""
     gate = threading.Event()

@@ -19,7 +19,7 @@ from datadiet.devices import Devices
 from datadiet.errors import Interrupted
 
 POLL_SECONDS = 0.1  # between two looks at whether to stop
-_calls: list[threading.Thread] = []  # of `unless`
+_left: list[Future] = []  # calls that `unless` did not wait for
 
 
 def never() -> bool:
@@ -48,18 +48,20 @@ def unless(stopping: Callable[[], bool], call: Callable, *arguments: Any) -> Any
         except BaseException as error:
             result.set_exception(error)
 
-    _calls[:] = [thread for thread in _calls if thread.is_alive()]
-    _calls.append(threading.Thread(target=work, daemon=True, name="datadiet-call"))
-    _calls[-1].start()
-    while not wait([result], POLL_SECONDS).done:
-        if stopping():
-            raise left
+    threading.Thread(target=work, daemon=True, name="datadiet-call").start()
+    try:
+        while not wait([result], POLL_SECONDS).done:
+            if stopping():
+                raise left
+    except BaseException:
+        _left.append(result)
+        raise
     return result.result()
 
 
 def is_any_left() -> bool:
     """Whether a call that was left is still at work: then Python cannot end in its usual way."""
-    return any(thread.is_alive() for thread in _calls)
+    return not all(call.done() for call in _left)
 
 
 class Clock:
