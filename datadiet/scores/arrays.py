@@ -87,8 +87,8 @@ def _largest(outputs: Any) -> Any:
 def largest_two(outputs: Array) -> tuple[Array, Array]:
     """The largest and the second largest of outputs [B, C], each [B]."""
     if isinstance(outputs, np.ndarray):
-        second, first = np.moveaxis(np.partition(outputs, -2)[..., -2:], -1, 0)
-        return first, second
+        ordered = np.partition(outputs, -2)
+        return ordered[..., -1], ordered[..., -2]
     import jax
 
     first, second = jax.numpy.moveaxis(jax.lax.top_k(outputs, 2)[0], -1, 0)
