@@ -87,7 +87,7 @@ def _largest(outputs: Any) -> Any:
 def largest_two(outputs: Array) -> tuple[Array, Array]:
     """The largest and the second largest of outputs [B, C], each [B]."""
     if isinstance(outputs, np.ndarray):
-        ordered = np.partition(outputs, -2)
+        ordered: Any = np.partition(outputs, -2)
         return ordered[..., -1], ordered[..., -2]
     import jax
 
