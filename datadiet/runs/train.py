@@ -75,12 +75,13 @@ def train_runs(
         raise UserError(f"runs={','.join(map(str, runs))}: expected each run once.")
     with hosts.together(context.hosts, context.reporter.say):
         check_online(config, context.tracker.offline)
-        for text in options.without_effect(config):
-            context.reporter.say(text)
         if context.tracker.log_model:
             check_carried(config)
         count = count_of(config)
-        return train_resolved([resolve_config(replace(config, run=run), count) for run in runs], exp, context, choice)
+        configs = [resolve_config(replace(config, run=run), count) for run in runs]
+        for text in options.without_effect(config):
+            context.reporter.say(text)
+        return train_resolved(configs, exp, context, choice)
 
 
 def train_resolved(
