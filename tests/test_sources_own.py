@@ -17,6 +17,7 @@ from PIL import ExifTags, Image
 
 from datadiet.data.batches import normalize
 from datadiet.data.prepare import prepare
+from datadiet.data.reading import Remark
 from datadiet.data.registry import load_dataset
 from datadiet.data.sources import cinic10
 from datadiet.data.sources.embedded import DEBIAN_FASHION_MNIST, IDX_FILES
@@ -377,8 +378,13 @@ def test_names_of_classes_may_lie_in_an_npz(tmp_path):
         assert load_dataset(write_npz(tmp_path, **{key: given})).class_names == tuple(names)
     gaps = {key: arrays()[key] * 2 for key in ("y_train", "y_test")}
     assert load_dataset(write_npz(tmp_path, label_names=np.repeat(names, 2), **gaps)).class_names == tuple(names)
-    with pytest.raises(UserError, match="2 class names for 5 classes; expected a name for each"):
-        load_dataset(write_npz(tmp_path, class_names=names[:2]))
+    for given, why in (
+        (names[:2], "2 class names for 5 classes; expected a name for each."),
+        (names.astype(object), "cannot be read as npz of plain arrays"),
+        (np.arange(5.0), r"class_names is float64 \[5\]; expected texts \[C\]."),
+    ):
+        with pytest.warns(Remark, match=f"{why}.*So class_names is not used"):
+            assert load_dataset(write_npz(tmp_path, class_names=given)).class_names == ()
 
 
 def test_npz_in_the_layout_of_keras_is_read_in_file_order(tmp_path):

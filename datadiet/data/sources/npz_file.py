@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 
 from datadiet.data.dataset import Splits, check_lengths, numbered
-from datadiet.data.reading import AS_IT_IS, Reading
+from datadiet.data.reading import AS_IT_IS, Reading, remark
 from datadiet.data.sources.arrays import (
     WHOLE,
     Arrays,
@@ -88,7 +88,7 @@ class Chosen(NamedTuple):
     train: Arrays
     test: Arrays | None
     labels: dict[str, np.ndarray]  # those of all splits, by name
-    class_names: tuple[str, ...]  # or ()
+    names: list[str]  # of all arrays of the file
 
 
 def _chosen(path: str, data_dir: Path | None, reading: Reading, obstacles: Obstacles) -> Chosen:
@@ -99,13 +99,9 @@ def _chosen(path: str, data_dir: Path | None, reading: Reading, obstacles: Obsta
     def labels_of(keys: list[str]) -> list[str]:
         names[:], found = keys, find_splits(obstacles.name, keys)
         there.update(found)
-        return [arrays.labels for arrays in found.values() if arrays.labels] + [
-            key for key in CLASS_NAMES if key in keys
-        ]
+        return [arrays.labels for arrays in found.values() if arrays.labels]
 
     labels = _arrays(path, data_dir, labels_of)
-    given = [labels.pop(key) for key in CLASS_NAMES if key in labels]
-    class_names = tuple(texts(given[0].ravel()).tolist()) if given and given[0].dtype.kind in "SU" else ()
     labelled = {split: one.labels is not None and has_labels(labels[one.labels]) for split, one in there.items()}
     expected = (
         f"it has {', '.join(names) or 'no array'}; expected x_train, y_train, x_test, y_test (or X_…, or train_images, "
@@ -115,7 +111,7 @@ def _chosen(path: str, data_dir: Path | None, reading: Reading, obstacles: Obsta
     if train is None or not labelled[train]:
         obstacles.found = obstacles.found or [f"no training split: {expected}"]
         obstacles.check()
-    return Chosen(there[train or WHOLE], there[test] if test else None, labels, class_names)
+    return Chosen(there[train or WHOLE], there[test] if test else None, labels, names)
 
 
 def count_npz(path: str, data_dir: Path | None, reading: Reading) -> int:
@@ -148,13 +144,30 @@ def load_npz(path: str, data_dir: Path | None, reading: Reading) -> Splits:
         given_labels = {y: arrays[y], test.labels: arrays[test.labels]}
     examples, others = as_examples(name, given)
     (y_train, y_test), found = as_labels(name, given_labels)
-    class_names = named_classes(name, names, found, 1 + int(y_train.max(initial=-1)))
+    class_names = _class_names(path, data_dir, names, found, 1 + int(y_train.max(initial=-1)))
     ids = [_ids(name, arrays, one, count) for one, count in ((train, len(examples)), (test, len(others))) if one]
     if test is None and reading.test_fraction is not None:
         check_lengths(name, "train", examples, y_train, ids[0])
         held = divide(name, ids[0], y_train, reading.test_fraction)
         return parted(name, examples, y_train, ids[0], held, class_names)
     return Splits(examples, y_train, others, y_test, ids[0], class_names, ids[1])
+
+
+def _class_names(
+    path: str, data_dir: Path | None, names: list[str], found: tuple[str, ...], count: int
+) -> tuple[str, ...]:
+    """Names of C classes by the file, where it tells them; else those that were found in the labels."""
+    key = next((one for one in CLASS_NAMES if one in names), None)
+    if key is None:
+        return found
+    try:
+        given = _arrays(path, data_dir, lambda there: [key])[key]
+        if given.dtype.kind not in "SU":
+            raise UserError(f"npz:{path}: {key} is {given.dtype} {list(given.shape)}; expected texts [C].")
+        return named_classes(f"npz:{path}", tuple(texts(given.ravel()).tolist()), found, count)
+    except UserError as error:  # of data that is whole without it
+        remark(f"{error} So {key} is not used.")
+        return found
 
 
 def _ids(name: str, arrays: dict[str, np.ndarray], split: Arrays, count: int) -> np.ndarray:
