@@ -230,9 +230,8 @@ def main() -> None:
         *step_table(by_step, published, given.runs), "",
         beside_input_norm(ids, grand, published),
     ]) + "\n"  # fmt: skip
-    stem = file_stem(jax.devices()[0].device_kind)
-    stem += f"_width{config.width}" if config.width else ""
-    stem += "".join(f"_{one.replace('=', '_')}" for one in given.set)
+    width = [f"width{config.width}"] if config.width else []
+    stem = file_stem(jax.devices()[0].device_kind, *width, *given.set)
     for folder in (given.root, Path(__file__).parent / "results"):
         write_bytes(folder / f"published_scores_{stem}.md", text.encode())
     print(f"\n{text}")

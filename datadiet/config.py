@@ -75,11 +75,10 @@ def without_effect(config: TrainConfig) -> list[str]:
         "decay_factor": (config.lr_vitaly, "lr_vitaly=true"),
         "random_label_seed": (not config.random_label_fraction, "random_label_fraction=0"),
     }
-    values = {name: getattr(config, name) for name, (is_idle, _) in idle.items() if is_idle}
     return [
-        f"{name}={commands.typed(value)} has no effect where {idle[name][1]}."
-        for name, value in values.items()
-        if value != FIELDS[name].default
+        f"{name}={commands.typed(getattr(config, name))} has no effect where {beside}."
+        for name, (is_idle, beside) in idle.items()
+        if is_idle and getattr(config, name) != FIELDS[name].default
     ]
 
 

@@ -59,7 +59,9 @@ def rank_mean_over_runs(values: np.ndarray) -> np.ndarray:
 def standard_error(values: np.ndarray) -> np.ndarray:
     """Standard error of the mean over runs of scores [R, N], float64 [N]; NaN where fewer than two runs measured."""
     measured = np.maximum(sum(~np.isnan(run) for run in values), 1)
-    return _over_measured(partial(np.nanstd, ddof=1), values) / np.sqrt(measured)
+    found = _over_measured(partial(np.nanstd, ddof=1), values)
+    found /= np.sqrt(measured)  # in place: a quotient of its own is a third array [N] from Python 3.14 on
+    return found
 
 
 COMBINATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {

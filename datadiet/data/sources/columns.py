@@ -56,7 +56,7 @@ def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
-def named_classes(schema: pa.Schema, label: str) -> tuple[str, ...]:
+def hugging_face_classes(schema: pa.Schema, label: str) -> tuple[str, ...]:
     """Names of the classes from Hugging Face's metadata, or ()."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]

@@ -18,7 +18,7 @@ from datadiet.data.dataset import Splits
 from datadiet.data.reading import Reading, remark
 from datadiet.data.sources.arrays import as_labels, has_labels
 from datadiet.data.sources.base import Obstacles, resolve_path
-from datadiet.data.sources.columns import LABEL_NAMES, find_columns, named_classes, plain_labels
+from datadiet.data.sources.columns import LABEL_NAMES, find_columns, hugging_face_classes, plain_labels
 from datadiet.data.sources.images import read_images
 from datadiet.data.sources.splits import TRAIN, WORD, choose, divide, parted
 from datadiet.data.sources.walk import walk
@@ -129,7 +129,7 @@ def count_parquet(path: str, data_dir: Path | None, reading: Reading) -> int:
 
 
 def _found_columns(name: str, schema: pa.Schema) -> tuple[str, str]:
-    classes = [one for one in schema.names if named_classes(schema, one)]
+    classes = [one for one in schema.names if hugging_face_classes(schema, one)]
     image, label = find_columns(name, schema, classes)
     if others := [one for one in schema.names if one != label and one in (*LABEL_NAMES, *classes)]:
         remark(f"{name}: {label} is the label; {', '.join(others)} is not used.")
@@ -197,7 +197,7 @@ def _rows(name: str, files: list[Path]) -> Rows:
     for file in files:
         schema = _opened(name, file, pq.read_schema)
         image, label = _found_columns(name, schema)
-        named = _same_names(name, named, Named(file, named_classes(schema, label)))
+        named = _same_names(name, named, Named(file, hugging_face_classes(schema, label)))
         for cells, found in _opened(name, file, partial(_rows_of, name, image, label)):
             encoded += [cell["bytes"] if isinstance(cell, dict) else cell for cell in cells]
             paths += [cell.get("path") if isinstance(cell, dict) else None for cell in cells]
