@@ -143,3 +143,13 @@ def test_mlflow_reports_to_nobody():
         [sys.executable, "-c", code], cwd=PROJECT, env=clean, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "None"
+
+
+def test_a_machine_without_git_is_not_alarmed(tmp_path):
+    code = "from datadiet.tracking import mlflow_store; print(sorted(mlflow_store.resolve_tags()))"
+    bare = {"PATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, env=bare, capture_output=True, text=True, check=True
+    )
+    assert "mlflow.source.name" in done.stdout
+    assert not done.stderr

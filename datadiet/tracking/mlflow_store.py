@@ -23,6 +23,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 # Nobody else is told of a run. The thread of telemetry also changes the environment, and a request that reads it fails.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # for a file that is there in a moment
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # where git is not installed, MLflow alarms three times
 
 import mlflow
 from filelock import FileLock
