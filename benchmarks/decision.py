@@ -97,6 +97,19 @@ def false_headlines(
     return new / replicates, old / replicates
 
 
+def rare_losses(lost: float, noise: float, runs: int, examples: int, arms: int, replicates: int) -> float:
+    """How often something may be dropped though each subset truly loses the margin: on average `lost` of the test
+    examples, which every run loses; besides, every run errs by chance in a share `noise`."""
+    random, false = np.random.default_rng([round(10 * lost), round(1e4 * noise), runs, examples, arms]), 0
+    for _ in range(replicates):
+        full, *subsets = (random.random((runs, examples), np.float32) >= noise for _ in range(1 + arms))
+        for one in subsets:
+            one[:, random.random(examples) < lost / examples] = False
+        cells = {(f"arm {arm}", 0.5): one for arm, one in enumerate(subsets)}
+        false += decide({(FULL, 1.0): full, **cells}, (1 - noise) * lost / examples).kept_fraction < 1
+    return false / replicates
+
+
 def looking_again(
     kind: str, points: float, examples: int, arms: int, replicates: int, most: int = 30
 ) -> dict[str, float]:
@@ -161,6 +174,20 @@ def headlines(quick: bool) -> Iterator[str]:
         yield f"| {kind} | {points} | {examples:,} | {arms} | {count:,} | {cells} |"
 
 
+def rare(quick: bool) -> Iterator[str]:
+    yield "## False headlines, %, where few test examples decide"
+    yield ""
+    yield "Every run of a subset loses the same examples, on average so many; besides, every run errs by chance."
+    yield ""
+    yield f"| lost | by chance, % | test examples | arms | replicates | {' | '.join(f'{n} runs' for n in RUNS)} |"
+    yield "|--:|--:|--:|--:|--:|" + "--:|" * len(RUNS)
+    for examples, arms, lost, noise in _cases((359, 1000), (1, 4, 11), (4, 6.5, 12), (0, 0.001, 0.003, 0.03)):
+        count = 100 if quick else 4000 // arms
+        found = [rare_losses(lost, noise, runs, examples, arms, count) for runs in RUNS]
+        cells = " | ".join(f"{100 * x:.1f}" for x in found)
+        yield f"| {lost:g} | {100 * noise:g} | {examples:,} | {arms} | {count:,} | {cells} |"
+
+
 def looked_again(quick: bool) -> Iterator[str]:
     yield "## False headlines, %, of whoever looks again after more runs, up to 30"
     yield ""
@@ -215,7 +242,7 @@ def gains(quick: bool) -> Iterator[str]:
         yield f"| {kind} | {runs} | {examples:,} | {arms} | {count:,} | {told} |"
 
 
-TABLES = {"coverage": coverages, "headlines": headlines, "looks": looked_again, "gain": gains}
+TABLES = {"coverage": coverages, "headlines": headlines, "rare": rare, "looks": looked_again, "gain": gains}
 HEAD = f"""# How often a decision is wrong, simulated
 
 `python -m benchmarks.decision`

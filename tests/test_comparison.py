@@ -11,7 +11,7 @@ from scipy import stats
 
 import datadiet as dd
 from datadiet.errors import UserError
-from datadiet.report.comparison import ALPHA
+from datadiet.report.comparison import ALPHA, least_margin, most_variance
 from datadiet.report.verdicts import CAN, CANNOT, FULL, NOT_DECIDED, cliff
 
 
@@ -47,7 +47,48 @@ def test_the_interval_is_satterthwaites():
     variance = (r + e - i) / 1200
     freedom = (r + e - i) ** 2 / (r**2 / 3 + e**2 / 299 + i**2 / 897)
     half = stats.t.ppf(0.975, freedom) * math.sqrt(variance)
-    assert (found.high - found.low) / 2 == pytest.approx(half)
+    z, c = stats.norm.ppf(0.975), found.squares
+    unseen = z * math.sqrt(c + 1)
+    skews = [(z**2 + 2) / 3 * (unseen + cubes) / (unseen + c) / 300 for cubes in (-found.cubes, found.cubes)]
+    assert (found.difference - found.low, found.high - found.difference) == pytest.approx(
+        (half + skews[0], half + skews[1])
+    )
+
+
+@pytest.mark.parametrize("alpha", [ALPHA, ALPHA / 4, ALPHA / 11])
+@pytest.mark.parametrize("runs", [1, 3])
+def test_a_rare_loss_is_bounded_as_its_count_is(runs, alpha):
+    """By Clopper and Pearson 1934, where all runs lose the same few of 1,000 examples."""
+    full = np.ones((runs, 1000), bool)
+    for count in range(13):
+        one = full.copy()
+        one[:, :count] = False
+        low, exact = dd.compare(one, full).bounds(alpha)[0], stats.beta.ppf(1 - alpha, count + 1, 1000 - count)
+        assert -low > 0.999 * exact
+        assert runs == 1 or -low < 1.1 * exact
+
+
+@pytest.mark.parametrize("alpha", [ALPHA, ALPHA / 4, ALPHA / 11])
+def test_few_losses_beside_few_gains_are_seldom_called_too_few(alpha):
+    """Whatever is expected of either: the chance that the lower bound is above the true difference."""
+    lost, won = np.arange(40), np.arange(30)
+    low = np.empty((len(lost), len(won)))
+    full = np.ones((1, 1000), bool)
+    for k, j in itertools.product(lost, won):
+        one, other = full.copy(), full.copy()
+        one[:, :k], other[:, k : k + j] = False, False
+        low[k, j] = dd.compare(np.repeat(one, 3, 0), np.repeat(other, 3, 0)).bounds(alpha)[0]
+    for gains, more in itertools.product((0, 0.3, 1, 2, 4, 8), np.arange(0.2, 14, 0.3)):
+        chance = np.outer(stats.poisson.pmf(lost, gains + more), stats.poisson.pmf(won, gains))
+        assert chance[low > -more / 1000].sum() < 1.02 * alpha
+
+
+def test_a_margin_can_be_shown_with_that_variance_and_no_larger_one():
+    for margin, level in ((0.006, ALPHA), (0.01, ALPHA / 4), (0.2, ALPHA)):
+        most = most_variance(margin, 1000, level)
+        assert least_margin(most, 1000, level) == pytest.approx(margin)
+    assert most_variance(0.005, 1000, ALPHA) == 0, "5.19 examples is the least"
+    assert least_margin(1e-6, 1000, ALPHA) == pytest.approx(0.00519, abs=1e-5)
 
 
 def test_corrected_verdicts_allow_for_shifts_that_few_runs_do_not_show():

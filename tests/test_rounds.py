@@ -102,8 +102,8 @@ def test_the_gain_of_a_chosen_arm_is_told_where_it_was_not_chosen(tmp_path):
 
 def test_before_anything_is_trained_there_is_a_bound():
     told = bound(359, 0.5, 1)
-    assert "no margin below 0.90 points can be shown, and 0.5 was asked for" in told
-    assert "no margin below 0.98 points" in bound(359, 0.5, 2), "arms share the chance"
+    assert "no margin below 1.02 points can be shown, and 0.5 was asked for" in told
+    assert "no margin below 1.21 points" in bound(359, 0.5, 2), "arms share the chance"
     assert "differ on at most 2.4 % of the test examples" in bound(10_000, 0.5, 1)
     assert "at most 1e+02 %" in bound(10_000, 40, 1) or "at most 100 %" in bound(10_000, 40, 1)
 
@@ -185,7 +185,7 @@ def test_looks_of_other_trainings_do_not_count_and_those_that_were_not_noted_do(
 
 def test_auto_stops_where_the_test_set_is_the_limit_and_who_extends_it_pays(tmp_path, no_pictures):
     done = datadiet("study", tmp_path, eval_runs="auto", margin=0.1, **TINY)
-    assert "no margin below 0.98 points can be shown, and 0.1 was asked for" in line(done, "A bound")
+    assert "no margin below 1.21 points can be shown, and 0.1 was asked for" in line(done, "A bound")
     assert line(done, "Looked at with 3 runs").endswith("The test set is the limit: more runs would not decide it.")
     assert [len(cell.runs) for cell in StudyRecord.read(tmp_path / "exps/s/study.json").cells] == [3, 3, 3]
     assert reachable(Decision(read_study(tmp_path / "exps", "s"), 0.1).nearest) in done.stdout + done.stderr

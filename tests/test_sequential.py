@@ -99,11 +99,16 @@ def test_looking_at_fewer_runs_afterwards_is_refused(earlier, runs, planned):
 # --- of a whole study -------------------------------------------------------------------------
 
 
-def cells(seed: int, runs: int, lost: float, examples: int = 3000, arms: str = "ab") -> dict:
+def cells(seed: int, runs: int, lost: float, examples: int = 3000, arms: str = "ab", shift: float = 0.0) -> dict:
+    """bool [S, M] by arm and fraction; whole runs differ in accuracy by `shift`."""
     random = np.random.RandomState(seed)
     right = random.choice([0.995, 0.7], examples, p=[0.9, 0.1])
-    made = {(FULL, 1.0): random.rand(runs, examples) < right}
-    return made | {(arm, 0.5): random.rand(runs, examples) < right - lost for arm in arms}
+
+    def drawn(lost: float) -> np.ndarray:
+        shifts = shift * random.normal(size=(runs, 1)) if shift else 0.0
+        return random.rand(runs, examples) < right - lost + shifts
+
+    return {(FULL, 1.0): drawn(0.0)} | {(arm, 0.5): drawn(lost) for arm in arms}
 
 
 def test_looks_before_lower_every_level():
@@ -127,7 +132,7 @@ def test_peeking_after_every_run_is_seldom_false_and_was_often():
     """benchmarks/decision.py has more cases."""
     runs, paid, unpaid = range(2, 16), 0, 0
     for seed in range(150):
-        study = cells(seed, runs[-1], 0.02, 400)
+        study = cells(seed, runs[-1], 0.02, 1600, shift=0.01)
         for way in ("paid", "unpaid"):
             looked: list[int] = []
             for n in runs:

@@ -6,6 +6,11 @@ d[r, m] is the difference of two networks of a pair of runs r on test example m:
 
 all three random, with the mean squares of the two-way table. Source: Scheffé 1959, The Analysis of Variance, chapter 7;
 degrees of freedom by Satterthwaite 1946.
+
+Where few examples decide, as the 5 of 1,000 that a subset always loses, the mean is skewed: whoever happens to see few
+of them sees a small difference and a small variance at once. Bounds lie further out for that, by Johnson 1978, Modified
+t Tests and Confidence Intervals for Asymmetrical Populations, with the skewness that there would be at the bound, and
+by half an example for the steps of a count. Of a mere count, however rare, they are nearly the exact ones.
 """
 
 from __future__ import annotations
@@ -40,6 +45,8 @@ class Comparison:
     of_examples: float  # S var(example) + var(rest)
     of_rest: float  # var(rest); NaN for one run
     disagreements: int  # of all S * M
+    squares: float  # sums over examples of their mean difference less `difference`, squared and to the third power
+    cubes: float
     level: float = ALPHA  # chance of error that a verdict may have; lower where there are others beside it
 
     @cached_property
@@ -75,8 +82,10 @@ class Comparison:
             freedom = min(freedom, self._least_freedom)
         half = float(special.stdtrit(freedom, 1 - alpha)) * math.sqrt(variance)
         if not self.disagreements:  # none in M examples: that they are rarer than so is known exactly
-            half = max(half, 1 - alpha ** (1 / self.examples))
-        return max(-1.0, self.difference - half), min(1.0, self.difference + half)
+            half = max(half, unseen(alpha, self.examples))
+            return -half, half
+        low, high = (skew(alpha, self.squares, side * self.cubes, self.examples) for side in (-1, 1))
+        return max(-1.0, self.difference - half - low), min(1.0, self.difference + half + high)
 
     @property
     def low(self) -> float:
@@ -114,7 +123,8 @@ class Comparison:
     def smallest_margin(self) -> float:
         """The smallest margin, 0 to 1, at which this many test examples can show that nothing is lost, however many
         runs there are: where nothing is lost, with a chance of 90 %."""
-        return self._reach * math.sqrt(self._of_test_set)
+        least = least_margin(self._of_test_set, self.examples, self.level)
+        return least if self.disagreements else min(least, unseen(self.level, self.examples))
 
     @property
     def runs_needed(self) -> int | None:
@@ -122,15 +132,11 @@ class Comparison:
 
         None: no number of runs does, because the margin is below `smallest_margin`.
         """
-        left = (self.margin / self._reach) ** 2 - self._of_test_set
+        left = most_variance(self.margin, self.examples, self.level) - self._of_test_set
         if left <= 0:
             return None
         of_a_run = self.runs * self._chance[0] - self.runs * self._of_test_set
         return max(1, math.ceil(of_a_run / left))
-
-    @property
-    def _reach(self) -> float:
-        return reach(self.level)
 
     @property
     def _of_test_set(self) -> float:
@@ -139,10 +145,46 @@ class Comparison:
         return max(self.of_examples - rest, self.runs / (self.examples - 1)) / (self.runs * self.examples)
 
 
-def reach(level: float) -> float:
-    """How many standard errors a margin has to be wide to be shown at `level`, where nothing is lost, with a chance of
-    90 %."""
-    return float(special.ndtri(1 - level) + special.ndtri(POWER))
+def unseen(alpha: float, examples: int) -> float:
+    """The largest share of all examples of which `examples` that were drawn may contain none, with that chance."""
+    return 1 - alpha ** (1 / examples)
+
+
+def skew(alpha: float, squares: float, cubes: float, examples: int) -> float:
+    """By how much a bound lies further out because what would move it is rare: as many unseen examples as take it there
+    count with those that were seen.
+
+    Args:
+        squares, cubes: Sums over examples of their mean differences, less the mean of all, squared, and to the third
+            power, above 0 where they lean to the side of the bound.
+        examples: M.
+    """
+    z = -float(special.ndtri(alpha))
+    more = z * math.sqrt(squares + 1)
+    lean = max(0.0, more + cubes) / (more + squares)  # third moment by second: 1 where all is won or lost entirely
+    return (z**2 + 2) / 3 * lean / examples
+
+
+def least_margin(variance: float, examples: int, level: float) -> float:
+    """The smallest margin that can be shown at `level`, where nothing is lost, with a chance of 90 %.
+
+    Args:
+        variance: Of the difference, over what is drawn anew: at least 1 / M**2.
+        examples: M.
+    """
+    errors = float(special.ndtri(1 - level) + special.ndtri(POWER))  # standard ones that the margin has to be wide
+    return errors * math.sqrt(variance) + skew(level, variance * examples**2 - 1, 0.0, examples)
+
+
+def most_variance(margin: float, examples: int, level: float) -> float:
+    """The largest variance with which that margin can be shown, `least_margin` turned round; 0: with none."""
+    low, high = 1 / examples**2, 1.0
+    if least_margin(low, examples, level) > margin:
+        return 0.0
+    for _ in range(60):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if least_margin(middle, examples, level) <= margin else (low, middle)
+    return low
 
 
 def compare(one: Any, full: Any, margin: float = 0.005) -> Comparison:
@@ -175,6 +217,7 @@ def compare(one: Any, full: Any, margin: float = 0.005) -> Comparison:
     rest = disagreements - differences.size * mean**2 - by_runs - by_examples
     # Two half examples more, one in favour of either, so that few disagreements do not look certain: Agresti, Min 2005.
     by_examples += runs
+    centred = columns / runs - mean
     free = max(1, runs - 1)
     return Comparison(
         runs, examples, mean, float(margin),
@@ -182,6 +225,7 @@ def compare(one: Any, full: Any, margin: float = 0.005) -> Comparison:
         of_examples=by_examples / (examples - 1),
         of_rest=max(0.0, rest) / (free * (examples - 1)) if runs > 1 else math.nan,
         disagreements=int(disagreements),
+        squares=float((centred**2).sum()), cubes=float((centred**3).sum()),
     )  # fmt: skip
 
 
@@ -200,6 +244,7 @@ def compare_accuracies(one: np.ndarray, full: np.ndarray, examples: int, margin:
     return Comparison(
         runs, examples, float(differences.mean()), margin, of_runs=examples * spread,
         of_examples=runs * (errors + 1 / examples), of_rest=0.0 if runs > 1 else math.nan, disagreements=1,
+        squares=0.0, cubes=0.0,
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from datadiet.report.comparison import ALPHA, Comparison, reach
+from datadiet.report.comparison import ALPHA, Comparison, most_variance, unseen
 from datadiet.report.decision import Decision
 from datadiet.report.evidence import RANDOM
 from datadiet.report.words import loss
@@ -23,15 +23,16 @@ def bound(num_test: int, margin: float, arms: int) -> str:
     """What the size of a test set alone tells before anything is trained.
 
     That two trainings differ in what they get right, run for run, on a share q of the test examples gives a difference
-    a variance of q / M that no number of runs takes away, and q is taken for at least 1 / M.
+    a variance of q / M that no number of runs takes away, and q is taken for at least 1 / M. Where they never differ in M
+    test examples, they may still do so in others.
 
     Args:
         num_test: M.
         margin: In percentage points.
         arms: Ways to choose that share the chance of error.
     """
-    wide = reach(ALPHA / arms)
-    least, share = 100 * wide / num_test, (margin / 100 / wide) ** 2 * num_test
+    least = 100 * unseen(ALPHA / arms, num_test)
+    share = num_test * max(most_variance(margin / 100, num_test, ALPHA / arms), num_test**-2)
     told = f"A bound from the size of the test set alone, {num_test:,} examples, with any number of runs: "
     if margin < least:
         return (
