@@ -135,3 +135,18 @@ def test_all_that_stands_in_the_way_of_all_files_is_named_at_once(tmp_path, digi
     assert "files=none/*.npy,gone.npy: no files of outputs" in told
     told = datadiet("predictions", tmp_path, files=tmp_path / "nan.npy", step=1, type="grad_norm", expect=2, **OFFLINE)
     assert "type=grad_norm: expected some of l2_error" in told.output
+
+
+def test_outputs_that_do_not_tell_their_order_say_how_many_are_right(tmp_path, digits):
+    right = 5 * np.eye(10, dtype=np.float32)[digits.train_labels]
+    given = {"step": 70, "offline": True, "dataset": "digits", "overwrite": True}
+    for order, told in (
+        (slice(None), "100.0% are right."),
+        (np.random.RandomState(0).permutation(len(right)), "by chance"),
+    ):
+        np.save(tmp_path / "a.npy", right[order])
+        done = datadiet("predictions", tmp_path, files=tmp_path / "a.npy", **given)
+        assert "a.npy: neither ids nor labels, so its rows are taken to be in the order of digits" in done.output
+        assert told in done.output
+    np.savez(tmp_path / "b.npz", logits=right, ids=digits.example_ids)
+    assert "neither ids" not in datadiet("predictions", tmp_path, files=tmp_path / "b.npz", **given).output

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import datadiet
 
+from datadiet.data.align import rows_of
 from datadiet.data.registry import load_dataset
 from datadiet.errors import UserError
 from datadiet.storage.score_tables import read_score_table
@@ -77,3 +80,50 @@ def test_a_study_of_given_scores_trains_no_network_to_score(tmp_path, digits, sc
     told = datadiet("study", tmp_path, offline=True, expect=2, **given | {"scores": "l2_error=own.csv"}).output
     assert "scores=l2_error=own.csv: expected NAME=PATH" in told
     assert "'l2_error' is taken" in told
+
+
+@pytest.fixture
+def numbered(tmp_path):
+    """Forty examples whose names are whole numbers, in another order; and those, canonical."""
+    names, images = np.random.RandomState(0).permutation(40), np.zeros((46, 4, 4, 1), np.uint8)
+    images[:, 0, 0, 0] = np.arange(46)
+    labels = np.arange(46) % 2
+    given = {"x_train": images[:40], "y_train": labels[:40], "x_test": images[40:], "y_test": labels[40:]}
+    np.savez(tmp_path / "numbered.npz", **given, ids_train=names)
+    return load_dataset(f"npz:{tmp_path / 'numbered.npz'}"), names
+
+
+def test_whole_numbers_that_are_names_and_positions_are_not_guessed(tmp_path, numbered):
+    """As csv they are names, for its cells are text."""
+    dataset, names = numbered
+    score = np.arange(40) / 2
+    for column, expected in (("example_id", names / 2), ("index", score)):
+        frame = pd.DataFrame({column: np.arange(40), "score": score})
+        frame.to_csv(tmp_path / "s.csv", index=False)
+        frame.to_parquet(tmp_path / "s.parquet")
+        np.testing.assert_array_equal(read_score_table(tmp_path / "s.csv", dataset), expected)
+        if column == "index":
+            np.testing.assert_array_equal(read_score_table(tmp_path / "s.parquet", dataset), expected)
+        else:
+            with pytest.raises(UserError, match="name of one example of .* and the position of another: .*index"):
+                read_score_table(tmp_path / "s.parquet", dataset)
+    known, obstacles = rows_of(np.arange(100, 140), dataset, positions=True)
+    assert (known.size, len(obstacles)) == (0, 2)
+
+
+def test_whole_numbers_that_are_names_alone_are_names(tmp_path, numbered):
+    dataset, names = numbered
+    data = replace(dataset, example_ids=np.array([str(name + 1000) for name in names]))
+    known, obstacles = rows_of(np.arange(1000, 1040), data)
+    assert not obstacles
+    np.testing.assert_array_equal(names[known], np.arange(40))
+
+
+def test_a_column_of_another_name_is_taken_and_told_unless_its_name_says_that_it_is_no_score(tmp_path, digits, scores):
+    given = scores[["example_id", "score"]]
+    given.rename(columns={"score": "el2n"}).to_csv(tmp_path / "a.csv", index=False)
+    with pytest.warns(UserWarning, match="column el2n is taken for the score; larger is harder"):
+        read_score_table(tmp_path / "a.csv", digits)
+    given.rename(columns={"score": "rank"}).to_csv(tmp_path / "b.csv", index=False)
+    with pytest.raises(UserError, match="its only column beside example_id is rank; expected one that is called score"):
+        read_score_table(tmp_path / "b.csv", digits)

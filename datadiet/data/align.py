@@ -78,29 +78,35 @@ def _same_content(dataset: Dataset, ids: np.ndarray, position: np.ndarray, print
 
 
 def rows_of(
-    ids: Sequence[Any] | np.ndarray, dataset: Dataset, lacking: str = "are missing"
+    ids: Sequence[Any] | np.ndarray, dataset: Dataset, lacking: str = "are missing", *, positions: bool = False
 ) -> tuple[np.ndarray, list[str]]:
     """Which training example each row of a table or array is of, and what stands in the way of taking each for one.
 
     Args:
         ids: Names of examples, also as our own tables write them or in another encoding; or whole numbers, which are
-            positions in canonical order.
+            names, where examples are called so, or positions in canonical order.
         lacking: What is to be said of examples that have no row.
+        positions: Whole numbers are nothing else, as those of a column `index`.
     Returns:
         int64, of those rows whose id is known; obstacles in words.
     """
     ids, places = np.asarray(ids), {str(one): i for i, one in enumerate(dataset.example_ids)}
-    if ids.dtype.kind in "iu":
-        cells = [int(one) for one in ids]
-        found = [one if 0 <= one < dataset.num_examples else None for one in cells]
-    else:
-        cells = [str(one) for one in ids]
-        found = [_place(cell, places) for cell in cells]
-    unknown = [str(cell) for cell, i in zip(cells, found) if i is None]
+    whole, readings, obstacles = ids.dtype.kind in "iu", [], []
+    if not (whole and positions):
+        readings.append([_place(str(one), places) for one in ids])
+    if whole:
+        readings.append([int(one) if 0 <= one < dataset.num_examples else None for one in ids])
+    if len(readings) == 2 and readings[0] != readings[1] and not any(None in reading for reading in readings):
+        obstacles.append(
+            f"its ids are whole numbers, each the name of one example of {dataset.name} and the position of another: "
+            "expected positions under the name index, or names as text"
+        )
+    found = max(readings, key=lambda reading: len(reading) - reading.count(None))
+    unknown = [str(one) for one, i in zip(ids, found) if i is None]
     known = np.array([i for i in found if i is not None], np.int64)
-    counts, obstacles = np.bincount(known, minlength=dataset.num_examples), []
+    counts = np.bincount(known, minlength=dataset.num_examples)
     for those, what in (
-        (unknown, f"of {len(cells)} ids are not of {dataset.name}"),
+        (unknown, f"of {len(ids)} ids are not of {dataset.name}"),
         (dataset.example_ids[counts == 0].tolist(), f"of {dataset.num_examples} training examples {lacking}"),
         (dataset.example_ids[counts > 1].tolist(), "training examples are named several times"),
     ):

@@ -23,8 +23,8 @@ def bound(num_test: int, margin: float, arms: int) -> str:
     """What the size of a test set alone tells before anything is trained.
 
     That two trainings differ in what they get right, run for run, on a share q of the test examples gives a difference
-    a variance of q / M that no number of runs takes away, and q is taken for at least 1 / M. Where they never differ in M
-    test examples, they may still do so in others.
+    a variance of q / M that no number of runs takes away, and q is taken for at least 1 / M. Where they never differ in
+    M test examples, they may still do so in others.
 
     Args:
         num_test: M.

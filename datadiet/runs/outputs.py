@@ -31,6 +31,7 @@ class Given(NamedTuple):
     outputs: np.ndarray  # [T, rows, C]
     ids: np.ndarray | None  # [rows]; None: canonical order
     labels: np.ndarray | None  # [rows]
+    positions: bool  # whether the ids are called so
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Outputs:
             given = read_given(file)
             rows = np.arange(dataset.num_examples)
             if given.ids is not None:
-                rows = np.argsort(rows_of(given.ids, dataset)[0])
+                rows = np.argsort(rows_of(given.ids, dataset, positions=given.positions)[0])
             for outputs in given.outputs:
                 yield logits_from(outputs[rows], dataset.num_classes, probabilities=self.probabilities)
 
@@ -61,6 +62,7 @@ class Outputs:
 def read_given(path: Path) -> Given:
     """Raises UserError where it has no outputs, or several that might be."""
     arrays = read_arrays(path)
+    positions = "index" in arrays
     ids, labels = _one_of(path, arrays, IDS), _one_of(path, arrays, LABELS)
     columns = sorted((name for name in arrays if re.fullmatch(r"\D*\d+", name)), key=_natural)
     names = [name for name in arrays if name in OUTPUTS]
@@ -76,7 +78,7 @@ def read_given(path: Path) -> Given:
         )
     if outputs.ndim not in (2, 3) or 0 in outputs.shape:
         raise UserError(f"outputs of shape {list(outputs.shape)}; expected [N, C], or [T, N, C] of T epochs")
-    return Given(outputs[None] if outputs.ndim == 2 else outputs, ids, labels)
+    return Given(outputs[None] if outputs.ndim == 2 else outputs, ids, labels, positions)
 
 
 def _one_of(path: Path, arrays: dict[str, np.ndarray], names: Sequence[str]) -> np.ndarray | None:
@@ -143,6 +145,20 @@ def check_outputs(runs: Sequence[Outputs], dataset: Dataset, labels: np.ndarray)
     return counts
 
 
+def order_taken(run: Outputs, dataset: Dataset, labels: np.ndarray) -> str:
+    """How its rows are taken where they have neither ids nor labels, and what speaks against it; else ''."""
+    given = read_given(run.files[-1])
+    if given.ids is not None or given.labels is not None:
+        return ""
+    right = float(np.mean(given.outputs[-1].argmax(axis=1) == labels))
+    chance = 1.5 * float(np.bincount(labels).max()) / len(labels)
+    end = ", as many as by chance: in another order, scores would be those of other examples" * (right < chance)
+    return (
+        f"{run.name}: neither ids nor labels, so its rows are taken to be in the order of {dataset.name}; of its last "
+        f"outputs {right:.1%} are right{end}."
+    )
+
+
 def _problems(given: Given, probabilities: bool, dataset: Dataset, labels: np.ndarray) -> Iterator[str]:
     """What stands in the way of using a file."""
     rows, count = given.outputs.shape[1], dataset.num_examples
@@ -151,7 +167,7 @@ def _problems(given: Given, probabilities: bool, dataset: Dataset, labels: np.nd
         yield f"ids of shape {list(given.ids.shape)} for {rows} rows"
         order = None
     elif given.ids is not None:
-        order, obstacles = rows_of(given.ids, dataset)
+        order, obstacles = rows_of(given.ids, dataset, positions=given.positions)
         yield from obstacles
         order = None if obstacles else order
     elif rows != count:

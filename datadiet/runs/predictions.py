@@ -19,7 +19,7 @@ from datadiet.errors import UserError
 from datadiet.runs.context import Context
 from datadiet.runs.labels import GIVEN, Labels, labels_for
 from datadiet.runs.mean import mean_run
-from datadiet.runs.outputs import Outputs, check_outputs, find_outputs
+from datadiet.runs.outputs import Outputs, check_outputs, find_outputs, order_taken
 from datadiet.runs.scored import Scored, check_replaceable, write_scored
 from datadiet.scores import trajectory
 from datadiet.scores.logits import LOGIT_SCORES
@@ -83,6 +83,8 @@ def predictions_run(files: Sequence[str], wanted: Wanted, config: TrainConfig, e
     params = {"dataset": dataset.name, "files": list(files), "step": wanted.step, "type": list(wanted.types)}
     params |= {"probabilities": wanted.probabilities, "epoch": wanted.epoch}
     _say_what(runs, counts, wanted, context)
+    for told in filter(None, (order_taken(run, dataset, labels.labels) for run in runs)):
+        say(told)
     with context.tracker.track("predictions", exp, name, folder / record.NAME, params=params, note=note) as tracked:
         inside = replace(context, tracker=replace(context.tracker, parent=tracked))
         for number, run in enumerate(runs):

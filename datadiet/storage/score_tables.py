@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from datadiet.storage.arrays import read_arrays
 SUFFIXES = (".csv", ".parquet", ".npz")
 IDS = ("exampleid", "exampleids", "id", "ids", "index")
 SCORE = ("score", "scores", "value", "values")
+NO_SCORE = ("rank", "ranks", "ranking", "label", "labels", "class", "target", "prediction", "predicted")
 
 
 def read_score_table(path: Path, dataset: Dataset) -> np.ndarray:
@@ -39,10 +41,19 @@ def read_score_table(path: Path, dataset: Dataset) -> np.ndarray:
         raise UserError(
             f"scores={path}: expected a column example_id (or index) and one that is called score; got {got}."
         )
+    if plain(scores[0]) not in SCORE:
+        if plain(scores[0]) in NO_SCORE:
+            raise UserError(
+                f"scores={path}: its only column beside {printable(kinds[0])} is {printable(scores[0])}; expected one "
+                "that is called score, which is larger for harder examples."
+            )
+        told = f"{path}: its column {printable(scores[0])} is taken for the score; larger is harder."
+        warnings.warn(told, stacklevel=2)
     ids = np.asarray(columns[kinds[0]])
-    if plain(kinds[0]) == "index" and all(str(one).isdecimal() for one in ids):
+    index = plain(kinds[0]) == "index"
+    if index and all(str(one).isdecimal() for one in ids):
         ids = ids.astype(np.int64)
-    rows, obstacles = rows_of(ids, dataset, "have no score")
+    rows, obstacles = rows_of(ids, dataset, "have no score", positions=index)
     values = _numbers(columns[scores[0]])
     if bad := int((~np.isfinite(values)).sum()):
         obstacles.append(f"{bad} of {len(values)} scores are no finite numbers")
