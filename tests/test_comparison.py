@@ -111,6 +111,8 @@ def test_it_exists_for_one_run_for_equal_runs_and_without_any_disagreement():
         same = dd.compare(np.repeat(one, runs, 0), np.repeat(one, runs, 0))
         assert same.difference == 0
         assert same.high == -same.low == pytest.approx(1 - 0.025 ** (1 / 200)), "an exact bound"
+        assert same.smallest_margin == same.high
+        assert [dd.compare(one, one, margin).runs_needed for margin in (0.018, 0.019)] == [None, 1]
     assert repr(dd.compare(one[0], full[0])) == repr(dd.compare(one, full)), "of one run some are NaN"
     assert all(math.isnan(bound) for bound in dd.compare(one, full).this_test_set)
 

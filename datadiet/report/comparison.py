@@ -134,7 +134,7 @@ class Comparison:
         """
         left = most_variance(self.margin, self.examples, self.level) - self._of_test_set
         if left <= 0:
-            return None
+            return None if self.margin <= self.smallest_margin else 1
         of_a_run = self.runs * self._chance[0] - self.runs * self._of_test_set
         return max(1, math.ceil(of_a_run / left))
 
