@@ -29,7 +29,7 @@ from datadiet.report.statistics import LEVEL, NOT_WORSE, UNDECIDED, WORSE
 ALPHA = (1 - LEVEL) / 2  # chance that a verdict, or one of all verdicts of a study, is wrong
 POWER = 0.9
 # One run does not tell how much whole runs shift. Its examples' variance is taken for 1.25 times what it is: intervals
-# then hold at 94 to 97.5 % where the shift adds up to a third of it.
+# then hold at 94 to 98 % where the shift adds up to a third of it.
 SHIFT_OF_ONE_RUN = 0.25
 
 
