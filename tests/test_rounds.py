@@ -175,6 +175,11 @@ def test_looks_of_other_trainings_do_not_count_and_those_that_were_not_noted_do(
     assert (look.runs, look.planned, look.margin) == (5, 5, 0.5)
     assert looks_before(exps / "demo", replace(record, plan=record.plan | {"num_steps": 200})) == []
     assert looks_before(exps / "demo", replace(record, plan=record.plan | {"margin": 9.0, "eval_runs": 50}))
+    old = record.plan | {"test_batch_size": 500, "data_dir": "a", "cutoff": 0.1, "features_step": 4}
+    replace(record, plan=old).write(exps / "demo/study.json")
+    for name, value in {"test_batch_size": 200, "data_dir": "b", "cutoff": 0.2, "features_step": 8}.items():
+        others = replace(record, plan=old | {name: value})
+        assert looks_before(exps / "demo", others) == [look], f"{name}: runs on all of the data are taken as they are"
     (exps / "demo/study.json").write_text("{}")
     with pytest.raises(UserError, match="how often this study was looked at"):
         looks_before(exps / "demo", record)

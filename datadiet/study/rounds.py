@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from datadiet.config import LOCATION_FIELDS
 from datadiet.data.dataset import Dataset
 from datadiet.errors import UserError
 from datadiet.option import fields_of
@@ -22,6 +23,7 @@ from datadiet.report.text import headline
 from datadiet.report.trained import TrainedStudy
 from datadiet.report.verdicts import NOT_DECIDED
 from datadiet.runs.context import Output
+from datadiet.selectors.options import option_names
 from datadiet.storage.records import CellRecord, LookRecord, StudyRecord, Summary
 from datadiet.study.plan import Plan
 from datadiet.study.spec import Cell, Job, StudySpec
@@ -52,8 +54,9 @@ def looks_before(folder: Path, described: StudyRecord) -> list[LookRecord]:
 
 def _same_runs(old: StudyRecord, new: StudyRecord) -> bool:
     """Whether two studies train alike, whatever they compare and how often."""
-    known = (old.plan.keys() & new.plan.keys()) - fields_of(Plan).keys()
-    was, now = ({name: one.plan[name] for name in sorted(known - {"data_dir"})} for one in (old, new))
+    known = (old.plan.keys() & new.plan.keys()) - fields_of(Plan).keys() - LOCATION_FIELDS
+    known -= {*option_names(), "features_step"}  # of the subsets alone: runs on all of the data are taken as they are
+    was, now = ({name: one.plan[name] for name in sorted(known)} for one in (old, new))
     alike = json.dumps(was) == json.dumps(now)
     return alike and (old.fingerprint, old.cells[0].runs[0]) == (new.fingerprint, new.cells[0].runs[0])
 
