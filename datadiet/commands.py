@@ -111,6 +111,11 @@ class Caller:
             return " ".join(self.option(name, value) for name, value in changed.items())
         return self.spell(self.entry_point, {**self.typed, **changed})
 
+    def goes_on(self) -> str:
+        """The command that was typed, where it is to replace nothing: neither by itself nor by its plan."""
+        kept = {name: value for name, value in self.typed.items() if name != "overwrite"}
+        return replace(self, typed=kept).again(**{"overwrite": False} if "plan" in kept else {})
+
     def typed_again(self, entry_point: str, words: Sequence[str]) -> str:
         """A whole command with these words behind it, as a program was given them."""
         if not self.by_mlflow:
@@ -164,6 +169,11 @@ def command(entry_point: str, /, **values: Any) -> str:
 def again(**changes: Any) -> str:
     """See `Caller.again`."""
     return _caller.again(**changes)
+
+
+def goes_on() -> str:
+    """See `Caller.goes_on`."""
+    return _caller.goes_on()
 
 
 def meant(name: str, given: str, known: Iterable[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -182,6 +183,23 @@ def test_a_signal_while_a_program_is_compiled_ends_the_training_that_goes_on_lat
     assert "Stopped after step 0 of 6, all saved. Continue: datadiet full_data " in done.stderr
     datadiet("full_data", tmp_path, resume="true", **FAST)
     assert checkpoint_steps(tmp_path / "exps/full_data/run_0")[-1] == 6
+
+
+def test_what_goes_on_where_something_was_to_be_replaced_replaces_nothing(tmp_path, monkeypatch, left):
+    with monkeypatch.context() as patch:
+        gate = held(patch, compiled, "_compiled")
+        told = datadiet("full_data", tmp_path, expect=EXIT_CODE, overwrite="true", **FAST).stderr
+        gate.set()
+    typed = shlex.split(told.partition("Continue: datadiet full_data ")[2])
+    given = dict(zip((name.removeprefix("--") for name in typed[::2]), typed[1::2]))
+    assert given == {name: str(value) for name, value in FAST.items()} | {"resume": "true"}
+    datadiet("full_data", tmp_path, **given)
+    assert checkpoint_steps(tmp_path / "exps/full_data/run_0")[-1] == 6
+    monkeypatch.setattr(study, "run_jobs", lambda *arguments: os.kill(os.getpid(), signal.SIGINT))
+    for plan in ({}, {"plan": tmp_path / "plan.json"}):
+        (tmp_path / "plan.json").write_text('{"overwrite": true}')
+        told = datadiet("main", tmp_path, expect=EXIT_CODE, offline="true", overwrite="true", **plan).stderr
+        assert ("--overwrite" in told, "--overwrite false" in told) == (bool(plan), bool(plan))
 
 
 def test_a_signal_while_scores_are_computed_ends_that_and_leaves_nothing(tmp_path, monkeypatch, left):

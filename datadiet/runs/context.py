@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from datadiet import commands
 from datadiet.errors import UserError
 from datadiet.progress import Advance, Standing
 from datadiet.storage.layout import ExperimentLayout
@@ -104,3 +105,8 @@ class Context:
     data_on: str = "auto"  # where images lie while networks train: one of DATA_ON
     devices: str = "1"  # that train or score together: a number, or all; see DEVICES
     hosts: str | None = None  # processes that train together; see `hosts.check`
+
+    @property
+    def again(self) -> str:
+        """The command that goes on where this is stopped: what is saved is not replaced."""
+        return commands.goes_on() if self.output.overwrite else self.tracker.command

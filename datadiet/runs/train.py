@@ -199,9 +199,8 @@ def _start(task: Task, network: Network, say: Callable[[str], None]) -> resume.S
 
 def _again(context: Context) -> str:
     """The command that goes on."""
-    command = context.tracker.command
     goes_on = context.tracker.parent or context.output.resume
-    return command if goes_on else f"{command} {commands.option('resume', True)}"
+    return context.again if goes_on else f"{context.again} {commands.option('resume', True)}"
 
 
 @contextmanager

@@ -146,7 +146,7 @@ def run_study(config: TrainConfig, exp: str, context: Context, plan: Plan, engin
     if not context.output.overwrite:
         record.reopen(folder / record.NAME)
     context.reporter.say(f"{prepared.estimate}\n{rounds.outlook()}")
-    note, again = f"Study of {config.model} on {config.dataset}.", f"Continue: {context.tracker.command}"
+    note, again = f"Study of {config.model} on {config.dataset}.", f"Continue: {context.again}"
     params = rounds.described.plan
     with (
         listen(context.reporter.say, again=again) as stopping,
@@ -159,7 +159,7 @@ def run_study(config: TrainConfig, exp: str, context: Context, plan: Plan, engin
         begun = begin_engine(engine, _within(tracked, context), len(prepared.left))
         more = partial(rounds.more, tracked, context.reporter.say)
         done = partial(rounds.note, say=context.reporter.say)
-        run_jobs(jobs, begun, context.reporter, exp, context.tracker.command, more, done)
+        run_jobs(jobs, begun, context.reporter, exp, context.again, more, done)
         if stopping():
             raise Interrupted(f"Stopped before the report; all {len(rounds.known)} jobs are done. {again}")
         return conclude(exp, plan.margin, tracked, context)
