@@ -17,6 +17,8 @@ from conftest import PATIENCE, begin, datadiet, end_of, wait
 
 from datadiet import config as options
 from datadiet.config import TrainConfig
+from datadiet.errors import UserError
+from datadiet.storage.claims import lock_run
 from datadiet.storage.files import SEAL, read_json
 from datadiet.storage.layout import ExperimentLayout
 from datadiet.storage.runs import open_run
@@ -274,6 +276,20 @@ def test_the_same_study_again_changes_nothing(base):
     again, others = runs_of_study()
     assert (again.info.run_id, again.info.status) == (parent.info.run_id, "FINISHED")
     assert {run.info.run_id for run in others} == {run.info.run_id for run in children}
+
+
+def test_a_study_that_is_refused_stays_finished(base, monkeypatch):
+    def away() -> None:
+        raise UserError("MLflow is away")
+
+    given, path = {"plan": "plan.json", "workers": 1, "root": base / "whole"}, base / "whole/exps/s/mlflow_run.json"
+    before = path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("datadiet.tracking.mlflow_store.connected", away)
+        assert "MLflow is away" in datadiet("study", base, expect=2, **given).stderr
+    with lock_run(path):
+        assert "another process" in datadiet("study", base, expect=2, **given).stderr
+    assert path.read_bytes() == before
 
 
 def test_runs_in_mlflow_can_be_grouped(base):

@@ -84,14 +84,23 @@ class Tracker:
             )
 
     def track(
-        self, kind: str, exp: str, name: str, mirror: Path | None, *, params: dict[str, Any], note: str, **tags: str
+        self,
+        kind: str,
+        exp: str,
+        name: str,
+        mirror: Path | None,
+        *,
+        params: dict[str, Any],
+        note: str,
+        reopens: bool = False,
+        **tags: str,
     ) -> AbstractContextManager[TrackedRun]:
         """`track_run` with what this knows."""
         from datadiet.tracking.run import track_run
 
         return track_run(
             kind, exp, name, params=params, note=f"{note}\n\n    {self.command}", parent=self.parent, mirror=mirror,
-            offline=self.offline, say=self.say, root=str(self.root.resolve()), **{**self.tags, **tags},
+            offline=self.offline, reopens=reopens, say=self.say, root=str(self.root.resolve()), **{**self.tags, **tags},
         )  # fmt: skip
 
 

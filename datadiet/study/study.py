@@ -143,14 +143,12 @@ def run_study(config: TrainConfig, exp: str, context: Context, plan: Plan, engin
     """
     prepared = prepare(config, exp, context, plan, engine)
     rounds, dataset, folder = prepared.rounds, prepared.dataset, context.output.layout.experiment(exp)
-    if not context.output.overwrite:
-        record.reopen(folder / record.NAME)
     context.reporter.say(f"{prepared.estimate}\n{rounds.outlook()}")
     note, again = f"Study of {config.model} on {config.dataset}.", f"Continue: {context.again}"
-    params = rounds.described.plan
+    told = {"params": rounds.described.plan, "note": note, "reopens": not context.output.overwrite}
     with (
         listen(context.reporter.say, again=again) as stopping,
-        context.tracker.track("study", exp, exp, folder / record.NAME, params=params, note=note) as tracked,
+        context.tracker.track("study", exp, exp, folder / record.NAME, **told) as tracked,
     ):
         write_given(prepared.given, dataset, context.output.layout)
         jobs = rounds.jobs(rounds.first, rounds.before)

@@ -121,13 +121,13 @@ class Record(MirrorRecord):
         """ms since 1970 of a report: the same whenever it is told, so that MLflow takes it once."""
         return self.begun + int(1000 * values.get("time/total_seconds", 0))
 
-    def same_run(self, other: Record) -> bool:
+    def same_run(self, other: Record, reopens: bool = False) -> bool:
         """Whether a run that was begun as `self` is the one that would begin as `other`: it did not finish, or MLflow
-        did not hear of its end."""
+        did not hear of its end, or it `reopens`."""
         theirs = {k: v for k, v in other.params.items() if k.removeprefix("cfg.") not in LOCATION_FIELDS}
         new = as_json({f"cfg.{name}": option.default for name, option in FIELDS.items()})  # of what an older one lacks
         mine = {name: self.params.get(name, new.get(name)) for name in theirs}
-        ended = self.status == "FINISHED" and self.synced
+        ended = self.status == "FINISHED" and self.synced and not reopens
         return (self.kind, self.name, mine) == (other.kind, other.name, theirs) and not ended
 
     def identify(self, run_id: str) -> None:
@@ -195,17 +195,15 @@ def _is_point(value: Any) -> bool:
     )
 
 
-def reopen(path: Path) -> None:
-    """Let a finished run be continued by those who begin the same again, as a study does that adds nothing."""
-    if path.exists() and (earlier := load(path)).status == "FINISHED":
-        earlier.end("KILLED", "It goes on.")
+def begin(new: Record, reopens: bool = False) -> Record:
+    """The record of a run that begins: the one that an earlier process left unfinished, or `new`.
 
-
-def begin(new: Record) -> Record:
-    """The record of a run that begins: the one that an earlier process left unfinished, or `new`."""
+    Args:
+        reopens: A finished one is continued too, as by a study that adds nothing.
+    """
     if new.path and new.path.exists():
         earlier = load(new.path)
-        if earlier.same_run(new):
+        if earlier.same_run(new, reopens):
             earlier.status, earlier.error, earlier.ended, earlier.synced = "RUNNING", None, None, False
             earlier.parent = new.parent or earlier.parent
             earlier.save()

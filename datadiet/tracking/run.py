@@ -242,6 +242,7 @@ def track_run(
     parent: TrackedRun | None = None,
     mirror: Path | None = None,
     offline: bool = False,
+    reopens: bool = False,
     say: Callable[[str], Any] = print,
     **tags: str,
 ) -> Iterator[TrackedRun]:
@@ -252,12 +253,11 @@ def track_run(
 
     Args:
         kind: train, score, mean_score, results or study.
-        exp: Experiment folder below exps/.
-        name: Path below exps/.
+        exp, name: Experiment folder and path below exps/.
         params: Resolved options, logged as cfg.<option>.
         note: Markdown description, shown by the UI.
         parent: Run to nest under.
-        mirror: The record's file; the run that an earlier process left unfinished there is continued.
+        mirror: The record's file; the run that is unfinished there is continued, with `reopens` a finished one too.
         offline: Do not call MLflow: the record is all that is written.
         say: Told once when MLflow goes away.
         tags: More tags, logged as datadiet.<tag>.
@@ -269,14 +269,14 @@ def track_run(
     if parent is None:
         check_store(offline)
     with new.lock():
-        run = _begun(new, parent, parent.link if parent else Link(offline, lambda text: say(printable(text))))
-        with _ended(run):
+        link = parent.link if parent else Link(offline, lambda text: say(printable(text)))
+        with _ended(run := _begun(new, parent, link, reopens)):
             yield run
 
 
-def _begun(new: Record, parent: TrackedRun | None, link: Link) -> TrackedRun:
-    """A run that this process writes: `new`, or the one that an earlier process left unfinished in its place."""
-    record = begin(new)
+def _begun(new: Record, parent: TrackedRun | None, link: Link, reopens: bool) -> TrackedRun:
+    """A run that this process writes: `new`, or the one that is to be continued in its place."""
+    record = begin(new, reopens)
     run = TrackedRun(record, link, parent=parent, fresh=record is new)
     run.earlier = {(k, step): value for step, _, values in record.points() for k, value in values.items()}
     if link.open and not run._may_wait():
