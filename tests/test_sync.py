@@ -22,6 +22,7 @@ from datadiet.storage.checkpoints import checkpoint_steps
 from datadiet.storage.files import append_line, read_json, read_lines, write_json
 from datadiet.tracking import mlflow_store, record, sync
 from datadiet.tracking.run import TrackedRun, track_run
+from datadiet.tracking.views import Told, tell_trainings
 
 FAST = QUICK | {"save_steps": 22, "width": 16}
 
@@ -247,6 +248,28 @@ def test_a_run_that_filled_the_disk_goes_on_when_there_is_room(tmp_path, monkeyp
     done = datadiet("full_data", tmp_path, offline="true", resume="true", **FAST)
     assert "continued from step 0 of 44" in done.stdout
     assert checkpoint_steps(run) == [0, 22, 44]
+
+
+def test_what_a_study_says_of_a_training_that_mlflow_has_is_brought_too(tmp_path, new_store):
+    shutil.copy(new_store, tmp_path / "mlflow.db")
+    path, root = tmp_path / "exps/s/run_0" / record.NAME, str(tmp_path.resolve())
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+
+    def say(step: int, offline: bool) -> None:
+        given = {"params": {}, "note": "n", "root": root, "offline": offline}
+        with track_run("study", "s", "s", mirror=tmp_path / "exps/s" / record.NAME, reopens=True, **given) as study:
+            if not path.exists():
+                with track_run("score", "s", "s/run_0", mirror=path, parent=study, **given):
+                    pass
+            tell_trainings(study, {path: Told({"decision/accuracy": step / 10}, {"datadiet.arm": "a"})}, step)
+
+    say(2, offline=False)
+    assert "2 there already" in datadiet("sync", tmp_path, root=tmp_path).stdout, "it was told at once"
+    say(3, offline=True)
+    assert "2 written" in datadiet("sync", tmp_path, root=tmp_path).stdout
+    check_told(tmp_path)
+    assert histories(in_mlflow(tmp_path)["score s/run_0"]) == {"decision/accuracy": [(2, 0.2), (3, 0.3)]}
+    assert "2 there already" in datadiet("sync", tmp_path, root=tmp_path).stdout
 
 
 def test_a_score_whose_process_died_before_mlflow_heard_of_its_end_is_one_run(tmp_path, new_store, monkeypatch):

@@ -55,19 +55,28 @@ def tell_trainings(study: TrackedRun, told: Mapping[Path, Told], step: int) -> l
         try:
             with lock_run(path.parent):
                 record = load(path)
-                is_new = _note(record, one, step)
+                _tell(study, record, one, step)
         except Busy:
             continue
         groups.append(tuple(mlflow_store.shown_tags(record.tags).get(name, "null") for name in GROUPS))
-        if not is_new or record.id is None or study.behind or not study.link.open:
-            continue
-        tags = [RunTag(*pair) for pair in mlflow_store.shown_tags(one.tags).items()]
-        points = [Metric(mlflow_store.key(name), value, now(), step) for name, value in one.metrics.items()]
-        try:
-            study.link.client.log_batch(record.id, metrics=points, tags=tags)
-        except AWAY as error:  # `sync` sees what a run lacks
-            study.link.lose(error)
     return list(dict.fromkeys(groups))
+
+
+def _tell(study: TrackedRun, record: Record, told: Told, step: int) -> None:
+    """Have a record say it, then MLflow; what that does not hear now, `sync` brings."""
+    had_all = record.synced
+    if not _note(record, told, step) or record.id is None or study.behind or not study.link.open:
+        return
+    tags = [RunTag(*pair) for pair in mlflow_store.shown_tags(told.tags).items()]
+    points = [Metric(mlflow_store.key(name), value, now(), step) for name, value in told.metrics.items()]
+    try:
+        study.link.client.log_batch(record.id, metrics=points, tags=tags)
+    except AWAY as error:
+        study.link.lose(error)
+        return
+    if had_all:
+        record.synced = True
+        record.save()
 
 
 def _note(record: Record, told: Told, step: int) -> bool:
@@ -79,6 +88,7 @@ def _note(record: Record, told: Told, step: int) -> bool:
         return False
     record.tags |= told.tags
     record.metrics.append([step, now(), told.metrics])
+    record.synced = False
     record.save()
     return True
 
