@@ -215,6 +215,22 @@ def test_a_mirror_may_be_moved_and_linked_to_as_a_whole(root, tmp_path):
     assert "Passed over" not in datadiet("sync", tmp_path, root="linked").output
 
 
+def test_subsets_go_on_where_exps_was_moved_or_is_named_by_another_path(root, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "exps").rename(tmp_path / "a/exps")
+    given = TINY | {"size": 700, "score_step": 11}
+    datadiet("keep_max", tmp_path / "a", **given)
+    (tmp_path / "a").rename(tmp_path / "b")
+    for place in ("b", tmp_path / "b"):
+        done = datadiet("keep_max", tmp_path, root=place, resume="true", **given)
+        assert "finished before, taken as it is" in done.output
+    mean, other = tmp_path / f"b/{FULL}/{SCORES}", tmp_path / f"b/{FULL}/run_0/{SCORES}"
+    datadiet("mean_score", tmp_path, root="b", n_runs=1, step=11, overwrite="true", offline="true")
+    for file, told in {other: "(scores: ", mean: "kept.csv has other lines"}.items():
+        done = datadiet("keep_max", tmp_path, root="b", resume="true", expect=2, scores=file, **given)
+        assert told in said(done.stderr)
+
+
 @pytest.mark.parametrize(
     ("place", "right"),
     [

@@ -42,6 +42,8 @@ from datadiet.storage.score_tables import SUFFIXES, read_score_table
 from datadiet.tracking.fetch import is_remote, local_file, local_run, refuse_offline
 from datadiet.train_config import DERIVED
 
+NAMING_FILES = ("scores", "manifest", LIKE, "features_run")  # options of subsets: files, and a run
+
 
 @dataclass(frozen=True)
 class ScoreChoice:
@@ -91,8 +93,7 @@ def _code(config: TrainConfig) -> str | None:
 
 def check_online(config: TrainConfig, offline: bool) -> None:
     """Refuse options that name files of MLflow for work that never calls it."""
-    named = ("scores", "manifest", "like", "features_run")
-    refuse_offline(offline, **{name: getattr(config, name) for name in named})
+    refuse_offline(offline, **{name: getattr(config, name) for name in NAMING_FILES})
 
 
 def default_scores(layout: ExperimentLayout, config: ResolvedConfig, choice: ScoreChoice) -> Path:

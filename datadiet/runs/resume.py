@@ -17,12 +17,13 @@ from datadiet import commands
 from datadiet import config as options
 from datadiet.config import ResolvedConfig
 from datadiet.errors import Diverged, UserError
+from datadiet.runs.inputs import NAMING_FILES
 from datadiet.runs.task import Task
 from datadiet.scores.trajectory import TRAJECTORIES
 from datadiet.storage.checkpoints import FILES, checkpoint_steps, load_seconds, load_state
 from datadiet.storage.files import good_lines, read_lines, write_lines
-from datadiet.storage.layout import score_file
-from datadiet.storage.runs import open_run
+from datadiet.storage.layout import same_place, score_file
+from datadiet.storage.runs import StoredRun, open_run
 from datadiet.temporary import is_temporary
 from datadiet.tracking import record
 from datadiet.training.state import TrainState
@@ -57,7 +58,7 @@ def check_same(
         UserError: with what differs.
     """
     run = open_run(run_dir, name)
-    differing = options.differences(options.as_dict(run.config), options.as_dict(config))
+    differing = _differences(run, config)
     if run.data.fingerprint != fingerprint:
         differing["data"] = (run.data.fingerprint[:12], fingerprint[:12])
     told = [f"{_called(name, config)}: {there} there, {here} asked for" for name, (there, here) in differing.items()]
@@ -71,6 +72,15 @@ def check_same(
             f"{run_dir} holds a run made otherwise ({'; '.join(told)}). Repeat its options, choose another exp with "
             f"{commands.option('exp', 'EXP')}, or replace it with {commands.option('overwrite', True)}.{as_it_was}"
         )
+
+
+def _differences(run: StoredRun, config: ResolvedConfig) -> dict[str, tuple[Any, Any]]:
+    """Options with which a run was made otherwise; of a file it is told which, not by which path: that subsets are the
+    same is seen by their kept.csv."""
+    found = options.differences(options.as_dict(run.config), options.as_dict(config))
+    exps = next((folder for folder in run.path.parents if folder.name == "exps"), None)
+    paths = {name: found[name] for name in NAMING_FILES if None not in found.get(name, (None,))}
+    return {n: pair for n, pair in found.items() if n not in paths or not same_place(*paths[n], exps)}
 
 
 def _called(name: str, config: ResolvedConfig) -> str:

@@ -89,6 +89,22 @@ def is_within(path: Path, folder: Path) -> bool:
         return False
 
 
+def same_place(one: str, other: str, exps: Path | None) -> bool:
+    """Whether two paths lead to the same, however they are spelled: from here, or in exps, wherever that lay.
+
+    Args:
+        one: As a record of that exps tells it.
+        exps: As it lies now; None: not known.
+    """
+    real = Path(other).resolve()
+    if real == Path(one).resolve():
+        return True
+    if exps is None or not real.is_relative_to(exps.resolve()):
+        return False
+    inside = ("exps", *real.relative_to(exps.resolve()).parts)
+    return Path(one).parts[-len(inside) :] == inside
+
+
 def near_root(root: Path, inside: str) -> Path | None:
     """A root near another one, above it or a folder in it, below whose exps something lies; None: there is none."""
     here = root.absolute()
