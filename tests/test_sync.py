@@ -190,6 +190,9 @@ def test_a_diverged_run_is_failed_in_the_mirror_and_not_continued(tmp_path, new_
     assert (one.status, one.diverged) == ("FAILED", True)
     again = datadiet("full_data", tmp_path, expect=2, offline="true", resume="true", **given)
     assert "cannot be continued" in again.stderr
+    both = datadiet("full_data", tmp_path, expect=2, offline="true", resume="true", runs="0,1", **given)
+    assert "full_data/run_0: exps/full_data/run_0 cannot be continued" in " ".join(both.stderr.split())
+    assert "full_data/run_1: Training diverged" in " ".join(both.stderr.split()), "the others are trained"
     datadiet("sync", tmp_path, root=tmp_path)
     assert in_mlflow(tmp_path)["train full_data/run_0"].info.status == "FAILED"
 

@@ -13,13 +13,13 @@ from datadiet import config as options
 from datadiet.config import ResolvedConfig, TrainConfig
 from datadiet.data.registry import count_of, tell_notes
 from datadiet.devices import Devices
-from datadiet.errors import Interrupted, UserError
+from datadiet.errors import Diverged, Interrupted, UserError
 from datadiet.models.networks import Network
 from datadiet.models.registry import gains_together, network_of
 from datadiet.processors import processors
 from datadiet.runs import follow, resume
 from datadiet.runs.background import Background
-from datadiet.runs.context import Context, Tracker
+from datadiet.runs.context import Context, Output, Tracker
 from datadiet.runs.folders import begin, check_folder, check_found, is_finished
 from datadiet.runs.inputs import DEFAULT_CHOICE, ScoreChoice, check_online, find_sources, resolve_config
 from datadiet.runs.products import check_carried, log_inputs, model_facts, products, summarize
@@ -96,8 +96,7 @@ def train_resolved(
     if output.resume and output.overwrite:
         raise UserError("resume=true and overwrite=true exclude each other: continue the run, or replace it.")
     configs = [find_sources(output.layout, config, choice) for config in configs]
-    for config in configs:
-        check_folder(output.layout.run(exp, config), output)
+    configs, ended = _to_train(configs, exp, output)
     if not all(output.resume and is_finished(output.layout.run(exp, config)) for config in configs):
         check_device(say, context.devices)
     tracker.check()
@@ -106,7 +105,6 @@ def train_resolved(
         tell_notes(loaded[0])
     for config in configs if output.resume else ():
         check_found(output.layout.run(exp, config), config, loaded[1].fingerprint)
-    ended: dict[str, Summary | UserError] = {}
     with listen(say, again=f"Continue: {_again(context)}") as heard:
         stopping = hosts.stopping(heard)
         for some in _portions(configs):
@@ -119,6 +117,28 @@ def train_resolved(
                 raise Interrupted(told) from None
             ended |= _train_locked(tasks, context, stopping)
     return _summaries(ended)
+
+
+def _to_train(
+    configs: Sequence[ResolvedConfig], exp: str, output: Output
+) -> tuple[list[ResolvedConfig], dict[str, Summary | UserError]]:
+    """Those whose folders may be trained in; by name why others, which diverged before, are not continued.
+
+    Raises:
+        UserError: another process holds a folder, or its run would be lost; or none is left.
+    """
+    left: list[ResolvedConfig] = []
+    ended: dict[str, Summary | UserError] = {}
+    for config in configs:
+        run_dir = output.layout.run(exp, config)
+        try:
+            check_folder(run_dir, output)
+            left.append(config)
+        except Diverged as error:
+            ended[output.layout.name(run_dir)] = error
+    if not left:
+        _summaries(ended)
+    return left, ended
 
 
 def _portions(configs: Sequence[ResolvedConfig]) -> Iterator[Sequence[ResolvedConfig]]:
