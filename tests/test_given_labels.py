@@ -172,10 +172,27 @@ def test_a_run_trains_on_given_labels_and_is_tested_on_the_datas_own(tmp_path, f
     expected = np.linalg.norm(probabilities - np.eye(3)[swapped], axis=1)
     np.testing.assert_allclose(np.load(run / "error_l2_norm_scores/ckpt_8.npy"), expected, atol=1e-4)
 
+    gathered = json.loads((run / "forget_scores/ckpt_8.json").read_text())
+    assert gathered["given_labels"] == record["given_labels"]
+
     path.unlink()  # the run has its own
     datadiet("score", tmp_path, step=0, offline="true")
     told = datadiet("full_data", tmp_path, 2, **given, resume="true")
     assert "expected a csv file with example_id and label" in told.output
+
+
+def test_scores_of_runs_with_other_labels_are_not_averaged(tmp_path, folder):
+    given = {"dataset": f"folder:{folder}", **TRAINING}
+    for run, fraction in enumerate((0.5, 0.5, 0)):
+        datadiet("full_data", tmp_path, run=run, random_label_fraction=fraction, **given)
+    for kind in ("forget", "l2_error"):
+        if kind == "l2_error":
+            datadiet("score", tmp_path, runs="0-2", step=8, offline="true")
+        of_kind = {"type": kind, "step": 8, "offline": "true"}
+        told = " ".join(datadiet("mean_score", tmp_path, 2, n_runs=3, **of_kind).stderr.split())
+        assert "random_labels: {'fraction': 0.5, 'seed': 0} in run 0, None in run 2" in told
+        assert "average those before it: datadiet mean_score --n_runs 2" in told
+        datadiet("mean_score", tmp_path, n_runs=2, **of_kind)
 
 
 def test_a_changed_file_of_labels_is_noticed(tmp_path, folder, own, swapped):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -64,8 +64,18 @@ def labels_of(run: StoredRun, dataset: Dataset) -> np.ndarray:
     return labels
 
 
+def told_labels(config: TrainConfig, given: str | None) -> dict[str, Any]:
+    """What the records of the scores of a run say of its labels, where they are not the data's own.
+
+    Args:
+        given: Hash of the table of given ones.
+    """
+    drawn = {"fraction": config.random_label_fraction, "seed": config.random_label_seed}
+    return {"random_labels": drawn if config.random_label_fraction else None, "given_labels": given}
+
+
 def given_digest(run: StoredRun) -> str | None:
-    """What the records of its scores say of given labels: the hash of their table; None where there are none."""
+    """The hash of the table of given labels that a run has; None where there are none."""
     made_as = run.arguments.made_as
     return made_as.inputs.get(GIVEN) if made_as else None
 

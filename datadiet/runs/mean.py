@@ -104,7 +104,7 @@ def _load_runs(layout: ExperimentLayout, paths: list[Path]) -> tuple[np.ndarray,
     """Scores [R, N] and the record of the first run.
 
     Raises:
-        UserError: they were not all made from the same data, or not each for its run, step and type.
+        UserError: they were not all made from the same data and labels, or not each for its run, step and type.
     """
     values, first = load_recorded(layout, paths[0])
     runs = np.empty((len(paths), len(values)), values.dtype)
@@ -112,6 +112,13 @@ def _load_runs(layout: ExperimentLayout, paths: list[Path]) -> tuple[np.ndarray,
         values, other = load_recorded(layout, path)
         if other.fingerprint != first.fingerprint:
             raise UserError(f"{path} was not made from the same data as {paths[0]}; score those runs again.")
+        was, now = ({name: getattr(one, name) for name in LABELS} for one in (first, other))
+        if was != now:
+            told = "; ".join(f"{n}: {was[n]} in run 0, {now[n]} in run {run}" for n in LABELS if was[n] != now[n])
+            raise UserError(
+                f"{path} was made with other labels than {paths[0]} ({told}); expected the same in all runs. Train and "
+                f"score run {run} again, or average those before it: {commands.again(n_runs=run)}"
+            )
         runs = runs.astype(np.result_type(runs, values), copy=False)
         runs[run] = values
     return runs, first

@@ -18,7 +18,7 @@ from datadiet.devices import Devices
 from datadiet.errors import Interrupted, UserError
 from datadiet.models.source import is_own
 from datadiet.runs.context import Context
-from datadiet.runs.labels import given_digest, labels_of
+from datadiet.runs.labels import given_digest, labels_of, told_labels
 from datadiet.runs.scored import (
     Scored,
     check_replaceable,
@@ -128,15 +128,10 @@ def _wanted(
     config = stored.config
     step = options.default_score_step(config) if step is None else step
     check_step(stored, step)
-    labels_from = {"fraction": config.random_label_fraction, "seed": config.random_label_seed}
-    wanted, held = {}, []
+    labels, wanted, held = told_labels(config, given_digest(stored)), {}, []
     for kind in kinds:
         path = score_file(layout.experiment(exp) / f"run_{run}", kind, step)
-        provenance = {
-            "type": kind, "step": step, "runs": [run], "source": layout.name(stored.path),
-            "random_labels": labels_from if config.random_label_fraction else None,
-            "given_labels": given_digest(stored),
-        }  # fmt: skip
+        provenance = {"type": kind, "step": step, "runs": [run], "source": layout.name(stored.path), **labels}
         check_replaceable(path, provenance, output.overwrite)
         if output.resume and made_before(layout, path, provenance, stored.data.fingerprint):
             held.append(path)
