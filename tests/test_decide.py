@@ -16,6 +16,7 @@ import datadiet as dd
 from datadiet.data.registry import load_dataset
 from datadiet.report.comparison import compare_accuracies
 from datadiet.report.given import read_study
+from datadiet.storage.records import StudyRecord
 from datadiet.storage.tables import csv_text
 
 S, M, N = 4, 600, 1438  # runs, test examples, and training examples of digits
@@ -201,5 +202,25 @@ def test_looking_again_after_more_runs_is_paid_for_and_others_are_refused(tmp_pa
     told = datadiet("decide", tmp_path, results=table_of(tmp_path / "others", others), expect=2, **given).output
     assert "has what other trainings decided. Choose another --exp NAME" in told
     file = tmp_path / "exps/decide/evaluations.npz"
+    assert [path.name for path in file.parent.glob("evaluations*")] == [file.name]
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     assert "its hash differs" in datadiet("report", tmp_path, exp="decide", expect=2).output
+
+
+def test_killed_while_it_replaces_a_decision_it_can_be_repeated(tmp_path, answers, drawn, monkeypatch):
+    given = {"margin": 2, "num_examples": 1000, "offline": True}
+    two, three, four = (table_of(tmp_path / f"{runs}", answers, runs=runs) for runs in (2, 3, 4))
+    datadiet("decide", tmp_path, results=two, **given)
+
+    def die(record, path) -> None:
+        raise RuntimeError("killed")
+
+    for results in (three, four):
+        with monkeypatch.context() as patch:
+            patch.setattr(StudyRecord, "write", die)
+            with pytest.raises(RuntimeError):
+                datadiet("decide", tmp_path, results=results, **given)
+        assert read_study(tmp_path / "exps", "decide").full.accuracies.size == 2
+    datadiet("decide", tmp_path, results=four, **given)
+    assert decided(tmp_path)["looks"]["runs"] == [2, 4]
+    assert [path.name for path in (tmp_path / "exps/decide").glob("evaluations*")] == ["evaluations.npz"]

@@ -28,16 +28,31 @@ class Evaluations(NamedTuple):
     kept: dict[int, np.ndarray]  # ids in kept order, int32, by cell; those that were given
 
 
+def _earlier(folder: Path, sha256: str) -> Path:
+    """What NAME was, as long as study.json may have its hash."""
+    return folder / f"evaluations.{sha256}.npz"
+
+
 def write_evaluations(folder: Path, found: Evaluations) -> str:
-    """Put them into the folder of a study; their sha256."""
+    """Put them into the folder of a study; their sha256. What was there is kept beside them: see `forget_earlier`."""
     arrays: dict[str, Any] = {"accuracies": found.accuracies, "num_test": np.array(found.num_test)}
     arrays |= {} if found.correct is None else {"correct": np.packbits(found.correct, axis=-1)}
     arrays |= {name: value for name in ("labels", "seconds") if (value := getattr(found, name)) is not None}
     arrays |= {f"{KEPT}{cell}": ids for cell, ids in found.kept.items()}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
-    write_bytes(folder / NAME, buffer.getvalue())
+    path = folder / NAME
+    if path.exists():
+        before = read_bytes(path)
+        write_bytes(_earlier(folder, hashlib.sha256(before).hexdigest()), before)
+    write_bytes(path, buffer.getvalue())
     return hashlib.sha256(buffer.getvalue()).hexdigest()
+
+
+def forget_earlier(folder: Path) -> None:
+    """Remove what is kept of before: study.json has the hash of what there is now."""
+    for path in folder.glob(_earlier(folder, "*").name):
+        path.unlink()
 
 
 def read_evaluations(folder: Path, sha256: str) -> Evaluations:
@@ -48,7 +63,7 @@ def read_evaluations(folder: Path, sha256: str) -> Evaluations:
     Raises:
         UserError: missing, or not what was written.
     """
-    path = folder / NAME
+    path = folder / NAME if not (earlier := _earlier(folder, sha256)).exists() else earlier
     try:
         content = read_bytes(path)
     except OSError as error:

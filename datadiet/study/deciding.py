@@ -23,7 +23,7 @@ from datadiet.report.summary import metric_name
 from datadiet.report.verdicts import FULL
 from datadiet.runs.context import Context
 from datadiet.selectors.options import RANDOM
-from datadiet.storage.evaluations import Evaluations, write_evaluations
+from datadiet.storage.evaluations import Evaluations, forget_earlier, write_evaluations
 from datadiet.storage.manifests import manifest_ids
 from datadiet.storage.records import CellRecord, LookRecord, StudyRecord
 from datadiet.study.evaluations import Doubts, Row, by_cell, natural, read_rows
@@ -75,6 +75,7 @@ def decide_given(question: Question, config: TrainConfig | None, exp: str, conte
         folder.mkdir(parents=True, exist_ok=True)
         told.evaluations, told.looks = write_evaluations(folder, found), before
         told.write(folder / "study.json")
+        forget_earlier(folder)
         if dataset is not None:
             tracked.log_input(dataset.name, dataset.fingerprint, "study", num_rows=dataset.num_examples)
         return conclude(exp, question.margin, tracked, context)
