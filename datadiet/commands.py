@@ -113,8 +113,11 @@ class Caller:
 
     def goes_on(self) -> str:
         """The command that was typed, where it is to replace nothing: neither by itself nor by its plan."""
-        kept = {name: value for name, value in self.typed.items() if name != "overwrite"}
-        return replace(self, typed=kept).again(**{"overwrite": False} if "plan" in kept else {})
+        return self.without("overwrite").again(**{"overwrite": False} if "plan" in self.typed else {})
+
+    def without(self, name: str) -> Caller:
+        """The same, as if an option had not been typed."""
+        return replace(self, typed={typed: value for typed, value in self.typed.items() if typed != name})
 
     def typed_again(self, entry_point: str, words: Sequence[str]) -> str:
         """A whole command with these words behind it, as a program was given them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shlex
 import signal
 import subprocess
 from pathlib import Path
@@ -275,6 +276,28 @@ def test_other_data_or_examples_are_refused(base, tmp_path, monkeypatch):
     write_text(run / "kept.csv", kept)
     os.replace(tmp_path / "args.json", run / "args.json")
     assert "data: 000000000000 there" in datadiet("random_subset", base, expect=2, resume="true", **given).stderr
+
+
+def test_what_is_advised_for_a_run_that_was_made_otherwise_is_that_run(tmp_path):
+    given = {"dataset": "digits", "model": "mlp", "width": 8, "augment": "false", "offline": "true", "size": "50%"}
+
+    def advised(command: str, **options) -> list[str]:
+        told = datadiet(command, tmp_path, expect=2, resume="true", **given | options).stderr
+        assert "holds a run made otherwise" in told
+        return shlex.split(told.partition(" As it was made: datadiet ")[2])
+
+    def check(exp: str, made: dict, now: dict, is_told: bool) -> None:
+        datadiet("random_subset", tmp_path, exp=exp, **given | made)
+        words = advised("random_subset", exp=exp, **now)
+        assert bool(words) == is_told
+        if words:
+            typed = dict(zip((word.removeprefix("--") for word in words[1::2]), words[2::2]))
+            assert "taken as it is" in datadiet(words[0], tmp_path, **typed).output
+
+    check("epochs", {"epochs": 2}, {"epochs": 3}, is_told=True)
+    check("steps", {"num_steps": 20}, {"num_steps": 30, "lr": 0.2}, is_told=True)
+    check("budget", {"num_steps": 40, "budget": "epochs"}, {"num_steps": 60, "budget": "epochs"}, is_told=False)
+    check("made", {"num_steps": 20, "lr": 0.2}, {"num_steps": 20}, is_told=True)
 
 
 def test_a_finished_run_is_left_as_it_is(base):

@@ -244,6 +244,10 @@ def test_a_plan_file_says_the_options_and_the_command_line_overrides_them(base):
     assert described["plan"]["score_types"] == ["l2_error", "forget"]
     done = datadiet("study", base, expect=2, plan="plan.json", workers=1, root=base / "whole", lr=0.2, exp="s")
     assert "lr: 0.1 there, 0.2 asked for" in " ".join(done.stderr.split())
+    assert "As it was made: datadiet study" in done.stderr
+    done = datadiet("study", base, expect=2, plan="plan.json", workers=1, root=base / "whole", num_steps=100)
+    assert "num_steps: 200 there, 100 asked for" in " ".join(done.stderr.split())
+    assert "As it was made" not in done.stderr, "a study sets steps of its runs itself"
 
 
 def test_study_json_names_what_is_there(base):

@@ -198,7 +198,7 @@ def training_command(
 
 
 # Of one run among several, or of a subset and what it was chosen by.
-_OF_ONE = frozenset(
+ONE_OF_SEVERAL = frozenset(
     {"run", "model_seed", "train_seed", "random_subset_seed", "selector", "size", "scores", "manifest",
      LIKE, *FEATURE_FIELDS}
 )  # fmt: skip
@@ -211,7 +211,7 @@ def as_typed(config: TrainConfig, num_examples: int) -> dict[str, Any]:
     own = {
         name: getattr(config, name)
         for name, field in options.FIELDS.items()
-        if name not in (*_OF_ONE, *_NAMED, "model_sha256", *option_names())
+        if name not in (*ONE_OF_SEVERAL, *_NAMED, "model_sha256", *option_names())
     }
     if config.budget == "epochs" and config.size is not None:  # its steps are those of a subset
         own = {name: value for name, value in own.items() if not name.endswith(("_steps", "early_step"))}

@@ -17,7 +17,7 @@ from datadiet import commands
 from datadiet import config as options
 from datadiet.config import ResolvedConfig
 from datadiet.errors import Diverged, UserError
-from datadiet.runs.inputs import NAMING_FILES
+from datadiet.runs.inputs import NAMING_FILES, ONE_OF_SEVERAL
 from datadiet.runs.task import Task
 from datadiet.scores.trajectory import TRAJECTORIES
 from datadiet.storage.checkpoints import FILES, checkpoint_steps, load_seconds, load_state
@@ -27,6 +27,8 @@ from datadiet.storage.runs import StoredRun, open_run
 from datadiet.temporary import is_temporary
 from datadiet.tracking import record
 from datadiet.training.state import TrainState
+
+STEPS = ("num_steps", "decay_steps", "log_steps", "early_step", "early_save_steps", "save_steps")
 
 
 def by_step() -> list[str]:
@@ -66,11 +68,10 @@ def check_same(
         files = ((name, run_dir / name, text) for name, text in inputs.items())
         told = [f"{name} has other lines" for name, path, text in files if path.exists() and path.read_text() != text]
     if told:
-        again = {name: there for name, (there, _) in differing.items() if name in options.FIELDS}
-        as_it_was = f" As it was made: {commands.again(**again)}" if again.keys() == differing.keys() != set() else ""
         raise UserError(
             f"{run_dir} holds a run made otherwise ({'; '.join(told)}). Repeat its options, choose another exp with "
-            f"{commands.option('exp', 'EXP')}, or replace it with {commands.option('overwrite', True)}.{as_it_was}"
+            f"{commands.option('exp', 'EXP')}, or replace it with {commands.option('overwrite', True)}."
+            f"{_as_it_was(run, differing)}"
         )
 
 
@@ -81,6 +82,17 @@ def _differences(run: StoredRun, config: ResolvedConfig) -> dict[str, tuple[Any,
     exps = next((folder for folder in run.path.parents if folder.name == "exps"), None)
     paths = {name: found[name] for name in NAMING_FILES if None not in found.get(name, (None,))}
     return {n: pair for n, pair in found.items() if n not in paths or not same_place(*paths[n], exps)}
+
+
+def _as_it_was(run: StoredRun, differing: dict[str, tuple[Any, Any]]) -> str:
+    """The command that was typed, with the options of a run; empty where it cannot give them, or as something else."""
+    was, caller = {name: there for name, (there, _) in differing.items()}, commands.caller()
+    shrunk = STEPS if run.config.budget == "epochs" and run.config.size is not None else ()
+    of_study = (*ONE_OF_SEVERAL, *STEPS, "trajectory", "checkpoints") if caller.entry_point in ("study", "main") else ()
+    if not was or was.keys() - options.FIELDS.keys() or was.keys() & {"model_sha256", "selector", *shrunk, *of_study}:
+        return ""
+    caller = caller.without("epochs") if "num_steps" in was else caller
+    return f" As it was made: {caller.again(**was)}"
 
 
 def _called(name: str, config: ResolvedConfig) -> str:
