@@ -4,8 +4,10 @@ import gzip
 import io
 import json
 import shutil
+import struct
 import tarfile
 import warnings
+import zlib
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +18,7 @@ from conftest import count_examples
 from PIL import ExifTags, Image
 
 from datadiet.data.batches import normalize
+from datadiet.data.objects import dataset_from
 from datadiet.data.prepare import prepare
 from datadiet.data.reading import Remark
 from datadiet.data.registry import load_dataset
@@ -284,6 +287,34 @@ def test_folders_that_cannot_be_learned_from_are_refused(tmp_path, change, messa
     write_tree(tmp_path, change(folder_images()))
     with pytest.raises(UserError, match=message):
         load_dataset(f"folder:{tmp_path}")
+
+
+def deep(kind, channels):
+    """An image of 16 bits per channel, of values below 2**12, as Pillow cannot write it: PNG, TIFF or PPM."""
+    pixels = RANDOM.randint(0, 2**12, (5, 7, channels))
+    if kind == "PPM":
+        return b"P6 7 5 65535\n" + pixels.astype(">u2").tobytes()
+    if kind == "TIFF":
+        plain, buffer = Image.new("RGB", (7, 5)), io.BytesIO()
+        plain.save(buffer, "TIFF")
+        return buffer.getvalue().replace(struct.pack("<3H", 8, 8, 8), struct.pack("<3H", 16, 16, 16)) + bytes(105)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", 7, 5, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    packed = (struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+@pytest.mark.parametrize(("kind", "channels"), [("PNG", 2), ("PNG", 3), ("PNG", 4), ("TIFF", 3), ("PPM", 3)])
+def test_colours_of_more_bits_than_are_kept_are_refused_and_not_cut(tmp_path, kind, channels):
+    content = deep(kind, channels)
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.mode in ("RGB", "RGBA"), "by which they look like others"
+    write_tree(tmp_path, folder_images() | {f"train/zebra/9.{kind.lower()}": content})
+    with pytest.raises(UserError, match=r"9\.\w+: an image of mode RGBA? with more than 8 bits.*; expected 8 bits"):
+        load_dataset(f"folder:{tmp_path}")
+    with pytest.raises(UserError, match="item 0.*with more than 8 bits per channel"):
+        dataset_from([(Image.open(io.BytesIO(content)), label) for label in (0, 1)], [(Image.new("RGB", (7, 5)), 0)])
 
 
 @pytest.mark.parametrize(("train", "test"), [("Train", "Test"), ("training", "testing"), ("TRAINING", "eval")])

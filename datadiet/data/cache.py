@@ -31,7 +31,7 @@ from datadiet.errors import UserError
 from datadiet.home import CACHE, cache_folder
 from datadiet.temporary import left_beside, temporary_path
 
-FORMAT = 5  # raise when the meaning of an entry changes: what is cached, or how a source is read
+FORMAT = 6  # raise when the meaning of an entry changes: what is cached, or how a source is read
 RECORD = "record.json"
 
 

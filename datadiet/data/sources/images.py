@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median_low
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from datadiet.data.cache import room
 from datadiet.data.reading import AS_IT_IS, Reading, remark
@@ -21,8 +19,7 @@ from datadiet.data.sources.base import Obstacles
 from datadiet.errors import UserError
 from datadiet.intake import check_size, size_of
 from datadiet.printable import visible
-from datadiet.processors import processors
-from datadiet.progress import counting
+from datadiet.progress import in_order
 
 FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")  # no other decoder is asked, whatever the bytes
 EXPLAINED = 2000  # bytes of pixels that a byte of a file may stand for; a blank PNG has half of that
@@ -33,16 +30,14 @@ SIGNATURES = (  # how files of FORMATS begin
 SHOWN = 10  # of what is counted, by name
 ADVISED = 64  # pixels of the size that is advised, at most
 LINE = 200  # characters of why an image cannot be read, but for the first
-AT_ONCE = 8  # images that a thread is given
 RESAMPLING = Image.Resampling.BICUBIC
 GREY = ("1", "L", "LA")
 DEEP = ("I", "F")  # and I;16…: more than 8 bits per channel, which uint8 cannot hold
+BITS = 258  # TIFF's tag for the bits of each channel
 BROKEN = (
     OSError, SyntaxError, ValueError, EOFError, UnidentifiedImageError, Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )  # fmt: skip
-
-Found = TypeVar("Found")
 
 
 def decode(given: Path | bytes, name: str) -> Image.Image:
@@ -68,9 +63,9 @@ def _strictly() -> Iterator[None]:
 
 def _decode(given: Path | bytes | Image.Image, name: str) -> tuple[Image.Image, bool]:
     """The image, and whether its EXIF data says that it is turned."""
+    if isinstance(given, Image.Image):
+        _check_depth(name, given)
     image, turned = (given, False) if isinstance(given, Image.Image) else _opened(given, name)
-    if image.mode.startswith(DEEP):
-        raise UserError(f"{name}: an image of mode {image.mode}; expected 8 bits per channel")
     return image, turned or orientation(image) != 1
 
 
@@ -82,6 +77,7 @@ def _opened(given: Path | bytes, name: str) -> tuple[Image.Image, bool]:
         image = Image.open(opened, formats=FORMATS)
         with image:
             _check_pixels(name, image, stored)
+            _check_depth(name, image)
             turned = orientation(image) != 1
             image.load()  # which turns TIFF; some of PNG have their EXIF data at their end
             return image, turned
@@ -102,6 +98,20 @@ def _check_pixels(name: str, image: Image.Image, stored: int) -> None:
     pixels = image.width * image.height * len(image.getbands())
     if pixels > SMALL:
         check_size(f"{name}: {image.width} x {image.height} pixels", pixels, stored, times=EXPLAINED, small=SMALL)
+
+
+def _check_depth(name: str, image: Image.Image) -> None:
+    """Refuse more than 8 bits per channel: of 16 in colours Pillow would keep the higher 8 without a word."""
+    layout = [tile[3] for tile in getattr(image, "tile", ())]  # of the file; none is left once it is decoded
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        deep = max(image.tag_v2.get(BITS, (1,))) > 8
+    elif image.format == "PPM":
+        deep = any(isinstance(one, tuple) and one[-1] > 255 for one in layout)
+    else:
+        deep = image.format == "PNG" and any(";16" in one for one in layout)
+    if deep or image.mode.startswith(DEEP):
+        told = "" if image.mode.startswith(DEEP) else " with more than 8 bits per channel"
+        raise UserError(f"{name}: an image of mode {image.mode}{told}; expected 8 bits per channel, scaled to 0 … 255")
 
 
 def _room(count: int, size: tuple[int, int], channels: int) -> np.ndarray:
@@ -262,29 +272,6 @@ class _Stack:
         for count, what in counts:
             if count:
                 remark(f"{name}: {count} of {sum(map(len, self.sizes.values()))} images {what}.")
-
-
-def in_order(work: Callable[[int], Found], count: int, label: str) -> Iterator[Found]:
-    """What `work` gives for 0 … count - 1, done in threads, a few ahead of what is taken."""
-    threads = len(processors())
-    waiting: deque[Future[list[Found]]] = deque()
-    with (
-        counting(count, label) as advance,
-        ThreadPoolExecutor(threads) as pool,
-    ):
-
-        def first() -> Iterator[Found]:
-            for found in waiting.popleft().result():
-                yield found
-                advance(1)
-
-        for start in range(0, count, AT_ONCE):
-            part = range(start, min(start + AT_ONCE, count))
-            waiting.append(pool.submit(lambda part: [work(i) for i in part], part))
-            if len(waiting) > threads:
-                yield from first()
-        while waiting:
-            yield from first()
 
 
 def on_white(image: Image.Image) -> tuple[Image.Image, bool]:
