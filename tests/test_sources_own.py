@@ -311,9 +311,11 @@ def test_colours_of_more_bits_than_are_kept_are_refused_and_not_cut(tmp_path, ki
     with Image.open(io.BytesIO(content)) as image:
         assert image.mode in ("RGB", "RGBA"), "by which they look like others"
     write_tree(tmp_path, folder_images() | {f"train/zebra/9.{kind.lower()}": content})
-    with pytest.raises(UserError, match=r"9\.\w+: an image of mode RGBA? with more than 8 bits.*; expected 8 bits"):
+    with pytest.raises(
+        UserError, match=r"9\.\w+: an image of mode RGBA? with more bits than are read; expected 8 bits"
+    ):
         load_dataset(f"folder:{tmp_path}")
-    with pytest.raises(UserError, match="item 0.*with more than 8 bits per channel"):
+    with pytest.raises(UserError, match="item 0.*with more bits than are read"):
         dataset_from([(Image.open(io.BytesIO(content)), label) for label in (0, 1)], [(Image.new("RGB", (7, 5)), 0)])
 
 
@@ -368,6 +370,33 @@ def test_what_is_transparent_is_white_and_it_is_said(tmp_path, mode):
         found = load_dataset(f"folder:{tmp_path}").train_images
     assert found.shape[-1] == (1 if mode == "LA" else 3)
     np.testing.assert_array_equal(found[0, ..., 0], 255 - rgba[..., 3])
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "GIF", "WEBP", "PNG"])
+def test_of_several_frames_the_first_is_taken_and_it_is_said(tmp_path, kind):
+    def saved(count):
+        frames, buffer = [Image.fromarray(images(5, 7, 3)) for _ in range(count)], io.BytesIO()
+        options = {} if kind == "TIFF" else {"duration": 40}
+        frames[0].save(buffer, kind, save_all=True, append_images=frames[1:], **options)
+        return buffer.getvalue()
+
+    both = {f"{split}/{label}/{i}": saved(1 + i) for split in ("train", "test") for label in "ab" for i in range(3)}
+    said = "8 of 12 images are the first of several frames of their files; others are not used"
+    with pytest.warns(UserWarning, match=said):
+        found = load_dataset(f"folder:{write_tree(tmp_path, both)}")
+    for pixels, name in zip(found.train_images, found.example_ids):
+        np.testing.assert_array_equal(pixels, decoded(both[f"train/{name}"]))
+    train, test = (
+        [(Image.open(io.BytesIO(both[f"{split}/{label}/2"])), label) for label in "ab"] for split in ("train", "test")
+    )
+    with pytest.warns(UserWarning, match="2 of 2 images are the first of several frames"):
+        dataset_from(train, test)
+    for image, _ in train:
+        image.seek(1)  # a frame that was chosen
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        dataset_from(train, test)
+    assert sum("several frames" in str(one.message) for one in caught) == 1, "of the test set alone"
 
 
 def test_what_is_left_aside_in_a_folder_is_said(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median_low
 from typing import NamedTuple
@@ -50,7 +50,7 @@ def decode(given: Path | bytes, name: str) -> Image.Image:
             per channel.
     """
     with _strictly():
-        return _decode(given, name)[0]
+        return _decode(given, name).image
 
 
 @contextmanager
@@ -61,16 +61,30 @@ def _strictly() -> Iterator[None]:
         yield
 
 
-def _decode(given: Path | bytes | Image.Image, name: str) -> tuple[Image.Image, bool]:
-    """The image, and whether its EXIF data says that it is turned."""
-    if isinstance(given, Image.Image):
-        _check_depth(name, given)
-    image, turned = (given, False) if isinstance(given, Image.Image) else _opened(given, name)
-    return image, turned or orientation(image) != 1
+class _Decoded(NamedTuple):
+    """An image, and what its file says of it, whatever the image says once it is decoded."""
+
+    image: Image.Image
+    turned: bool  # by its EXIF data
+    several: bool  # frames, of which it is the first
 
 
-def _opened(given: Path | bytes, name: str) -> tuple[Image.Image, bool]:
-    """The image, and whether its file says that it is turned, whatever the image says once it is decoded."""
+def _decode(given: Path | bytes | Image.Image, name: str) -> _Decoded:
+    if not isinstance(given, Image.Image):
+        image, turned, several = _opened(given, name)
+        return _Decoded(image, turned or orientation(image) != 1, several)
+    _check_depth(name, given)
+    return _Decoded(given, orientation(given) != 1, _is_first(given))
+
+
+def _is_first(image: Image.Image) -> bool:
+    """Whether it is the first of several frames; False where its file is closed by now."""
+    with suppress(AttributeError, ValueError):
+        return getattr(image, "n_frames", 1) > 1 and image.tell() == 0
+    return False
+
+
+def _opened(given: Path | bytes, name: str) -> _Decoded:
     stored = 0
     try:
         opened, stored = (io.BytesIO(given), len(given)) if isinstance(given, bytes) else (given, size_of(given))
@@ -78,9 +92,9 @@ def _opened(given: Path | bytes, name: str) -> tuple[Image.Image, bool]:
         with image:
             _check_pixels(name, image, stored)
             _check_depth(name, image)
-            turned = orientation(image) != 1
+            found = _Decoded(image, orientation(image) != 1, _is_first(image))
             image.load()  # which turns TIFF; some of PNG have their EXIF data at their end
-            return image, turned
+            return found
     except UnidentifiedImageError as error:  # which names no more than the file, or an address in memory
         why = f"cannot identify it as one of {', '.join(FORMATS)}" if stored else "it is empty"
         raise UserError(f"{name}: cannot be read as an image ({why})") from error
@@ -110,8 +124,8 @@ def _check_depth(name: str, image: Image.Image) -> None:
     else:
         deep = image.format == "PNG" and any(";16" in one for one in layout)
     if deep or image.mode.startswith(DEEP):
-        told = "" if image.mode.startswith(DEEP) else " with more than 8 bits per channel"
-        raise UserError(f"{name}: an image of mode {image.mode}{told}; expected 8 bits per channel, scaled to 0 … 255")
+        what = f"an image of mode {image.mode} with more bits than are read"
+        raise UserError(f"{name}: {what}; expected 8 bits per channel, scaled to 0 … 255")
 
 
 def _room(count: int, size: tuple[int, int], channels: int) -> np.ndarray:
@@ -126,17 +140,18 @@ class Seen(NamedTuple):
     size: tuple[int, int]  # width and height as it is seen, before it is resized
     turned: bool
     transparent: bool
+    several: bool  # frames in its file, of which it is the first
 
 
 def look(given: Path | bytes | Image.Image, name: str, reading: Reading) -> Seen | UserError:
     """An image as it is seen: turned as its EXIF data says, on white where it is transparent, of the size that is
     asked for; or why it cannot be read."""
     try:
-        image, turned = _decode(given, name)
+        image, turned, several = _decode(given, name)
         image, transparent = on_white(ImageOps.exif_transpose(image))
         mode = "L" if image.mode in GREY else "RGB"
         plain = image if image.mode == mode else image.convert(mode)
-        return Seen(np.asarray(fitted(plain, reading)), image.size, turned, transparent)
+        return Seen(np.asarray(fitted(plain, reading)), image.size, turned, transparent, several)
     except UserError as error:
         return error
     except Exception as error:  # whatever else damage leads Pillow to
@@ -229,12 +244,13 @@ class _Stack:
         self.pixels = np.empty((0,), np.uint8)
         self.good: list[int] = []
         self.sizes: dict[tuple[int, int], list[int]] = {}  # (width, height) -> images
-        self.turned = self.transparent = 0
+        self.turned = self.transparent = self.several = 0
 
     def add(self, i: int, seen: Seen, reading: Reading) -> None:
         self.sizes.setdefault(seen.size, []).append(i)
         self.turned += seen.turned
         self.transparent += seen.transparent
+        self.several += seen.several
         self.keep = self.keep and (reading.shape is not None or len(self.sizes) == 1)
         if not self.keep:
             return
@@ -261,7 +277,8 @@ class _Stack:
     def tell(self, name: str, reading: Reading) -> None:
         """Say what became of the images."""
         counts = [(self.turned, "are turned as their EXIF data says"),
-                  (self.transparent, "are put on white where transparent")]  # fmt: skip
+                  (self.transparent, "are put on white where transparent"),
+                  (self.several, "are the first of several frames of their files; others are not used")]  # fmt: skip
         if reading.shape is not None:
             height, width = reading.shape
             others = {size: len(at) for size, at in self.sizes.items() if size != (width, height)}
