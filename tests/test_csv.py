@@ -237,6 +237,17 @@ def test_without_a_column_of_splits_a_fraction_of_each_class_is_the_test_set(tmp
     assert {*fewer.example_ids} <= {*whole.example_ids}, "none moved"
 
 
+def test_splits_in_a_column_of_another_name_are_not_mixed(tmp_path):
+    name = listed(tmp_path, "path,label,Phase,made\n" + lines((*row, "2024") for row in ROWS))
+    for options in ({}, {"test_fraction": 0.5}):
+        with pytest.raises(UserError, match="no column split, but all cells of Phase .*: call it split") as caught:
+            load_dataset(name, **options)
+        assert "--test_fraction" not in str(caught.value)
+    listed(tmp_path, "path,label,phase,made\n" + lines((*row[:2], row[2][:2], "2024") for row in ROWS))
+    with pytest.warns(UserWarning, match="there is no column split; phase, made is not used"):
+        assert load_dataset(name, test_fraction=0.5).num_examples < len(ROWS)
+
+
 def test_a_labelled_validation_set_is_tested_on_where_the_test_set_has_no_labels(tmp_path):
     rows = ROWS + [(f"v{i}.png", label, "val") for i, label in enumerate(("ca", "do"))]
     text = "path,label,split\n" + "".join(f"{a},{'' if c == 'test' else b},{c}\n" for a, b, c in rows)

@@ -54,6 +54,8 @@ class Listing(NamedTuple):
     names: dict[str, str]  # of classes by their number, where another column tells them
     splits: list[str]  # in lower case; [] without such a column
     lines: list[int]  # of the file, from 1
+    others: list[str]  # columns that are not used
+    like_split: list[str]  # those of them whose cells are all names of splits
 
 
 def read_listing(obstacles: Obstacles, path: str, data_dir: Path | None) -> Listing:
@@ -72,7 +74,9 @@ def read_listing(obstacles: Obstacles, path: str, data_dir: Path | None) -> List
     if not table.rows:
         obstacles.add(f"{file} has no rows below its header")
     ids, files = [visible(one) for one, _ in found], [path for _, path in found]
-    return Listing(str(file.parent), ids, files, labels, names, splits, table.lines)
+    others = [one for one in table.header if one and not any(candidates([one], called) for called in ROLES.values())]
+    like_split = [one for one in others if _tells_splits(table.column(one))]
+    return Listing(str(file.parent), ids, files, labels, names, splits, table.lines, others, like_split)
 
 
 # --- columns ----------------------------------------------------------------------------------
@@ -99,6 +103,12 @@ def _column(obstacles: Obstacles, table: Table, role: str) -> list[str]:
     if len(found) > 1:
         obstacles.add(f"{' and '.join(found)} may each be the {role}; expected one of them, or one called {role}")
     return table.column(found[0]) if found else []
+
+
+def _tells_splits(cells: Sequence[str]) -> bool:
+    """Whether all cells are names of splits, of both kinds."""
+    there = {cell.strip().lower() for cell in cells}
+    return there <= {*TRAIN, *TEST} and not (there.isdisjoint(TRAIN) or there.isdisjoint(TEST))
 
 
 def _labels(obstacles: Obstacles, table: Table) -> tuple[list[str], dict[str, str]]:
@@ -212,7 +222,13 @@ def _check_repeated(obstacles: Obstacles, listing: Listing, rows: list[int]) -> 
 def _split_rows(obstacles: Obstacles, listing: Listing, reading: Reading) -> tuple[list[int], list[int]]:
     """Rows of the training and of the test set; none of the latter, where a fraction of the former is it."""
     everything = [*range(len(listing.files))]
+    if not listing.splits and listing.like_split:
+        column = named(listing.like_split)
+        obstacles.add(f"no column split, but all cells of {column} are names of splits: call it split, or leave it out")
+        return everything, []
     if not listing.splits:
+        if listing.others:
+            remark(f"{obstacles.name}: there is no column split; {named(listing.others)} is not used.")
         choose(obstacles, {ALL: True}, reading, f"expected a column split ({USUAL})", train=ALL)
         return everything, []
     labelled = {split for split, label in zip(listing.splits, listing.labels) if label not in ("", "-1")}
