@@ -173,6 +173,27 @@ class Drawn(Items):
         return np.roll(self.images[i], np.random.randint(1, 200)), self.labels[i]
 
 
+class Flipped(Items):
+    """Each look is another one in half of the cases: of the image, or of the label."""
+
+    def __init__(self, what, seed):
+        super().__init__(*TRAIN)
+        self.what, self.random = what, np.random.RandomState(seed)
+
+    def __getitem__(self, i):
+        image, label = super().__getitem__(i)
+        if self.random.rand() < 0.5:
+            return image, label
+        return (image[:, ::-1], label) if self.what == "image" else (image, 3 - label)
+
+
+@pytest.mark.parametrize("what", ["image", "label"])
+def test_transforms_by_chance_are_found_wherever_they_may_leave_three_images_alone(what):
+    for seed in range(40):
+        with pytest.raises(UserError, match=f"another {what} at every look"):
+            dd.dataset_from(Flipped(what, seed), TEST)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

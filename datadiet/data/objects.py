@@ -25,6 +25,7 @@ from datadiet.progress import counting
 
 IMAGES = ("image", "images", "img", "pixel_values", "x", "input", "inputs", "data")
 LABELS = ("label", "labels", "fine_label", "y", "target", "targets")
+LOOKS = 20  # items that are looked at twice: of a flip by chance one in a million passes
 REPAIRS = ("image_size",)  # parameters of dataset_from that a refusal of images may advise
 EXPECTED = (
     "(images, labels) as arrays, a datasets.Dataset, or a torch.utils.data.Dataset or other sequence of (image, label)"
@@ -181,17 +182,24 @@ def _of_items(what: str, given: Any, reading: Reading) -> Part:
                 if _is_picture(image) != pictures:
                     raise UserError(f"{what}: item 0 or item {i} is a picture, the other an array; expected one kind.")
                 labels.append(label.tolist())
+                if i in looked:
+                    first[i] = image if pictures else image.copy()  # which may be one buffer for all
                 yield image
                 advance(1)
 
+    looked = {*np.linspace(0, count - 1, min(LOOKS, count)).astype(int).tolist()}
+    first: dict[int, Any] = {}
     found = _pictures(what, count, images(), reading) if pictures else _arrays(what, images())
-    for i in sorted({0, count // 2, count - 1}):
-        one, again = (np.asarray(_pair(what, i, given[i])[0]) for _ in range(2))
-        if not np.array_equal(one, again):
+    for i, image in first.items():
+        again, label = _pair(what, i, given[i])
+        one = np.asarray(image)
+        if not np.array_equal(one, np.asarray(again), equal_nan=one.dtype.kind == "f"):
             raise UserError(
                 f"{what}: item {i} is another image at every look; expected one without random transforms: they are "
                 "done while training (augment=true)."
             )
+        if str(label.tolist()) != str(labels[i]):  # NaN, which is refused as such, is itself
+            raise UserError(f"{what}: item {i} has another label at every look; expected one for each image.")
     return Part(found, _array(f"{what}: labels", labels), _classes_of(given))
 
 
