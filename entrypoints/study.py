@@ -93,8 +93,8 @@ def _run(
     context = make_context(root, overwrite, offline=offline, data_on=data_on)
     given = make_config(values), str(name), context, chosen, engine
     if dry_run:
-        estimate = prepare(*given).estimate
-        told = estimate.as_json() if is_json() else str(estimate)
+        prepared = prepare(*given)
+        told = prepared.estimate.as_json() if is_json() else str(prepared)
     else:
         decision = run_study(*given)
         told = as_json(decision) if is_json() else ""

@@ -46,6 +46,7 @@ DOCUMENTS = (
     "docs/data.md",
     "docs/files.md",
     "docs/how-to/kept-sets.md",
+    "docs/how-to/own-images.md",
     "docs/analyze.md",
 )
 TEXT = {name: (PROJECT / name).read_text() for name in (*DOCUMENTS, "CHANGELOG.md")}
@@ -292,6 +293,15 @@ def test_commands_of_the_pages_have_the_options_that_they_are_given(page):
 def test_the_short_help_lists_what_the_readme_does():
     shown = CliRunner().invoke(main, ["--help"]).output
     assert all(re.search(rf"^  {name} ", shown, re.M) for name in COMMANDS)
+
+
+def test_what_is_advised_for_own_images_does_what_it_says():
+    """A margin in percentage points, and against mislabelled examples a selector that drops the hardest alone."""
+    text = TEXT["docs/how-to/own-images.md"]
+    assert [float(margin) for margin in re.findall(r"--margin ([\d.]+)", text)] == [1]
+    ((cutoff, percent),) = re.findall(r"keep_max,ccs:cutoff=([\d.]+)`.*?drops the hardest (\d+) %", text, re.DOTALL)
+    kept = dd.select("ccs", np.arange(1000.0), size=500, cutoff=float(cutoff))
+    assert kept.min() < 20 < 950 < kept.max() < 1000 * (1 - int(percent) / 100)
 
 
 def test_the_examples_of_own_loop_run():

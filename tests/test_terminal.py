@@ -37,9 +37,11 @@ def told(tmp_path_factory, no_pictures):
 def test_a_dry_run_says_what_it_takes_and_writes_nothing(told):
     _, dry, left, done = told
     assert re.match(rf"{TRAININGS} trainings, one after the other: about [\d.]+ s on this cpu, .* of disk", dry.stdout)
-    assert len(dry.stdout.splitlines()) == 1
+    (_, outlook) = dry.stdout.splitlines()
+    assert re.search(r"the test set alone, 359 examples, .* no margin below [\d.]+ points can be\.$", outlook)
     assert left == []
     assert done.stdout.splitlines()[0].startswith(f"{TRAININGS} trainings, one after the other")
+    assert done.stdout.splitlines()[1] == outlook, "what is known before is said before anything is trained"
 
 
 def test_the_estimate_of_disk_is_near_what_is_written(told):

@@ -103,6 +103,10 @@ class Prepared:
     estimate: Estimate
     given: list[GivenScore]  # scores to choose by
 
+    def __str__(self) -> str:
+        """What it takes, and what its test set can decide."""
+        return f"{self.estimate}\n{self.rounds.outlook()}"
+
 
 def prepare(config: TrainConfig, exp: str, context: Context, plan: Plan, engine: EngineOptions) -> Prepared:
     """Check a study, and estimate what it takes; see `run_study`.
@@ -143,7 +147,7 @@ def run_study(config: TrainConfig, exp: str, context: Context, plan: Plan, engin
     """
     prepared = prepare(config, exp, context, plan, engine)
     rounds, dataset, folder = prepared.rounds, prepared.dataset, context.output.layout.experiment(exp)
-    context.reporter.say(f"{prepared.estimate}\n{rounds.outlook()}")
+    context.reporter.say(str(prepared))
     note, again = f"Study of {config.model} on {config.dataset}.", f"Continue: {context.again}"
     told = {"params": rounds.described.plan, "note": note, "reopens": not context.output.overwrite}
     with (
