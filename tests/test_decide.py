@@ -112,11 +112,15 @@ def test_every_form_of_the_same_results_is_the_same(tmp_path, answers, drawn):
     frame = {"arm": np.repeat([arm for arm, _ in answers], S), "size": np.repeat([f * 1000 for _, f in answers], S)}
     frame |= {"run": np.tile(np.arange(S), len(answers)), "correct": list(joined)}
     pd.DataFrame(frame).astype({"size": int}).to_parquet(tmp_path / "p.parquet")
+    del frame["correct"]
+    told = pd.DataFrame(frame | {"predicted": list(predicted), "labels": [labels] * len(predicted)})
+    told.astype({"size": int}).to_parquet(tmp_path / "l.parquet")
     forms = {
         "files": table_of(tmp_path / "files", answers),
         "correct": npz_of(tmp_path / "c.npz", answers, correct=joined),
         "predicted": npz_of(tmp_path / "l.npz", answers, predicted=predicted, labels=labels),
         "parquet": tmp_path / "p.parquet",
+        "predicted_parquet": tmp_path / "l.parquet",
     }
     found = []
     for exp, table in forms.items():
@@ -125,11 +129,14 @@ def test_every_form_of_the_same_results_is_the_same(tmp_path, answers, drawn):
         assert [(c.arm, c.fraction) for c in study.cells] == [("full data", 1.0), *list(answers)[1:]]
         for cell, correct in zip(study.cells, answers.values()):
             np.testing.assert_array_equal(cell.correct, correct)
-        if exp == "predicted":
+        if exp.startswith("predicted"):
             per_class = [answers["everything", 1.0][:, labels == c].mean(1) for c in range(10)]
             np.testing.assert_allclose(study.full.per_class, np.transpose(per_class))
         found.append([cell["minus_full"] for cell in decided(tmp_path, exp)["cells"]])
-    assert found[0] == found[1] == found[2] == found[3]
+    assert found[0] == found[1] == found[2] == found[3] == found[4]
+    told.assign(labels=[labels, *[9 - labels] * (len(predicted) - 1)]).to_parquet(path := tmp_path / "other.parquet")
+    refused = datadiet("decide", tmp_path, results=path, num_examples=1000, offline=True, expect=2).output
+    assert "row 1: other labels of test examples than before; expected the same test set everywhere" in refused
 
 
 def test_accuracies_alone_give_a_bound_that_is_told(tmp_path, answers, drawn):

@@ -33,6 +33,7 @@ ROLES = {
     "correct": ("correct",),  # of npz and parquet: in place of a file
     "predicted": ("predicted", "predictions"),
 }
+TOLD = ("correct", "predicted", "labels")  # of test examples, by arrays in cells
 MOST = 20  # obstacles that are named
 LONGEST = 100  # characters of an arm
 CLOSE = 5e-4  # by how much a rounded accuracy may miss that of its answers
@@ -98,16 +99,18 @@ def read_rows(path: Path, doubts: Doubts) -> list[Row]:
 
 
 def _columns(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Columns by their role; and what all rows share: labels [M] of the test examples."""
+    """Columns by their role, labels of parquet too; and what all rows share: labels [M] of the test examples."""
+    found: dict[str, Any] = {}
     if path.suffix == ".csv" or path.suffix not in (".npz", ".parquet"):
         table = read_table("results", path, ROLES, ("arm",))
         header, shared = table.header, {}
         column: Callable[[str], Any] = table.column
     else:
         arrays = read_arrays(path)
-        shared = {"labels": arrays.pop("labels")} if path.suffix == ".npz" and "labels" in arrays else {}
+        shared = {"labels": arrays.pop("labels")} if "labels" in arrays else {}
+        if path.suffix == ".parquet":  # where each row has them
+            found, shared = shared, {}
         header, column = list(arrays), arrays.__getitem__
-    found: dict[str, Any] = {}
     for role, called in ROLES.items():
         names = candidates(header, called)
         if len(names) > 1:
@@ -193,7 +196,7 @@ def _answers(
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """bool [S, M] and the labels [M] of the test examples; None where they are not told or cannot be read."""
     file = _text(cells.get("file", ""))
-    arrays = {name: np.asarray(cells[name]) for name in ("correct", "predicted") if name in cells} | shared
+    arrays = {name: np.asarray(cells[name]) for name in TOLD if name in cells} | shared
     try:
         if file:
             arrays = {name or "correct": array for name, array in read_arrays(folder / file).items()}
