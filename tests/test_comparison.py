@@ -234,6 +234,10 @@ def test_random_is_named_unless_an_arm_is_shown_to_be_better():
     assert dd.decide(equal).arm == "random"
     assert dd.decide({**equal, ("score", 0.5): EASY}).arm == "score"
     assert dd.decide({**equal, ("random", 0.5): losing(4)}).arm == "score", "random does not reach it"
+    other = {("Random" if arm == "random" else arm, fraction): cell for (arm, fraction), cell in equal.items()}
+    with pytest.raises(UserError, match="got an arm 'Random', expected 'random' for chance: pass random='Random'"):
+        dd.decide(other)
+    assert dd.decide(other, random="Random").arm == "Random"
 
 
 def test_a_fraction_that_loses_the_margin_is_seldom_named():

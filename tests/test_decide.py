@@ -185,6 +185,26 @@ def test_all_that_stands_in_the_way_is_named_at_once(tmp_path, answers):
     assert not (tmp_path / "exps").exists()
 
 
+def test_chance_is_known_however_it_is_written(tmp_path, answers, drawn):
+    """No arm is kept by that is not shown to be better than chance."""
+    full, by_chance = answers["everything", 1.0], answers["everything", 1.0].copy()
+    by_chance[0, np.flatnonzero(full[0])[:2]] = False  # a hair worse than the other
+    told = []
+    for name in ("random", "RANDOM"):
+        cells = {("everything", 1.0): full, (name, 0.5): by_chance, ("mine", 0.5): full}
+        given = {"margin": 5, "num_examples": 1000, "offline": True, "exp": name}
+        done = datadiet(
+            "decide",
+            tmp_path,
+            results=npz_of(tmp_path / f"{name}.npz", cells, correct=np.concatenate([*cells.values()])),
+            **given,
+        )
+        told.append(decided(tmp_path, name))
+    assert "RANDOM is read as random" in done.output
+    assert [(one["answer"], one["arm"]) for one in told] == [("can", "random")] * 2
+    assert told[0]["gain"] == told[1]["gain"]
+
+
 def test_a_run_that_has_no_pair_is_refused(tmp_path, answers):
     rows = [("all", 1, run, 0.9) for run in (1, 2, 10)] + [("mine", 0.5, run, 0.9) for run in (1, 2, 3)]
     table = write_table(tmp_path / "results.csv", rows, "arm", "fraction", "run", "accuracy")

@@ -95,9 +95,12 @@ def decide(
         looked: Numbers of runs of the looks before this one; empty: there was none.
         planned: Number of runs that was planned before the first look; None: that of the first look.
     Raises:
-        UserError: no full data, no subset, a fraction out of range, other runs or test examples in a cell, or fewer
-            runs than were looked at.
+        UserError: no full data, no subset, a fraction out of range, other runs or test examples in a cell, fewer
+            runs than were looked at, or `random` in another case.
     """
+    arms = {arm: None for arm, _ in cells}
+    if random not in arms and (alike := [arm for arm in arms if arm.lower() == random.lower()]):
+        raise UserError(f"cells: got an arm {alike[0]!r}, expected {random!r} for chance: pass random={alike[0]!r}.")
     found = _against_full(cells, margin)
     runs = next(iter(found.values())).runs
     return conclude(found, lambda one, other: compare(cells[one], cells[other]), cells, margin, random,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ def decide_given(question: Question, config: TrainConfig | None, exp: str, conte
     if dataset is not None:
         tell_notes(dataset)
     doubts = Doubts()
-    rows = read_rows(question.results, doubts)
+    rows = _chance_named(read_rows(question.results, doubts), context.reporter.say)
     cells = _ordered(_cells(rows, question, dataset, doubts), doubts)
     found = _evaluations(cells, question, dataset, doubts)
     doubts.check(f"results={question.results}")
@@ -82,6 +82,13 @@ def decide_given(question: Question, config: TrainConfig | None, exp: str, conte
 
 
 # --- from rows to cells -----------------------------------------------------------------------
+
+
+def _chance_named(rows: list[Row], say: Callable[[str], Any]) -> list[Row]:
+    """The same, the arm of chance as RANDOM however it is written, which is said."""
+    for other in dict.fromkeys(row.arm for row in rows if row.arm.lower() == RANDOM != row.arm):
+        say(f"{other} is read as {RANDOM}: the arm by chance, which others have to beat.")
+    return [row._replace(arm=RANDOM) if row.arm.lower() == RANDOM else row for row in rows]
 
 
 def _cells(rows: list[Row], question: Question, dataset: Dataset | None, doubts: Doubts) -> Cells:
@@ -120,8 +127,8 @@ def _ordered(cells: Cells, doubts: Doubts) -> dict[tuple[str, float], list[Row]]
         doubts.add("no training on a subset (a fraction below 1)")
     names: dict[str, str] = {}
     for arm, fraction in cells:
-        if arm == FULL and fraction != 1:
-            doubts.add(f"{FULL} keeps {fraction:g}; another arm cannot have its name")
+        if arm.lower() == FULL and fraction != 1:
+            doubts.add(f"{arm} keeps {fraction:g}; another arm cannot have its name")
         if (other := names.setdefault(metric_name(arm).lower(), arm)) != arm:
             doubts.add(f"{other} and {arm} are the same in names of files and metrics; rename one")
     expected = sorted({row.run for row in cells[whole[0]]}, key=natural) if whole else []
