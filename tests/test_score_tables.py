@@ -45,6 +45,24 @@ def test_a_table_in_any_form_and_order_is_read_and_chosen_by(tmp_path, digits, s
     assert set(kept.example_id) == set(digits.example_ids[np.argsort(-expected)[:100]])
 
 
+def test_what_other_scores_chose_is_not_replaced_unasked(tmp_path, digits):
+    """The scores lie where others lay, so that all options are the same."""
+    given = {"dataset": "digits", "selector": "keep_max", "size": 5, "scores": tmp_path / "s.npy", "offline": "true"}
+    np.save(tmp_path / "s.npy", np.arange(digits.num_examples, dtype=np.float32))
+    datadiet("select", tmp_path, **given)
+    (kept,) = tmp_path.glob("exps/select/*/run_0/kept.csv")
+    first = kept.read_text()
+    datadiet("select", tmp_path, **given)
+    assert kept.read_text() == first, "the same again"
+    np.save(tmp_path / "s.npy", -np.arange(digits.num_examples, dtype=np.float32))
+    told = datadiet("select", tmp_path, expect=2, **given).output
+    assert "keeps other examples, or by other scores, than these options do now" in told
+    assert "Replace it with --overwrite true, or choose another --exp NAME." in told
+    assert kept.read_text() == first
+    datadiet("select", tmp_path, overwrite="true", **given)
+    assert kept.read_text() != first
+
+
 def test_all_that_stands_in_the_way_is_named_at_once(tmp_path, digits, scores):
     bad = scores.astype({"score": object})
     bad.iloc[0, 0], bad.iloc[1, 2], bad.iloc[2, 0] = "gone", "n/a", bad.iloc[3, 0]

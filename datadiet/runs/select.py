@@ -21,7 +21,7 @@ from datadiet.runs.labels import labels_for
 from datadiet.runs.scored import check_replaceable
 from datadiet.selectors.options import FEATURE_FIELDS, LIKE, option_names
 from datadiet.selectors.selection import chooses_anew
-from datadiet.storage.manifests import write_manifest
+from datadiet.storage.manifests import manifest_text, write_manifest
 from datadiet.storage.records import KeptRecord
 from datadiet.tracking import record
 from datadiet.training.device import check_device
@@ -48,6 +48,18 @@ def _recorded(config: TrainConfig, labels: np.ndarray) -> dict[str, Any]:
     recorded = {name: value for name, value in options.as_dict(config).items() if name in chosen}
     given = {"labels_sha256": sha256(labels.tobytes()).hexdigest()} if config.labels is not None else {}
     return recorded | given
+
+
+def _check_same(path: Path, text: str, overwrite: bool) -> None:
+    """Refuse to replace what the same options kept, but of other scores; making the same again loses nothing."""
+    record = path.with_suffix(".json")
+    if overwrite or not (path.exists() and record.exists()):
+        return
+    if KeptRecord.read(record).sha256 != sha256(text.encode()).hexdigest():
+        raise UserError(
+            f"{path} keeps other examples, or by other scores, than these options do now: what they read has changed. "
+            f"Replace it with {commands.option('overwrite', True)}, or choose another {commands.option('exp', 'NAME')}."
+        )
 
 
 def select_run(config: TrainConfig, exp: str, context: Context, choice: ScoreChoice) -> Path:
@@ -79,6 +91,7 @@ def select_run(config: TrainConfig, exp: str, context: Context, choice: ScoreCho
     start = time.perf_counter()
     kept, values, score_type = choose(config, dataset, labels, context.reporter.say, context.reporter.counter)
     seconds = time.perf_counter() - start
+    _check_same(path, manifest_text(dataset, kept, values), context.output.overwrite)
     kept_by, name = scored_by(config, score_type), layout.name(path.parent)
     note = f"{len(kept):,} of {dataset.num_examples:,} examples of {dataset.name} ({kept_by})."
     params, mirror = {"dataset": dataset.name, **recorded}, path.with_name(record.NAME)
