@@ -6,13 +6,17 @@ import io
 import json
 import re
 import time
+from types import SimpleNamespace
 
 import pytest
 from conftest import PATIENCE, datadiet
 
 from datadiet import progress
+from datadiet.data.registry import load_dataset
 from datadiet.progress import Standing, counting
+from datadiet.runs import timing
 from datadiet.runs.console import Console, Level
+from datadiet.train_config import TrainConfig
 
 STUDY = {
     "dataset": "digits", "model": "mlp", "width": 8, "num_steps": 22, "augment": "false", "score_runs": 2,
@@ -179,3 +183,19 @@ def test_a_notebook_has_a_bar_whose_text_is_no_markup(monkeypatch):
         advance(4)
     assert shown[0] == '<progress max="1" value="0.0000"></progress> &lt;b&gt;mine: 0 of 4 (0.0 %), none just now'
     assert 'value="1.0000"' in shown[-1]
+
+
+@pytest.mark.parametrize(("batch", "taken"), [(32, 100), (600, 600)])
+def test_time_is_measured_with_whole_batches(monkeypatch, batch, taken):
+    """A batch that is cut to fewer examples would take less time than those of the training."""
+    seen = []
+
+    def fit(network, train, test, kept, config, state, **more):
+        seen.append(len(kept))
+        yield SimpleNamespace(step=1, seconds={"train": 1.0, "compile": 0.0})
+
+    monkeypatch.setattr(timing, "fit", fit)
+    monkeypatch.setattr(timing, "EXAMPLES", 100)
+    config = TrainConfig(dataset="digits", model="mlp", width=8, augment=False, num_steps=22, train_batch_size=batch)
+    assert timing.measure(config, load_dataset("digits")).training == 22
+    assert seen == [taken]

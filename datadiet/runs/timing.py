@@ -20,7 +20,7 @@ from datadiet.training.state import initial_state, on_device
 
 SECONDS = 8.0  # of steps, after the first of them
 STEPS = 200  # at most
-EXAMPLES = 4096  # that take part: a step takes as long with more
+EXAMPLES = 4096  # that take part, or a batch where that is more: a step takes as long with more
 
 
 class Timing(NamedTuple):
@@ -51,8 +51,9 @@ def measure(config: TrainConfig, dataset: Dataset, asked: str = "1") -> Timing:
     """
     images = len(dataset.image_shape) == 3
     whole = resolve_config(replace(config, augment=config.augment and images), dataset.num_examples)
+    taken = max(EXAMPLES, whole.train_batch_size)
     part = replace(
-        dataset, train_images=dataset.train_images[:EXAMPLES], train_labels=dataset.train_labels[:EXAMPLES],
+        dataset, train_images=dataset.train_images[:taken], train_labels=dataset.train_labels[:taken],
         test_images=dataset.test_images[:1], test_labels=dataset.test_labels[:1],
     )  # fmt: skip
     network = network_of(whole, dataset.num_classes, dataset.image_shape)
