@@ -23,7 +23,7 @@ from datadiet.runs.inputs import read_scores
 from datadiet.storage.checkpoints import save_checkpoint
 from datadiet.storage.claims import claim
 from datadiet.storage.files import append_line, npy_parts, os, read_json, sealed, write_json
-from datadiet.storage.layout import ExperimentLayout, score_file
+from datadiet.storage.layout import ExperimentLayout, near_root, score_file
 from datadiet.storage.records import Arguments, DataFacts
 from datadiet.storage.score_files import identity_of, load_scores, read_ids, save_scores
 from datadiet.temporary import is_temporary, temporary_path
@@ -60,6 +60,24 @@ def test_places_follow_the_contract():
 def test_an_experiment_cannot_leave_the_mirror(exp):
     with pytest.raises(UserError, match="exp="):
         ExperimentLayout(Path("r")).experiment(exp)
+
+
+def test_a_root_is_found_beside_folders_that_others_may_not_enter(tmp_path, monkeypatch):
+    for folder in ("a locked one", "here", "there/exps/main"):
+        (tmp_path / folder).mkdir(parents=True)
+    stat = os.stat
+
+    def refusing(path, *given, **more):
+        if isinstance(path, str | os.PathLike) and "a locked one/" in os.fspath(path):
+            raise PermissionError(13, "Permission denied", path)
+        return stat(path, *given, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", refusing)
+        assert near_root(tmp_path, "main") == tmp_path / "there"
+        for name in ("listdir", "scandir"):  # of the root itself
+            patch.setattr(os, name, lambda path: refusing(f"{path}/a locked one/"))
+        assert near_root(tmp_path, "main") is None
 
 
 def test_scores_come_back_with_their_record(tmp_path):

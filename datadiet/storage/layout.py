@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -107,9 +108,10 @@ def same_place(one: str, other: str, exps: Path | None) -> bool:
 
 def near_root(root: Path, inside: str) -> Path | None:
     """A root near another one, above it or a folder in it, below whose exps something lies; None: there is none."""
-    here = root.absolute()
-    beside = (path for path in sorted(here.iterdir()) if path.is_dir()) if here.is_dir() else ()
-    return next((path for path in (*here.parents, *beside) if (path / "exps" / inside).exists()), None)
+    here, beside = root.absolute(), []
+    with suppress(OSError):  # it is not there, or others may not look into it
+        beside = sorted(here.iterdir())
+    return next((path for path in (*here.parents, *beside) if os.path.exists(path / "exps" / inside)), None)
 
 
 def score_file(folder: Path, kind: str, step: int, combine: str = "mean") -> Path:
