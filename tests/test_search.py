@@ -25,6 +25,9 @@ def test_the_best_setting_comes_first():
     assert trials[0].setting == {"cutoff": 0.5}, "the rest then has a mean of about 50, with 0.3 about 70 or more"
     flat = window_search("ccs", VALUES, GRID[::-1], lambda kept, held: 0.5, fraction=0.2)
     assert [trial.setting for trial in flat] == GRID[::-1], "equals stay in the order of the grid"
+    found = iter([0.5, float("nan"), 0.9, float("nan")])
+    some = window_search("ccs", VALUES, GRID, lambda kept, held: next(found), fraction=0.2)
+    assert [trial.setting for trial in some] == [GRID[i] for i in (2, 0, 1, 3)], "what diverged is last"
 
 
 def test_what_judges_is_never_trained_on_and_stays_the_same():

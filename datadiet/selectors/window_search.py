@@ -44,7 +44,7 @@ def window_search(
         held_out: Fraction of the training set that judges, above 0 and below 1.
         labels, features: Of all N examples, for a selector that needs them.
     Returns:
-        All trials, best first; among equals the one that comes first in the grid.
+        All trials, best first, those without an accuracy (NaN) last; among equals the one that comes first in the grid.
     Raises:
         UserError: an empty grid, a fraction out of range, or what `select` refuses.
     """
@@ -56,7 +56,7 @@ def window_search(
     for setting in grid:
         kept = rest[selection.select(selector, values[rest], size=size, seed=seed, **part, **setting)]
         trials.append(Trial(setting, float(evaluate(kept, held))))
-    return sorted(trials, key=lambda trial: -trial.accuracy)
+    return sorted(trials, key=lambda trial: (np.isnan(trial.accuracy), -trial.accuracy))
 
 
 def divide(count: int, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
