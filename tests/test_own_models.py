@@ -17,7 +17,7 @@ from flax import nnx
 from oracles import gradient_norms
 
 import datadiet as dd
-from datadiet.config import resolve
+from datadiet.config import default_score_step, resolve
 from datadiet.data.registry import load_dataset
 from datadiet.errors import UserError
 from datadiet.models import own as own_models
@@ -323,6 +323,12 @@ def test_a_training_in_python_has_the_bytes_of_an_entry_point(tmp_path):
     kept = np.flatnonzero(~np.isnan(reports[-1].scores["aum"]))
     *_, last = dd.train(dd.TrainConfig(**given), network, digits, kept=kept[::-1])
     jax.tree.map(np.testing.assert_array_equal, last.variables, reports[-1].variables)
+    by_features = {"selector": "k_center", "size": 40, "features_run": str(run.path), "num_steps": 1, "augment": False}
+    found = []
+    for step in (None, default_score_step(run.config)):  # as commands find it
+        *_, last = dd.train(dd.TrainConfig(**by_features, features_step=step), network, digits)
+        found.append(last)
+    jax.tree.map(np.testing.assert_array_equal, *(last.variables for last in found))
 
 
 @pytest.mark.parametrize(
