@@ -205,6 +205,15 @@ def test_chance_is_known_however_it_is_written(tmp_path, answers, drawn):
     assert told[0]["gain"] == told[1]["gain"]
 
 
+def test_runs_may_be_called_as_people_like(tmp_path, drawn):
+    """Also by what Unicode takes for a digit and is no number."""
+    rows = [(arm, f, run, 0.9) for arm, f in (("all", 1), ("mine", 0.5)) for run in ("²", "10", "9", "a", "１")]
+    table = write_table(tmp_path / "results.csv", rows, "arm", "fraction", "run", "accuracy")
+    datadiet("decide", tmp_path, results=table, offline=True, num_test=M, num_examples=N)
+    runs = read_study(tmp_path / "exps", "decide").record.cells[0].runs
+    assert [run.rsplit("/", 1)[1] for run in runs] == ["１", "9", "10", "a", "²"]
+
+
 def test_a_run_that_has_no_pair_is_refused(tmp_path, answers):
     rows = [("all", 1, run, 0.9) for run in (1, 2, 10)] + [("mine", 0.5, run, 0.9) for run in (1, 2, 3)]
     table = write_table(tmp_path / "results.csv", rows, "arm", "fraction", "run", "accuracy")

@@ -11,6 +11,7 @@ from conftest import datadiet
 
 import datadiet as dd
 from datadiet.data.registry import load_dataset
+from datadiet.runs.outputs import find_outputs
 from datadiet.storage.score_files import load_scores
 
 T = 4
@@ -91,6 +92,15 @@ def test_files_of_epochs_give_what_a_recorder_would_have(tmp_path, digits, logit
     np.testing.assert_array_equal(values, dd.scores_from_logits("l2_error", logits[0, 1], digits.train_labels))
     told = datadiet("predictions", tmp_path, files=tmp_path / "whole.npy", step=9, epoch=3, expect=2, **OFFLINE).output
     assert "holds other scores (source: outputs, sha256" in told, "of another epoch"
+
+
+def test_files_are_ordered_by_numbers_alone(tmp_path):
+    """² is a digit to Unicode, and no number."""
+    names = ("epoch_9²1.npy", "epoch_9²2.npy", "epoch_10²1.npy")
+    for name in reversed(names):
+        np.save(tmp_path / name, np.zeros((2, 2)))
+    (found,) = find_outputs([str(tmp_path)], probabilities=False)
+    assert [file.name for file in found.files] == list(names)
 
 
 def test_probabilities_of_parquet_count_only_where_they_are_said_to_be(tmp_path, digits, logits):

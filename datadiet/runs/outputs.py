@@ -90,7 +90,7 @@ def _one_of(path: Path, arrays: dict[str, np.ndarray], names: Sequence[str]) -> 
 
 
 def _natural(text: str) -> list[Any]:
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text)]
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)]
 
 
 def find_outputs(files: Sequence[str], probabilities: bool) -> list[Outputs]:

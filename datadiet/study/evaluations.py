@@ -243,4 +243,4 @@ def by_cell(rows: Iterable[Row]) -> dict[tuple[str, float], list[Row]]:
 
 def natural(text: str) -> list[Any]:
     """Order in which 10 comes behind 9."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", text) if part]
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", text) if part]
