@@ -304,6 +304,17 @@ def test_what_is_advised_for_own_images_does_what_it_says():
     assert kept.min() < 20 < 950 < kept.max() < 1000 * (1 - int(percent) / 100)
 
 
+def test_the_recorder_of_the_readme_runs():
+    """With the data of its first block, and outputs for a batch of all examples."""
+    (block,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "dd.Recorder(" in block]
+    data = dd.load_dataset("digits")
+    logits = np.random.RandomState(0).normal(size=(data.num_examples, 10)).astype(np.float32)
+    names = {"dd": dd, "data": data, "ids": np.arange(data.num_examples), "logits": logits, "labels": data.train_labels}
+    exec(block, names)
+    assert len(names["ids"]) == data.num_examples // 2
+    assert names["scores"].shape == (data.num_examples,)
+
+
 def test_the_examples_of_own_loop_run():
     """Its Python, one block after the other; its table has columns that `decide` knows."""
     text, names = TEXT["docs/own_loop.md"], {}
