@@ -4,6 +4,7 @@ import hashlib
 import html
 import io
 import json
+import re
 import shutil
 import warnings
 
@@ -185,6 +186,19 @@ def test_each_class_is_trained_and_tested_on():
             test = divide("data", ids, labels, fraction)
         for c in range(4):
             assert set(test[labels == c]) == ({True, False} if c < 3 else {False})
+
+
+@pytest.mark.parametrize(("step", "said"), [(1, False), (10, False), (55, True), (144, True)])
+def test_classes_that_are_not_divided_as_was_asked_are_told(step, said):
+    """Names that are numbered in steps of Fibonacci numbers are not spread; the others are."""
+    ids = np.array([f"{label}/{i * step:06}.png" for label in range(20) for i in range(40)])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        divide("data", ids, np.repeat(np.arange(20), 40), 0.2)
+        divide("data", ids, np.repeat(np.arange(20), 40), 1e-3)  # one of 40 is all that can be
+    told = [str(one.message) for one in caught if "less than half or more than twice" in str(one.message)]
+    assert len(told) == said
+    assert all(re.search(r"in 1\d of 20 classes .*: by folders, or a column split of a csv", text) for text in told)
 
 
 def test_a_name_has_one_hash_in_either_spelling():

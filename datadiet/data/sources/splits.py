@@ -21,6 +21,7 @@ TRAIN = ("train", "training")  # names of splits, whatever their case
 TEST = ("test", "testing", "val", "valid", "validation", "eval")  # the first that has labels is the test set
 WORD = re.compile(rf"(?<![a-z])({'|'.join((*TRAIN, *TEST))})(?:set)?(?![a-z])")  # such a name within a longer one
 FRACTION = 0.2  # that is advised
+MANY = 10  # examples of a class whose part that is tested on can be near the fraction
 GOLDEN = 0x9E3779B97F4A7C15  # 2**64 divided by the golden ratio
 
 
@@ -143,7 +144,21 @@ def divide(name: str, ids: Sequence[str] | np.ndarray, labels: np.ndarray, fract
         f"{name}: {test.sum():,} of {len(test):,} examples are the test set (test_fraction={fraction:g} of each class, "
         f"by a hash of their names).{without}"
     )
+    _tell_uneven(name, fraction, np.add.reduceat(test, starts, dtype=int), ends + 1 - starts)
     return test
+
+
+def _tell_uneven(name: str, fraction: float, tested: np.ndarray, sizes: np.ndarray) -> None:
+    """Say where of classes of MANY examples or more far fewer or more are tested on than was asked for, as it may be
+    where names are numbered in steps of Fibonacci numbers."""
+    wanted, many = fraction * sizes, sizes >= MANY
+    if uneven := int((many & ((tested < wanted / 2) | (tested > np.maximum(1, 2 * wanted)))).sum()):
+        share = 100 * (tested / sizes)[many]
+        remark(
+            f"{name}: in {uneven} of {len(sizes)} classes less than half or more than twice of test_fraction is tested "
+            f"on ({share.min():.2g} to {share.max():.2g} % of a class), as their names have it. Tell which yourself: "
+            "by folders, or a column split of a csv."
+        )
 
 
 def _place(text: str) -> float:
