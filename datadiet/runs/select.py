@@ -86,8 +86,7 @@ def select_run(config: TrainConfig, exp: str, context: Context, choice: ScoreCho
     tell_notes(dataset)
     labels = labels_for(config, dataset).labels
     recorded = _recorded(config, labels)
-    facts = {**recorded, "fingerprint": dataset.fingerprint}
-    check_replaceable(path, facts, context.output.overwrite, KeptRecord.read)
+    check_replaceable(path, {**recorded, "fingerprint": dataset.fingerprint}, context.output.overwrite, KeptRecord.read)
     start = time.perf_counter()
     kept, values, score_type = choose(config, dataset, labels, context.reporter.say, context.reporter.counter)
     seconds = time.perf_counter() - start

@@ -41,14 +41,7 @@ def read_score_table(path: Path, dataset: Dataset) -> np.ndarray:
         raise UserError(
             f"scores={path}: expected a column example_id (or index) and one that is called score; got {got}."
         )
-    if plain(scores[0]) not in SCORE:
-        if plain(scores[0]) in NO_SCORE:
-            raise UserError(
-                f"scores={path}: its only column beside {printable(kinds[0])} is {printable(scores[0])}; expected one "
-                "that is called score, which is larger for harder examples."
-            )
-        told = f"{path}: its column {printable(scores[0])} is taken for the score; larger is harder."
-        warnings.warn(told, stacklevel=2)
+    _check_name(path, kinds[0], scores[0])
     ids = np.asarray(columns[kinds[0]])
     index = plain(kinds[0]) == "index"
     if index and all(str(one).isdecimal() for one in ids):
@@ -64,6 +57,17 @@ def read_score_table(path: Path, dataset: Dataset) -> np.ndarray:
     found = np.empty(dataset.num_examples)
     found[rows] = values
     return found
+
+
+def _check_name(path: Path, ids: str, score: str) -> None:
+    """Say which column is taken for the score; raises UserError where its name says that it is none."""
+    if plain(score) in NO_SCORE:
+        raise UserError(
+            f"scores={path}: its only column beside {printable(ids)} is {printable(score)}; expected one that is "
+            "called score, which is larger for harder examples."
+        )
+    if plain(score) not in SCORE:
+        warnings.warn(f"{path}: its column {printable(score)} is taken for the score; larger is harder.", stacklevel=3)
 
 
 def _columns(path: Path) -> dict[str, Any]:
