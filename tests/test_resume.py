@@ -14,7 +14,7 @@ import jax
 import mlflow
 import numpy as np
 import pytest
-from conftest import PROJECT, QUICK, begin, datadiet, end_of, wait
+from conftest import PROJECT, QUICK, begin, datadiet, end_of, store_in, wait
 
 from datadiet.config import resolve, saved_steps
 from datadiet.data.registry import load_dataset
@@ -302,6 +302,7 @@ def test_what_is_advised_for_a_run_that_was_made_otherwise_is_that_run(tmp_path)
 
 def test_a_finished_run_is_left_as_it_is(base):
     root = base / "short_whole"
+    mlflow.set_tracking_uri(store_in(base))
     client, (run,) = mlflow.MlflowClient(), runs_of(root)
     client.update_run(run.info.run_id, status="RUNNING")  # as if killed between mirror and MLflow
     before = {p: p.stat().st_mtime_ns for p in root.rglob("*")}
