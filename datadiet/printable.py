@@ -107,3 +107,8 @@ def _named(found: re.Match[str]) -> str:
 def from_bytes(name: bytes) -> str:
     """A name as `visible` spells it, from its bytes."""
     return visible(name.decode(errors="surrogateescape"))
+
+
+def natural(text: str) -> list[tuple[int, str]]:
+    """Sort key in which 10 comes behind 9; what Unicode takes for a digit and is no number stays text."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text)]

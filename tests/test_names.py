@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from datadiet.data.registry import load_dataset
 from datadiet.errors import UserError
-from datadiet.printable import from_bytes, visible
+from datadiet.printable import from_bytes, natural, visible
 from datadiet.runs.console import Console
 from datadiet.storage.manifests import manifest_ids
 
@@ -107,3 +107,9 @@ def test_ids_of_arrays_that_are_no_text_are_shown(tmp_path):
     ids = np.array([b"n\xe9%d" % i for i in range(6)])
     np.savez(tmp_path / "b.npz", x_train=x, y_train=y, x_test=x, y_test=y, ids_train=ids)
     assert load_dataset(f"npz:{tmp_path / 'b.npz'}").example_ids[2] == r"n\xe92"
+
+
+def test_numbers_in_names_are_ordered_as_numbers():
+    assert sorted(["run_10", "run_9", "run_9/a", "2", "run_1\u00b2"], key=natural) == [
+        "2", "run_1\u00b2", "run_9", "run_9/a", "run_10",
+    ]  # fmt: skip

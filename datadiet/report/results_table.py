@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ from datadiet import commands
 from datadiet.config import BUDGETS
 from datadiet.errors import Misplaced, UserError
 from datadiet.intake import size_of
-from datadiet.printable import printable, unescaped
+from datadiet.printable import natural, printable, unescaped
 from datadiet.report.trained import TrainedStudy
 from datadiet.runs.context import Context
 from datadiet.storage.files import make_folder, write_text, writing
@@ -153,14 +152,9 @@ def _of_run(tags: dict[str, str], params: dict[str, str], metrics: dict[str, flo
     return result
 
 
-def _natural(text: str) -> list[tuple[int, str]]:
-    """Sort key in which run_10 comes after run_9."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]
-
-
 def to_csv(results: list[Result]) -> str:
     """The table, ordered by path."""
-    return csv_text(HEADER, (r.cells() for r in sorted(results, key=lambda r: (_natural(r.path), r))))
+    return csv_text(HEADER, (r.cells() for r in sorted(results, key=lambda r: (natural(r.path), r))))
 
 
 def of_one_budget(found: list[Result], budget: str | None) -> list[Result]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,6 +74,11 @@ def told_labels(config: TrainConfig, given: str | None) -> dict[str, Any]:
     """
     drawn = {"fraction": config.random_label_fraction, "seed": config.random_label_seed}
     return {"random_labels": drawn if config.random_label_fraction else None, "given_labels": given}
+
+
+def table_digest(inputs: Mapping[str, str]) -> str | None:
+    """The hash of the table of given labels among a run's own tables; None where there is none."""
+    return sha256(inputs[GIVEN].encode()).hexdigest() if GIVEN in inputs else None
 
 
 def given_digest(run: StoredRun) -> str | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from datadiet import commands
 from datadiet.data.align import rows_of
 from datadiet.data.dataset import Dataset
 from datadiet.errors import UserError
-from datadiet.printable import printable
+from datadiet.printable import natural, printable
 from datadiet.scores.outputs import logits_from
 from datadiet.storage.arrays import SUFFIXES, read_arrays
 
@@ -64,7 +64,7 @@ def read_given(path: Path) -> Given:
     arrays = read_arrays(path)
     positions = "index" in arrays
     ids, labels = _one_of(path, arrays, IDS), _one_of(path, arrays, LABELS)
-    columns = sorted((name for name in arrays if re.fullmatch(r"\D*\d+", name)), key=_natural)
+    columns = sorted((name for name in arrays if re.fullmatch(r"\D*\d+", name)), key=natural)
     names = [name for name in arrays if name in OUTPUTS]
     if path.suffix == ".parquet" and not names and columns == list(arrays):
         outputs = np.stack([arrays[name] for name in columns], axis=1)  # a column for each class
@@ -89,10 +89,6 @@ def _one_of(path: Path, arrays: dict[str, np.ndarray], names: Sequence[str]) -> 
     return arrays.pop(found[0]) if found else None
 
 
-def _natural(text: str) -> list[Any]:
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)]
-
-
 def find_outputs(files: Sequence[str], probabilities: bool) -> list[Outputs]:
     """Each of some paths is a run: a file, or a folder or pattern (`logits/epoch_*.npy`) of a file for each epoch.
 
@@ -108,7 +104,7 @@ def find_outputs(files: Sequence[str], probabilities: bool) -> list[Outputs]:
             own = [file for file in Path(path.anchor or ".").glob(str(path.relative_to(path.anchor)))]
         else:
             own = [path] if path.is_file() else []
-        own.sort(key=lambda file: _natural(file.name))
+        own.sort(key=lambda file: natural(file.name))
         found.append(Outputs(name, tuple(own), probabilities))
         if not own or any(file.suffix not in SUFFIXES for file in own):
             missing.append(name)
@@ -119,15 +115,16 @@ def find_outputs(files: Sequence[str], probabilities: bool) -> list[Outputs]:
     return found
 
 
-def check_outputs(runs: Sequence[Outputs], dataset: Dataset, labels: np.ndarray) -> list[int]:
-    """Look at all files before anything is written: the number of epochs of each run.
+def check_outputs(runs: Sequence[Outputs], dataset: Dataset, labels: np.ndarray) -> tuple[list[int], list[str]]:
+    """Look at all files before anything is written: the number of epochs of each run, and what is to be said of runs
+    that do not tell the order of their rows.
 
     Args:
         labels: int32 [N], those trained on.
     Raises:
         UserError: all that stands in the way.
     """
-    counts, found = [], []
+    counts, found, told = [], [], []
     for run in runs:
         epochs = 0
         for file in run.files:
@@ -139,17 +136,16 @@ def check_outputs(runs: Sequence[Outputs], dataset: Dataset, labels: np.ndarray)
                 problems = [str(error)]
             found += [f"{file}: {problem}" for problem in problems]
         counts.append(epochs)
+        if not found and given.ids is None and given.labels is None:
+            told.append(_order_taken(run, given, dataset, labels))
     if found:
         more = [f"and {len(found) - MOST} more"] if len(found) > MOST else []
         raise UserError("\n- ".join([f"{len(found)} thing{'s' * (len(found) > 1)} in the way:", *found[:MOST], *more]))
-    return counts
+    return counts, told
 
 
-def order_taken(run: Outputs, dataset: Dataset, labels: np.ndarray) -> str:
-    """How its rows are taken where they have neither ids nor labels, and what speaks against it; else ''."""
-    given = read_given(run.files[-1])
-    if given.ids is not None or given.labels is not None:
-        return ""
+def _order_taken(run: Outputs, given: Given, dataset: Dataset, labels: np.ndarray) -> str:
+    """How rows with neither ids nor labels are taken, and what speaks against it."""
     right = float(np.mean(given.outputs[-1].argmax(axis=1) == labels))
     chance = 1.5 * float(np.bincount(labels).max()) / len(labels)
     end = ", as many as by chance: in another order, scores would be those of other examples" * (right < chance)

@@ -17,9 +17,9 @@ from datadiet.data.reading import Reading
 from datadiet.data.registry import check_asked, dataset_of, tell_notes
 from datadiet.errors import UserError
 from datadiet.runs.context import Context
-from datadiet.runs.labels import GIVEN, Labels, labels_for
+from datadiet.runs.labels import Labels, labels_for, table_digest, told_labels
 from datadiet.runs.mean import mean_run
-from datadiet.runs.outputs import Outputs, check_outputs, find_outputs, order_taken
+from datadiet.runs.outputs import Outputs, check_outputs, find_outputs
 from datadiet.runs.scored import Scored, check_replaceable, write_scored
 from datadiet.scores import trajectory
 from datadiet.scores.logits import LOGIT_SCORES
@@ -77,13 +77,13 @@ def predictions_run(files: Sequence[str], wanted: Wanted, config: TrainConfig, e
     dataset = dataset_of(config)
     tell_notes(dataset)
     labels = labels_for(config, dataset)
-    counts = check_outputs(runs, dataset, labels.labels)
+    counts, of_order = check_outputs(runs, dataset, labels.labels)
     _check_epochs(runs, counts, wanted)
     name, note = layout.name(folder), f"{', '.join(wanted.types)} of saved outputs of {dataset.name}, {len(runs)} runs."
     params = {"dataset": dataset.name, "files": list(files), "step": wanted.step, "type": list(wanted.types)}
     params |= {"probabilities": wanted.probabilities, "epoch": wanted.epoch}
     _say_what(runs, counts, wanted, context)
-    for told in filter(None, (order_taken(run, dataset, labels.labels) for run in runs)):
+    for told in of_order:
         say(told)
     with context.tracker.track("predictions", exp, name, folder / record.NAME, params=params, note=note) as tracked:
         inside = replace(context, tracker=replace(context.tracker, parent=tracked))
@@ -148,27 +148,18 @@ def _scores(
             of_one.update(logits.tobytes())
             values |= {kind: LOGIT_SCORES[kind](logits, classes) for kind in wanted.types if kind in LOGIT_SCORES}
     values |= {kind: recorder.values(kind) for kind in wanted.gathered} if recorder is not None else {}
-    made = []
+    made, of_labels = [], told_labels(config, table_digest(labels.inputs))
     for kind in wanted.types:
         if np.isnan(values[kind]).any():
             raise UserError(f"{kind}: {run.name} has {epochs} epochs, which are too few for it (trajectory_window).")
         path = score_file(context.output.layout.experiment(exp) / f"run_{number}", kind, wanted.step)
         source = f"outputs, sha256 {(of_one if kind in LOGIT_SCORES else of_all).hexdigest()}"
-        told = {"type": kind, "step": wanted.step, "runs": [number], "source": source, **_of_labels(config, labels)}
+        told = {"type": kind, "step": wanted.step, "runs": [number], "source": source, **of_labels}
         check_replaceable(path, told, context.output.overwrite)
         seconds = {"total": time.perf_counter() - start}
         found = np.asarray(values[kind], np.float32)
         made.append(Scored("score", path, found, dataset.identity(), told, seconds))
     return made
-
-
-def _of_labels(config: TrainConfig, labels: Labels) -> dict[str, Any]:
-    """What the record of a score says of labels that are not the data's own."""
-    table, drawn = labels.inputs.get(GIVEN), config.random_label_fraction
-    return {
-        "random_labels": {"fraction": drawn, "seed": config.random_label_seed} if drawn else None,
-        "given_labels": None if table is None else hashlib.sha256(table.encode()).hexdigest(),
-    }
 
 
 def _recorder(wanted: Wanted, config: TrainConfig, dataset: Dataset) -> Recorder | None:

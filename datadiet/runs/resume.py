@@ -184,7 +184,7 @@ def cut_back(run_dir: Path, config: ResolvedConfig, start: Start) -> None:
     """Remove what an earlier process wrote beyond `start`: it is made again."""
     held = -1 if start.step is None else start.step
     for path in (run_dir / "ckpts").glob("*"):  # also Orbax's temporary folders
-        if not path.name.isdigit() or int(path.name) > held:
+        if not path.name.isdecimal() or int(path.name) > held:
             rmtree(path)
     _remove_gathered(run_dir, lambda step: step > held)
     metrics = run_dir / "metrics.jsonl"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from hashlib import sha256
-
 from datadiet import config as options
 from datadiet.runs import resume
-from datadiet.runs.labels import GIVEN, told_labels
+from datadiet.runs.labels import table_digest, told_labels
 from datadiet.runs.task import Task
 from datadiet.scores.trajectory import TRAJECTORIES
 from datadiet.storage.checkpoints import save_checkpoint
@@ -30,7 +28,7 @@ def save_step(task: Task, report: Report) -> None:
 
 def _save_gathered(task: Task, report: Report) -> None:
     run_dir, step, identity = task.run_dir, report.step, task.dataset.identity()
-    labels = told_labels(task.config, sha256(task.inputs[GIVEN].encode()).hexdigest() if GIVEN in task.inputs else None)
+    labels = told_labels(task.config, table_digest(task.inputs))
     for name, stats in report.state.trajectory.items():
         entry = TRAJECTORIES[name]
         provenance = {"type": name, "step": step, "runs": [task.config.run], **labels}

@@ -16,6 +16,7 @@ from datadiet.data.dataset import Dataset
 from datadiet.data.reading import Reading
 from datadiet.data.registry import check_asked, dataset_of, tell_notes
 from datadiet.errors import UserError
+from datadiet.printable import natural
 from datadiet.report.decision import Decision, check_margin
 from datadiet.report.given import GIVEN, GivenStudy
 from datadiet.report.sequential import looks
@@ -26,7 +27,7 @@ from datadiet.selectors.options import RANDOM
 from datadiet.storage.evaluations import Evaluations, forget_earlier, write_evaluations
 from datadiet.storage.manifests import manifest_ids
 from datadiet.storage.records import CellRecord, LookRecord, StudyRecord
-from datadiet.study.evaluations import Doubts, Row, by_cell, natural, read_rows
+from datadiet.study.evaluations import Doubts, Row, by_cell, read_rows
 from datadiet.study.study import conclude
 from datadiet.tracking import record
 

@@ -7,7 +7,6 @@ example. All that stands in the way is named at once.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -239,8 +238,3 @@ def by_cell(rows: Iterable[Row]) -> dict[tuple[str, float], list[Row]]:
     for row in rows:
         found.setdefault((row.arm, row.fraction), []).append(row)
     return found
-
-
-def natural(text: str) -> list[Any]:
-    """Order in which 10 comes behind 9."""
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", text) if part]
