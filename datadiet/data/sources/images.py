@@ -124,8 +124,8 @@ def _check_depth(name: str, image: Image.Image) -> None:
     else:
         deep = image.format == "PNG" and any(";16" in one for one in layout)
     if deep or image.mode.startswith(DEEP):
-        what = f"an image of mode {image.mode} with more bits than are read"
-        raise UserError(f"{name}: {what}; expected 8 bits per channel, scaled to 0 … 255")
+        more = "" if image.mode.startswith(DEEP) else " with more bits than are read"
+        raise UserError(f"{name}: an image of mode {image.mode}{more}; expected 8 bits per channel, scaled to 0 … 255")
 
 
 def _room(count: int, size: tuple[int, int], channels: int) -> np.ndarray:
